@@ -1,0 +1,302 @@
+//! The only place that constructs and wires.
+//!
+//! Owns the daemon's life: locks, socket, engine thread, edges, readiness, signals, drain, end.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::exit;
+use ingle_protocol::launch::{self, StartReport};
+use ingle_protocol::limits;
+use ingle_protocol::paths::Paths;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::engine::handle::{Command, EngineExit, EngineHandle};
+use crate::logging;
+use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
+use crate::request::RequestNames;
+use crate::rpc::listener::{self, Shared};
+use crate::rpc::methods;
+use crate::service::Service;
+use crate::service::models::Models;
+use crate::signals;
+
+/// Why the daemon does not run.
+struct StartFailure {
+    report: StartReport,
+    exit_code: u8,
+}
+
+impl StartFailure {
+    fn new(error: ErrorBody, exit_code: u8) -> Self {
+        Self { report: StartReport::Failed { error, exit_code }, exit_code }
+    }
+
+    fn io(what: &str, path: &Path, error: &io::Error) -> Self {
+        let message = format!("cannot {what} `{}`: {error}", path.display());
+        Self::new(ErrorBody::new(ErrorCode::DaemonUnavailable, message), exit::CANNOT_CREATE)
+    }
+}
+
+/// What the daemon holds for its life, before anything runs.
+struct Held {
+    paths: Paths,
+    config: Config,
+    _daemon_lock: File,
+    /// Given back when the daemon is ready. A launcher holds it itself.
+    start_lock: Option<File>,
+}
+
+/// Runs the daemon. `launched` means that a launcher reads the report on standard output and holds
+/// the start lock.
+#[must_use]
+pub fn serve(launched: bool) -> ExitCode {
+    let held = match prepare(launched) {
+        Ok(held) => held,
+        Err(failure) => return give_up(launched, &failure),
+    };
+    let log_guard = logging::start(&held.paths.logs_dir(), !launched);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("async")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let error = ErrorBody::new(ErrorCode::Internal, format!("no runtime: {error}"));
+            return give_up(launched, &StartFailure::new(error, exit::INTERNAL));
+        }
+    };
+    let code = match runtime.block_on(run(held, launched)) {
+        Ok(code) => code,
+        Err(failure) => {
+            drop(log_guard);
+            return give_up(launched, &failure);
+        }
+    };
+    tracing::info!(exit_code = code, "the daemon ends");
+    // Work on the blocking pool (a template, a download) must not hold the end up.
+    runtime.shutdown_background();
+    drop(log_guard);
+    if code == exit::OK {
+        return ExitCode::SUCCESS;
+    }
+    // The engine thread may be stuck in native code: no destructor of it may run now.
+    signal_hook::low_level::exit(i32::from(code))
+}
+
+fn give_up(launched: bool, failure: &StartFailure) -> ExitCode {
+    tracing::error!(report = ?failure.report, "the daemon cannot run");
+    report(launched, &failure.report);
+    ExitCode::from(failure.exit_code)
+}
+
+/// Tells the launcher, or the terminal, how the start went.
+fn report(launched: bool, report: &StartReport) {
+    if launched {
+        let line = serde_json::to_string(report).unwrap_or_default();
+        // A launcher that has gone needs no report.
+        let _ = writeln!(io::stdout(), "{line}");
+        return;
+    }
+    match report {
+        StartReport::Ready { pid } => eprintln!("ingled is ready (process {pid})"),
+        StartReport::AlreadyRunning { pid } => {
+            let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            eprintln!("error: another ingled holds this Ingle folder{pid}");
+            eprintln!("hint: use it, or end it with `ingle stop`.");
+        }
+        StartReport::Failed { error, .. } => {
+            eprintln!("error: {}", error.message);
+            eprintln!("hint: {}", error.remediation);
+        }
+    }
+}
+
+fn prepare(launched: bool) -> Result<Held, StartFailure> {
+    let path_failure = |error: ingle_protocol::paths::PathError| {
+        StartFailure::new(ErrorBody::from(&error), error.exit_code())
+    };
+    let paths = Paths::from_env().map_err(path_failure)?;
+    paths.prepare().map_err(path_failure)?;
+    let config = Config::load(&paths.home().join("config.toml"))
+        .map_err(|error| StartFailure::new(ErrorBody::from(&error), exit::CONFIG))?;
+    if launched {
+        // A session of our own: the launcher's terminal and its signals are not ours.
+        let _ = rustix::process::setsid();
+    }
+    let start_lock = if launched { None } else { Some(lock_start(&paths)?) };
+    let daemon_lock = lock_daemon(&paths)?;
+    Ok(Held { paths, config, _daemon_lock: daemon_lock, start_lock })
+}
+
+/// Waits for a start under way to end, so that two starts never race.
+fn lock_start(paths: &Paths) -> Result<File, StartFailure> {
+    let path = paths.start_lock();
+    launch::open_lock(&path)
+        .and_then(|file| file.lock().map(|()| file))
+        .map_err(|error| StartFailure::io("lock", &path, &error))
+}
+
+fn lock_daemon(paths: &Paths) -> Result<File, StartFailure> {
+    let path = paths.daemon_lock();
+    let fail = |error: &io::Error| StartFailure::io("lock", &path, error);
+    let mut file = launch::open_lock(&path).map_err(|error| fail(&error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let pid = std::fs::read_to_string(&path).ok().and_then(|pid| pid.trim().parse().ok());
+            return Err(StartFailure {
+                report: StartReport::AlreadyRunning { pid },
+                exit_code: exit::ALREADY_RUNNING,
+            });
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(fail(&error)),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|error| fail(&error))?;
+    Ok(file)
+}
+
+/// Removes what a dead daemon left at the socket's path. The daemon lock is held, so only a daemon
+/// of another Ingle folder can still listen there.
+fn clear_socket(path: &Path) -> Result<(), StartFailure> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let message = format!("another program listens at `{}`", path.display());
+        let error = ErrorBody::new(ErrorCode::DaemonUnavailable, message)
+            .with_remediation("Give each Ingle folder a socket of its own (INGLE_SOCKET).");
+        return Err(StartFailure::new(error, exit::ALREADY_RUNNING));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StartFailure::io("remove the stale socket", path, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
+    let Held { paths, config, _daemon_lock, start_lock } = held;
+    clear_socket(paths.socket())?;
+    let listener = listener::bind(paths.socket())
+        .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
+    let (engine, mut engine_exit) = EngineHandle::spawn()
+        .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
+
+    let draining = CancellationToken::new();
+    let now = CancellationToken::new();
+    signals::start(draining.clone())
+        .map_err(|error| StartFailure::io("watch signals for", paths.home(), &error))?;
+
+    let default_model =
+        config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let store = ModelStore::new(paths.models_dir());
+    let service = Arc::new(Service {
+        config: Arc::new(config),
+        names: RequestNames::new(std::process::id()),
+        engine: engine.clone(),
+        models: Models::new(store.clone(), default_model),
+        puller: Puller::new(PullSetup::new(store.models_dir().to_owned())),
+        draining: draining.clone(),
+        connections: AtomicUsize::new(0),
+        started_at: Instant::now(),
+        paths,
+    });
+    let (end, end_now) = (draining.clone(), now.clone());
+    let methods = methods::table(Arc::clone(&service), move |at_once| {
+        if at_once {
+            end_now.cancel();
+        }
+        end.cancel();
+    })
+    .map_err(|error| {
+        let error = ErrorBody::new(ErrorCode::Internal, error.to_string());
+        StartFailure::new(error, exit::INTERNAL)
+    })?;
+    let closing = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let shared = Shared {
+        methods: methods.into(),
+        service,
+        closing: closing.clone(),
+        tracker: tracker.clone(),
+    };
+    let accepting = tokio::spawn(listener::accept(listener, shared));
+
+    tracing::info!(build = ingle_protocol::BUILD, pid = std::process::id(), "the daemon is ready");
+    report(launched, &StartReport::Ready { pid: std::process::id() });
+    if launched {
+        detach_stdout();
+    }
+    drop(start_lock);
+
+    let mut code = tokio::select! {
+        () = draining.cancelled() => exit::OK,
+        ended = &mut engine_exit => engine_died(ended),
+    };
+    draining.cancel();
+    if code == exit::OK {
+        code = drain_engine(&engine, &mut engine_exit, &now).await;
+    }
+    // The listener goes last, and takes its socket with it.
+    let _ = accepting.await;
+    tracker.close();
+    // Replies that are known already still go out; then the connections end.
+    let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
+    closing.cancel();
+    Ok(code)
+}
+
+fn engine_died(ended: Result<EngineExit, oneshot::error::RecvError>) -> u8 {
+    match ended {
+        Ok(EngineExit::Finished) => exit::OK,
+        Ok(EngineExit::Panicked(message)) => {
+            tracing::error!(message, "the engine thread panicked; the daemon ends");
+            exit::INTERNAL
+        }
+        Err(_) => exit::INTERNAL,
+    }
+}
+
+/// Lets the engine finish what is in flight, then tells it to stop at the next token, then gives
+/// it up.
+async fn drain_engine(
+    engine: &EngineHandle,
+    engine_exit: &mut oneshot::Receiver<EngineExit>,
+    now: &CancellationToken,
+) -> u8 {
+    let limit = Duration::from_millis(limits::DRAIN_MS);
+    // A full inbox means that the thread does not take commands: it is given up below.
+    let _ = engine.send(Command::Shutdown { now: now.is_cancelled() });
+    tokio::select! {
+        ended = &mut *engine_exit => return engine_died(ended),
+        () = tokio::time::sleep(limit) => {}
+        () = now.cancelled() => {}
+    }
+    let _ = engine.send(Command::Shutdown { now: true });
+    match tokio::time::timeout(limit, &mut *engine_exit).await {
+        Ok(ended) => engine_died(ended),
+        Err(_) => {
+            tracing::error!("the engine thread does not stop; the daemon ends without it");
+            exit::INTERNAL
+        }
+    }
+}
+
+/// After the report nobody reads standard output, and the launcher's pipe must not stay open.
+fn detach_stdout() {
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+}

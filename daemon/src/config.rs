@@ -1,0 +1,155 @@
+//! Settings: read once from `config.toml` in the Ingle folder, checked, then immutable.
+//!
+//! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use serde::Deserialize;
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// W of every class.
+    pub timeouts: WorkTimeouts,
+    /// The model of calls that name none; the catalogue's default when absent.
+    pub default_model: Option<String>,
+}
+
+/// The file as it is written: durations in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    default_model: Option<String>,
+    #[serde(default)]
+    timeouts: TimeoutsTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimeoutsTable {
+    simple: Option<f64>,
+    workflow: Option<f64>,
+    expert_analysis: Option<f64>,
+    chat: Option<f64>,
+    completions: Option<f64>,
+    embeddings: Option<f64>,
+    job: Option<f64>,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is there and cannot be read.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("`{}`: {problem}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and where.
+        problem: String,
+    },
+}
+
+impl From<&ConfigError> for ErrorBody {
+    fn from(error: &ConfigError) -> Self {
+        Self::new(ErrorCode::ConfigInvalid, error.to_string())
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`; a missing file means the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has an unknown key, or a value out of range.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Io { path: path.to_owned(), source }),
+        };
+        Self::parse(&text)
+            .map_err(|problem| ConfigError::Invalid { path: path.to_owned(), problem })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let file: ConfigFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut timeouts = WorkTimeouts::default();
+        let table = file.timeouts;
+        for (key, seconds, slot) in [
+            ("simple", table.simple, &mut timeouts.simple_ms),
+            ("workflow", table.workflow, &mut timeouts.workflow_ms),
+            ("expert_analysis", table.expert_analysis, &mut timeouts.expert_analysis_ms),
+            ("chat", table.chat, &mut timeouts.chat_ms),
+            ("completions", table.completions, &mut timeouts.completions_ms),
+            ("embeddings", table.embeddings, &mut timeouts.embeddings_ms),
+            ("job", table.job, &mut timeouts.job_ms),
+        ] {
+            if let Some(seconds) = seconds {
+                *slot = work_ms(key, seconds)?;
+            }
+        }
+        if timeouts.simple_ms > timeouts.workflow_ms {
+            return Err("timeouts.simple must not be longer than timeouts.workflow".to_owned());
+        }
+        if timeouts.expert_analysis_ms > timeouts.workflow_ms {
+            return Err(
+                "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
+            );
+        }
+        Ok(Self { timeouts, default_model: file.default_model })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the range has been checked, and ten days of milliseconds fit a float exactly"
+)]
+fn work_ms(key: &str, seconds: f64) -> Result<u64, String> {
+    let ms = (seconds * 1_000.0).ceil();
+    if ms >= MIN_WORK_MS as f64 && ms <= MAX_WORK_MS as f64 {
+        Ok(ms as u64)
+    } else {
+        Err(format!(
+            "timeouts.{key} is {seconds} seconds; it must be between {} and {} seconds",
+            MIN_WORK_MS as f64 / 1_000.0,
+            MAX_WORK_MS / 1_000
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_become_whole_milliseconds() {
+        let config = Config::parse("[timeouts]\nchat = 1.5\n").unwrap();
+        assert_eq!(config.timeouts.chat_ms, 1_500);
+        assert_eq!(config.timeouts.workflow_ms, 300_000);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("[timeouts]\ndaemon = 3\n", "daemon"),
+            ("[timeouts]\nchat = 0\n", "timeouts.chat"),
+            ("[timeouts]\nchat = nan\n", "timeouts.chat"),
+            ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+        ] {
+            let problem = Config::parse(text).unwrap_err();
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+}

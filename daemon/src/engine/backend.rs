@@ -1,0 +1,187 @@
+//! The narrow edge between scheduling and numerics.
+//!
+//! Owns the traits every engine implements and the plain types that cross them. Knows nothing of
+//! requests, text, queues or clocks: a generator sees sequences of token ids and nothing else.
+//! Everything here is used on the engine thread only; none of it is required to be `Send`.
+
+use std::path::PathBuf;
+
+use super::sampling::{SampleSpec, Sampled};
+use super::tensor::HostTensor;
+
+/// Names one sequence (one conversation's KV cache) inside one [`Generator`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeqId(pub u64);
+
+/// One sequence's share of a forward pass: a prefill chunk or a single decode token.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// The sequence the tokens are appended to.
+    pub seq: SeqId,
+    /// Token ids, at least one; they take the positions after the sequence's present length.
+    pub tokens: &'a [u32],
+    /// Whether the logits of the last token are wanted. Only such rows can be sampled.
+    pub wants_logits: bool,
+}
+
+/// A queued forward pass. It is consumed by [`Generator::collect`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket(pub u64);
+
+/// Whether a sequence could be cut back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trimmed {
+    /// The sequence now has the asked-for length.
+    Done,
+    /// This engine or architecture cannot cut; the sequence is unchanged.
+    Unsupported,
+}
+
+/// How much one generator can take at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Open sequences at most.
+    pub sequences: usize,
+    /// Tokens of one sequence at most (prompt and output together).
+    pub context_tokens: usize,
+}
+
+/// What a loaded model is, for status and for checks before a request is queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Architecture in its format's own name, such as `llama`.
+    pub architecture: String,
+    /// Rows of the output head.
+    pub vocab_size: usize,
+    /// Bytes the weights take in the engine.
+    pub weight_bytes: u64,
+}
+
+/// A loaded text-generation model: owns sequences and runs forward passes over them.
+///
+/// One step is `forward` (queue the work), `sample` (may stay on the device) and `collect` (wait).
+/// A `forward` without any row that wants logits is collected too, with an empty result, so that
+/// its work is finished and its errors are seen.
+pub trait Generator {
+    /// What the model is.
+    fn info(&self) -> &ModelInfo;
+
+    /// What it can take.
+    fn capacity(&self) -> Capacity;
+
+    /// Opens an empty sequence.
+    ///
+    /// # Errors
+    /// [`EngineError::NoCapacity`] when all sequences are taken.
+    fn open(&mut self) -> Result<SeqId, EngineError>;
+
+    /// Opens a sequence that starts as the first `len` tokens of `seq`.
+    ///
+    /// # Errors
+    /// [`EngineError::NoCapacity`] when all sequences are taken; [`EngineError::Native`] when
+    /// `seq` is unknown or shorter than `len`.
+    fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId, EngineError>;
+
+    /// Cuts `seq` back to its first `len` tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when `seq` is unknown or shorter than `len`.
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError>;
+
+    /// Drops a sequence and its KV cache. Unknown ids are ignored, so that cleanup can be repeated.
+    fn close(&mut self, seq: SeqId);
+
+    /// Bytes held by one sequence's KV cache; 0 for an unknown id.
+    fn bytes(&self, seq: SeqId) -> u64;
+
+    /// Bytes held by the KV caches of all open sequences.
+    fn kv_bytes(&self) -> u64;
+
+    /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when the numerics refuse; no sequence has advanced then.
+    fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
+
+    /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when the numerics refuse or the counts differ.
+    fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError>;
+
+    /// Waits for the pass and gives one outcome for each row that wanted logits, in row order.
+    /// One row's failure (non-finite logits, say) leaves the others whole.
+    ///
+    /// # Errors
+    /// An error for the pass as a whole: every row of it failed.
+    fn collect(&mut self, ticket: Ticket) -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
+}
+
+/// The engine thread's side of a load: takes tensors in whatever order the loader reads them.
+///
+/// The loader thread reads and converts; [`Builder::adopt`] only hands plain memory to the engine,
+/// so that the worker can take a few tensors between two decode steps of other models.
+pub trait Builder {
+    /// Takes one tensor over.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when its name, shape or type is not what the architecture
+    /// expects.
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError>;
+
+    /// Checks that nothing is missing and gives the model.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the first missing tensor.
+    fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError>;
+}
+
+/// What can go wrong at the engine edge.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The model's files contradict themselves or the architecture. Names file, tensor or key,
+    /// and what was expected.
+    #[error("{}: {problem}", file.display())]
+    InvalidModel {
+        /// The file at fault.
+        file: PathBuf,
+        /// What is wrong, and what was expected instead.
+        problem: String,
+    },
+    /// The files are sound, but this engine cannot run them.
+    #[error("{}: {problem}", file.display())]
+    Unsupported {
+        /// The file at fault.
+        file: PathBuf,
+        /// What is not supported, and what would be.
+        problem: String,
+    },
+    /// A file could not be read.
+    #[error("{}: {problem}", file.display())]
+    Io {
+        /// The file at fault.
+        file: PathBuf,
+        /// The operating system's reason.
+        problem: String,
+    },
+    /// The load was cancelled before it finished.
+    #[error("the load was cancelled")]
+    Cancelled,
+    /// All sequences of the generator are taken.
+    #[error("all {sequences} sequences of the model are in use")]
+    NoCapacity {
+        /// How many there are.
+        sequences: usize,
+    },
+    /// The logits of a row were NaN or infinite, so no token can be drawn from them.
+    #[error("the model produced {what} instead of a number at position {position}")]
+    NotFinite {
+        /// `NaN` or `infinity`.
+        what: &'static str,
+        /// Position in the sequence, from 0.
+        position: usize,
+    },
+    /// The numerics library reported an error.
+    #[error("{0}")]
+    Native(String),
+}

@@ -1,0 +1,228 @@
+//! The rest of the daemon's only way to the engine thread: commands in, events out.
+//!
+//! Owns the command and result types and the thread's start. No engine type crosses it: token ids,
+//! text and plain numbers do. Nothing here waits for the thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use ingle_protocol::deadline::Deadline;
+use ingle_protocol::limits;
+use ingle_protocol::timeouts::Layer;
+use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
+use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::backend::EngineError;
+use super::sampling::SamplerSettings;
+use super::sim::SimConfig;
+use super::status::{EngineStatus, StatusCell};
+use super::worker::Worker;
+use crate::formats::gguf::GgufFile;
+use crate::text::output::TextOutput;
+
+/// A model as the engine knows it: its name and where its weights come from.
+#[derive(Debug, Clone)]
+pub struct EngineModel {
+    /// The name everything about it is filed under.
+    pub name: String,
+    /// Its weights.
+    pub weights: Weights,
+}
+
+/// Where a model's weights come from. The format decides the engine.
+#[derive(Debug, Clone)]
+pub enum Weights {
+    /// A GGUF file whose header has been read and checked.
+    Gguf(Arc<GgufFile>),
+    /// The sim engine's settings.
+    Sim(SimConfig),
+}
+
+/// One generation.
+#[derive(Debug)]
+pub struct GenerateRequest {
+    /// The daemon's name of the request.
+    pub request_id: String,
+    /// What runs it.
+    pub model: EngineModel,
+    /// Turns tokens into text and finds the stop strings.
+    pub output: TextOutput,
+    /// Tokens that end the text.
+    pub end_tokens: Vec<u32>,
+    /// The prompt, at least one token.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// How tokens are drawn.
+    pub settings: SamplerSettings,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Alternatives to report for each token; 0 reports nothing.
+    pub top_logprobs: usize,
+    /// Whether text is wanted as it comes.
+    pub stream_text: bool,
+    /// The daemon's limit, and W.
+    pub deadline: Deadline,
+    /// Ends the work at the next token boundary.
+    pub cancel: CancellationToken,
+    /// Events on the way; a closed receiver cancels the work.
+    pub events: mpsc::Sender<GenerateEvent>,
+    /// The one terminal event.
+    pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
+}
+
+/// A finished generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// All of the text.
+    pub text: String,
+    /// Bytes of `text` that went out as deltas already; the rest is the last delta.
+    pub sent_bytes: usize,
+    /// Every token, where they were asked for.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Entries of `logprobs` that went out already.
+    pub sent_logprobs: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The stop string that ended it.
+    pub stop_string: Option<String>,
+    /// Tokens in and out.
+    pub usage: Usage,
+    /// Where the time went, `total_ms` not filled in.
+    pub timings: Timings,
+}
+
+/// Why a command came to nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EngineFailure {
+    /// The engine reported an error.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A limit of the ladder was reached.
+    #[error("{what} took longer than {limit_ms} ms")]
+    Timeout {
+        /// What the time was used up by.
+        what: &'static str,
+        /// Who stopped it.
+        layer: Layer,
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+        /// How long it took, in milliseconds.
+        elapsed_ms: u64,
+    },
+    /// The caller cancelled or went away.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// A queue is full.
+    #[error("{waiting} generations are waiting already")]
+    Overloaded {
+        /// How many.
+        waiting: usize,
+    },
+    /// The model is in use.
+    #[error("the model `{model}` is in use by {active} generations")]
+    Busy {
+        /// The model.
+        model: String,
+        /// How many.
+        active: usize,
+    },
+    /// The daemon is going down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// The engine thread has ended.
+    #[error("the engine thread has ended")]
+    ThreadEnded,
+}
+
+/// What the engine thread can be told.
+#[derive(Debug)]
+pub enum Command {
+    /// Generate text.
+    Generate(Box<GenerateRequest>),
+    /// Make a model resident.
+    Load {
+        /// The model.
+        model: EngineModel,
+        /// Its progress; dropped events are not missed.
+        progress: mpsc::Sender<ProgressEvent>,
+        /// The outcome.
+        done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+    },
+    /// Drop a model.
+    Unload {
+        /// The model's name.
+        name: String,
+        /// Whether it was resident.
+        done: oneshot::Sender<Result<bool, EngineFailure>>,
+    },
+    /// End the thread, after the work in flight or at once.
+    Shutdown {
+        /// Cancel work in flight.
+        now: bool,
+    },
+}
+
+/// How the engine thread ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineExit {
+    /// It was told to.
+    Finished,
+    /// It panicked; what was in flight has been failed.
+    Panicked(String),
+}
+
+/// Commands to the engine thread, and its cached status.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    commands: SyncSender<Command>,
+    status: StatusCell,
+}
+
+impl EngineHandle {
+    /// Starts the engine thread.
+    ///
+    /// The receiver resolves when the thread has ended, however it ended.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn spawn() -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
+        let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
+        let status = StatusCell::new(Instant::now());
+        let (exit_tx, exit_rx) = oneshot::channel();
+        let worker_status = status.clone();
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let exit = Worker::run_thread(inbox, worker_status);
+            // The daemon may be gone already.
+            let _ = exit_tx.send(exit);
+        })?;
+        Ok((Self { commands, status }, exit_rx))
+    }
+
+    /// Queues a command, or refuses it at once.
+    ///
+    /// # Errors
+    /// [`EngineFailure::Overloaded`] when the thread's inbox is full;
+    /// [`EngineFailure::ThreadEnded`] when there is no thread.
+    pub fn send(&self, command: Command) -> Result<(), EngineFailure> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => EngineFailure::Overloaded { waiting: limits::ENGINE_COMMANDS },
+            TrySendError::Disconnected(_) => EngineFailure::ThreadEnded,
+        })
+    }
+
+    /// The thread's status at its last heartbeat.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        self.status.read()
+    }
+}
+
+/// Milliseconds as a float, for timings.
+#[must_use]
+pub fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,228 @@
+//! Weights inside MLX: plain memory turned into arrays, and the shapes they must have.
+//!
+//! Owns the table of a model's expected tensors while it is being built. Knows no architecture:
+//! names and shapes come from `models`.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::path::PathBuf;
+
+use mlx_rs::{Array, Dtype};
+
+use super::dim;
+use crate::engine::backend::EngineError;
+use crate::engine::tensor::{HostData, HostTensor};
+
+/// A tensor that an architecture has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// Name in the file.
+    pub(super) name: String,
+    /// Dimensions, outermost first.
+    pub(super) shape: Vec<usize>,
+    /// Whether a model without it is whole.
+    pub(super) optional: bool,
+}
+
+impl Expected {
+    /// A tensor that must be there.
+    pub(super) fn required(name: impl Into<String>, shape: &[usize]) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), optional: false }
+    }
+
+    /// A tensor that may be absent.
+    pub(super) fn optional(name: impl Into<String>, shape: &[usize]) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), optional: true }
+    }
+}
+
+/// One weight, in the engine's memory.
+#[derive(Debug, Clone)]
+pub(super) enum Weight {
+    /// Plain numbers, `[out, in]` for a matrix.
+    Dense(Array),
+    /// Group-wise quantised matrix: see [`HostData::Quantized`].
+    Quantized {
+        /// Packed values, `[out, in * bits / 32]`, `uint32`.
+        packed: Array,
+        /// Scales, `[out, in / group_size]`, half precision.
+        scales: Array,
+        /// Biases, shaped and typed like the scales.
+        biases: Array,
+        /// Values that share one scale.
+        group_size: i32,
+        /// Bits a value.
+        bits: i32,
+    },
+}
+
+/// The tensors of a model while it is being built.
+#[derive(Debug)]
+pub(super) struct Weights {
+    file: PathBuf,
+    expected: BTreeMap<String, Expected>,
+    adopted: BTreeMap<String, Weight>,
+    bytes: u64,
+}
+
+impl Weights {
+    /// An empty table that accepts `expected`; `file` is named in errors.
+    pub(super) fn new(file: PathBuf, expected: Vec<Expected>) -> Self {
+        let expected = expected.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        Self { file, expected, adopted: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// Bytes of all tensors adopted so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes one tensor over, without copying it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when the tensor is unknown, comes twice, or has another shape
+    /// or size than expected.
+    pub(super) fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        let Some(expected) = self.expected.get(&tensor.name) else {
+            return Err(self.invalid(format!(
+                "tensor `{}` is not part of this architecture as Ingle knows it",
+                tensor.name
+            )));
+        };
+        if tensor.shape != expected.shape {
+            return Err(self.invalid(format!(
+                "tensor `{}` has shape {:?}, expected {:?}",
+                tensor.name, tensor.shape, expected.shape
+            )));
+        }
+        if self.adopted.contains_key(&tensor.name) {
+            return Err(self.invalid(format!("tensor `{}` occurs twice", tensor.name)));
+        }
+        let bytes = tensor.bytes() as u64;
+        let HostTensor { name, shape, data } = tensor;
+        let weight = to_weight(&shape, data)
+            .map_err(|problem| self.invalid(format!("tensor `{name}`: {problem}")))?;
+        self.adopted.insert(name, weight);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Checks that every required tensor has been adopted.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the first one missing.
+    pub(super) fn check_complete(&self) -> Result<(), EngineError> {
+        let missing = |tensor: &&Expected| {
+            !tensor.optional && !self.adopted.contains_key(&tensor.name)
+        };
+        match self.expected.values().find(missing) {
+            None => Ok(()),
+            Some(tensor) => Err(self.invalid(format!(
+                "tensor `{}` is missing, expected with shape {:?}",
+                tensor.name, tensor.shape
+            ))),
+        }
+    }
+
+    /// Removes and returns a weight that may be absent.
+    pub(super) fn take_optional(&mut self, name: &str) -> Option<Weight> {
+        self.adopted.remove(name)
+    }
+
+    /// Removes and returns a weight.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when it is missing.
+    pub(super) fn take(&mut self, name: &str) -> Result<Weight, EngineError> {
+        self.take_optional(name)
+            .ok_or_else(|| self.invalid(format!("tensor `{name}` is missing")))
+    }
+
+    /// Removes and returns a weight that must be plain numbers, such as a norm's scale.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when it is missing or quantised.
+    pub(super) fn take_dense(&mut self, name: &str) -> Result<Array, EngineError> {
+        match self.take(name)? {
+            Weight::Dense(array) => Ok(array),
+            Weight::Quantized { .. } => {
+                Err(self.invalid(format!("tensor `{name}` is quantised, expected plain numbers")))
+            }
+        }
+    }
+
+    fn invalid(&self, problem: String) -> EngineError {
+        EngineError::InvalidModel { file: self.file.clone(), problem }
+    }
+}
+
+/// Wraps host memory in MLX arrays; the error says what is wrong with the sizes.
+fn to_weight(shape: &[usize], data: HostData) -> Result<Weight, String> {
+    Ok(match data {
+        HostData::F32(values) => Weight::Dense(to_array(shape, values, Dtype::Float32)?),
+        HostData::F16(values) => Weight::Dense(to_array(shape, values, Dtype::Float16)?),
+        HostData::Bf16(values) => Weight::Dense(to_array(shape, values, Dtype::Bfloat16)?),
+        HostData::Quantized { bits, group_size, packed, scales, biases } => {
+            let &[rows, columns] = shape else {
+                return Err(format!("is quantised but has shape {shape:?}, expected a matrix"));
+            };
+            if !matches!(bits, 4 | 8) || group_size == 0 || columns % group_size != 0 {
+                return Err(format!(
+                    "{bits} bits in groups of {group_size} do not fit rows of {columns}"
+                ));
+            }
+            let groups = [rows, columns / group_size];
+            let words = [rows, columns * usize::from(bits) / 32];
+            Weight::Quantized {
+                packed: to_array(&words, packed, Dtype::Uint32)?,
+                scales: to_array(&groups, scales, Dtype::Float16)?,
+                biases: to_array(&groups, biases, Dtype::Float16)?,
+                group_size: i32::try_from(group_size).map_err(|error| error.to_string())?,
+                bits: i32::from(bits),
+            }
+        }
+    })
+}
+
+/// Moves `values` into an array of the given shape without copying them on the CPU.
+fn to_array<T>(shape: &[usize], values: Vec<T>, dtype: Dtype) -> Result<Array, String> {
+    let elements: usize = shape.iter().product();
+    if values.len() != elements {
+        return Err(format!("has {} values, but shape {shape:?} needs {elements}", values.len()));
+    }
+    let shape: Vec<i32> = shape
+        .iter()
+        .map(|&size| dim(size).map_err(|error| error.to_string()))
+        .collect::<Result<_, _>>()?;
+    let rank = dim(shape.len()).map_err(|error| error.to_string())?;
+
+    let owner = Box::new(values);
+    let data = owner.as_ptr().cast_mut().cast::<c_void>();
+    let owner = Box::into_raw(owner).cast::<c_void>();
+    // SAFETY: `data` points to `elements` values of the array's type, which stay where they are
+    // until MLX calls `free_vec` with `owner`, once, when it no longer needs them. `shape` has
+    // `rank` entries and is only read during the call. MLX never writes to the memory of an array
+    // that has a foreign deleter while another handle (here: none) could see it.
+    #[allow(unsafe_code)]
+    let array = unsafe {
+        Array::from_ptr(mlx_sys::mlx_array_new_data_managed_payload(
+            data,
+            shape.as_ptr(),
+            rank,
+            dtype.into(),
+            owner,
+            Some(free_vec::<T>),
+        ))
+    };
+    Ok(array)
+}
+
+/// Frees the vector behind an array's data.
+///
+/// # Safety
+/// `owner` must come from `Box::into_raw` of a `Box<Vec<T>>` and be passed only once.
+#[allow(unsafe_code)]
+unsafe extern "C" fn free_vec<T>(owner: *mut c_void) {
+    // SAFETY: the caller vouches for where the pointer comes from.
+    drop(unsafe { Box::from_raw(owner.cast::<Vec<T>>()) });
+}

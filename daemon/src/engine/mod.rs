@@ -1,0 +1,22 @@
+//! The engine: one thread that owns every model, and the handle the rest of the daemon holds.
+//!
+//! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
+//! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
+//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, sampling,
+//! backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
+
+pub mod admission;
+pub mod backend;
+pub mod dequantize;
+pub mod handle;
+pub mod loader;
+#[cfg(feature = "mlx")]
+pub mod mlx;
+pub mod pacing;
+pub mod registry;
+pub mod sampling;
+pub mod sequence;
+pub mod sim;
+pub mod status;
+pub mod tensor;
+pub mod worker;

@@ -1,0 +1,290 @@
+//! The models in memory: loading, resident, unloaded.
+//!
+//! Owns every generator and every load under way; lives on the engine thread and is written by the
+//! worker only. The one place that names concrete engines. Knows nothing of queues or text.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use tokio::sync::{mpsc, oneshot};
+
+use super::backend::{Builder, EngineError, Generator};
+use super::handle::{EngineFailure, EngineModel, Weights, millis};
+#[cfg(feature = "mlx")]
+use super::loader;
+use super::loader::{LoadItem, LoadStream};
+use super::pacing::Pacing;
+use super::sim;
+
+/// Somebody who waits for a load.
+#[derive(Debug)]
+pub struct LoadWaiter {
+    /// Where progress goes.
+    pub progress: mpsc::Sender<ProgressEvent>,
+    /// Where the outcome goes.
+    pub done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+}
+
+/// A model that can generate.
+pub struct Resident {
+    /// Its numerics.
+    pub generator: Box<dyn Generator>,
+    /// Its prefill chunk size.
+    pub pacing: Pacing,
+    engine: &'static str,
+    load_ms: f64,
+}
+
+struct Loading {
+    builder: Box<dyn Builder>,
+    stream: LoadStream,
+    _cancel: CancelOnDrop,
+    engine: &'static str,
+    bytes_read: u64,
+    bytes_total: u64,
+    started_at: Instant,
+    waiters: Vec<LoadWaiter>,
+}
+
+enum Slot {
+    Loading(Loading),
+    Resident(Resident),
+}
+
+/// The outcome of a load that has just ended.
+pub struct LoadEnd {
+    /// The model.
+    pub name: String,
+    /// What it came to.
+    pub result: Result<(), EngineError>,
+}
+
+/// The models in memory, by name.
+#[derive(Default)]
+pub struct Registry {
+    slots: BTreeMap<String, Slot>,
+}
+
+impl Registry {
+    /// Makes a model resident or joins the load under way: one load for any number of callers.
+    ///
+    /// # Errors
+    /// When the model's header shows that it cannot be loaded.
+    pub fn ensure(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineError> {
+        if !self.slots.contains_key(&model.name) {
+            let loading = start_load(model, now)?;
+            self.slots.insert(model.name.clone(), Slot::Loading(loading));
+        }
+        Ok(())
+    }
+
+    /// Tells `waiter` of the load's progress and outcome, or at once that the model is resident.
+    pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
+        match self.slots.get_mut(name) {
+            Some(Slot::Loading(loading)) => loading.waiters.push(waiter),
+            Some(Slot::Resident(resident)) => {
+                // A caller that has gone needs no answer.
+                let _ = waiter.done.send(Ok(describe(name, resident, active)));
+            }
+            None => {
+                let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+            }
+        }
+    }
+
+    /// The resident model of that name.
+    pub fn resident(&mut self, name: &str) -> Option<&mut Resident> {
+        match self.slots.get_mut(name) {
+            Some(Slot::Resident(resident)) => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// Whether the model can generate now.
+    #[must_use]
+    pub fn is_resident(&self, name: &str) -> bool {
+        matches!(self.slots.get(name), Some(Slot::Resident(_)))
+    }
+
+    /// Drops a model, or cancels its load. Whether there was one.
+    pub fn unload(&mut self, name: &str) -> bool {
+        match self.slots.remove(name) {
+            Some(Slot::Loading(loading)) => {
+                for waiter in loading.waiters {
+                    let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+                }
+                true
+            }
+            Some(Slot::Resident(_)) => true,
+            None => false,
+        }
+    }
+
+    /// The first load under way: model and share of its bytes in place.
+    #[must_use]
+    pub fn loading(&self) -> Option<(&str, f32)> {
+        self.slots.iter().find_map(|(name, slot)| match slot {
+            Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
+            Slot::Resident(_) => None,
+        })
+    }
+
+    /// The share of `name`'s bytes in place, if it is being loaded.
+    #[must_use]
+    pub fn loading_fraction(&self, name: &str) -> Option<f32> {
+        match self.slots.get(name) {
+            Some(Slot::Loading(loading)) => Some(loading.fraction()),
+            _ => None,
+        }
+    }
+
+    /// Names of the models being loaded.
+    #[must_use]
+    pub fn loading_names(&self) -> Vec<String> {
+        let names = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Loading(_)));
+        names.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What is resident; `active` counts a model's running generations.
+    pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
+        let residents = self.slots.iter().filter_map(|(name, slot)| match slot {
+            Slot::Resident(resident) => Some(describe(name, resident, active(name))),
+            Slot::Loading(_) => None,
+        });
+        residents.collect()
+    }
+
+    /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
+    /// loader if `may_wait`: that is, if there is nothing else to do.
+    pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<LoadEnd> {
+        let ends_at = Instant::now() + slice;
+        let mut ended = Vec::new();
+        for name in self.loading_names() {
+            let Some(Slot::Loading(loading)) = self.slots.get_mut(&name) else { continue };
+            let result = loading.adopt_until(ends_at, may_wait);
+            if let Some(result) = result {
+                ended.push(self.end_load(name, result));
+            }
+        }
+        ended
+    }
+
+    fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
+        let Some(Slot::Loading(loading)) = self.slots.remove(&name) else {
+            return LoadEnd { name, result };
+        };
+        let Loading { builder, waiters, engine, started_at, .. } = loading;
+        let result = result.and_then(|()| builder.finish()).map(|generator| {
+            let load_ms = millis(started_at.elapsed());
+            let resident = Resident { generator, pacing: Pacing::new(), engine, load_ms };
+            let described = describe(&name, &resident, 0);
+            self.slots.insert(name.clone(), Slot::Resident(resident));
+            described
+        });
+        for waiter in waiters {
+            // A caller that has gone needs no answer.
+            let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
+        }
+        LoadEnd { name, result: result.map(|_| ()) }
+    }
+}
+
+impl Loading {
+    #[expect(clippy::cast_precision_loss, reason = "a share of the bytes, for people")]
+    fn fraction(&self) -> f32 {
+        if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
+    }
+
+    /// `Some` when the loader has nothing more to give.
+    fn adopt_until(&mut self, ends_at: Instant, may_wait: bool) -> Option<Result<(), EngineError>> {
+        loop {
+            let left = ends_at.saturating_duration_since(Instant::now());
+            let item =
+                if may_wait { self.stream.next_within(left) } else { self.stream.try_next() }?;
+            match item {
+                LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
+                    if let Err(error) = self.builder.adopt(tensor) {
+                        return Some(Err(error));
+                    }
+                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
+                    self.report();
+                }
+                LoadItem::Done => return Some(Ok(())),
+                LoadItem::Failed(error) => return Some(Err(error)),
+            }
+            if Instant::now() >= ends_at {
+                return None;
+            }
+        }
+    }
+
+    fn report(&self) {
+        for waiter in &self.waiters {
+            // Progress that finds no room is not missed.
+            let _ = waiter.progress.try_send(ProgressEvent::Progress {
+                phase: "loading".to_owned(),
+                done_bytes: self.bytes_read,
+                total_bytes: self.bytes_total,
+            });
+        }
+    }
+}
+
+/// Ends the loader thread when the load goes, so that it never reads on for nobody.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn describe(name: &str, resident: &Resident, active: usize) -> LoadedModel {
+    let info = resident.generator.info();
+    LoadedModel {
+        name: name.to_owned(),
+        engine: resident.engine.to_owned(),
+        architecture: info.architecture.clone(),
+        weight_bytes: info.weight_bytes,
+        kv_bytes: resident.generator.kv_bytes(),
+        context_tokens: resident.generator.capacity().context_tokens,
+        active,
+        load_ms: resident.load_ms,
+    }
+}
+
+fn start_load(model: &EngineModel, now: Instant) -> Result<Loading, EngineError> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let (engine, builder, stream): (_, Box<dyn Builder>, _) = match &model.weights {
+        #[cfg(feature = "mlx")]
+        Weights::Gguf(gguf) => {
+            let builder = super::mlx::builder(gguf)?;
+            let precision = super::mlx::weight_precision();
+            ("mlx", builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
+        }
+        #[cfg(not(feature = "mlx"))]
+        Weights::Gguf(gguf) => {
+            return Err(EngineError::Unsupported {
+                file: gguf.path().to_owned(),
+                problem: "this daemon was built without an engine for GGUF files".to_owned(),
+            });
+        }
+        Weights::Sim(config) => {
+            let (builder, stream) = sim::load(config.clone(), Arc::clone(&cancel))?;
+            ("sim", builder, stream)
+        }
+    };
+    Ok(Loading {
+        builder,
+        stream,
+        _cancel: CancelOnDrop(cancel),
+        engine,
+        bytes_read: 0,
+        bytes_total: 0,
+        started_at: now,
+        waiters: Vec::new(),
+    })
+}

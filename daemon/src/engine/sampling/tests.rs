@@ -1,0 +1,165 @@
+//! Tests of the reference sampler against slow, obvious definitions.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn spec(settings: SamplerSettings, uniform: f32) -> SampleSpec {
+    SampleSpec { settings, uniform, top_logprobs: 0 }
+}
+
+fn plain(temperature: f32) -> SamplerSettings {
+    SamplerSettings { temperature, ..SamplerSettings::GREEDY }
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// The filters one after the other, each on the renormalised rest, as llama.cpp applies them.
+fn reference(logits: &[f32], settings: &SamplerSettings) -> Vec<(u32, f64)> {
+    let mut rest: Vec<(u32, f64)> =
+        logits.iter().enumerate().map(|(id, &logit)| (id as u32, f64::from(logit))).collect();
+    rest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if settings.top_k > 0 {
+        rest.truncate(settings.top_k as usize);
+    }
+    if settings.top_p < 1.0 {
+        let shares = softmax(&rest.iter().map(|entry| entry.1).collect::<Vec<_>>());
+        let mut sum = 0.0;
+        let reached = shares.iter().position(|share| {
+            sum += share;
+            sum >= f64::from(settings.top_p)
+        });
+        rest.truncate(reached.map_or(rest.len(), |last| last + 1));
+    }
+    let shares = softmax(&rest.iter().map(|entry| entry.1).collect::<Vec<_>>());
+    let least = shares[0] * f64::from(settings.min_p);
+    let mut index = 0;
+    rest.retain(|_| {
+        index += 1;
+        shares[index - 1] >= least
+    });
+    let scaled: Vec<f64> =
+        rest.iter().map(|entry| entry.1 / f64::from(settings.temperature)).collect();
+    rest.iter().zip(softmax(&scaled)).map(|(entry, share)| (entry.0, share)).collect()
+}
+
+/// Logits on a grid, so that ties are common, and never so close that rounding decides a filter.
+fn logits() -> impl Strategy<Value = Vec<f32>> {
+    proptest::collection::vec((-24_i8..24).prop_map(|step| f32::from(step) / 4.0), 1..200)
+}
+
+proptest! {
+    #[test]
+    fn draws_follow_the_filtered_distribution(
+        logits in logits(),
+        temperature in 0.25_f32..3.0,
+        top_k in 0_u32..100,
+        top_p in prop_oneof![Just(1.0_f32), 0.013_f32..0.987],
+        min_p in prop_oneof![Just(0.0_f32), 0.013_f32..0.5],
+    ) {
+        let settings = SamplerSettings { temperature, top_k, top_p, min_p };
+        let expected = reference(&logits, &settings);
+        const STEPS: u32 = 2000;
+        let mut counts = vec![0_u32; logits.len()];
+        for step in 0..STEPS {
+            let uniform = (step as f32 + 0.5) / STEPS as f32;
+            counts[sample(&logits, &spec(settings, uniform)).unwrap().token as usize] += 1;
+        }
+        // Evenly spaced draws hit each token in proportion, to within one step at either end.
+        let mut drawn = 0;
+        for (id, share) in expected {
+            let count = f64::from(counts[id as usize]);
+            prop_assert!((count - share * f64::from(STEPS)).abs() < 2.1, "{id}: {count} {share}");
+            drawn += counts[id as usize];
+        }
+        prop_assert_eq!(drawn, STEPS, "a token was drawn that the filters drop");
+    }
+
+    #[test]
+    fn a_temperature_near_zero_is_greedy(logits in logits(), uniform in 0.0_f32..1.0) {
+        let greedy = sample(&logits, &spec(SamplerSettings::GREEDY, uniform)).unwrap();
+        let best = logits.iter().copied().fold(f32::MIN, f32::max);
+        let first = logits.iter().position(|&logit| logit == best).unwrap();
+        prop_assert_eq!(greedy.token as usize, first);
+        let cold = sample(&logits, &spec(plain(1e-6), uniform)).unwrap();
+        prop_assert_eq!(logits[cold.token as usize], best);
+        let one = SamplerSettings { top_k: 1, ..plain(1.0) };
+        prop_assert_eq!(sample(&logits, &spec(one, uniform)).unwrap().token, greedy.token);
+        let none = SamplerSettings { top_p: 0.0, ..plain(1.0) };
+        prop_assert_eq!(sample(&logits, &spec(none, uniform)).unwrap().token, greedy.token);
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models_own(logits in logits(), count in 0_usize..150) {
+        let wide: Vec<f64> = logits.iter().copied().map(f64::from).collect();
+        let shares = softmax(&wide);
+        let settings = SamplerSettings { top_k: 3, ..plain(0.7) };
+        let spec = SampleSpec { settings, uniform: 0.5, top_logprobs: count };
+        let sampled = sample(&logits, &spec).unwrap();
+        prop_assert!((f64::from(sampled.logprob) - shares[sampled.token as usize].ln()).abs() < 1e-5);
+        prop_assert_eq!(sampled.top.len(), count.min(logits.len()));
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+        order.sort_by(|&a, &b| {
+            logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b))
+        });
+        for ((id, logprob), expected) in sampled.top.iter().zip(order) {
+            prop_assert_eq!(*id, expected);
+            prop_assert!((f64::from(*logprob) - shares[*id as usize].ln()).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn top_p_works_on_a_flat_distribution_of_a_large_vocabulary() {
+    let logits = vec![0.0; 5000];
+    let settings = SamplerSettings { top_p: 0.5, ..plain(1.0) };
+    let last = sample(&logits, &spec(settings, 0.999_999)).unwrap().token;
+    assert_eq!(last, 2499);
+}
+
+#[test]
+fn logits_that_are_not_finite_are_refused() {
+    let what = |logits: &[f32]| sample(logits, &spec(plain(1.0), 0.5)).unwrap_err().what;
+    assert_eq!(what(&[0.0, f32::NAN, f32::INFINITY]), "NaN");
+    assert_eq!(what(&[0.0, f32::INFINITY]), "infinity");
+    assert_eq!(what(&[f32::NEG_INFINITY; 2]), "no possible token");
+    assert_eq!(what(&[]), "no possible token");
+}
+
+#[test]
+fn a_token_of_negative_infinity_is_never_drawn() {
+    let logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY];
+    for uniform in [0.0, 0.5, 1.0] {
+        assert_eq!(sample(&logits, &spec(plain(5.0), uniform)).unwrap().token, 1);
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let message = |settings: SamplerSettings| settings.validate().unwrap_err().to_string();
+    assert_eq!(message(plain(-1.0)), "`temperature` must be a number from 0 to 100, not -1");
+    assert!(message(plain(f32::NAN)).ends_with("not NaN"));
+    let settings = SamplerSettings { top_p: 1.5, ..plain(1.0) };
+    assert_eq!(message(settings), "`top_p` must be a number from 0 to 1, not 1.5");
+    let settings = SamplerSettings { min_p: -0.5, ..plain(1.0) };
+    assert_eq!(message(settings), "`min_p` must be a number from 0 to 1, not -0.5");
+    assert_eq!(SamplerSettings::GREEDY.validate(), Ok(()));
+}
+
+#[test]
+fn equal_seeds_give_equal_even_draws() {
+    let (mut first, mut second) = (UniformDraws::new(7), UniformDraws::new(7));
+    let mut buckets = [0_u32; 10];
+    for _ in 0..10_000 {
+        let draw = first.draw();
+        assert_eq!(draw, second.draw());
+        buckets[(draw * 10.0) as usize] += 1;
+    }
+    assert!(buckets.iter().all(|count| (850..1150).contains(count)), "{buckets:?}");
+    assert_ne!(UniformDraws::new(8).draw(), UniformDraws::new(7).draw());
+}

@@ -1,0 +1,293 @@
+//! One running generation: from its prompt's first chunk to its one terminal event.
+//!
+//! Owns what the request has produced so far and what of it has gone out. Reads no clock: time is
+//! an argument. A reader that does not keep up costs nothing here: text that found no room stays
+//! in `text` and goes out with the next delta or with the terminal event.
+
+use std::time::Instant;
+
+use ingle_protocol::timeouts::Layer;
+use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
+
+use super::backend::SeqId;
+use super::handle::{Completion, EngineFailure, GenerateRequest, millis};
+use super::sampling::{SampleSpec, Sampled, UniformDraws};
+
+/// A request on its way to a slot.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The request.
+    pub request: GenerateRequest,
+    /// When its model's load began to hold it up; `None` when the model was resident.
+    pub load_since: Option<Instant>,
+    /// When the model became resident.
+    pub load_until: Option<Instant>,
+}
+
+impl Waiting {
+    /// A request that has just been queued.
+    #[must_use]
+    pub fn new(request: GenerateRequest) -> Self {
+        Self { request, load_since: None, load_until: None }
+    }
+
+    fn load_ms(&self) -> f64 {
+        match (self.load_since, self.load_until) {
+            (Some(since), Some(until)) => millis(until.saturating_duration_since(since)),
+            _ => 0.0,
+        }
+    }
+
+    /// Why the request must leave the queue at `now`, if it must.
+    #[must_use]
+    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
+        let what = if self.load_since.is_some() && self.load_until.is_none() {
+            "loading the model"
+        } else {
+            "waiting for a slot"
+        };
+        ended(&self.request, self.request.deadline.work_ends_at(now), what, Layer::Daemon, now)
+    }
+}
+
+fn ended(
+    request: &GenerateRequest,
+    ends_at: Instant,
+    what: &'static str,
+    layer: Layer,
+    now: Instant,
+) -> Option<EngineFailure> {
+    if request.cancel.is_cancelled() || request.events.is_closed() {
+        return Some(EngineFailure::Cancelled);
+    }
+    let deadline = &request.deadline;
+    (now >= ends_at).then(|| EngineFailure::Timeout {
+        what,
+        layer,
+        limit_ms: if layer == Layer::Work { deadline.work_ms } else { deadline.limit_ms },
+        elapsed_ms: u64::try_from(now.saturating_duration_since(deadline.accepted_at).as_millis())
+            .unwrap_or(u64::MAX),
+    })
+}
+
+/// What a sequence asks of the next forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// `prefilled` tokens of the prompt have been read.
+    Prefill {
+        /// How many.
+        prefilled: usize,
+    },
+    /// The prompt has been read; `last` is the token drawn last.
+    Decode {
+        /// Its id.
+        last: u32,
+    },
+}
+
+/// One running generation.
+#[derive(Debug)]
+pub struct Sequence {
+    /// What was asked for.
+    pub request: GenerateRequest,
+    /// Its KV cache in the model's generator.
+    pub seq: SeqId,
+    /// Where it stands.
+    pub phase: Phase,
+    draws: UniformDraws,
+    text: String,
+    sent_bytes: usize,
+    logprobs: Vec<TokenLogprob>,
+    sent_logprobs: usize,
+    generated: usize,
+    context_tokens: usize,
+    load_ms: f64,
+    queue_ms: f64,
+    started_at: Instant,
+    prefilled_at: Option<Instant>,
+    ends_at: Instant,
+}
+
+impl Sequence {
+    /// Starts a waiting request at `now` in the sequence `seq` of a model with room for
+    /// `context_tokens`.
+    #[must_use]
+    pub fn start(waiting: Waiting, seq: SeqId, context_tokens: usize, now: Instant) -> Self {
+        let load_ms = waiting.load_ms();
+        let request = waiting.request;
+        let waited_ms = millis(now.saturating_duration_since(request.deadline.accepted_at));
+        Self {
+            seq,
+            phase: Phase::Prefill { prefilled: 0 },
+            draws: UniformDraws::new(request.seed),
+            text: String::new(),
+            sent_bytes: 0,
+            logprobs: Vec::new(),
+            sent_logprobs: 0,
+            generated: 0,
+            context_tokens,
+            load_ms,
+            queue_ms: (waited_ms - load_ms).max(0.0),
+            started_at: now,
+            prefilled_at: None,
+            ends_at: request.deadline.work_ends_at(now),
+            request,
+        }
+    }
+
+    /// Why the work must stop at `now`, if it must.
+    #[must_use]
+    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
+        ended(&self.request, self.ends_at, "the work", Layer::Work, now)
+    }
+
+    /// The tokens of the next pass: a prompt chunk of at most `chunk_tokens`, or the last token.
+    #[must_use]
+    pub fn next_tokens(&self, chunk_tokens: usize) -> &[u32] {
+        match &self.phase {
+            Phase::Prefill { prefilled } => {
+                let end = (prefilled + chunk_tokens).min(self.request.prompt.len());
+                &self.request.prompt[*prefilled..end]
+            }
+            Phase::Decode { last } => std::slice::from_ref(last),
+        }
+    }
+
+    /// Whether a pass over `tokens` more prompt tokens reads the prompt's last one, or is a decode
+    /// step: then its logits are wanted.
+    #[must_use]
+    pub fn wants_logits(&self, tokens: usize) -> bool {
+        match self.phase {
+            Phase::Prefill { prefilled } => prefilled + tokens >= self.request.prompt.len(),
+            Phase::Decode { .. } => true,
+        }
+    }
+
+    /// What the next token is drawn with.
+    pub fn sample_spec(&mut self) -> SampleSpec {
+        SampleSpec {
+            settings: self.request.settings,
+            uniform: self.draws.draw(),
+            top_logprobs: self.request.top_logprobs,
+        }
+    }
+
+    /// Notes that `tokens` more prompt tokens have been read, and says so to the reader.
+    pub fn prefilled(&mut self, tokens: usize) {
+        if let Phase::Prefill { prefilled } = &mut self.phase {
+            *prefilled += tokens;
+            let event = GenerateEvent::Prefill {
+                done_tokens: *prefilled,
+                total_tokens: self.request.prompt.len(),
+            };
+            // Progress that finds no room is not missed.
+            let _ = self.request.events.try_send(event);
+        }
+    }
+
+    /// Takes one drawn token. Returns why the text ended, if it did.
+    pub fn accept(&mut self, sampled: Sampled, now: Instant) -> Option<Finish> {
+        self.prefilled_at.get_or_insert(now);
+        self.generated += 1;
+        let token = sampled.token;
+        if self.request.end_tokens.contains(&token) {
+            return Some(Finish { reason: FinishReason::Stop, stop_string: None });
+        }
+        if self.request.top_logprobs > 0 {
+            let Sampled { token, logprob, top } = sampled;
+            self.logprobs.push(TokenLogprob { token, logprob, top });
+        }
+        let piece = self.request.output.push(token);
+        self.text.push_str(&piece.text);
+        self.send_delta();
+        self.phase = Phase::Decode { last: token };
+        if piece.stopped.is_some() {
+            return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
+        }
+        let full = self.request.prompt.len() + self.generated >= self.context_tokens;
+        (full || self.generated >= self.request.max_tokens)
+            .then_some(Finish { reason: FinishReason::Length, stop_string: None })
+    }
+
+    fn send_delta(&mut self) {
+        if !self.request.stream_text || self.sent_bytes == self.text.len() {
+            return;
+        }
+        // A full channel keeps the text here: it joins the next delta.
+        if let Ok(room) = self.request.events.try_reserve() {
+            room.send(GenerateEvent::Delta {
+                text: self.text[self.sent_bytes..].to_owned(),
+                logprobs: self.logprobs[self.sent_logprobs..].to_vec(),
+            });
+            self.sent_bytes = self.text.len();
+            self.sent_logprobs = self.logprobs.len();
+        }
+    }
+
+    /// The terminal event of a request that came to its end.
+    pub fn finish(mut self, finish: Finish, now: Instant) {
+        if finish.stop_string.is_none() {
+            let rest = self.request.output.finish();
+            self.text.push_str(&rest);
+        }
+        let timings = self.timings(now);
+        let completion = Completion {
+            sent_bytes: self.sent_bytes,
+            text: self.text,
+            logprobs: self.logprobs,
+            sent_logprobs: self.sent_logprobs,
+            finish_reason: finish.reason,
+            stop_string: finish.stop_string,
+            usage: Usage {
+                prompt_tokens: self.request.prompt.len(),
+                completion_tokens: self.generated,
+            },
+            timings,
+        };
+        drop(self.request.events);
+        // A caller that has gone needs no answer.
+        let _ = self.request.done.send(Ok(completion));
+    }
+
+    /// The terminal event of a request that failed.
+    pub fn fail(self, failure: EngineFailure) {
+        fail(self.request, failure);
+    }
+
+    fn timings(&self, now: Instant) -> Timings {
+        let prefilled_at = self.prefilled_at.unwrap_or(now);
+        let prefill = prefilled_at.saturating_duration_since(self.started_at);
+        let decode = now.saturating_duration_since(prefilled_at);
+        let accepted_at = self.request.deadline.accepted_at;
+        Timings {
+            queue_ms: self.queue_ms,
+            load_ms: self.load_ms,
+            prefill_ms: millis(prefill),
+            ttft_ms: millis(prefilled_at.saturating_duration_since(accepted_at)),
+            total_ms: 0.0,
+            prefill_tokens_per_s: rate(self.request.prompt.len(), prefill.as_secs_f64()),
+            decode_tokens_per_s: rate(self.generated.saturating_sub(1), decode.as_secs_f64()),
+        }
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finish {
+    /// In the wire's terms.
+    pub reason: FinishReason,
+    /// The stop string that ended it.
+    pub stop_string: Option<String>,
+}
+
+/// The terminal event of a request that never ran.
+pub fn fail(request: GenerateRequest, failure: EngineFailure) {
+    drop(request.events);
+    // A caller that has gone needs no answer.
+    let _ = request.done.send(Err(failure));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+fn rate(count: usize, seconds: f64) -> f64 {
+    if count == 0 || seconds <= 0.0 { 0.0 } else { count as f64 / seconds }
+}

@@ -1,0 +1,285 @@
+//! A deterministic model for tests: it delays, fails, hangs, panics and aborts on demand.
+//!
+//! Owns the sim engine: a model folder whose `config.json` says `"model_type": "sim"`. Its text
+//! depends on the prompt alone, so that answers can be told apart and compared. It behaves like any
+//! other engine above the edge; nothing above the edge knows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use ingle_protocol::limits;
+use serde::Deserialize;
+
+use super::backend::{
+    Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+};
+use super::loader::{self, LoadItem, LoadStream};
+use super::sampling::{SampleSpec, Sampled};
+use super::tensor::{HostData, HostTensor};
+
+/// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
+const END_TOKEN: u32 = 257;
+
+/// A sim model's `config.json`. Counts `*_at` are tokens of one generation, from 1.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimConfig {
+    /// Always `sim`.
+    pub model_type: String,
+    /// What it says; a text made from the prompt when absent.
+    #[serde(default)]
+    pub reply: Option<String>,
+    /// Words of a text made from the prompt.
+    #[serde(default = "default_words")]
+    pub words: usize,
+    /// Milliseconds a decode step takes.
+    #[serde(default)]
+    pub token_delay_ms: u64,
+    /// Milliseconds a prompt token takes.
+    #[serde(default)]
+    pub prompt_token_delay_ms: u64,
+    /// Milliseconds the load takes.
+    #[serde(default)]
+    pub load_delay_ms: u64,
+    /// The load fails.
+    #[serde(default)]
+    pub fail_load: bool,
+    /// The generation fails at this token.
+    #[serde(default)]
+    pub fail_at: Option<usize>,
+    /// The engine thread hangs at this token.
+    #[serde(default)]
+    pub hang_at: Option<usize>,
+    /// The engine thread panics at this token.
+    #[serde(default)]
+    pub panic_at: Option<usize>,
+    /// The process aborts at this token.
+    #[serde(default)]
+    pub abort_at: Option<usize>,
+    /// Tokens of context.
+    #[serde(default = "default_context")]
+    pub context_tokens: usize,
+}
+
+fn default_words() -> usize {
+    12
+}
+
+fn default_context() -> usize {
+    32_768
+}
+
+/// The text a sim model without a `reply` makes of a prompt's bytes: words drawn from a hash of it.
+fn text_for(prompt: &[u32], words: usize) -> String {
+    const WORDS: [&str; 16] = [
+        "ash", "birch", "coal", "draught", "ember", "flame", "glow", "hearth", "iron", "kindle",
+        "log", "match", "oak", "poker", "smoke", "spark",
+    ];
+    // FNV-1a, then a linear congruential step for each word.
+    let hash = prompt.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+        (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut state = hash;
+    let mut text = format!("{hash:016x}:");
+    for _ in 0..words {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let word = usize::try_from(state >> 60).unwrap_or(0) % WORDS.len();
+        text.push(' ');
+        text.push_str(WORDS[word]);
+    }
+    text
+}
+
+/// Starts a load: a few empty tensors, spread over the delay.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn load(
+    config: SimConfig,
+    cancel: Arc<AtomicBool>,
+) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
+    const STEPS: u32 = 10;
+    let pause = Duration::from_millis(config.load_delay_ms) / STEPS;
+    let fail = config.fail_load;
+    let stream = loader::spawn_work(cancel, move |outlet| {
+        for step in 1..=STEPS {
+            std::thread::sleep(pause);
+            let name = format!("step.{step}");
+            let tensor = HostTensor { name, shape: vec![0], data: HostData::F32(Vec::new()) };
+            let (bytes_read, bytes_total) = (u64::from(step), u64::from(STEPS));
+            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, 0)?;
+        }
+        if fail {
+            return Err(EngineError::Native("this model was told to fail".to_owned()).into());
+        }
+        Ok(())
+    })?;
+    Ok((Box::new(SimBuilder(config)), stream))
+}
+
+#[expect(clippy::panic, reason = "the fault this engine exists to inject")]
+fn injected_panic(at: usize) -> ! {
+    panic!("the sim model was told to panic at token {at}")
+}
+
+struct SimBuilder(SimConfig);
+
+impl Builder for SimBuilder {
+    fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
+        Ok(Box::new(SimGenerator {
+            config: self.0,
+            info: ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes: 0 },
+            sequences: BTreeMap::new(),
+            next_id: 0,
+            pass: Vec::new(),
+        }))
+    }
+}
+
+/// One conversation: every token it has been given.
+#[derive(Debug, Clone, Default)]
+struct SimSequence {
+    tokens: Vec<u32>,
+    /// What it says and how much of it has been said; set when the first token is drawn.
+    reply: Option<(Vec<u8>, usize)>,
+}
+
+struct SimGenerator {
+    config: SimConfig,
+    info: ModelInfo,
+    sequences: BTreeMap<SeqId, SimSequence>,
+    next_id: u64,
+    /// Sequences of the pass under way that want logits.
+    pass: Vec<SeqId>,
+}
+
+impl SimGenerator {
+    fn sequence(&mut self, seq: SeqId) -> Result<&mut SimSequence, EngineError> {
+        let unknown = || EngineError::Native(format!("sequence {} is not open", seq.0));
+        self.sequences.get_mut(&seq).ok_or_else(unknown)
+    }
+
+    fn insert(&mut self, sequence: SimSequence) -> SeqId {
+        self.next_id += 1;
+        self.sequences.insert(SeqId(self.next_id), sequence);
+        SeqId(self.next_id)
+    }
+
+    /// The next token of one sequence, or the fault its configuration asks for.
+    fn draw(&mut self, seq: SeqId) -> Result<Sampled, EngineError> {
+        let config = self.config.clone();
+        let sequence = self.sequence(seq)?;
+        if sequence.reply.is_none() {
+            let reply = config.reply.clone();
+            let text = reply.unwrap_or_else(|| text_for(&sequence.tokens, config.words));
+            sequence.reply = Some((text.into_bytes(), 0));
+        }
+        let Some((text, said)) = &mut sequence.reply else {
+            return Err(EngineError::Native("no reply".to_owned()));
+        };
+        let token = text.get(*said).map_or(END_TOKEN, |&byte| u32::from(byte));
+        *said += 1;
+        let at = Some(*said);
+        if config.abort_at == at {
+            std::process::abort();
+        }
+        if config.panic_at == at {
+            injected_panic(*said);
+        }
+        while config.hang_at == at {
+            std::thread::park();
+        }
+        if config.fail_at == at {
+            return Err(EngineError::Native(format!("this model was told to fail at token {said}")));
+        }
+        Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] })
+    }
+}
+
+impl Generator for SimGenerator {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity {
+            sequences: limits::CONCURRENT_GENERATIONS,
+            context_tokens: self.config.context_tokens,
+        }
+    }
+
+    fn open(&mut self) -> Result<SeqId, EngineError> {
+        let sequences = self.capacity().sequences;
+        if self.sequences.len() >= sequences {
+            return Err(EngineError::NoCapacity { sequences });
+        }
+        Ok(self.insert(SimSequence::default()))
+    }
+
+    fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId, EngineError> {
+        let mut copy = self.sequence(seq)?.clone();
+        copy.tokens.truncate(len);
+        copy.reply = None;
+        Ok(self.insert(copy))
+    }
+
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError> {
+        let sequence = self.sequence(seq)?;
+        sequence.tokens.truncate(len);
+        sequence.reply = None;
+        Ok(Trimmed::Done)
+    }
+
+    fn close(&mut self, seq: SeqId) {
+        self.sequences.remove(&seq);
+    }
+
+    fn bytes(&self, seq: SeqId) -> u64 {
+        self.sequences.get(&seq).map_or(0, |sequence| sequence.tokens.len() as u64 * 4)
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.sequences.keys().map(|&seq| self.bytes(seq)).sum()
+    }
+
+    fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
+        let mut prompt_tokens = 0;
+        self.pass.clear();
+        for row in rows {
+            let sequence = self.sequence(row.seq)?;
+            sequence.tokens.extend_from_slice(row.tokens);
+            if sequence.reply.is_none() {
+                prompt_tokens += row.tokens.len() as u64;
+            }
+            if row.wants_logits {
+                self.pass.push(row.seq);
+            }
+        }
+        let decode_ms = if self.pass.is_empty() { 0 } else { self.config.token_delay_ms };
+        let delay_ms = decode_ms + prompt_tokens * self.config.prompt_token_delay_ms;
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        Ok(Ticket(0))
+    }
+
+    fn sample(&mut self, _ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
+        if specs.len() == self.pass.len() {
+            Ok(())
+        } else {
+            Err(EngineError::Native("as many specs as rows are needed".to_owned()))
+        }
+    }
+
+    fn collect(
+        &mut self,
+        _ticket: Ticket,
+    ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+        let pass = std::mem::take(&mut self.pass);
+        Ok(pass.into_iter().map(|seq| self.draw(seq)).collect())
+    }
+}

@@ -1,0 +1,72 @@
+//! What the engine thread says of itself.
+//!
+//! Owns the cached status that health and status answer from: the worker writes it, everybody
+//! reads it, and nobody ever asks the thread. Knows nothing of the wire.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ingle_protocol::wire::models::LoadedModel;
+use ingle_protocol::wire::status::Phase;
+
+/// The engine thread at its last heartbeat.
+#[derive(Debug, Clone)]
+pub struct EngineStatus {
+    /// What it does.
+    pub phase: Phase,
+    /// When it last said so.
+    pub beat_at: Instant,
+    /// Generations running.
+    pub active: usize,
+    /// Generations waiting.
+    pub queued: usize,
+    /// Generations accepted since the start.
+    pub accepted: u64,
+    /// Models in memory.
+    pub models: Vec<LoadedModel>,
+    /// Models being loaded.
+    pub loading: Vec<String>,
+}
+
+/// The shared cell. Its lock is held for a copy and never across work.
+#[derive(Debug, Clone)]
+pub struct StatusCell(Arc<Mutex<EngineStatus>>);
+
+impl StatusCell {
+    /// A thread that has not said anything yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self(Arc::new(Mutex::new(EngineStatus {
+            phase: Phase::Starting,
+            beat_at: now,
+            active: 0,
+            queued: 0,
+            accepted: 0,
+            models: Vec::new(),
+            loading: Vec::new(),
+        })))
+    }
+
+    /// A copy of the present status.
+    #[must_use]
+    pub fn read(&self) -> EngineStatus {
+        self.lock().clone()
+    }
+
+    /// A heartbeat: a new phase at `now`.
+    pub fn beat(&self, phase: Phase, now: Instant) {
+        let mut status = self.lock();
+        status.phase = phase;
+        status.beat_at = now;
+    }
+
+    /// Changes the status in place.
+    pub fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
+        change(&mut self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, EngineStatus> {
+        // Plain data that is whole after every statement: a panic cannot have torn it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,407 @@
+//! The engine thread: one loop that owns every model and every running generation.
+//!
+//! Owns the order of things: commands, then departures, then admission, then a slice of loading,
+//! then one step of every running sequence. It never awaits, never blocks on a reader, and waits
+//! only when it has nothing to do. Everything native is made, used and dropped inside
+//! [`Worker::run_thread`].
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use ingle_protocol::limits;
+use ingle_protocol::wire::generate::GenerateEvent;
+use ingle_protocol::wire::status::Phase as Heartbeat;
+
+use super::admission::{Admission, QueueFull};
+use super::backend::{EngineError, Row};
+use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
+use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
+use super::sampling::Sampled;
+use super::sequence::{self, Phase, Sequence, Waiting};
+use super::status::StatusCell;
+
+/// The state of the engine thread.
+pub struct Worker {
+    inbox: Receiver<Command>,
+    status: StatusCell,
+    waiting: Admission<Waiting>,
+    running: Vec<Sequence>,
+    registry: Registry,
+    /// New work is refused; the thread ends when nothing is left.
+    draining: bool,
+}
+
+impl Worker {
+    /// The body of the engine thread. A panic fails what is in flight, and everything native is
+    /// dropped here either way.
+    #[must_use]
+    pub fn run_thread(inbox: Receiver<Command>, status: StatusCell) -> EngineExit {
+        let thread_status = status.clone();
+        let outcome = catch_unwind(AssertUnwindSafe(move || {
+            let mut worker = Self {
+                inbox,
+                status: thread_status,
+                waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
+                running: Vec::new(),
+                registry: Registry::default(),
+                draining: false,
+            };
+            worker.run();
+        }));
+        // Dropping the worker, on return or while unwinding, dropped every request's terminal
+        // channel: their readers answer that the engine has ended.
+        #[cfg(feature = "mlx")]
+        super::mlx::cleanup();
+        status.beat(Heartbeat::Stopped, Instant::now());
+        match outcome {
+            Ok(()) => EngineExit::Finished,
+            Err(panic) => EngineExit::Panicked(panic_message(panic.as_ref())),
+        }
+    }
+
+    fn run(&mut self) {
+        loop {
+            if self.is_idle() {
+                if self.draining {
+                    return;
+                }
+                self.beat(Heartbeat::Idle);
+                let Ok(command) = self.inbox.recv() else { return };
+                self.handle(command);
+            }
+            while let Ok(command) = self.inbox.try_recv() {
+                self.handle(command);
+            }
+            self.drop_ended();
+            self.load_slice();
+            self.admit();
+            self.step();
+            self.publish();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.registry.loading().is_none()
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Generate(request) => self.enqueue(*request),
+            Command::Load { model, progress, done } => {
+                if self.draining {
+                    let _ = done.send(Err(EngineFailure::ShuttingDown));
+                    return;
+                }
+                match self.registry.ensure(&model, Instant::now()) {
+                    Ok(()) => {
+                        let active = self.active_on(&model.name);
+                        let waiter = LoadWaiter { progress, done };
+                        self.registry.wait_for(&model.name, waiter, active);
+                    }
+                    Err(error) => {
+                        let _ = done.send(Err(error.into()));
+                    }
+                }
+            }
+            Command::Unload { name, done } => {
+                let active = self.active_on(&name);
+                let outcome = if active > 0 {
+                    Err(EngineFailure::Busy { model: name, active })
+                } else {
+                    Ok(self.unload(&name))
+                };
+                let _ = done.send(outcome);
+            }
+            Command::Shutdown { now } => {
+                self.draining = true;
+                if now {
+                    for waiting in self.waiting.remove_where(|_| true) {
+                        sequence::fail(waiting.request, EngineFailure::ShuttingDown);
+                    }
+                    for index in (0..self.running.len()).rev() {
+                        self.take_out(index).fail(EngineFailure::ShuttingDown);
+                    }
+                }
+                // A load is worth nothing to a daemon that ends, unless a request waits for it.
+                for name in self.registry.loading_names() {
+                    if !self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name) {
+                        self.registry.unload(&name);
+                    }
+                }
+            }
+        }
+        self.publish();
+    }
+
+    /// Drops a model. Requests that wait for its load end as cancelled.
+    fn unload(&mut self, name: &str) -> bool {
+        for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
+            sequence::fail(waiting.request, EngineFailure::Cancelled);
+        }
+        self.registry.unload(name)
+    }
+
+    fn enqueue(&mut self, request: GenerateRequest) {
+        if self.draining {
+            sequence::fail(request, EngineFailure::ShuttingDown);
+            return;
+        }
+        let now = Instant::now();
+        if let Err(error) = self.registry.ensure(&request.model, now) {
+            sequence::fail(request, error.into());
+            return;
+        }
+        let mut waiting = Waiting::new(request);
+        if !self.registry.is_resident(&waiting.request.model.name) {
+            waiting.load_since = Some(now);
+        }
+        let events = waiting.request.events.clone();
+        match self.waiting.push(waiting) {
+            Ok(position) => {
+                self.status.update(|status| status.accepted += 1);
+                if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
+                    // Progress that finds no room is not missed.
+                    let _ = events.try_send(GenerateEvent::Queued { position });
+                }
+            }
+            Err(QueueFull(waiting)) => {
+                let failure = EngineFailure::Overloaded { waiting: self.waiting.len() };
+                sequence::fail(waiting.request, failure);
+            }
+        }
+    }
+
+    /// Ends what was cancelled or ran out of time, waiting or running.
+    fn drop_ended(&mut self) {
+        let now = Instant::now();
+        for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
+            let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
+            sequence::fail(waiting.request, failure);
+        }
+        for index in (0..self.running.len()).rev() {
+            if let Some(failure) = self.running[index].ended(now) {
+                self.take_out(index).fail(failure);
+            }
+        }
+    }
+
+    /// Takes a sequence out and gives its KV cache back.
+    fn take_out(&mut self, index: usize) -> Sequence {
+        let sequence = self.running.remove(index);
+        if let Some(resident) = self.registry.resident(&sequence.request.model.name) {
+            resident.generator.close(sequence.seq);
+        }
+        sequence
+    }
+
+    fn load_slice(&mut self) {
+        let Some((model, fraction)) = self.registry.loading() else { return };
+        let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
+        self.beat(heartbeat);
+        let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
+        let ended = self.registry.adopt(slice, self.running.is_empty());
+        for waiting in self.waiting.iter_mut() {
+            let fraction = self.registry.loading_fraction(&waiting.request.model.name);
+            if let Some(fraction) = fraction {
+                // Progress that finds no room is not missed.
+                let _ = waiting.request.events.try_send(GenerateEvent::Loading { fraction });
+            }
+        }
+        let now = Instant::now();
+        for LoadEnd { name, result } in ended {
+            match result {
+                Ok(()) => {
+                    let mine = |waiting: &&mut Waiting| waiting.request.model.name == name;
+                    for waiting in self.waiting.iter_mut().filter(mine) {
+                        waiting.load_until = Some(now);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(model = name, %error, "the model could not be loaded");
+                    let mine = |waiting: &Waiting| waiting.request.model.name == name;
+                    for waiting in self.waiting.remove_where(mine) {
+                        sequence::fail(waiting.request, error.clone().into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        loop {
+            let (registry, running) = (&self.registry, self.running.len());
+            let ready = |waiting: &Waiting| registry.is_resident(&waiting.request.model.name);
+            let Some(waiting) = self.waiting.take(running, ready) else { return };
+            let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
+                sequence::fail(waiting.request, EngineFailure::Cancelled);
+                continue;
+            };
+            let context_tokens = resident.generator.capacity().context_tokens;
+            match resident.generator.open() {
+                Ok(seq) => {
+                    let now = Instant::now();
+                    self.running.push(Sequence::start(waiting, seq, context_tokens, now));
+                }
+                Err(error) => sequence::fail(waiting.request, error.into()),
+            }
+        }
+    }
+
+    /// One step of every running sequence, model by model.
+    fn step(&mut self) {
+        let models: BTreeSet<String> =
+            self.running.iter().map(|sequence| sequence.request.model.name.clone()).collect();
+        for model in models {
+            let Some(resident) = self.registry.resident(&model) else { continue };
+            let mine = |sequence: &&mut Sequence| sequence.request.model.name == model;
+            let mut sequences: Vec<&mut Sequence> = self.running.iter_mut().filter(mine).collect();
+            let prefill =
+                sequences.iter().any(|sequence| matches!(sequence.phase, Phase::Prefill { .. }));
+            let heartbeat = if prefill {
+                Heartbeat::Prefill { model: model.clone() }
+            } else {
+                Heartbeat::Decode { model: model.clone() }
+            };
+            self.status.beat(heartbeat, Instant::now());
+            let outcomes = step_model(resident, &mut sequences);
+            self.settle(&model, outcomes);
+        }
+    }
+
+    /// Hands each outcome to its sequence of `model`, in running order.
+    fn settle(&mut self, model: &str, outcomes: Vec<Outcome>) {
+        let now = Instant::now();
+        let indexes: Vec<usize> = (0..self.running.len())
+            .filter(|&index| self.running[index].request.model.name == model)
+            .collect();
+        // From the last to the first, so that taking one out moves no index still to come.
+        for (index, outcome) in indexes.into_iter().zip(outcomes).rev() {
+            match outcome {
+                Outcome::Nothing => {}
+                Outcome::Token(sampled) => {
+                    if let Some(finish) = self.running[index].accept(sampled, now) {
+                        self.take_out(index).finish(finish, now);
+                    }
+                }
+                Outcome::Failed(error) => self.take_out(index).fail(error.into()),
+            }
+        }
+    }
+
+    fn active_on(&self, model: &str) -> usize {
+        self.running.iter().filter(|sequence| sequence.request.model.name == model).count()
+    }
+
+    fn beat(&self, phase: Heartbeat) {
+        self.publish();
+        self.status.beat(phase, Instant::now());
+    }
+
+    fn publish(&self) {
+        let models = self.registry.describe(|model| self.active_on(model));
+        let loading = self.registry.loading_names();
+        self.status.update(|status| {
+            status.active = self.running.len();
+            status.queued = self.waiting.len();
+            status.models = models;
+            status.loading = loading;
+        });
+    }
+}
+
+/// What one step came to for one sequence.
+enum Outcome {
+    /// It took no part, or read a prompt chunk that was not the last.
+    Nothing,
+    /// A token.
+    Token(Sampled),
+    /// Its row or the whole pass failed.
+    Failed(EngineError),
+}
+
+/// One forward pass over all sequences of one model: a token each, and as many prompt tokens as
+/// the pacing allows in all. One outcome a sequence.
+fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<Outcome> {
+    let mut prompt_left = resident.pacing.chunk_tokens();
+    let mut prompt_tokens = 0;
+    // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
+    let shares: Vec<usize> = sequences
+        .iter()
+        .map(|sequence| {
+            let tokens = sequence.next_tokens(prompt_left).len();
+            if matches!(sequence.phase, Phase::Prefill { .. }) {
+                prompt_left -= tokens;
+                prompt_tokens += tokens;
+            }
+            tokens
+        })
+        .collect();
+    let started_at = Instant::now();
+    let sampled = run_pass(resident, sequences, &shares);
+    if prompt_tokens > 0 {
+        resident.pacing.learn(prompt_tokens, started_at.elapsed());
+    }
+    let mut sampled = match sampled {
+        Ok(sampled) => sampled.into_iter(),
+        Err(error) => {
+            let failed = |&share: &usize| match share {
+                0 => Outcome::Nothing,
+                _ => Outcome::Failed(error.clone()),
+            };
+            return shares.iter().map(failed).collect();
+        }
+    };
+    let mut outcomes = Vec::with_capacity(shares.len());
+    for (sequence, share) in sequences.iter_mut().zip(shares) {
+        let wanted = share > 0 && sequence.wants_logits(share);
+        sequence.prefilled(share);
+        outcomes.push(match wanted.then(|| sampled.next()) {
+            None => Outcome::Nothing,
+            Some(Some(Ok(sampled))) => Outcome::Token(sampled),
+            Some(Some(Err(error))) => Outcome::Failed(error),
+            Some(None) => {
+                Outcome::Failed(EngineError::Native("the engine gave too few tokens".to_owned()))
+            }
+        });
+    }
+    outcomes
+}
+
+fn run_pass(
+    resident: &mut Resident,
+    sequences: &mut [&mut Sequence],
+    shares: &[usize],
+) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+    let specs: Vec<_> = sequences
+        .iter_mut()
+        .zip(shares)
+        .filter(|(sequence, share)| **share > 0 && sequence.wants_logits(**share))
+        .map(|(sequence, _)| sequence.sample_spec())
+        .collect();
+    let rows: Vec<Row<'_>> = sequences
+        .iter()
+        .zip(shares)
+        .filter(|(_, share)| **share > 0)
+        .map(|(sequence, &share)| Row {
+            seq: sequence.seq,
+            tokens: sequence.next_tokens(share),
+            wants_logits: sequence.wants_logits(share),
+        })
+        .collect();
+    let ticket = resident.generator.forward(&rows)?;
+    if !specs.is_empty() {
+        resident.generator.sample(&ticket, &specs)?;
+    }
+    resident.generator.collect(ticket)
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,167 @@
+//! A bounded reader of GGUF files, versions 2 and 3, little-endian.
+//!
+//! Owns the checks that make an untrusted file safe to use: after [`GgufFile::open`] every name is
+//! unique, every shape is whole and every tensor's bytes lie inside the file, so that later code
+//! need not doubt them. Reads with `pread` and never maps the file. Knows nothing of architectures
+//! or of what a tensor or key means. Source: `docs/gguf.md` of the ggml repository.
+
+mod cursor;
+mod error;
+mod ggml_type;
+mod limits;
+mod metadata;
+mod tensor_index;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+pub use error::{GgufError, GgufErrorKind};
+pub use ggml_type::GgmlType;
+pub use metadata::{Array, Metadata, Value};
+pub use tensor_index::TensorInfo;
+
+use cursor::Cursor;
+
+const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// An open GGUF file: its metadata and tensor index in memory, its tensors on disk.
+///
+/// It can be shared between threads: reading tensors moves no file position.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    file: File,
+    version: u32,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl GgufFile {
+    /// Opens and checks the file. Reads its header only.
+    ///
+    /// # Errors
+    /// [`GgufError`] naming the file, the key or tensor, and what was found and expected.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        Self::read(path).map_err(|kind| kind.at(path))
+    }
+
+    fn read(path: &Path) -> Result<Self, GgufErrorKind> {
+        let io = |error: std::io::Error| GgufErrorKind::Io(error.to_string());
+        let file = File::open(path).map_err(io)?;
+        let attributes = file.metadata().map_err(io)?;
+        if !attributes.is_file() {
+            return Err(GgufErrorKind::Io("it is not a regular file".to_owned()));
+        }
+        let file_bytes = attributes.len();
+        let mut cursor = Cursor::new(&file, file_bytes);
+
+        let magic = cursor.array()?;
+        if &magic != b"GGUF" {
+            return Err(GgufErrorKind::Magic { found: magic });
+        }
+        let version = cursor.u32()?;
+        if !(2..=3).contains(&version) {
+            return Err(GgufErrorKind::Version { found: version });
+        }
+        let tensor_count = cursor.u64()?;
+        let key_count = cursor.u64()?;
+        let metadata = Metadata::read(&mut cursor, path, key_count)?;
+        let alignment = alignment(&metadata)?;
+        let tensors = tensor_index::read(&mut cursor, tensor_count, alignment, file_bytes)?;
+        let by_name =
+            tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
+        Ok(Self { path: path.to_owned(), file, version, metadata, tensors, by_name })
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// 2 or 3.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Keys and values.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors, in the file's order.
+    #[must_use]
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor called `name`.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).map(|&index| &self.tensors[index])
+    }
+
+    /// Bytes of all tensors together, as stored.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|info| info.bytes).sum()
+    }
+
+    /// Fills `out` with the tensor's stored bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`GgufErrorKind::Truncated`] if the tensor, or meanwhile the file, ends before `out` is
+    /// full; [`GgufErrorKind::Io`] if the operating system refuses.
+    pub fn read_tensor(
+        &self,
+        tensor: &TensorInfo,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<(), GgufError> {
+        let start = tensor.offset.saturating_add(offset);
+        let end = start.saturating_add(out.len() as u64);
+        let truncated = |file_bytes| GgufErrorKind::Truncated {
+            what: format!("tensor `{}`", tensor.name),
+            start,
+            end,
+            file_bytes,
+        };
+        if end > tensor.offset.saturating_add(tensor.bytes) {
+            return Err(truncated(tensor.offset.saturating_add(tensor.bytes)).at(&self.path));
+        }
+        self.file.read_exact_at(out, start).map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    truncated(self.file.metadata().map_or(0, |attributes| attributes.len()))
+                }
+                _ => GgufErrorKind::Io(error.to_string()),
+            };
+            kind.at(&self.path)
+        })
+    }
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, GgufErrorKind> {
+    let key = "general.alignment";
+    let alignment = metadata.u32_opt(key).map_err(|error| error.kind)?;
+    let alignment = alignment.unwrap_or(DEFAULT_ALIGNMENT);
+    if !alignment.is_power_of_two() || alignment > limits::MAX_ALIGNMENT {
+        return Err(GgufErrorKind::Invalid {
+            what: format!("metadata key `{key}`"),
+            problem: format!(
+                "the alignment is {alignment}, expected a power of two up to {}",
+                limits::MAX_ALIGNMENT
+            ),
+        });
+    }
+    Ok(alignment.into())
+}

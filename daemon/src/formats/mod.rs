@@ -1,0 +1,6 @@
+//! Readers of model file formats.
+//!
+//! Owns turning untrusted files into checked, plain descriptions. Knows nothing of engines,
+//! architectures or text.
+
+pub mod gguf;

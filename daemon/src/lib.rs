@@ -1,0 +1,18 @@
+//! Ingle's daemon: keeps language models warm on one engine thread.
+//!
+//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> service -> {models, text,
+//! engine::handle}`; a caller may skip a floor downward, never upward. `formats` reads files and
+//! knows nobody. ARCHITECTURE.md has the whole picture.
+
+pub mod app;
+pub mod config;
+pub mod engine;
+pub mod formats;
+pub mod logging;
+pub mod mcp;
+pub mod models;
+pub mod request;
+pub mod rpc;
+pub mod service;
+pub mod signals;
+pub mod text;

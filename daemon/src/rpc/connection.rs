@@ -1,0 +1,322 @@
+//! The loop of one connection.
+//!
+//! Owns what is in flight on it, what waits to be written, and the rules for half a frame, a reader
+//! that does not read, and a peer that goes. One task does all of it: writing, reading and the
+//! calls' ends are branches of one `select`, in that order, and a call that can answer at once is
+//! never spawned.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::limits;
+use ingle_protocol::socket::{self, SharedStream};
+use ingle_protocol::wire::envelope::Id as WireId;
+use jsonrpsee::core::server::{MethodResponse, MethodSink, Methods};
+use serde_json::value::RawValue;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
+
+/// Bytes waiting to be written above which no more are made.
+const OUTBOUND_BYTES: usize = 256 * 1024;
+/// How often a peer that sends no more is looked at, to see whether it still reads.
+const HANGUP_CHECK: Duration = Duration::from_millis(100);
+
+/// How a connection's RPC part ended.
+#[derive(Debug)]
+pub enum End {
+    /// The peer went, or the daemon ends.
+    Closed,
+    /// `hello` asked for MCP: these bytes follow it.
+    Mcp {
+        /// Bytes read after `hello`.
+        buffered: Vec<u8>,
+    },
+}
+
+/// Tells an MCP `hello` from everything else, and answers it.
+pub type McpHello = fn(&[u8]) -> bool;
+
+struct Connection<'a> {
+    number: usize,
+    methods: &'a Methods,
+    /// Requests in flight.
+    in_flight: HashMap<WireId, CancellationToken>,
+    calls: JoinSet<(Vec<WireId>, MethodResponse)>,
+    events: MethodSink,
+    out: Vec<u8>,
+}
+
+/// Serves one connection until it ends or turns to MCP.
+///
+/// `draining` ends it once everything in flight is answered; `closing` ends it at once.
+pub async fn serve(
+    stream: &SharedStream,
+    number: usize,
+    methods: &Methods,
+    is_mcp_hello: McpHello,
+    draining: &CancellationToken,
+    closing: &CancellationToken,
+) -> End {
+    let (events_tx, mut events) = mpsc::channel::<Box<RawValue>>(limits::OUTBOUND_FRAMES);
+    let mut reader = FrameReader::new(stream.clone(), limits::FRAME_BYTES);
+    let mut writer = stream.clone();
+    let mut connection = Connection {
+        number,
+        methods,
+        in_flight: HashMap::new(),
+        calls: JoinSet::new(),
+        events: MethodSink::new(events_tx),
+        out: Vec::new(),
+    };
+    let mut batch = Vec::new();
+    let mut first = true;
+    let mut read_all = false;
+    let mut partial_until: Option<Instant> = None;
+    let mut write_until: Option<Instant> = None;
+    loop {
+        // Frames wait in the reader's buffer while too much waits to be written.
+        while connection.out.len() < OUTBOUND_BYTES
+            && let Some(frame) = reader.pop()
+        {
+            if std::mem::take(&mut first)
+                && let Frame::Line(line) = &frame
+                && is_mcp_hello(line)
+            {
+                connection.take(frame).await;
+                let _ = writer.write_all(&connection.out).await;
+                return End::Mcp { buffered: reader.into_buffered() };
+            }
+            connection.take(frame).await;
+        }
+        let ending = read_all || draining.is_cancelled();
+        if ending && connection.calls.is_empty() && connection.out.is_empty() {
+            return End::Closed;
+        }
+        let room = connection.out.len() < OUTBOUND_BYTES;
+        if !reader.has_partial() {
+            partial_until = None;
+        }
+        if connection.out.is_empty() {
+            write_until = None;
+        } else if write_until.is_none() {
+            write_until = Some(after(limits::WRITE_STALL_MS));
+        }
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return End::Closed,
+            () = draining.cancelled(), if !ending => {}
+            written = writer.write(&connection.out), if !connection.out.is_empty() => {
+                match written {
+                    Ok(written) if written > 0 => {
+                        connection.out.drain(..written);
+                        write_until = None;
+                    }
+                    _ => return End::Closed,
+                }
+            }
+            _ = events.recv_many(&mut batch, limits::OUTBOUND_FRAMES), if room => {
+                connection.push_events(&mut batch);
+            }
+            Some(ended) = connection.calls.join_next(), if room && !connection.calls.is_empty() => {
+                // A call's events are in the channel before it ends, and go out before its reply.
+                while let Ok(event) = events.try_recv() {
+                    batch.push(event);
+                }
+                connection.push_events(&mut batch);
+                if let Ok((ids, response)) = ended {
+                    connection.end(&ids, &response);
+                }
+            }
+            filled = reader.fill(), if room && !read_all => {
+                match filled {
+                    Ok(true) => {
+                        partial_until = Some(after(limits::FRAME_STALL_MS));
+                    }
+                    Ok(false) => {
+                        read_all = true;
+                        if socket::is_fully_closed(stream.stream()) {
+                            return End::Closed;
+                        }
+                        if let Some(torn) = reader.finish() {
+                            connection.take(torn).await;
+                        }
+                    }
+                    Err(_) => return End::Closed,
+                }
+            }
+            () = sleep_until(partial_until), if partial_until.is_some() => {
+                reader.discard_partial();
+                let message = format!(
+                    "half a frame came, and nothing more for {} s; it was thrown away",
+                    limits::FRAME_STALL_MS / 1_000
+                );
+                connection.push(&dispatch::nameless_failure(ErrorCode::ParseError, &message));
+            }
+            () = sleep_until(write_until), if write_until.is_some() => return End::Closed,
+            () = tokio::time::sleep(HANGUP_CHECK), if read_all => {
+                if socket::is_fully_closed(stream.stream()) {
+                    return End::Closed;
+                }
+            }
+        }
+    }
+}
+
+fn after(milliseconds: u64) -> Instant {
+    Instant::now() + Duration::from_millis(milliseconds)
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        tokio::time::sleep_until(instant).await;
+    }
+}
+
+impl Connection<'_> {
+    async fn take(&mut self, frame: Frame) {
+        let asked = match frame {
+            Frame::Line(line) => dispatch::read(&line),
+            Frame::TooLong => Asked::Answer(dispatch::nameless_failure(
+                ErrorCode::FrameTooLarge,
+                &format!("a frame may have {} bytes; this one was thrown away", limits::FRAME_BYTES),
+            )),
+            // The last line may lack its newline; if it is not whole, that is what was torn.
+            Frame::Torn(line) => match dispatch::read(&line) {
+                Asked::Answer(_) => Asked::Answer(dispatch::nameless_failure(
+                    ErrorCode::ParseError,
+                    "the stream ended inside a frame",
+                )),
+                whole => whole,
+            },
+        };
+        match asked {
+            Asked::Nothing => {}
+            Asked::Answer(answer) => self.push(&answer),
+            Asked::Cancel(id) => {
+                if let Some(cancel) = self.in_flight.get(&id) {
+                    cancel.cancel();
+                }
+            }
+            Asked::Call(call) => {
+                let id = call.id.clone();
+                match self.start(call) {
+                    Ok(future) => self.run(vec![id], future).await,
+                    Err(refusal) => self.push(&refusal),
+                }
+            }
+            Asked::Batch(entries) => {
+                let mut ids = Vec::new();
+                let futures: Vec<CallFuture> = entries
+                    .into_iter()
+                    .map(|entry| match entry {
+                        BatchEntry::Answer(answer) => ready(answer),
+                        BatchEntry::Call(call) => {
+                            let id = call.id.clone();
+                            match self.start(call) {
+                                Ok(future) => {
+                                    ids.push(id);
+                                    future
+                                }
+                                Err(refusal) => ready(refusal),
+                            }
+                        }
+                    })
+                    .collect();
+                let whole = async { dispatch::batch_response(join_all(futures).await) };
+                self.run(ids, Box::pin(whole)).await;
+            }
+        }
+    }
+
+    /// Notes a call and makes its future; or says why not.
+    fn start(&mut self, call: Call) -> Result<CallFuture, MethodResponse> {
+        let id = call.id.clone();
+        if self.in_flight.len() >= limits::IN_FLIGHT_PER_CONNECTION {
+            let error = ErrorBody::new(
+                ErrorCode::Overloaded,
+                format!(
+                    "{} requests are in flight on this connection",
+                    limits::IN_FLIGHT_PER_CONNECTION
+                ),
+            )
+            .with_details(serde_json::json!({ "retry_after_ms": limits::RETRY_AFTER_MS }));
+            return Err(Call::answer(&id, &error));
+        }
+        if self.in_flight.contains_key(&id) {
+            let error = ErrorBody::new(
+                ErrorCode::InvalidRequest,
+                "a request with this id is in flight on this connection",
+            );
+            return Err(Call::answer(&id, &error));
+        }
+        let cancel = CancellationToken::new();
+        self.in_flight.insert(id.clone(), cancel.clone());
+        let scope = CallScope { id: id.clone(), cancel, events: self.events.clone() };
+        let future = call.start(self.methods, self.number, scope);
+        // A bug in one method answers that call and no other.
+        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| {
+            outcome.unwrap_or_else(|_| {
+                let error = ErrorBody::new(ErrorCode::Internal, "the method panicked");
+                Call::answer(&id, &error)
+            })
+        });
+        Ok(Box::pin(guarded))
+    }
+
+    /// Polls a call once, and spawns it only if it has to wait.
+    async fn run(&mut self, ids: Vec<WireId>, mut future: CallFuture) {
+        let answer = std::future::poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await;
+        match answer {
+            Some(answer) => self.end(&ids, &answer),
+            None => {
+                self.calls.spawn(async move { (ids, future.await) });
+            }
+        }
+    }
+
+    fn end(&mut self, ids: &[WireId], response: &MethodResponse) {
+        for id in ids {
+            self.in_flight.remove(id);
+        }
+        self.push(response);
+    }
+
+    fn push(&mut self, response: &MethodResponse) {
+        self.out.extend_from_slice(response.as_json().get().as_bytes());
+        self.out.push(b'\n');
+    }
+
+    fn push_events(&mut self, events: &mut Vec<Box<RawValue>>) {
+        for event in events.drain(..) {
+            self.out.extend_from_slice(event.get().as_bytes());
+            self.out.push(b'\n');
+        }
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        for cancel in self.in_flight.values() {
+            cancel.cancel();
+        }
+    }
+}
+
+fn ready(answer: MethodResponse) -> CallFuture {
+    Box::pin(std::future::ready(answer))
+}

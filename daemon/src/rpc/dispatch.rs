@@ -1,0 +1,249 @@
+//! From one frame to calls of methods.
+//!
+//! Owns reading JSON-RPC 2.0 (single requests, batches, notifications) and the replies to what
+//! cannot be read. jsonrpsee's `server-core` does the rest: method table, parameters, responses.
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
+use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId};
+use jsonrpsee::core::middleware::{Notification, Request};
+use jsonrpsee::core::server::{
+    BatchResponseBuilder, ConnectionId, Extensions, MethodCallback, MethodResponse, MethodSink,
+    Methods,
+};
+use jsonrpsee::types::{ErrorObjectOwned, Id, Params};
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+/// The future of one method call.
+pub type CallFuture = std::pin::Pin<Box<dyn Future<Output = MethodResponse> + Send>>;
+
+/// What a method can know of the call besides its parameters.
+#[derive(Debug, Clone)]
+pub struct CallScope {
+    /// The caller's name of the request.
+    pub id: WireId,
+    /// Cancelled by `$/cancel` and by the connection's end.
+    pub cancel: CancellationToken,
+    /// Takes events on their way to the connection.
+    pub events: MethodSink,
+}
+
+/// What one frame asks for.
+pub enum Asked {
+    /// Nothing that needs an answer.
+    Nothing,
+    /// A request already in flight is to be cancelled.
+    Cancel(WireId),
+    /// An answer is known at once.
+    Answer(MethodResponse),
+    /// A call.
+    Call(Call),
+    /// Several calls, answered together.
+    Batch(Vec<BatchEntry>),
+}
+
+/// One entry of a batch.
+pub enum BatchEntry {
+    /// A call.
+    Call(Call),
+    /// An answer known at once.
+    Answer(MethodResponse),
+}
+
+/// A request that names a method.
+pub struct Call {
+    /// The caller's name of the request.
+    pub id: WireId,
+    rpc_id: Id<'static>,
+    method: String,
+    params: Option<Box<RawValue>>,
+}
+
+impl Call {
+    /// Looks the method up and makes its future.
+    #[must_use]
+    pub fn start(self, methods: &Methods, connection: usize, scope: CallScope) -> CallFuture {
+        let Self { rpc_id, method, params, .. } = self;
+        let params = Params::new(params.as_ref().map(|params| params.get())).into_owned();
+        let mut extensions = Extensions::new();
+        extensions.insert(scope);
+        match methods.method_with_name(&method) {
+            Some((_, MethodCallback::Async(call))) => {
+                call(rpc_id, params, ConnectionId(connection), limits::FRAME_BYTES, extensions)
+            }
+            Some((_, MethodCallback::Sync(call))) => {
+                let response = call(rpc_id, params, limits::FRAME_BYTES, extensions);
+                Box::pin(std::future::ready(response))
+            }
+            Some(_) | None => {
+                let error = ErrorBody::new(
+                    ErrorCode::MethodNotFound,
+                    format!("there is no method `{method}`"),
+                );
+                Box::pin(std::future::ready(failure(rpc_id, &error)))
+            }
+        }
+    }
+
+    /// The answer to a call that a bug ended.
+    #[must_use]
+    pub fn answer(id: &WireId, error: &ErrorBody) -> MethodResponse {
+        failure(rpc_id(id), error)
+    }
+}
+
+/// An error as jsonrpsee sends it.
+#[must_use]
+pub fn error_object(error: &ErrorBody) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(error.code.rpc_code(), error.message.clone(), Some(error.rpc_data()))
+}
+
+/// The reply to a frame that has no id that could be read.
+#[must_use]
+pub fn nameless_failure(code: ErrorCode, message: &str) -> MethodResponse {
+    failure(Id::Null, &ErrorBody::new(code, message))
+}
+
+fn failure(id: Id<'_>, error: &ErrorBody) -> MethodResponse {
+    MethodResponse::error(id, error_object(error))
+}
+
+fn rpc_id(id: &WireId) -> Id<'static> {
+    match id {
+        WireId::Number(number) => u64::try_from(*number).map_or(Id::Null, Id::Number),
+        WireId::String(text) => Id::Str(text.clone().into()),
+        WireId::Null => Id::Null,
+    }
+}
+
+fn wire_id(id: &Id<'_>) -> Option<WireId> {
+    match id {
+        Id::Null => Some(WireId::Null),
+        Id::Number(number) => i64::try_from(*number).ok().map(WireId::Number),
+        Id::Str(text) => Some(WireId::String(text.to_string())),
+    }
+}
+
+/// Reads one frame.
+#[must_use]
+pub fn read(frame: &[u8]) -> Asked {
+    if frame.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return read_single(frame);
+    }
+    let entries: Vec<&RawValue> = match serde_json::from_slice(frame) {
+        Ok(entries) => entries,
+        Err(error) => return Asked::Answer(unreadable(&error)),
+    };
+    if entries.is_empty() {
+        let message = "the batch is empty";
+        return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
+    }
+    if entries.len() > limits::BATCH_REQUESTS {
+        let message = format!(
+            "the batch has {} requests, and {} are allowed",
+            entries.len(),
+            limits::BATCH_REQUESTS
+        );
+        return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, &message));
+    }
+    let entries: Vec<BatchEntry> = entries
+        .into_iter()
+        .filter_map(|entry| match read_single(entry.get().as_bytes()) {
+            Asked::Call(call) => Some(BatchEntry::Call(call)),
+            Asked::Answer(answer) => Some(BatchEntry::Answer(answer)),
+            // A cancel inside a batch could only name a request of the same batch.
+            Asked::Nothing | Asked::Cancel(_) | Asked::Batch(_) => None,
+        })
+        .collect();
+    if entries.is_empty() { Asked::Nothing } else { Asked::Batch(entries) }
+}
+
+fn read_single(frame: &[u8]) -> Asked {
+    if let Ok(request) = serde_json::from_slice::<Request<'_>>(frame) {
+        let Some(id) = wire_id(&request.id) else {
+            let message = "the id is a number that this server cannot echo";
+            return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
+        };
+        return Asked::Call(Call {
+            id,
+            rpc_id: request.id.into_owned(),
+            method: request.method.into_owned(),
+            params: request.params.map(std::borrow::Cow::into_owned),
+        });
+    }
+    if let Ok(notification) = serde_json::from_slice::<Notification<'_>>(frame) {
+        // A notification is never answered, not even when nobody knows it.
+        let params = notification.params.as_ref().map(|params| params.get());
+        return match (notification.method.as_ref(), params) {
+            (CANCEL, Some(params)) => serde_json::from_str::<CancelParams>(params)
+                .map_or(Asked::Nothing, |params| Asked::Cancel(params.id)),
+            _ => Asked::Nothing,
+        };
+    }
+    match serde_json::from_slice::<serde_json::Value>(frame) {
+        Err(error) => Asked::Answer(unreadable(&error)),
+        Ok(value) => {
+            let id = serde_json::from_value::<WireId>(value["id"].clone()).unwrap_or(WireId::Null);
+            let error = ErrorBody::new(
+                ErrorCode::InvalidRequest,
+                "the frame is JSON, but not a JSON-RPC 2.0 request",
+            );
+            Asked::Answer(failure(rpc_id(&id), &error))
+        }
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> MethodResponse {
+    nameless_failure(ErrorCode::ParseError, &format!("the frame is not JSON: {error}"))
+}
+
+/// One batch's answer.
+#[must_use]
+pub fn batch_response(answers: Vec<MethodResponse>) -> MethodResponse {
+    let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
+    for answer in answers {
+        if let Err(too_large) = builder.append(answer) {
+            return too_large;
+        }
+    }
+    MethodResponse::from_batch(builder.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer_code(frame: &str) -> Option<i32> {
+        match read(frame.as_bytes()) {
+            Asked::Answer(answer) => answer.as_error_code(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn broken_frames_are_told_apart() {
+        assert_eq!(answer_code("{nonsense"), Some(-32700));
+        assert_eq!(answer_code("[1,"), Some(-32700));
+        assert_eq!(answer_code("[]"), Some(-32600));
+        assert_eq!(answer_code("42"), Some(-32600));
+        assert_eq!(answer_code(r#"{"id":1}"#), Some(-32600));
+        assert_eq!(answer_code(r#"{"jsonrpc":"2.0","id":[],"method":"x"}"#), Some(-32600));
+    }
+
+    #[test]
+    fn notifications_are_never_answered() {
+        assert!(matches!(read(br#"{"jsonrpc":"2.0","method":"nobody/knows"}"#), Asked::Nothing));
+        let cancel = br#"{"jsonrpc":"2.0","method":"$/cancel","params":{"id":7}}"#;
+        assert!(matches!(read(cancel), Asked::Cancel(WireId::Number(7))));
+    }
+
+    #[test]
+    fn a_batch_keeps_its_broken_entries() {
+        let Asked::Batch(entries) = read(br#"[{"jsonrpc":"2.0","id":1,"method":"health"}, 2]"#)
+        else {
+            panic!("not a batch");
+        };
+        assert!(matches!(entries[..], [BatchEntry::Call(_), BatchEntry::Answer(_)]));
+    }
+}

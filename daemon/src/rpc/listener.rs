@@ -1,0 +1,133 @@
+//! Listening on the local socket.
+//!
+//! Owns binding, the check of the peer's user, the limit on connections, and what a connection
+//! turns into after `hello`. Knows nothing of what is said on a connection.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
+use ingle_protocol::socket::{self, SharedStream, Stream};
+use ingle_protocol::wire::Method;
+use ingle_protocol::wire::hello::{Hello, HelloParams, Role};
+use interprocess::local_socket::ListenerOptions;
+use interprocess::local_socket::tokio::Listener;
+use interprocess::local_socket::tokio::prelude::*;
+use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use jsonrpsee::core::middleware::Request;
+use jsonrpsee::core::server::Methods;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, End};
+use crate::mcp;
+use crate::service::Service;
+
+/// Binds the socket with mode 0600. The caller holds the daemon lock and has removed a stale one.
+///
+/// # Errors
+/// Whatever the system reports.
+pub fn bind(path: &Path) -> io::Result<Listener> {
+    ListenerOptions::new().name(socket::name(path)?).mode(0o600).create_tokio()
+}
+
+/// What every connection needs.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The method table.
+    pub methods: Methods,
+    /// The service, for MCP.
+    pub service: Arc<Service>,
+    /// Ends every connection at once.
+    pub closing: CancellationToken,
+    /// Connections not ended yet.
+    pub tracker: TaskTracker,
+}
+
+/// Accepts connections until the daemon drains.
+pub async fn accept(listener: Listener, shared: Shared) {
+    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let mut number = 0;
+    loop {
+        let accepted = tokio::select! {
+            () = shared.service.draining.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: it passes when a connection ends.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !is_same_user(&stream) {
+            tracing::warn!("a connection of another user was refused");
+            continue;
+        }
+        number += 1;
+        let shared = shared.clone();
+        let tracker = shared.tracker.clone();
+        match Arc::clone(&slots).try_acquire_owned() {
+            Ok(slot) => tracker.spawn(serve(stream, number, slot, shared)),
+            Err(_) => tracker.spawn(refuse(stream)),
+        };
+    }
+}
+
+fn is_same_user(stream: &Stream) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    // Root may do anything anyway, and `sudo ingle status` should work.
+    let peer = stream.peer_creds().ok().and_then(|creds| creds.euid());
+    peer.is_some_and(|peer| peer == user || peer == 0)
+}
+
+async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, shared: Shared) {
+    let connections = &shared.service.connections;
+    connections.fetch_add(1, Ordering::Relaxed);
+    let stream = SharedStream::new(stream);
+    let draining = &shared.service.draining;
+    let end = connection::serve(
+        &stream,
+        number,
+        &shared.methods,
+        is_mcp_hello,
+        draining,
+        &shared.closing,
+    )
+    .await;
+    if let End::Mcp { buffered } = end {
+        mcp::serve(stream, buffered, Arc::clone(&shared.service), shared.closing.clone()).await;
+    }
+    connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn is_mcp_hello(line: &[u8]) -> bool {
+    let Ok(request) = serde_json::from_slice::<Request<'_>>(line) else { return false };
+    let params = request.params.as_ref().map(|params| params.get());
+    request.method == Hello::NAME
+        && params
+            .and_then(|params| serde_json::from_str::<HelloParams>(params).ok())
+            .is_some_and(|hello| {
+                hello.role == Role::Mcp && hello.protocol == ingle_protocol::PROTOCOL_VERSION
+            })
+}
+
+async fn refuse(stream: Stream) {
+    let error = ErrorBody::new(
+        ErrorCode::Overloaded,
+        format!("{} connections are open already", limits::CONNECTIONS),
+    )
+    .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }));
+    let frame = json!({ "jsonrpc": "2.0", "id": null, "error": error.to_rpc() });
+    // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
+    let _ = (&stream).write_all(format!("{frame}\n").as_bytes()).await;
+}

@@ -1,0 +1,226 @@
+//! The methods: each a few lines between the wire and the service.
+//!
+//! Owns the method table. Names, parameters and results come from `ingle_protocol::wire`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ingle_protocol::deadline::Budget;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::Method;
+use ingle_protocol::wire::envelope::{EVENT, EventParams};
+use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
+use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
+use ingle_protocol::wire::models::{ListModels, LoadModel, ProgressEvent, PullModel, UnloadModel};
+use ingle_protocol::wire::status::{Health, Shutdown, ShutdownReply, Status};
+use ingle_protocol::wire::tokens::{Detokenize, Tokenize};
+use jsonrpsee::core::RegisterMethodError;
+use jsonrpsee::core::server::RpcModule;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::dispatch::{CallScope, error_object};
+use crate::request::RequestContext;
+use crate::service::Service;
+
+/// All methods over one service. `shutdown` is called with whether to end at once.
+///
+/// # Errors
+/// When two methods have one name: a bug that the first test run shows.
+pub fn table(
+    service: Arc<Service>,
+    shutdown: impl Fn(bool) + Send + Sync + 'static,
+) -> Result<RpcModule<Arc<Service>>, RegisterMethodError> {
+    let mut module = RpcModule::new(service);
+    add::<Hello, _, _>(&mut module, |service, params, _| async move { hello(&service, &params) })?;
+    add::<Health, _, _>(&mut module, |service, _, _| async move { Ok(service.health()) })?;
+    add::<Status, _, _>(&mut module, |service, _, _| async move { Ok(service.status()) })?;
+    add::<ListModels, _, _>(&mut module, |service, _, _| async move { service.list_models() })?;
+    add::<Tokenize, _, _>(&mut module, |service, params, _| async move {
+        service.tokenize(params).await
+    })?;
+    add::<Detokenize, _, _>(&mut module, |service, params, _| async move {
+        service.detokenize(params).await
+    })?;
+    add::<Generate, _, _>(&mut module, |service, params, scope| async move {
+        generate(&service, params, &scope).await
+    })?;
+    add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, LoadModel::CLASS, None, &scope);
+        let (progress, forward) = progress(params.stream, &scope);
+        let load = service.load_model(params.model.as_deref(), progress, &context);
+        first(load, forward).await
+    })?;
+    add::<UnloadModel, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, UnloadModel::CLASS, None, &scope);
+        service.unload_model(params.model.as_deref(), &context).await
+    })?;
+    add::<PullModel, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, PullModel::CLASS, None, &scope);
+        let (progress, forward) = progress(params.stream, &scope);
+        let pull = service.pull_model(&params, progress, &context);
+        first(pull, forward).await
+    })?;
+    let shutdown = Arc::new(shutdown);
+    add::<Shutdown, _, _>(&mut module, move |service, params, _| {
+        let shutdown = Arc::clone(&shutdown);
+        async move {
+            let active = service.engine.status().active;
+            shutdown(params.now);
+            Ok(ShutdownReply { pid: std::process::id(), active })
+        }
+    })?;
+    Ok(module)
+}
+
+/// Registers one method: reads its parameters, calls it, and wraps its error.
+fn add<M, F, Fut>(
+    module: &mut RpcModule<Arc<Service>>,
+    call: F,
+) -> Result<(), RegisterMethodError>
+where
+    M: Method,
+    F: Fn(Arc<Service>, M::Params, CallScope) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<M::Output, ErrorBody>> + Send,
+{
+    module.register_async_method(M::NAME, move |params, service, extensions| {
+        let call = call.clone();
+        async move {
+            let scope = extensions.get::<CallScope>().cloned();
+            let outcome = match (read_params::<M>(params.as_str()), scope) {
+                (Ok(params), Some(scope)) => call(Arc::clone(&service), params, scope).await,
+                (Err(error), _) => Err(error),
+                (_, None) => {
+                    Err(ErrorBody::new(ErrorCode::Internal, "the call came without its scope"))
+                }
+            };
+            outcome.map_err(|error| error_object(&error))
+        }
+    })?;
+    Ok(())
+}
+
+fn read_params<M: Method>(params: Option<&str>) -> Result<M::Params, ErrorBody> {
+    // Absent parameters and an empty list both mean "none".
+    let text = params.map(str::trim).filter(|text| !matches!(*text, "" | "null" | "[]"));
+    serde_json::from_str(text.unwrap_or("{}")).map_err(|error| {
+        ErrorBody::new(ErrorCode::InvalidParams, format!("`params` of `{}`: {error}", M::NAME))
+    })
+}
+
+fn context(
+    service: &Service,
+    class: Class,
+    budget: Option<Budget>,
+    scope: &CallScope,
+) -> RequestContext {
+    let timeouts = &service.config.timeouts;
+    service.names.start(class, timeouts, budget, scope.cancel.clone(), Instant::now())
+}
+
+fn hello(service: &Service, params: &HelloParams) -> Result<HelloReply, ErrorBody> {
+    if params.protocol != ingle_protocol::PROTOCOL_VERSION {
+        return Err(ErrorBody::new(
+            ErrorCode::VersionSkew,
+            format!(
+                "this daemon (build {}) speaks protocol {}, and the caller (build {}) speaks {}",
+                ingle_protocol::BUILD,
+                ingle_protocol::PROTOCOL_VERSION,
+                params.build,
+                params.protocol
+            ),
+        ));
+    }
+    Ok(HelloReply {
+        protocol: ingle_protocol::PROTOCOL_VERSION,
+        build: ingle_protocol::BUILD.to_owned(),
+        pid: std::process::id(),
+        timeouts: service.config.timeouts.clone(),
+    })
+}
+
+async fn generate(
+    service: &Service,
+    params: GenerateParams,
+    scope: &CallScope,
+) -> Result<GenerateResult, ErrorBody> {
+    let context = context(service, params.class(), params.budget, scope);
+    let request_id = context.id.clone();
+    let stream = params.stream;
+    let mut generation = service
+        .generate(params, context)
+        .await
+        .map_err(|error| error.with_request_id(&request_id))?;
+    if stream {
+        while let Some(event) = generation.event().await {
+            send_event(scope, event).await?;
+        }
+    }
+    let (rest, result) = generation.finish().await?;
+    if let Some(rest) = rest {
+        send_event(scope, rest).await?;
+    }
+    Ok(result)
+}
+
+/// Sends one event of a call to its connection; waits while the connection has no room.
+async fn send_event<E: Serialize>(scope: &CallScope, event: E) -> Result<(), ErrorBody> {
+    #[derive(Serialize)]
+    struct Frame<E> {
+        jsonrpc: &'static str,
+        method: &'static str,
+        params: EventParams<E>,
+    }
+    let params = EventParams { id: scope.id.clone(), event };
+    let frame = Frame { jsonrpc: "2.0", method: EVENT, params };
+    let frame = serde_json::value::to_raw_value(&frame)
+        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
+    scope
+        .events
+        .send(frame)
+        .await
+        .map_err(|_| ErrorBody::new(ErrorCode::Cancelled, "the connection has closed"))
+}
+
+/// A sender for progress, and the future that forwards it to the connection until it is dropped.
+fn progress(
+    wanted: bool,
+    scope: &CallScope,
+) -> (mpsc::Sender<ProgressEvent>, impl Future<Output = ()>) {
+    let (sender, mut receiver) = mpsc::channel(limits::PROGRESS_EVENTS);
+    let forward = async move {
+        while let Some(event) = receiver.recv().await {
+            if wanted && send_event(scope, event).await.is_err() {
+                return;
+            }
+        }
+    };
+    (sender, forward)
+}
+
+/// The outcome of `work`, while `forward` runs beside it.
+async fn first<T>(work: impl Future<Output = T>, forward: impl Future<Output = ()>) -> T {
+    let mut forward = std::pin::pin!(forward);
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        () = &mut forward => work.await,
+        outcome = &mut work => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_parameters_are_none_and_unknown_ones_are_named() {
+        for params in [None, Some("null"), Some("[]"), Some("{}")] {
+            read_params::<Health>(params).unwrap();
+        }
+        let error = read_params::<Generate>(Some(r#"{"promt": "x"}"#)).unwrap_err();
+        assert!(error.message.contains("promt"), "{error}");
+    }
+}

@@ -1,0 +1,45 @@
+//! One API under all edges: generate, tokenize, models, status.
+//!
+//! Owns what a request means: defaults, validation, which model, what an engine failure tells the
+//! caller. Knows nothing of RPC, MCP or HTTP envelopes.
+
+pub mod failure;
+pub mod generate;
+pub mod models;
+pub mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
+
+use ingle_protocol::paths::Paths;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::engine::handle::EngineHandle;
+use crate::models::Puller;
+use crate::request::RequestNames;
+use models::Models;
+
+/// Everything the edges call. Made once by `app`.
+#[derive(Debug)]
+pub struct Service {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Where everything lives.
+    pub paths: Paths,
+    /// Names requests.
+    pub names: RequestNames,
+    /// The engine thread.
+    pub engine: EngineHandle,
+    /// Models on disk.
+    pub models: Models,
+    /// Fetches models.
+    pub puller: Puller,
+    /// Cancelled when the daemon begins to drain.
+    pub draining: CancellationToken,
+    /// Connections open now.
+    pub connections: AtomicUsize,
+    /// When the daemon started.
+    pub started_at: Instant,
+}

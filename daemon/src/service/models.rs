@@ -1,0 +1,287 @@
+//! Models on disk as requests name them: found, opened, loaded, fetched.
+//!
+//! Owns the cache of opened models (header, tokenizer, template: what a request needs before the
+//! engine does). Opening runs off the engine thread and off the runtime's workers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
+use ingle_protocol::wire::models::{
+    LoadedModel, ModelEntry, ModelList, ModelState, ProgressEvent, PullParams, PullResult,
+    UnloadResult,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Service;
+use crate::engine::backend::EngineError;
+use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
+use crate::engine::sim::SimConfig;
+use crate::formats::gguf::{GgufError, GgufFile};
+use crate::models::{ModelFormat, ModelSource, ModelStore, PullProgress, PullOutcome, StoreEntry};
+use crate::request::RequestContext;
+use crate::text::{TextError, TextModel, gguf_vocab};
+
+/// A model whose header and text half are in memory.
+#[derive(Debug)]
+pub struct OpenModel {
+    /// Where it came from, to notice that it has changed.
+    source: ModelSource,
+    /// What the engine needs.
+    pub engine: EngineModel,
+    /// What turns text into tokens and back.
+    pub text: TextModel,
+    /// Tokens of context.
+    pub context_tokens: usize,
+}
+
+/// The models on disk, and those opened so far.
+#[derive(Debug)]
+pub struct Models {
+    store: ModelStore,
+    default_model: String,
+    opened: Mutex<HashMap<String, Arc<OpenModel>>>,
+    /// Held while a model is opened, so that ten first requests read its header once.
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl Models {
+    /// The models of `store`.
+    #[must_use]
+    pub fn new(store: ModelStore, default_model: String) -> Self {
+        Self {
+            store,
+            default_model,
+            opened: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Finds and opens the model of that name or path; the default one for `None`.
+    ///
+    /// # Errors
+    /// `MODEL_NOT_FOUND`, `MODEL_INVALID` or `MODEL_UNSUPPORTED`, naming the file and the problem.
+    pub async fn open(&self, name: Option<&str>) -> Result<Arc<OpenModel>, ErrorBody> {
+        let source = self.store.resolve(Some(name.unwrap_or(&self.default_model)))?;
+        if let Some(open) = self.cached(&source) {
+            return Ok(open);
+        }
+        let _only_one = self.opening.lock().await;
+        if let Some(open) = self.cached(&source) {
+            return Ok(open);
+        }
+        let open = tokio::task::spawn_blocking(move || open_model(source))
+            .await
+            .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))??;
+        let open = Arc::new(open);
+        self.lock().insert(open.source.name.clone(), Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// The name a request for `name` is filed under.
+    fn canonical(&self, name: Option<&str>) -> Result<String, ErrorBody> {
+        Ok(self.store.resolve(Some(name.unwrap_or(&self.default_model)))?.name)
+    }
+
+    fn cached(&self, source: &ModelSource) -> Option<Arc<OpenModel>> {
+        self.lock().get(&source.name).filter(|open| open.source == *source).cloned()
+    }
+
+    fn forget(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OpenModel>>> {
+        // The map is whole after every statement, so a panic elsewhere cannot have torn it.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
+    let name = source.name.clone();
+    let (weights, text, context_tokens) = match source.format {
+        ModelFormat::Gguf => {
+            let gguf = Arc::new(GgufFile::open(&source.path)?);
+            let text = gguf_vocab::text_model(&gguf)?;
+            let context_tokens = context_tokens(&gguf)?;
+            (Weights::Gguf(gguf), text, context_tokens)
+        }
+        ModelFormat::Sim => {
+            let config = SimConfig::read(&source.path)?;
+            let context_tokens = config.context_tokens;
+            (Weights::Sim(config), TextModel::bytes(), context_tokens)
+        }
+    };
+    let engine = EngineModel { name, weights };
+    Ok(OpenModel { source, engine, text, context_tokens })
+}
+
+/// Tokens of context of a GGUF model; a file that does not say gets what llama.cpp assumes.
+fn context_tokens(gguf: &GgufFile) -> Result<usize, GgufError> {
+    const DEFAULT_TOKENS: u32 = 2_048;
+    let metadata = gguf.metadata();
+    let architecture = metadata.string("general.architecture")?;
+    let tokens = metadata.u32_opt(&format!("{architecture}.context_length"))?;
+    Ok(usize::try_from(tokens.unwrap_or(DEFAULT_TOKENS)).unwrap_or(usize::MAX))
+}
+
+impl From<GgufError> for ErrorBody {
+    fn from(error: GgufError) -> Self {
+        // One mapping: a file at fault is the same error wherever it is found out.
+        EngineError::from(error).into()
+    }
+}
+
+impl From<TextError> for ErrorBody {
+    fn from(error: TextError) -> Self {
+        let code = match &error {
+            TextError::Gguf(error) => return error.clone().into(),
+            TextError::Unsupported { .. } => ErrorCode::ModelUnsupported,
+            TextError::InvalidVocabulary { .. } | TextError::ChatTemplateLimit { .. } => {
+                ErrorCode::ModelInvalid
+            }
+            TextError::UnknownToken { .. }
+            | TextError::Encode(_)
+            | TextError::NoChatTemplate
+            | TextError::ChatTemplate(_)
+            | TextError::EmptyStop => ErrorCode::InvalidParams,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl Service {
+    /// All models that are here or in the catalogue.
+    ///
+    /// # Errors
+    /// When the models folder cannot be read.
+    pub fn list_models(&self) -> Result<ModelList, ErrorBody> {
+        let engine = self.engine.status();
+        let models = self.models.store.list()?.into_iter().map(|entry| {
+            let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
+            let state = if engine.models.iter().any(|loaded| loaded.name == name) {
+                ModelState::Loaded
+            } else if engine.loading.contains(&name) {
+                ModelState::Loading
+            } else if broken.is_some() {
+                ModelState::Broken
+            } else if on_disk {
+                ModelState::OnDisk
+            } else {
+                ModelState::Available
+            };
+            ModelEntry {
+                format: format.map_or("", ModelFormat::as_str).to_owned(),
+                description: broken.unwrap_or(description),
+                name,
+                size_bytes,
+                state,
+            }
+        });
+        Ok(ModelList { default: self.models.default_model.clone(), models: models.collect() })
+    }
+
+    /// Makes a model resident, or waits for the load under way.
+    ///
+    /// # Errors
+    /// What opening or loading reports; `TIMEOUT` at the daemon's limit.
+    pub async fn load_model(
+        &self,
+        name: Option<&str>,
+        progress: mpsc::Sender<ProgressEvent>,
+        context: &RequestContext,
+    ) -> Result<LoadedModel, ErrorBody> {
+        let open = self.models.open(name).await?;
+        let (done, outcome) = oneshot::channel();
+        let model = open.engine.clone();
+        self.engine.send(Command::Load { model, progress, done })?;
+        self.within_limit("loading the model", context, outcome).await
+    }
+
+    /// Drops a model from memory.
+    ///
+    /// # Errors
+    /// `CONFLICT` while generations run on it.
+    pub async fn unload_model(
+        &self,
+        name: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<UnloadResult, ErrorBody> {
+        let model = self.models.canonical(name)?;
+        let (done, outcome) = oneshot::channel();
+        self.engine.send(Command::Unload { name: model.clone(), done })?;
+        let was_loaded = self.within_limit("unloading the model", context, outcome).await?;
+        self.models.forget(&model);
+        Ok(UnloadResult { model, was_loaded })
+    }
+
+    /// Fetches a model. Two callers share one fetch.
+    ///
+    /// # Errors
+    /// `PULL_FAILED` with what to do about it.
+    pub async fn pull_model(
+        &self,
+        params: &PullParams,
+        progress: mpsc::Sender<ProgressEvent>,
+        context: &RequestContext,
+    ) -> Result<PullResult, ErrorBody> {
+        let mut report = |now: PullProgress| {
+            // Progress that finds no room is not missed.
+            let _ = progress.try_send(ProgressEvent::Progress {
+                phase: now.phase.as_str().to_owned(),
+                done_bytes: now.done_bytes,
+                total_bytes: now.total_bytes,
+            });
+        };
+        let pull = self.puller.pull(&params.model, params.name.as_deref(), &mut report);
+        let limit = std::time::Duration::from_millis(limits::PULL_MS);
+        tokio::select! {
+            () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            outcome = tokio::time::timeout(limit, pull) => match outcome {
+                Ok(outcome) => {
+                    let PullOutcome { name, size_bytes, sha256, already_here } = outcome?;
+                    Ok(PullResult { model: name, size_bytes, sha256, already_here })
+                }
+                Err(_) => Err(ErrorBody::new(
+                    ErrorCode::Timeout,
+                    format!("the model was not here after {} minutes", limits::PULL_MS / 60_000),
+                )),
+            },
+        }
+    }
+
+    async fn within_limit<T>(
+        &self,
+        what: &'static str,
+        context: &RequestContext,
+        outcome: oneshot::Receiver<Result<T, EngineFailure>>,
+    ) -> Result<T, ErrorBody> {
+        let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
+        tokio::select! {
+            () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            outcome = tokio::time::timeout_at(limit, outcome) => match outcome {
+                Ok(Ok(result)) => Ok(result?),
+                Ok(Err(_)) => Err(EngineFailure::ThreadEnded.into()),
+                Err(_) => Err(super::generate::daemon_timeout(what, context, Instant::now())),
+            },
+        }
+    }
+}
+
+impl SimConfig {
+    /// Reads `config.json` of a sim model's folder.
+    ///
+    /// # Errors
+    /// When it cannot be read or says something unknown.
+    fn read(folder: &std::path::Path) -> Result<Self, EngineError> {
+        let file = folder.join("config.json");
+        let text = std::fs::read_to_string(&file).map_err(|error| EngineError::Io {
+            file: file.clone(),
+            problem: error.to_string(),
+        })?;
+        serde_json::from_str(&text)
+            .map_err(|error| EngineError::InvalidModel { file, problem: error.to_string() })
+    }
+}

@@ -1,0 +1,93 @@
+//! Tokens to text that is safe to send: detokenising, then stop strings.
+//!
+//! Owns what one sequence holds back. Knows nothing of engines, requests or token limits.
+
+use std::sync::Arc;
+
+use super::TextError;
+use super::detokenize::Detokenizer;
+use super::stop::StopMatcher;
+use super::tokenizer::Tokenizer;
+
+pub use super::stop::Piece;
+
+/// One sequence's way from tokens to text. `Send`, so it can travel to the worker with a request.
+pub struct TextOutput {
+    tokenizer: Arc<dyn Tokenizer>,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+}
+
+impl TextOutput {
+    /// An empty output that ends at the first of `stops`.
+    ///
+    /// # Errors
+    /// [`TextError::EmptyStop`].
+    pub fn new(tokenizer: Arc<dyn Tokenizer>, stops: Vec<String>) -> Result<Self, TextError> {
+        let stop = StopMatcher::new(stops)?;
+        Ok(Self { tokenizer, detokenizer: Detokenizer::default(), stop })
+    }
+
+    /// The text that is certain after `token`. Once a piece says it stopped, all later ones are
+    /// empty. Tokens without text (special or unknown ones) give none.
+    pub fn push(&mut self, token: u32) -> Piece {
+        let text = self.detokenizer.push(self.tokenizer.as_ref(), token);
+        self.stop.push(&text)
+    }
+
+    /// What was held back, when no token follows; empty after a stop.
+    pub fn finish(&mut self) -> String {
+        let rest = self.detokenizer.finish();
+        // U+FFFD in place of an unfinished character may even complete a stop string.
+        let piece = self.stop.push(&rest);
+        match piece.stopped {
+            Some(_) => piece.text,
+            None => piece.text + &self.stop.finish(),
+        }
+    }
+}
+
+impl std::fmt::Debug for TextOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Outputs are never logged, so what is held back stays out of it.
+        f.debug_struct("TextOutput").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::tokenizer::ByteTokenizer;
+
+    fn output(stops: &[&str]) -> TextOutput {
+        let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+        TextOutput::new(Arc::new(ByteTokenizer), stops).unwrap()
+    }
+
+    fn push_all(output: &mut TextOutput, bytes: &[u8]) -> (String, Option<String>) {
+        let mut text = String::new();
+        for &byte in bytes {
+            let piece = output.push(byte.into());
+            text.push_str(&piece.text);
+            if piece.stopped.is_some() {
+                return (text, piece.stopped);
+            }
+        }
+        (text, None)
+    }
+
+    #[test]
+    fn a_stop_string_of_several_byte_tokens_ends_the_text() {
+        let mut output = output(&["🙂", "zz"]);
+        let (text, stopped) = push_all(&mut output, "süß🙂!".as_bytes());
+        assert_eq!((text.as_str(), stopped.as_deref()), ("süß", Some("🙂")));
+        assert_eq!(output.finish(), "");
+    }
+
+    #[test]
+    fn finish_gives_what_was_held_back() {
+        let mut output = output(&["ab!"]);
+        assert_eq!(push_all(&mut output, b"xab\xc3").0, "x");
+        assert_eq!(output.finish(), "ab\u{fffd}");
+    }
+}

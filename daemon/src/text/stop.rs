@@ -1,0 +1,182 @@
+//! Stop strings in a stream of text.
+//!
+//! Owns the text that might turn out to be the beginning of a stop string. Knows nothing of
+//! tokens.
+
+use super::TextError;
+
+/// Finds the first of several stop strings in text that arrives in pieces.
+///
+/// The match that is complete first wins; of several that end at the same character, the longest.
+/// The text given out is the text before the match, however it was cut into pieces: nothing of the
+/// stop string leaks, and only what may still become one is held back.
+#[derive(Debug, Clone)]
+pub struct StopMatcher {
+    stops: Vec<String>,
+    held: String,
+    stopped: bool,
+}
+
+/// Text that is safe to give out, and the stop string that ended it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Piece {
+    /// Text; it may be empty.
+    pub text: String,
+    /// The stop string that was found; nothing follows it.
+    pub stopped: Option<String>,
+}
+
+impl StopMatcher {
+    /// A matcher for `stops`, of which there may be none.
+    ///
+    /// # Errors
+    /// [`TextError::EmptyStop`].
+    pub fn new(stops: Vec<String>) -> Result<Self, TextError> {
+        if stops.iter().any(String::is_empty) {
+            return Err(TextError::EmptyStop);
+        }
+        Ok(Self { stops, held: String::new(), stopped: false })
+    }
+
+    /// The text that is certain after `text`. After a match everything is ignored.
+    pub fn push(&mut self, text: &str) -> Piece {
+        if self.stopped {
+            return Piece::default();
+        }
+        if self.stops.is_empty() {
+            return Piece { text: text.to_owned(), stopped: None };
+        }
+        let new_from = self.held.len();
+        self.held.push_str(text);
+        if let Some((start, stop)) = self.first_match(new_from) {
+            self.stopped = true;
+            let stopped = Some(self.stops[stop].clone());
+            self.held.truncate(start);
+            return Piece { text: std::mem::take(&mut self.held), stopped };
+        }
+        let rest = self.held.split_off(self.certain_len());
+        Piece { text: std::mem::replace(&mut self.held, rest), stopped: None }
+    }
+
+    /// What was held back, when no text follows.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// The start and stop string of the match that ends first, looking at ends after `new_from`:
+    /// earlier ends were looked at before.
+    fn first_match(&self, new_from: usize) -> Option<(usize, usize)> {
+        let held = self.held.as_bytes();
+        (new_from + 1..=held.len()).find_map(|end| {
+            let before = &held[..end];
+            let ending =
+                self.stops.iter().enumerate().filter(|(_, stop)| before.ends_with(stop.as_bytes()));
+            let (index, stop) = ending.max_by_key(|(_, stop)| stop.len())?;
+            Some((end - stop.len(), index))
+        })
+    }
+
+    /// The length of the text in front of the longest suffix that begins a stop string.
+    fn certain_len(&self) -> usize {
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let earliest = self.held.len().saturating_sub(longest.saturating_sub(1));
+        let starts = self.held.char_indices().map(|(start, _)| start);
+        let mut candidates = starts.filter(|&start| start >= earliest);
+        candidates
+            .find(|&start| self.stops.iter().any(|stop| stop.starts_with(&self.held[start..])))
+            .unwrap_or(self.held.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matcher(stops: &[&str]) -> StopMatcher {
+        StopMatcher::new(stops.iter().map(|&stop| stop.to_owned()).collect()).unwrap()
+    }
+
+    fn piece(text: &str, stopped: Option<&str>) -> Piece {
+        Piece { text: text.to_owned(), stopped: stopped.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_partial_match_is_held_back_and_given_out_when_it_fails() {
+        let mut matcher = matcher(&["END"]);
+        assert_eq!(matcher.push("an E"), piece("an ", None));
+        assert_eq!(matcher.push("N"), piece("", None));
+        assert_eq!(matcher.push("E"), piece("EN", None));
+        assert_eq!(matcher.push("ND more"), piece("", Some("END")));
+        assert_eq!(matcher.push("more"), piece("", None));
+        assert_eq!(matcher.finish(), "");
+    }
+
+    #[test]
+    fn what_is_held_at_the_end_is_text() {
+        let mut matcher = matcher(&["\n\n"]);
+        assert_eq!(matcher.push("a\n"), piece("a", None));
+        assert_eq!(matcher.finish(), "\n");
+    }
+
+    #[test]
+    fn the_first_complete_match_wins_and_of_equal_ends_the_longest() {
+        assert_eq!(matcher(&["abcd", "b"]).push("xabcd"), piece("xa", Some("b")));
+        assert_eq!(matcher(&["c", "abc"]).push("xabc"), piece("x", Some("abc")));
+        assert_eq!(matcher(&["b", "a"]).push("ab"), piece("", Some("a")));
+    }
+
+    #[test]
+    fn text_passes_through_without_stop_strings() {
+        assert_eq!(matcher(&[]).push("anything"), piece("anything", None));
+        assert!(StopMatcher::new(vec![String::new()]).is_err());
+    }
+
+    /// The definition, character by character over the whole text.
+    fn naive(text: &str, stops: &[String]) -> (String, Option<String>) {
+        for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
+            let matching = stops.iter().filter(|stop| text[..end].ends_with(stop.as_str()));
+            if let Some(stop) = matching.max_by_key(|stop| stop.len()) {
+                return (text[..end - stop.len()].to_owned(), Some(stop.clone()));
+            }
+        }
+        (text.to_owned(), None)
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_naive_result_and_leaks_nothing(
+            chunks in proptest::collection::vec("[abé]{0,4}", 0..12),
+            stops in proptest::collection::vec("[abé]{1,5}", 0..4),
+        ) {
+            let whole = chunks.concat();
+            let (expected, expected_stop) = naive(&whole, &stops);
+            let mut matcher = StopMatcher::new(stops.clone()).unwrap();
+            let mut text = String::new();
+            let mut seen = 0;
+            let mut stopped = None;
+            for chunk in &chunks {
+                seen += chunk.len();
+                let piece = matcher.push(chunk);
+                text.push_str(&piece.text);
+                prop_assert!(expected.starts_with(&text), "leaked: {text:?} {expected:?}");
+                if piece.stopped.is_some() {
+                    stopped = piece.stopped;
+                    break;
+                }
+                // Held back is exactly the longest suffix that begins a stop string.
+                let held = &whole[text.len()..seen];
+                let suffixes = (0..seen).filter(|&start| whole.is_char_boundary(start));
+                let begins = |start: &usize| {
+                    stops.iter().any(|stop| stop.starts_with(&whole[*start..seen]))
+                };
+                let longest = suffixes.filter(begins).map(|start| seen - start).max();
+                prop_assert_eq!(held.len(), longest.unwrap_or(0));
+            }
+            text.push_str(&matcher.finish());
+            prop_assert_eq!(text, expected);
+            prop_assert_eq!(stopped, expected_stop);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The tokenizer's interface, and one without a vocabulary.
+//!
+//! Owns the trait that the rest of the daemon sees. Knows no file format and no engine.
+
+use std::borrow::Cow;
+
+use super::TextError;
+
+/// What to do with special tokens that are written out in a text, such as `<|im_end|>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// They become the special tokens they name: for rendered templates.
+    Parse,
+    /// They stay ordinary text: for text that must not steer the model.
+    AsText,
+}
+
+/// Strings to token ids and back. Ids run from 0 to `vocab_size`, excluded.
+pub trait Tokenizer: Send + Sync {
+    /// The ids of `text`; nothing is added before or after.
+    ///
+    /// # Errors
+    /// [`TextError::Encode`] when the vocabulary cannot express the text.
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TextError>;
+
+    /// The exact bytes the token stands for, which need not be whole UTF-8 characters. `None` for
+    /// special tokens, which have no text, and for unknown ids.
+    fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>>;
+
+    /// Whether the id is a special token.
+    fn is_special(&self, id: u32) -> bool;
+
+    /// The number of ids.
+    fn vocab_size(&self) -> usize;
+
+    /// The text of `ids`: special tokens give none, and bytes that are no UTF-8 give U+FFFD.
+    ///
+    /// # Errors
+    /// [`TextError::UnknownToken`] naming the first id that is not in the vocabulary.
+    fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        let vocab_size = self.vocab_size();
+        let mut bytes = Vec::new();
+        for &id in ids {
+            if id as usize >= vocab_size {
+                return Err(TextError::UnknownToken { id, vocab_size });
+            }
+            bytes.extend_from_slice(&self.token_bytes(id).unwrap_or_default());
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A tokenizer whose tokens are bytes: ids 0 to 255 are the bytes themselves. For the simulated
+/// engine and for tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByteTokenizer;
+
+impl ByteTokenizer {
+    /// The token that begins a text.
+    pub const BOS: u32 = 256;
+    /// The token that ends one.
+    pub const EOS: u32 = 257;
+    /// The number of ids.
+    pub const VOCAB_SIZE: usize = 258;
+}
+
+/// The one-byte strings that [`ByteTokenizer::token_bytes`] borrows from.
+static BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        bytes[index] = index as u8;
+        index += 1;
+    }
+    bytes
+};
+
+impl Tokenizer for ByteTokenizer {
+    fn encode(&self, text: &str, _: SpecialTokens) -> Result<Vec<u32>, TextError> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        let index = id as usize;
+        BYTES.get(index..=index).map(Cow::Borrowed)
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        matches!(id, Self::BOS | Self::EOS)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Self::VOCAB_SIZE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_round() {
+        let text = "Grüße 🙂";
+        let ids = ByteTokenizer.encode(text, SpecialTokens::Parse).unwrap();
+        assert_eq!(ids.len(), text.len());
+        assert_eq!(ByteTokenizer.decode(&ids).unwrap(), text);
+        assert_eq!(ByteTokenizer.decode(&[256, 104, 105, 257]).unwrap(), "hi");
+    }
+
+    #[test]
+    fn an_unknown_id_is_named() {
+        let error = ByteTokenizer.decode(&[104, 258]).unwrap_err().to_string();
+        assert_eq!(error, "token id 258 is not in the vocabulary of 258 tokens");
+        assert_eq!(ByteTokenizer.token_bytes(u32::MAX), None);
+    }
+}

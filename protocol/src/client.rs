@@ -1,0 +1,334 @@
+//! The typed client of one connection.
+//!
+//! Owns the map of requests in flight, the routing of events and replies, cancel on drop, and the
+//! outermost limit of the ladder (2.5 W). Knows nothing of how a daemon is started: see
+//! [`crate::launch`].
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::deadline::Deadline;
+use crate::error::{ErrorBody, ErrorCode};
+use crate::frame::{Frame, FrameReader};
+use crate::limits;
+use crate::socket::{self, Stream};
+use crate::timeouts::{Class, Layer, WorkTimeouts};
+use crate::wire::Method;
+use crate::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
+use crate::wire::hello::{Hello, HelloParams, HelloReply, Role};
+
+/// One connection to the daemon. Cloning shares it; it closes when the last clone is gone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    outbound: mpsc::Sender<Vec<u8>>,
+    pending: Arc<Mutex<PendingMap>>,
+    hello: HelloReply,
+    tasks: [JoinHandle<()>; 2],
+}
+
+#[derive(Debug, Default)]
+struct PendingMap {
+    next_id: i64,
+    calls: HashMap<i64, Pending>,
+    /// Set once the connection has ended; later calls fail at once.
+    lost: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    events: mpsc::Sender<Value>,
+    reply: oneshot::Sender<Result<Value, ErrorBody>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Client {
+    /// Connects to a daemon that is running already.
+    ///
+    /// # Errors
+    /// `DAEMON_UNAVAILABLE` when nobody listens or `hello` goes unanswered; `VERSION_SKEW` when the
+    /// daemon is of another protocol version.
+    pub async fn connect(path: &Path) -> Result<Self, ErrorBody> {
+        let stream = socket::connect(path).await.map_err(|error| {
+            ErrorBody::new(
+                ErrorCode::DaemonUnavailable,
+                format!("no daemon answers at `{}`: {error}", path.display()),
+            )
+        })?;
+        Self::over(stream).await
+    }
+
+    /// Speaks `hello` as a plain RPC client over a connected stream.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn over(stream: Stream) -> Result<Self, ErrorBody> {
+        let stream = Arc::new(stream);
+        let pending = Arc::new(Mutex::new(PendingMap::default()));
+        let (outbound, frames) = mpsc::channel(limits::OUTBOUND_FRAMES);
+        let writer = tokio::spawn(write_loop(Arc::clone(&stream), frames));
+        let (stop_writing, calls) = (writer.abort_handle(), Arc::clone(&pending));
+        let reader = tokio::spawn(async move {
+            read_loop(stream, calls).await;
+            // Nobody will answer what is written now; and this is how `Client::closed` learns of it.
+            stop_writing.abort();
+        });
+        let mut inner = Inner {
+            outbound,
+            pending,
+            hello: HelloReply {
+                protocol: crate::PROTOCOL_VERSION,
+                build: String::new(),
+                pid: 0,
+                // The defaults hold until the daemon's own ladder is here.
+                timeouts: WorkTimeouts::default(),
+            },
+            tasks: [reader, writer],
+        };
+        let limit = Duration::from_millis(limits::HELLO_MS);
+        let call = start::<Hello>(&inner, json!(HelloParams::new(Role::Rpc)), Class::Simple)?;
+        inner.hello = tokio::time::timeout(limit, call.reply()).await.map_err(|_| {
+            ErrorBody::new(
+                ErrorCode::DaemonUnavailable,
+                format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS),
+            )
+        })??;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What the daemon said of itself.
+    #[must_use]
+    pub fn hello(&self) -> &HelloReply {
+        &self.inner.hello
+    }
+
+    /// Calls a method and waits for its reply.
+    ///
+    /// # Errors
+    /// The daemon's error; `DAEMON_LOST` when the connection ends first; `TIMEOUT` from the client
+    /// layer at 2.5 W.
+    pub async fn call<M: Method>(&self, params: &M::Params) -> Result<M::Output, ErrorBody> {
+        self.start::<M>(params, M::CLASS)?.reply().await
+    }
+
+    /// Calls a method whose class its parameters decide, or whose events are wanted.
+    ///
+    /// # Errors
+    /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight.
+    pub fn start<M: Method>(
+        &self,
+        params: &M::Params,
+        class: Class,
+    ) -> Result<Call<M>, ErrorBody> {
+        let params = serde_json::to_value(params)
+            .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
+        start(&self.inner, params, class)
+    }
+
+    /// Waits until the daemon has closed the connection.
+    pub async fn closed(&self) {
+        self.inner.outbound.closed().await;
+    }
+}
+
+fn lock(pending: &Mutex<PendingMap>) -> std::sync::MutexGuard<'_, PendingMap> {
+    // The map is whole after every statement, so a panic elsewhere cannot have torn it.
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M>, ErrorBody> {
+    let (event_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
+    let (reply_tx, reply) = oneshot::channel();
+    let id = {
+        let mut map = lock(&inner.pending);
+        if map.lost {
+            return Err(lost());
+        }
+        if map.calls.len() >= limits::IN_FLIGHT_PER_CONNECTION {
+            return Err(ErrorBody::new(
+                ErrorCode::Overloaded,
+                format!(
+                    "{} requests are in flight on this connection",
+                    limits::IN_FLIGHT_PER_CONNECTION
+                ),
+            )
+            .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS })));
+        }
+        map.next_id += 1;
+        let id = map.next_id;
+        map.calls.insert(id, Pending { events: event_tx, reply: reply_tx });
+        id
+    };
+    let work_ms = inner.hello.timeouts.work_ms(class);
+    let call = Call {
+        id,
+        events,
+        reply: Some(reply),
+        deadline: Deadline::new(Layer::Client, work_ms, None, Instant::now()),
+        outbound: inner.outbound.clone(),
+        pending: Arc::clone(&inner.pending),
+        method: PhantomData,
+    };
+    let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
+    inner.outbound.try_send(frame).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => {
+            ErrorBody::new(ErrorCode::Overloaded, "the daemon does not read this connection")
+        }
+        mpsc::error::TrySendError::Closed(_) => lost(),
+    })?;
+    Ok(call)
+}
+
+fn encode(message: &impl Serialize) -> Vec<u8> {
+    // Values built from serde_json's own types always serialise.
+    let mut frame = serde_json::to_vec(message).unwrap_or_default();
+    frame.push(b'\n');
+    frame
+}
+
+fn lost() -> ErrorBody {
+    ErrorBody::new(ErrorCode::DaemonLost, "the daemon closed the connection before it answered")
+}
+
+/// One request in flight. Dropping it before its reply cancels it.
+#[derive(Debug)]
+pub struct Call<M: Method> {
+    id: i64,
+    events: mpsc::Receiver<Value>,
+    /// `None` once the reply has been taken.
+    reply: Option<oneshot::Receiver<Result<Value, ErrorBody>>>,
+    deadline: Deadline,
+    outbound: mpsc::Sender<Vec<u8>>,
+    pending: Arc<Mutex<PendingMap>>,
+    method: PhantomData<fn() -> M>,
+}
+
+impl<M: Method> Call<M> {
+    /// The next event, or `None` when only the reply is left. Events of a kind this build does not
+    /// know are skipped. Events must be read or the call's other half taken: they share one
+    /// connection with other calls.
+    pub async fn event<E: DeserializeOwned>(&mut self) -> Option<E> {
+        loop {
+            let limit = tokio::time::Instant::from_std(self.deadline.expires_at());
+            let event = tokio::time::timeout_at(limit, self.events.recv()).await.ok()??;
+            if let Ok(event) = serde_json::from_value(event) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The reply; events not read by now are dropped.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn reply(mut self) -> Result<M::Output, ErrorBody> {
+        self.events.close();
+        let Some(reply) = self.reply.as_mut() else { return Err(lost()) };
+        let limit = tokio::time::Instant::from_std(self.deadline.expires_at());
+        let answer = match tokio::time::timeout_at(limit, reply).await {
+            Ok(answer) => {
+                self.reply = None;
+                answer.unwrap_or_else(|_| Err(lost()))
+            }
+            // `reply` stays, so that dropping the call cancels the request.
+            Err(_) => Err(ErrorBody::new(
+                ErrorCode::Timeout,
+                format!("no layer answered `{}` within {} ms", M::NAME, self.deadline.limit_ms),
+            )
+            .with_details(json!({ "layer": Layer::Client, "limit_ms": self.deadline.limit_ms }))),
+        };
+        serde_json::from_value(answer?).map_err(|error| {
+            ErrorBody::new(
+                ErrorCode::Internal,
+                format!("the daemon's reply to `{}` cannot be read: {error}", M::NAME),
+            )
+        })
+    }
+}
+
+impl<M: Method> Drop for Call<M> {
+    fn drop(&mut self) {
+        lock(&self.pending).calls.remove(&self.id);
+        if self.reply.is_some() {
+            let params = CancelParams { id: Id::Number(self.id) };
+            // A full or closed connection needs no cancel: it is being given up anyway.
+            let _ = self.outbound.try_send(encode(
+                &json!({ "jsonrpc": "2.0", "method": CANCEL, "params": params }),
+            ));
+        }
+    }
+}
+
+async fn write_loop(stream: Arc<Stream>, mut frames: mpsc::Receiver<Vec<u8>>) {
+    let mut writer = &*stream;
+    while let Some(frame) = frames.recv().await {
+        if writer.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_loop(stream: Arc<Stream>, pending: Arc<Mutex<PendingMap>>) {
+    let mut reader = FrameReader::new(&*stream, limits::FRAME_BYTES);
+    while let Ok(Some(frame)) = reader.next().await {
+        if let Frame::Line(line) = frame
+            && let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line)
+        {
+            route(&envelope, &pending).await;
+        }
+    }
+    let calls = {
+        let mut map = lock(&pending);
+        map.lost = true;
+        std::mem::take(&mut map.calls)
+    };
+    for (_, call) in calls {
+        // A caller that has gone needs no answer.
+        let _ = call.reply.send(Err(lost()));
+    }
+}
+
+async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
+    if envelope.method.as_deref() == Some(EVENT) {
+        let event = envelope
+            .params
+            .and_then(|params| serde_json::from_str::<EventParams<Value>>(params.get()).ok());
+        let Some(EventParams { id: Id::Number(id), event }) = event else { return };
+        let events = lock(pending).calls.get(&id).map(|call| call.events.clone());
+        if let Some(events) = events {
+            // A call that only wants its reply has closed this.
+            let _ = events.send(event).await;
+        }
+        return;
+    }
+    let Some(Id::Number(id)) = envelope.id else { return };
+    let Some(call) = lock(pending).calls.remove(&id) else { return };
+    let answer = match (&envelope.error, envelope.result) {
+        (Some(error), _) => Err(ErrorBody::from_rpc(error)),
+        (None, Some(result)) => serde_json::from_str(result.get())
+            .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string())),
+        (None, None) => Ok(Value::Null),
+    };
+    let _ = call.reply.send(answer);
+}

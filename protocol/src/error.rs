@@ -1,0 +1,225 @@
+//! The one list of errors: code, message, remediation, and whether a retry can help.
+//!
+//! Owns the codes and the shape every edge carries (SPEC section 3); only the envelope differs
+//! between RPC, HTTP and MCP. Knows nothing of where an error arose.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
+        /// What went wrong, as a stable name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum ErrorCode {
+            $($(#[$doc])* #[serde(rename = $wire)] $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $wire,)* }
+            }
+
+            /// The number in a JSON-RPC error object.
+            #[must_use]
+            pub const fn rpc_code(self) -> i32 {
+                match self { $(Self::$name => $rpc,)* }
+            }
+
+            /// Whether the same request can succeed later without being changed.
+            #[must_use]
+            pub const fn retryable(self) -> bool {
+                match self { $(Self::$name => $retryable,)* }
+            }
+
+            /// What to do next, when nothing more precise is known.
+            #[must_use]
+            pub const fn remediation(self) -> &'static str {
+                match self { $(Self::$name => $remediation,)* }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The frame is not JSON.
+    ParseError, "PARSE_ERROR", -32700, false, "Send one JSON object per line, without line breaks inside it.";
+    /// The frame is JSON but not a request.
+    InvalidRequest, "INVALID_REQUEST", -32600, false, "Send a JSON-RPC 2.0 object with `jsonrpc`, `id`, `method` and `params`.";
+    /// No such method.
+    MethodNotFound, "METHOD_NOT_FOUND", -32601, false, "Check the method's spelling; README.md lists the methods.";
+    /// The parameters do not fit the method.
+    InvalidParams, "INVALID_PARAMS", -32602, false, "Correct the parameter that the message names.";
+    /// A bug.
+    Internal, "INTERNAL", -32603, true, "Try again; if it happens again, report it with the lines of `ingle logs`.";
+    /// A layer's limit was reached.
+    Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout in the configuration.";
+    /// The caller cancelled, or went away.
+    Cancelled, "CANCELLED", -32002, true, "Send the request again if it is still wanted.";
+    /// A queue or limit is full.
+    Overloaded, "OVERLOADED", -32003, true, "Wait for `retry_after_ms`, then send the request again.";
+    /// The named model is not here.
+    ModelNotFound, "MODEL_NOT_FOUND", -32004, false, "Run `ingle models` to see what is here, or `ingle pull smollm2` to get the default model.";
+    /// The model's files are broken.
+    ModelInvalid, "MODEL_INVALID", -32005, false, "Fetch the model again; the message names the file and what is wrong with it.";
+    /// The model's files are sound but cannot be run here.
+    ModelUnsupported, "MODEL_UNSUPPORTED", -32006, false, "Use a model of a supported architecture and type; the message says which.";
+    /// The model ended the daemon twice in a row.
+    ModelCrashed, "MODEL_CRASHED", -32007, false, "Use another model; `ingle logs` shows what happened.";
+    /// Prompt and output do not fit the model's context.
+    ContextTooLong, "CONTEXT_TOO_LONG", -32008, false, "Shorten the prompt or ask for fewer tokens.";
+    /// A frame is over the size limit.
+    FrameTooLarge, "FRAME_TOO_LARGE", -32009, false, "Send a smaller request.";
+    /// The engine failed while working on the request.
+    EngineFailed, "ENGINE_FAILED", -32010, true, "Try again; if it happens again, `ingle logs` shows what happened.";
+    /// The daemon ended before it answered.
+    DaemonLost, "DAEMON_LOST", -32011, true, "Send the request again: the daemon is started when it is needed.";
+    /// The daemon could not be reached or started.
+    DaemonUnavailable, "DAEMON_UNAVAILABLE", -32012, true, "Run `ingle status`, then `ingle logs`, to see why the daemon does not run.";
+    /// The daemon is going down.
+    ShuttingDown, "SHUTTING_DOWN", -32013, true, "Send the request again: the next connection starts a new daemon.";
+    /// Shim and daemon are of different protocol versions.
+    VersionSkew, "VERSION_SKEW", -32014, false, "Run `ingle stop`; the next command starts the daemon that fits.";
+    /// Somebody else owns the folder or the socket.
+    PermissionDenied, "PERMISSION_DENIED", -32015, false, "Give the Ingle folder to the user who runs Ingle, or set INGLE_HOME to a folder of your own.";
+    /// A model could not be fetched.
+    PullFailed, "PULL_FAILED", -32016, true, "Check the network and the free space, then run `ingle pull` again.";
+    /// A setting is wrong.
+    ConfigInvalid, "CONFIG_INVALID", -32017, false, "Correct the setting that the message names.";
+    /// What was asked for exists but cannot be done in the present state.
+    Conflict, "CONFLICT", -32018, true, "Wait until the model is idle, then try again.";
+}
+
+/// One error as every edge carries it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub code: ErrorCode,
+    /// What went wrong, for a person.
+    pub message: String,
+    /// Figures and names behind the message; an object, or null.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+    /// What to do next.
+    pub remediation: String,
+    /// Whether the same request can succeed later without being changed.
+    pub retryable: bool,
+    /// The daemon's name of the request, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl ErrorBody {
+    /// An error with the code's own remediation and retryability.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: Value::Null,
+            remediation: code.remediation().to_owned(),
+            retryable: code.retryable(),
+            request_id: None,
+        }
+    }
+
+    /// The same error with details.
+    #[must_use]
+    pub fn with_details(mut self, details: Value) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// The same error with a more precise next step.
+    #[must_use]
+    pub fn with_remediation(mut self, remediation: impl Into<String>) -> Self {
+        self.remediation = remediation.into();
+        self
+    }
+
+    /// The same error, naming its request.
+    #[must_use]
+    pub fn with_request_id(mut self, request_id: impl Into<String>) -> Self {
+        self.request_id = Some(request_id.into());
+        self
+    }
+
+    /// The error object of a JSON-RPC reply: `{code, message, data}`.
+    #[must_use]
+    pub fn to_rpc(&self) -> Value {
+        json!({ "code": self.code.rpc_code(), "message": self.message, "data": self.rpc_data() })
+    }
+
+    /// The `data` member of a JSON-RPC error object.
+    #[must_use]
+    pub fn rpc_data(&self) -> Value {
+        let mut data = json!({
+            "code": self.code,
+            "remediation": self.remediation,
+            "retryable": self.retryable,
+        });
+        if !self.details.is_null() {
+            data["details"] = self.details.clone();
+        }
+        if let Some(request_id) = &self.request_id {
+            data["request_id"] = json!(request_id);
+        }
+        data
+    }
+
+    /// Reads the error object of a JSON-RPC reply. An object that is not ours (another server's,
+    /// or a newer daemon's code) keeps its message under [`ErrorCode::Internal`].
+    #[must_use]
+    pub fn from_rpc(error: &Value) -> Self {
+        let message = error["message"].as_str().unwrap_or("unnamed error").to_owned();
+        let data = &error["data"];
+        let code = serde_json::from_value(data["code"].clone()).ok().or_else(|| {
+            let number = error["code"].as_i64()?;
+            ErrorCode::ALL.iter().copied().find(|code| i64::from(code.rpc_code()) == number)
+        });
+        let mut body = Self::new(code.unwrap_or(ErrorCode::Internal), message);
+        if let Some(remediation) = data["remediation"].as_str() {
+            remediation.clone_into(&mut body.remediation);
+        }
+        if let Some(retryable) = data["retryable"].as_bool() {
+            body.retryable = retryable;
+        }
+        body.details = data["details"].clone();
+        body.request_id = data["request_id"].as_str().map(str::to_owned);
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_code_has_its_own_number_and_a_next_step() {
+        let numbers: HashSet<i32> = ErrorCode::ALL.iter().map(|code| code.rpc_code()).collect();
+        assert_eq!(numbers.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            assert!(code.remediation().ends_with('.'), "{}", code.as_str());
+        }
+    }
+
+    #[test]
+    fn an_error_survives_the_rpc_envelope() {
+        let body = ErrorBody::new(ErrorCode::Timeout, "too slow")
+            .with_details(json!({ "timeout_seconds": 60 }))
+            .with_request_id("r-1");
+        assert_eq!(ErrorBody::from_rpc(&body.to_rpc()), body);
+    }
+
+    #[test]
+    fn a_foreign_error_keeps_its_message() {
+        let body = ErrorBody::from_rpc(&json!({ "code": -1, "message": "no" }));
+        assert_eq!((body.code, body.message.as_str()), (ErrorCode::Internal, "no"));
+    }
+}

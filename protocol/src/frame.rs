@@ -1,0 +1,205 @@
+//! Newline-delimited JSON frames, bounded in size.
+//!
+//! Owns finding frame boundaries in a byte stream and recovering after a frame that is too long.
+//! Knows nothing of JSON-RPC or MCP, reads no clock: its owner decides how long half a frame may
+//! lie ([`FrameReader::has_partial`], [`FrameReader::discard_partial`]).
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+const READ_BYTES: usize = 16 * 1024;
+
+/// One step of reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A whole line without its newline. Empty lines are skipped.
+    Line(Vec<u8>),
+    /// A line passed the limit; its bytes are thrown away and reading goes on at the next line.
+    TooLong,
+    /// The stream ended inside a line: what there was of it.
+    Torn(Vec<u8>),
+}
+
+/// Splits a byte stream into frames. Cancel-safe: a dropped [`FrameReader::next`] or
+/// [`FrameReader::fill`] loses no byte.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    /// Bytes at the front of `buffer` known to hold no newline.
+    scanned: usize,
+    limit: usize,
+    /// The present line is thrown away up to its newline.
+    discarding: bool,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// Reads frames of at most `limit` bytes.
+    pub fn new(reader: R, limit: usize) -> Self {
+        Self { reader, buffer: Vec::new(), scanned: 0, limit, discarding: false }
+    }
+
+    /// Whether bytes of an unfinished frame are waiting.
+    #[must_use]
+    pub fn has_partial(&self) -> bool {
+        !self.buffer.is_empty() && !self.discarding
+    }
+
+    /// Throws the unfinished frame away, and the rest of it when it comes.
+    pub fn discard_partial(&mut self) {
+        self.clear_buffer();
+        self.discarding = true;
+    }
+
+    /// Goes on with bytes that somebody else has read from the same stream already.
+    #[must_use]
+    pub fn with_buffered(mut self, bytes: Vec<u8>) -> Self {
+        self.buffer = bytes;
+        self
+    }
+
+    /// The bytes that were read and that no frame has used.
+    #[must_use]
+    pub fn into_buffered(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// Whatever reading reports.
+    pub async fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.pop() {
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(self.finish());
+            }
+        }
+    }
+
+    /// Reads once; `false` at the end of the stream.
+    ///
+    /// # Errors
+    /// Whatever reading reports.
+    pub async fn fill(&mut self) -> io::Result<bool> {
+        self.buffer.reserve(READ_BYTES);
+        // `read_buf` is cancel-safe: bytes are either in the buffer or still in the stream.
+        Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// What the end of the stream cut off, if it cut something off.
+    pub fn finish(&mut self) -> Option<Frame> {
+        let torn = std::mem::take(&mut self.buffer);
+        self.scanned = 0;
+        let nothing = self.discarding || torn.iter().all(u8::is_ascii_whitespace);
+        (!nothing).then_some(Frame::Torn(torn))
+    }
+
+    /// The next frame among the bytes read so far.
+    pub fn pop(&mut self) -> Option<Frame> {
+
+        loop {
+            let newline = self.buffer[self.scanned..].iter().position(|&byte| byte == b'\n');
+            let Some(offset) = newline else {
+                self.scanned = self.buffer.len();
+                if self.discarding {
+                    self.clear_buffer();
+                } else if self.buffer.len() > self.limit {
+                    self.discard_partial();
+                    return Some(Frame::TooLong);
+                }
+                return None;
+            };
+            let end = self.scanned + offset;
+            let rest = self.buffer.split_off(end + 1);
+            let mut line = std::mem::replace(&mut self.buffer, rest);
+            self.scanned = 0;
+            if std::mem::take(&mut self.discarding) {
+                continue;
+            }
+            line.truncate(end);
+            if line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            if line.len() > self.limit {
+                return Some(Frame::TooLong);
+            }
+            if !line.iter().all(u8::is_ascii_whitespace) {
+                return Some(Frame::Line(line));
+            }
+        }
+    }
+
+    fn clear_buffer(&mut self) {
+        self.scanned = 0;
+        // A huge line must not leave its memory behind.
+        self.buffer = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    async fn frames(chunks: &[&[u8]], limit: usize) -> Vec<Frame> {
+        let mut mock = Vec::new();
+        for chunk in chunks {
+            mock.extend_from_slice(chunk);
+        }
+        let mut reader = FrameReader::new(mock.as_slice(), limit);
+        let mut all = Vec::new();
+        while let Some(frame) = reader.next().await.unwrap() {
+            all.push(frame);
+        }
+        all
+    }
+
+    fn line(text: &str) -> Frame {
+        Frame::Line(text.as_bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn lines_are_split_and_blank_ones_skipped() {
+        assert_eq!(frames(&[b"a\r\n\n  \nbc\n"], 8).await, [line("a"), line("bc")]);
+    }
+
+    #[tokio::test]
+    async fn a_long_line_is_reported_once_and_the_next_is_whole() {
+        let long = vec![b'x'; 100_000];
+        assert_eq!(frames(&[&long, b"\nok\n"], 8).await, [Frame::TooLong, line("ok")]);
+    }
+
+    #[tokio::test]
+    async fn a_torn_line_is_told_from_a_whole_one() {
+        assert_eq!(frames(&[b"a\nb"], 8).await, [line("a"), Frame::Torn(b"b".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn a_discarded_half_frame_does_not_harm_the_next() {
+        let (mut writer, reader) = tokio::io::duplex(64);
+        let mut reader = FrameReader::new(reader, 64);
+        tokio::io::AsyncWriteExt::write_all(&mut writer, b"half").await.unwrap();
+        let waiting =
+            tokio::time::timeout(std::time::Duration::from_millis(1), reader.next()).await;
+        assert!(waiting.is_err() && reader.has_partial());
+        reader.discard_partial();
+        tokio::io::AsyncWriteExt::write_all(&mut writer, b" rest\nnext\n").await.unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some(line("next")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_frames_within_the_limit(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for frame in runtime.block_on(frames(&[&bytes], 16)) {
+                if let Frame::Line(line) = frame {
+                    prop_assert!(line.len() <= 16 && !line.contains(&b'\n'));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Connect to the daemon, or start it.
+//!
+//! Owns the start lock, the spawning of `ingled` and the reading of its one-line report. Readiness
+//! is that message, never a sleep. Knows nothing of what is said over the connection.
+//!
+//! Two locks, so that nobody has to poll. Whoever starts a daemon holds `start.lock` until the
+//! daemon is ready; the daemon holds `ingled.lock` for life. A launcher that finds no socket takes
+//! the start lock, which waits for a start under way, and then looks once more.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::error::{ErrorBody, ErrorCode};
+use crate::exit;
+use crate::limits;
+use crate::paths::Paths;
+use crate::socket::{self, Stream};
+
+/// The flag that tells `ingled serve` that its launcher holds the start lock and reads its report.
+pub const LAUNCHED_FLAG: &str = "--launched";
+
+/// The one line a launched daemon writes to its standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum StartReport {
+    /// The socket accepts connections.
+    Ready {
+        /// The daemon's process id.
+        pid: u32,
+    },
+    /// Another daemon holds this Ingle folder.
+    AlreadyRunning {
+        /// That daemon's process id, where its lock file says.
+        pid: Option<u32>,
+    },
+    /// The daemon cannot run.
+    Failed {
+        /// Why, and what to do.
+        error: ErrorBody,
+        /// The daemon's exit code.
+        exit_code: u8,
+    },
+}
+
+/// Why there is no connection: an error for the user and the exit code that says it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{body}")]
+pub struct LaunchError {
+    /// The error.
+    pub body: ErrorBody,
+    /// The exit code.
+    pub exit_code: u8,
+}
+
+impl LaunchError {
+    fn unavailable(message: String) -> Self {
+        Self {
+            body: ErrorBody::new(ErrorCode::DaemonUnavailable, message),
+            exit_code: exit::UNAVAILABLE,
+        }
+    }
+}
+
+impl From<crate::paths::PathError> for LaunchError {
+    fn from(error: crate::paths::PathError) -> Self {
+        Self { body: ErrorBody::from(&error), exit_code: error.exit_code() }
+    }
+}
+
+/// Connects to the daemon of `paths`; starts `program` when none runs.
+///
+/// # Errors
+/// When the folder is not ours, or the daemon cannot be started within
+/// [`limits::START_MS`].
+pub async fn connect_or_start(paths: &Paths, program: &Path) -> Result<Stream, LaunchError> {
+    paths.check_socket()?;
+    if let Ok(stream) = socket::connect(paths.socket()).await {
+        return Ok(stream);
+    }
+    paths.prepare()?;
+    let (report_tx, report) = oneshot::channel();
+    let (thread_paths, thread_program) = (paths.clone(), program.to_owned());
+    // A thread of its own rather than the runtime's pool: waiting for a lock cannot be cancelled,
+    // and a runtime waits for its pool when it is dropped.
+    std::thread::Builder::new()
+        .name("launch".to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || start(&thread_paths, &thread_program, report_tx))
+        .map_err(|error| LaunchError::unavailable(format!("cannot start a thread: {error}")))?;
+    // Another launcher may be using up its own time before it lets go of the lock.
+    let limit = Duration::from_millis(2 * limits::START_MS);
+    let report = tokio::time::timeout(limit, report)
+        .await
+        .map_err(|_| {
+            LaunchError::unavailable(format!(
+                "the daemon did not start within {} s",
+                limit.as_secs()
+            ))
+        })?
+        .map_err(|_| LaunchError::unavailable("the launcher stopped".to_owned()))??;
+    if let StartReport::Failed { error, exit_code } = report {
+        return Err(LaunchError { body: error, exit_code });
+    }
+    socket::connect(paths.socket()).await.map_err(|error| {
+        LaunchError::unavailable(format!(
+            "the daemon runs but does not answer at `{}`: {error}",
+            paths.socket().display()
+        ))
+    })
+}
+
+/// The daemon's program: beside this one, where both are installed, or on PATH.
+#[must_use]
+pub fn daemon_program() -> PathBuf {
+    let beside = std::env::current_exe()
+        .and_then(|program| program.canonicalize())
+        .ok()
+        .and_then(|program| Some(program.parent()?.join("ingled")))
+        .filter(|program| program.is_file());
+    beside.unwrap_or_else(|| PathBuf::from("ingled"))
+}
+
+/// Opens a lock file of the Ingle folder without emptying it.
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+}
+
+fn start(
+    paths: &Paths,
+    program: &Path,
+    report: oneshot::Sender<Result<StartReport, LaunchError>>,
+) {
+    let lock = match open_lock(&paths.start_lock()).and_then(|file| file.lock().map(|()| file)) {
+        Ok(file) => file,
+        Err(error) => {
+            let path = paths.start_lock();
+            let message = format!("cannot lock `{}`: {error}", path.display());
+            let _ = report.send(Err(LaunchError::unavailable(message)));
+            return;
+        }
+    };
+    // Whoever held the lock before us has probably started the daemon.
+    if UnixStream::connect(paths.socket()).is_ok() {
+        let _ = report.send(Ok(StartReport::AlreadyRunning { pid: None }));
+        return;
+    }
+    match spawn(paths, program) {
+        Ok((mut child, mut stdout)) => {
+            let outcome = read_report(&mut child, &mut stdout, paths);
+            drop(lock);
+            // A caller that gave up still leaves a daemon behind that the next one will find.
+            let _ = report.send(outcome);
+            // Collects the daemon's exit status when it ends, so that a shim that outlives it
+            // leaves no zombie. The thread costs a stack of a few pages.
+            let _ = child.wait();
+        }
+        Err(error) => {
+            drop(lock);
+            let message = format!("cannot run `{}`: {error}", program.display());
+            let mut failure = LaunchError::unavailable(message);
+            failure.body = failure.body.with_remediation(
+                "Install `ingled` beside `ingle`, or put it on PATH.",
+            );
+            let _ = report.send(Err(failure));
+        }
+    }
+}
+
+fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {
+    // Descriptors inherited from the host must not live on in the daemon.
+    close_fds::set_fds_cloexec(3, &[]);
+    let stderr = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(stderr_file(paths))?;
+    let mut child = Command::new(program)
+        .arg("serve")
+        .arg(LAUNCHED_FLAG)
+        .env("INGLE_HOME", paths.home())
+        .env("INGLE_SOCKET", paths.socket())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()?;
+    let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe to the daemon"))?;
+    Ok((child, stdout))
+}
+
+/// Where a launched daemon's standard error goes: what a panic or an abort has to say.
+fn stderr_file(paths: &Paths) -> PathBuf {
+    paths.logs_dir().join("ingled.stderr")
+}
+
+/// Reads the daemon's one line, and ends a daemon that does not write it in time.
+fn read_report(
+    child: &mut Child,
+    stdout: &mut ChildStdout,
+    paths: &Paths,
+) -> Result<StartReport, LaunchError> {
+    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
+    let mut line = Vec::new();
+    let mut chunk = [0_u8; 1024];
+    while !line.ends_with(b"\n") && line.len() < 64 * 1024 {
+        let left = give_up_at.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
+        let mut fds = [PollFd::new(&*stdout, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) => {
+                // Nothing can be waiting for it: it never said it was ready.
+                let _ = child.kill();
+                return Err(LaunchError::unavailable(format!(
+                    "the daemon was started but did not get ready within {} s",
+                    limits::START_MS / 1_000
+                )));
+            }
+            _ => {}
+        }
+        match stdout.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => line.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    serde_json::from_slice(&line).map_err(|_| {
+        let stderr = std::fs::read_to_string(stderr_file(paths)).unwrap_or_default();
+        let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
+        LaunchError::unavailable(format!("the daemon ended before it was ready: {last}"))
+    })
+}

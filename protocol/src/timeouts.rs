@@ -1,0 +1,268 @@
+//! The timeout ladder: one configured number a class of work, everything else derived.
+//!
+//! Owns the classes, their defaults, the ratios and the arithmetic (SPEC section 1). Reads no clock
+//! and no configuration: times come in and go out as whole milliseconds.
+
+use serde::{Deserialize, Serialize};
+
+/// Shortest work timeout that may be configured, in milliseconds.
+pub const MIN_WORK_MS: u64 = 100;
+/// Longest work timeout that may be configured: ten days, in milliseconds.
+pub const MAX_WORK_MS: u64 = 10 * 24 * 60 * 60 * 1_000;
+
+/// Classes of work. Each has one work timeout W; see [`Ladder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Small tools: tokenize, list, load state.
+    Simple,
+    /// MCP generation tools; the default class.
+    Workflow,
+    /// A model reviewing another's output.
+    ExpertAnalysis,
+    /// `generate` with messages.
+    Chat,
+    /// `generate` with a raw prompt.
+    Completions,
+    /// Embeddings of batches.
+    Embeddings,
+    /// Background jobs that name no timeout of their own.
+    Job,
+}
+
+impl Class {
+    /// Every class, in the order of SPEC's table.
+    pub const ALL: [Self; 7] = [
+        Self::Simple,
+        Self::Workflow,
+        Self::ExpertAnalysis,
+        Self::Chat,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Job,
+    ];
+
+    /// The class's work timeout W when nothing is configured, in milliseconds.
+    #[must_use]
+    pub const fn default_work_ms(self) -> u64 {
+        match self {
+            Self::Simple => 60_000,
+            Self::Workflow => 300_000,
+            Self::ExpertAnalysis => 180_000,
+            Self::Chat => 900_000,
+            Self::Completions => 600_000,
+            Self::Embeddings | Self::Job => 120_000,
+        }
+    }
+
+    /// The class's ladder when nothing is configured.
+    #[must_use]
+    pub const fn default_ladder(self) -> Ladder {
+        Ladder::derive(self.default_work_ms())
+    }
+}
+
+/// Who may answer a request, innermost first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// The engine, at a token boundary: 1 W.
+    Work,
+    /// The daemon's edge: 1.5 W.
+    Daemon,
+    /// The shim: 2 W.
+    Shim,
+    /// The client library: 2.5 W.
+    Client,
+}
+
+impl Layer {
+    /// The layer's share of W, in halves.
+    const fn halves(self) -> u64 {
+        match self {
+            Self::Work => 2,
+            Self::Daemon => 3,
+            Self::Shim => 4,
+            Self::Client => 5,
+        }
+    }
+}
+
+/// The four limits of one class, in whole milliseconds, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ladder {
+    /// W: what the work itself may take.
+    pub work_ms: u64,
+    /// 1.5 W: queue, load and work, as the daemon sees it.
+    pub daemon_ms: u64,
+    /// 2 W.
+    pub shim_ms: u64,
+    /// 2.5 W.
+    pub client_ms: u64,
+}
+
+impl Ladder {
+    /// Derives the ladder from W in milliseconds. `work_ms` is taken as it is; configuration
+    /// checks it against [`MIN_WORK_MS`] and [`MAX_WORK_MS`].
+    #[must_use]
+    pub const fn derive(work_ms: u64) -> Self {
+        Self {
+            work_ms,
+            daemon_ms: share(work_ms, Layer::Daemon),
+            shim_ms: share(work_ms, Layer::Shim),
+            client_ms: share(work_ms, Layer::Client),
+        }
+    }
+
+    /// The limit of one layer, in milliseconds.
+    #[must_use]
+    pub const fn limit_ms(&self, layer: Layer) -> u64 {
+        match layer {
+            Layer::Work => self.work_ms,
+            Layer::Daemon => self.daemon_ms,
+            Layer::Shim => self.shim_ms,
+            Layer::Client => self.client_ms,
+        }
+    }
+}
+
+const fn share(work_ms: u64, layer: Layer) -> u64 {
+    work_ms.saturating_mul(layer.halves()).div_ceil(2)
+}
+
+/// What a layer keeps back from the limit it hands inwards, so that the inner answer arrives
+/// first: W/50, at least 5 ms and at most 1 s.
+#[must_use]
+pub const fn margin_ms(work_ms: u64) -> u64 {
+    let share = work_ms / 50;
+    if share < 5 {
+        5
+    } else if share > 1_000 {
+        1_000
+    } else {
+        share
+    }
+}
+
+/// The limit of `layer` for work of `work_ms`, when its caller has `remaining_ms` left:
+/// `min(ratio x W, remaining - margin)`.
+#[must_use]
+pub const fn layer_limit_ms(layer: Layer, work_ms: u64, remaining_ms: Option<u64>) -> u64 {
+    let own = share(work_ms, layer);
+    match remaining_ms {
+        Some(remaining_ms) => {
+            let handed_down = remaining_ms.saturating_sub(margin_ms(work_ms));
+            if handed_down < own { handed_down } else { own }
+        }
+        None => own,
+    }
+}
+
+/// W of every class, as the daemon resolved it. `hello` carries it to shim and client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkTimeouts {
+    /// Milliseconds of [`Class::Simple`].
+    pub simple_ms: u64,
+    /// Milliseconds of [`Class::Workflow`].
+    pub workflow_ms: u64,
+    /// Milliseconds of [`Class::ExpertAnalysis`].
+    pub expert_analysis_ms: u64,
+    /// Milliseconds of [`Class::Chat`].
+    pub chat_ms: u64,
+    /// Milliseconds of [`Class::Completions`].
+    pub completions_ms: u64,
+    /// Milliseconds of [`Class::Embeddings`].
+    pub embeddings_ms: u64,
+    /// Milliseconds of [`Class::Job`].
+    pub job_ms: u64,
+}
+
+impl Default for WorkTimeouts {
+    fn default() -> Self {
+        Self {
+            simple_ms: Class::Simple.default_work_ms(),
+            workflow_ms: Class::Workflow.default_work_ms(),
+            expert_analysis_ms: Class::ExpertAnalysis.default_work_ms(),
+            chat_ms: Class::Chat.default_work_ms(),
+            completions_ms: Class::Completions.default_work_ms(),
+            embeddings_ms: Class::Embeddings.default_work_ms(),
+            job_ms: Class::Job.default_work_ms(),
+        }
+    }
+}
+
+impl WorkTimeouts {
+    /// W of one class, in milliseconds.
+    #[must_use]
+    pub const fn work_ms(&self, class: Class) -> u64 {
+        match class {
+            Class::Simple => self.simple_ms,
+            Class::Workflow => self.workflow_ms,
+            Class::ExpertAnalysis => self.expert_analysis_ms,
+            Class::Chat => self.chat_ms,
+            Class::Completions => self.completions_ms,
+            Class::Embeddings => self.embeddings_ms,
+            Class::Job => self.job_ms,
+        }
+    }
+
+    /// The ladder of one class.
+    #[must_use]
+    pub const fn ladder(&self, class: Class) -> Ladder {
+        Ladder::derive(self.work_ms(class))
+    }
+}
+
+// The order every request relies on, checked for every default before anything can run.
+const _: () = {
+    let mut index = 0;
+    while index < Class::ALL.len() {
+        let ladder = Class::ALL[index].default_ladder();
+        assert!(ladder.work_ms >= MIN_WORK_MS && ladder.work_ms <= MAX_WORK_MS);
+        assert!(ladder.work_ms < ladder.daemon_ms);
+        assert!(ladder.daemon_ms < ladder.shim_ms);
+        assert!(ladder.shim_ms < ladder.client_ms);
+        index += 1;
+    }
+    assert!(Class::Simple.default_work_ms() <= Class::Workflow.default_work_ms());
+    assert!(Class::ExpertAnalysis.default_work_ms() <= Class::Workflow.default_work_ms());
+    let workflow = Class::Workflow.default_ladder();
+    assert!(workflow.daemon_ms == 450_000);
+    assert!(workflow.shim_ms == 600_000);
+    assert!(workflow.client_ms == 750_000);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_allowed_work_timeout_gives_an_ordered_ladder(work_ms in MIN_WORK_MS..=MAX_WORK_MS) {
+            let ladder = Ladder::derive(work_ms);
+            prop_assert!(ladder.work_ms < ladder.daemon_ms);
+            prop_assert!(ladder.daemon_ms < ladder.shim_ms);
+            prop_assert!(ladder.shim_ms < ladder.client_ms);
+            prop_assert_eq!(ladder.shim_ms, work_ms * 2);
+        }
+
+        #[test]
+        fn a_limit_never_grows_across_a_hop(
+            work_ms in MIN_WORK_MS..=MAX_WORK_MS,
+            remaining_ms in 0..=MAX_WORK_MS * 3,
+        ) {
+            let shim = layer_limit_ms(Layer::Shim, work_ms, Some(remaining_ms));
+            let daemon = layer_limit_ms(Layer::Daemon, work_ms, Some(shim));
+            prop_assert!(shim <= remaining_ms);
+            prop_assert!(daemon <= shim);
+            prop_assert!(daemon < shim || shim == 0);
+        }
+    }
+
+    #[test]
+    fn odd_milliseconds_round_up() {
+        assert_eq!(Ladder::derive(101).daemon_ms, 152);
+        assert_eq!(Ladder::derive(101).client_ms, 253);
+    }
+}

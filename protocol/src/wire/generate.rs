@@ -1,0 +1,194 @@
+//! `generate`: text from messages or from a raw prompt.
+//!
+//! Owns the request, its events and its result. Streamed or not, the reply is the one terminal
+//! event; a stream's text is the concatenation of its `delta` events and equals the result's text.
+
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use crate::deadline::Budget;
+use crate::timeouts::Class;
+
+/// The generation method.
+#[derive(Debug)]
+pub struct Generate;
+
+impl Method for Generate {
+    const NAME: &'static str = "generate";
+    const CLASS: Class = Class::Chat;
+    type Params = GenerateParams;
+    type Output = GenerateResult;
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or whatever the model's template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+/// What to generate. Exactly one of `messages` and `prompt` is given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerateParams {
+    /// Name or path of the model; the default model when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// A conversation, rendered through the model's chat template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// A raw prompt, given to the model as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Tokens to generate at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// 0 is greedy, the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Keep the likeliest `top_k` tokens; 0 (the default) keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<u32>,
+    /// Keep the likeliest tokens that sum to this probability; 1 (the default) keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f32>,
+    /// Drop tokens less likely than this share of the likeliest; 0 (the default) keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f32>,
+    /// Seed of the draws; a random one, reported in the result, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Strings that end the text; they are not part of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// Alternatives to report for each token; 0 (the default) reports none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub top_logprobs: usize,
+    /// Whether events are wanted before the reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    /// How much time the caller gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+impl GenerateParams {
+    /// Messages are chat, a raw prompt is completions (SPEC section 1).
+    #[must_use]
+    pub fn class(&self) -> Class {
+        if self.messages.is_some() { Class::Chat } else { Class::Completions }
+    }
+}
+
+/// Something that happened before the reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum GenerateEvent {
+    /// The request waits for a slot.
+    Queued {
+        /// Generations before it.
+        position: usize,
+    },
+    /// The model is being loaded.
+    Loading {
+        /// Share of the model's bytes that are in place, 0 to 1.
+        fraction: f32,
+    },
+    /// The prompt is being read.
+    Prefill {
+        /// Prompt tokens read so far.
+        done_tokens: usize,
+        /// Prompt tokens in all.
+        total_tokens: usize,
+    },
+    /// More text.
+    Delta {
+        /// What follows the text so far; always whole characters.
+        text: String,
+        /// One entry for each token behind the text, where they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+}
+
+/// Why the text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string was met.
+    Stop,
+    /// `max_tokens` or the model's context was used up.
+    Length,
+}
+
+/// One token with its probability.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// Its id.
+    pub token: u32,
+    /// Its natural-log probability.
+    pub logprob: f32,
+    /// The likeliest tokens at its position, likeliest first: id and natural-log probability.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Tokens in and out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, the end token included.
+    pub completion_tokens: usize,
+}
+
+/// Where the time went. Rates are 0 where there was nothing to measure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Milliseconds from acceptance to a slot, loading not counted.
+    pub queue_ms: f64,
+    /// Milliseconds of waiting for the model to be loaded; 0 when it was warm.
+    pub load_ms: f64,
+    /// Milliseconds of reading the prompt.
+    pub prefill_ms: f64,
+    /// Milliseconds from acceptance to the first token.
+    pub ttft_ms: f64,
+    /// Milliseconds from acceptance to the reply.
+    pub total_ms: f64,
+    /// Prompt tokens a second.
+    pub prefill_tokens_per_s: f64,
+    /// Generated tokens a second after the first.
+    pub decode_tokens_per_s: f64,
+}
+
+/// The reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerateResult {
+    /// The daemon's name of the request.
+    pub request_id: String,
+    /// The model that answered.
+    pub model: String,
+    /// All of the text, streamed or not.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The stop string that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_string: Option<String>,
+    /// The seed of the draws.
+    pub seed: u64,
+    /// Tokens in and out.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+    /// One entry a token, where they were asked for and not streamed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<TokenLogprob>,
+}

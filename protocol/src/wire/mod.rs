@@ -1,0 +1,33 @@
+//! Serde types of every method, one file per method family.
+//!
+//! Owns names and shapes only. A method is a type that implements [`Method`]: daemon and client
+//! both take name, parameters and result from it, so that they cannot disagree.
+
+pub mod envelope;
+pub mod generate;
+pub mod hello;
+pub mod models;
+pub mod status;
+pub mod tokens;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::timeouts::Class;
+
+/// One RPC method.
+pub trait Method {
+    /// Its name on the wire.
+    const NAME: &'static str;
+    /// The class whose ladder bounds a call, unless the parameters decide.
+    const CLASS: Class = Class::Simple;
+    /// Parameters: a JSON object.
+    type Params: Serialize + DeserializeOwned + Send + 'static;
+    /// Result.
+    type Output: Serialize + DeserializeOwned + Clone + Send + 'static;
+}
+
+/// Parameters of a method that takes none: `{}` (or nothing at all).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoParams {}

@@ -1,0 +1,133 @@
+//! `health`, `status`, `shutdown`: the daemon about itself, always from cached state.
+
+use serde::{Deserialize, Serialize};
+
+use super::models::LoadedModel;
+use super::{Method, NoParams};
+
+/// Whether the daemon is well.
+#[derive(Debug)]
+pub struct Health;
+
+impl Method for Health {
+    const NAME: &'static str = "health";
+    type Params = NoParams;
+    type Output = HealthReply;
+}
+
+/// Whether the daemon is well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthReply {
+    /// In one word.
+    pub state: HealthState,
+    /// What the engine thread does.
+    pub phase: Phase,
+    /// Milliseconds since it last said so.
+    pub heartbeat_age_ms: u64,
+}
+
+/// The daemon in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    /// All is well.
+    Ok,
+    /// The engine thread has been silent for longer than `engine.stall_s`.
+    Degraded,
+    /// New work is refused; work in flight is being finished.
+    Draining,
+}
+
+/// What the engine thread does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum Phase {
+    /// The engine thread is being set up.
+    Starting,
+    /// It waits for work.
+    Idle,
+    /// It takes a model's weights over.
+    Loading {
+        /// The model.
+        model: String,
+        /// Share of the bytes in place, 0 to 1.
+        fraction: f32,
+    },
+    /// It reads a prompt.
+    Prefill {
+        /// The model.
+        model: String,
+    },
+    /// It generates.
+    Decode {
+        /// The model.
+        model: String,
+    },
+    /// It has ended.
+    Stopped,
+}
+
+/// Everything worth knowing at a glance.
+#[derive(Debug)]
+pub struct Status;
+
+impl Method for Status {
+    const NAME: &'static str = "status";
+    type Params = NoParams;
+    type Output = StatusReply;
+}
+
+/// Everything worth knowing at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The daemon's build.
+    pub build: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// Its socket.
+    pub socket: String,
+    /// Its health.
+    pub health: HealthReply,
+    /// Connections open now, this one included.
+    pub connections: usize,
+    /// Generations running now.
+    pub active: usize,
+    /// Generations waiting now.
+    pub queued: usize,
+    /// Generations accepted since the start.
+    pub generations: u64,
+    /// Resident memory of the daemon in bytes; 0 where it is not known.
+    pub resident_bytes: u64,
+    /// Models in memory.
+    pub models: Vec<LoadedModel>,
+}
+
+/// Ends the daemon.
+#[derive(Debug)]
+pub struct Shutdown;
+
+impl Method for Shutdown {
+    const NAME: &'static str = "shutdown";
+    type Params = ShutdownParams;
+    type Output = ShutdownReply;
+}
+
+/// How to end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownParams {
+    /// Cancel work in flight instead of finishing it.
+    #[serde(default)]
+    pub now: bool,
+}
+
+/// The drain has begun. The connection closes when the daemon has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShutdownReply {
+    /// The process that is ending.
+    pub pid: u32,
+    /// Generations it still finishes.
+    pub active: usize,
+}

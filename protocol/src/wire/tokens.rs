@@ -1,0 +1,70 @@
+//! `tokenize` and `detokenize`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::generate::Message;
+
+/// Text to token ids.
+#[derive(Debug)]
+pub struct Tokenize;
+
+impl Method for Tokenize {
+    const NAME: &'static str = "tokenize";
+    type Params = TokenizeParams;
+    type Output = TokenizeResult;
+}
+
+/// What to tokenize. Exactly one of `text` and `messages` is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizeParams {
+    /// Name or path of the model; the default model when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Text, tokenized as a raw prompt would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// A conversation, rendered through the chat template first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+}
+
+/// Token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizeResult {
+    /// The model whose tokenizer it was.
+    pub model: String,
+    /// The ids.
+    pub tokens: Vec<u32>,
+}
+
+/// Token ids to text.
+#[derive(Debug)]
+pub struct Detokenize;
+
+impl Method for Detokenize {
+    const NAME: &'static str = "detokenize";
+    type Params = DetokenizeParams;
+    type Output = DetokenizeResult;
+}
+
+/// What to detokenize.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetokenizeParams {
+    /// Name or path of the model; the default model when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The ids.
+    pub tokens: Vec<u32>,
+}
+
+/// Text; special tokens have none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetokenizeResult {
+    /// The model whose tokenizer it was.
+    pub model: String,
+    /// The text.
+    pub text: String,
+}

@@ -1,0 +1,304 @@
+//! The command line: names, options, help.
+//!
+//! Owns what can be typed and how it is explained. Must not do anything.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
+const AFTER_HELP: &str = "\
+Examples:
+  ingle chat \"Why is the sky blue?\"    answer one question
+  ingle chat                           talk, with history
+  ingle models --json                  list the models for a script
+
+The daemon `ingled` is started when it is needed, and keeps its models warm. Everything lives in
+~/.ingle; INGLE_HOME and INGLE_SOCKET name other places.
+
+Exit codes:
+    0  all went well
+    1  the request was understood and failed
+    2  the command line was wrong
+   69  the daemon could not be reached or started; `ingle status`: it does not run
+   70  a bug
+   73  a file or socket could not be made
+   77  a folder or socket belongs to somebody else
+   78  a setting is wrong
+  130  ended by Ctrl-C
+
+An error is printed on standard error as `error: ...` and `hint: ...`; with --json it is an object
+`{\"error\": {\"code\", \"message\", \"remediation\", \"retryable\", ...}}` on standard output instead.";
+
+/// Talk to language models that stay warm.
+#[derive(Debug, Parser)]
+#[command(name = "ingle", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Print data, and errors, as JSON on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask one question, or talk
+    #[command(after_help = "\
+Examples:
+  ingle chat \"Why is the sky blue?\"
+  ingle chat --system \"Answer in one word.\" \"Capital of France?\"
+  git diff | ingle chat \"Write a commit message for:\" -
+  ingle chat --json --seed 7 --temperature 0.8 \"A haiku\" | jq -r .text
+  ingle chat
+
+Without a prompt, on a terminal, this is a conversation: /help names its commands, Ctrl-C stops an
+answer, Ctrl-D ends it. Elsewhere the prompt is read from standard input.")]
+    Chat {
+        /// What to ask; `-` stands for standard input
+        prompt: Vec<String>,
+        /// Tell the model how to behave
+        #[arg(long, value_name = "TEXT")]
+        system: Option<String>,
+        #[command(flatten)]
+        options: GenerateOptions,
+    },
+    /// Continue a raw prompt, without a chat template
+    #[command(after_help = "\
+Examples:
+  ingle complete \"Once upon a time\" --max-tokens 40
+  ingle complete - < prompt.txt
+  ingle complete \"1, 2, 3,\" --stop 7 --stats")]
+    Complete {
+        /// The text to continue; `-`, or none where standard input is no terminal, reads it there
+        prompt: Option<String>,
+        #[command(flatten)]
+        options: GenerateOptions,
+    },
+    /// Fetch a model
+    #[command(after_help = "\
+Examples:
+  ingle pull smollm2
+  ingle pull ./my-model.gguf --name mine
+
+Two pulls of one model are one download. An interrupted pull leaves nothing behind.")]
+    Pull {
+        /// A name from `ingle models`, or the path of a GGUF file or model folder
+        model: String,
+        /// The name to give a model that comes from a path
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the models that are here or can be fetched
+    #[command(after_help = "\
+Examples:
+  ingle models
+  ingle models --json | jq -r '.models[].name'
+
+Without a running daemon only the models on disk are listed.")]
+    Models,
+    /// List the models in memory
+    #[command(after_help = "\
+Examples:
+  ingle ps
+  ingle ps --json
+
+Exits with 0 whether or not the daemon runs: without one, nothing is in memory.")]
+    Ps,
+    /// Show how the daemon is
+    #[command(after_help = "\
+Examples:
+  ingle status
+  ingle status --json | jq .health.state
+
+Exits with 69 when the daemon does not run; it is not started.")]
+    Status,
+    /// Load a model into memory
+    #[command(after_help = "\
+Examples:
+  ingle load
+  ingle load smollm2")]
+    Load {
+        /// The model; the default one when absent
+        model: Option<String>,
+        /// Fetch the model first, if need be, without asking
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Drop a model from memory
+    #[command(after_help = "\
+Examples:
+  ingle unload smollm2")]
+    Unload {
+        /// The model; the default one when absent
+        model: Option<String>,
+    },
+    /// End the daemon
+    #[command(after_help = "\
+Examples:
+  ingle stop          finish what is in flight first
+  ingle stop --now    cancel it
+
+Returns when the daemon has ended. Exits with 0 when none was running.")]
+    Stop {
+        /// Cancel what is in flight instead of finishing it
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show the daemon's log
+    #[command(after_help = "\
+Examples:
+  ingle logs -n 100
+  ingle logs -f")]
+    Logs {
+        /// Lines to show
+        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 50)]
+        lines: usize,
+        /// Go on as the log grows
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Connect standard input and output to the daemon: JSON-RPC
+    #[command(after_help = "\
+Examples:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\"}' | ingle rpc
+
+One JSON-RPC 2.0 message a line. When standard input ends, answers still due are awaited.")]
+    Rpc,
+    /// Be an MCP server on standard input and output
+    #[command(after_help = "\
+Examples:
+  claude mcp add ingle -- ingle mcp
+  {\"mcpServers\": {\"ingle\": {\"command\": \"ingle\", \"args\": [\"mcp\"]}}}
+
+For a tool host to spawn. Many of these share one daemon and one copy of each model.")]
+    Mcp,
+}
+
+/// How to generate.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct GenerateOptions {
+    /// Name or path of the model; the default one when absent
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// Tokens to generate at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// How freely to draw; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", value_parser = at_least_zero)]
+    pub(crate) temperature: Option<f32>,
+    /// Draw from the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Draw from the likeliest tokens that sum to P only
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub(crate) top_p: Option<f32>,
+    /// Leave out tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub(crate) min_p: Option<f32>,
+    /// Draw the same way every time
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// End the text at this string; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Allow this much time, if it is less than the daemon would
+    #[arg(long, value_name = "SECONDS", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+    /// Say on standard error where the time went
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Fetch the model first, if need be, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let is_fine = value.is_finite() && value >= 0.0;
+    is_fine.then_some(value).ok_or_else(|| "must be 0 or more".to_owned())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1.0).contains(&value).then_some(value).ok_or_else(|| "must be from 0 to 1".to_owned())
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|timeout| timeout.as_millis() > 0)
+        .ok_or_else(|| "must be more than 0".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use ingle_protocol::exit;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once(&"ingle").chain(words))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn every_exit_code_is_explained() {
+        for code in [
+            exit::OK,
+            exit::FAILED,
+            exit::USAGE,
+            exit::UNAVAILABLE,
+            exit::INTERNAL,
+            exit::CANNOT_CREATE,
+            exit::NO_PERMISSION,
+            exit::CONFIG,
+            exit::INTERRUPTED,
+        ] {
+            assert!(AFTER_HELP.contains(&format!("\n{code:>5}  ")), "{code}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_the_prompt() {
+        let cli = parse(&["chat", "--seed", "3", "why", "is", "it", "--json", "--stop", "a"]);
+        let cli = cli.unwrap();
+        let Command::Chat { prompt, options, .. } = cli.command else { panic!("not chat") };
+        assert!(cli.json);
+        assert_eq!(prompt, ["why", "is", "it"]);
+        assert_eq!((options.seed, options.stop), (Some(3), vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn figures_out_of_range_are_refused_as_usage() {
+        for words in [
+            &["chat", "--top-p", "1.5", "x"][..],
+            &["chat", "--temperature", "nan", "x"],
+            &["complete", "--max-tokens", "0", "x"],
+            &["complete", "--timeout", "-1", "x"],
+            &["nonsense"],
+        ] {
+            assert_eq!(parse(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words:?}");
+        }
+        let cli = parse(&["complete", "x", "--timeout", "0.5"]).unwrap();
+        let Command::Complete { options, .. } = cli.command else { panic!("not complete") };
+        assert_eq!(options.timeout, Some(Duration::from_millis(500)));
+    }
+}

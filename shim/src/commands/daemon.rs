@@ -1,0 +1,149 @@
+//! `status` and `stop`: the daemon itself. Neither starts one.
+
+use std::fs::File;
+use std::time::Duration;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::status::{
+    HealthState, Phase, Shutdown, ShutdownParams, Status, StatusReply,
+};
+use ingle_protocol::{exit, launch, limits};
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::models::loaded_table;
+use crate::app::App;
+use crate::output::{self, Outcome};
+
+/// Between two looks at the lock of a daemon that has closed its connections already.
+const LOCK_CHECK: Duration = Duration::from_millis(5);
+
+/// Prints how the daemon is. A daemon that does not run is not a failure of the command, but a
+/// script must be able to tell: the exit code is [`exit::UNAVAILABLE`].
+pub(crate) async fn status(app: &mut App) -> Outcome {
+    let Some(client) = app.connect_running().await? else {
+        if app.output.json {
+            app.output.json(&json!({ "running": false, "socket": app.paths.socket() }))?;
+        } else {
+            app.output.line("ingled is not running")?;
+            app.output.note("hint: it is started when it is needed, by `ingle chat` for one.");
+        }
+        return Ok(exit::UNAVAILABLE);
+    };
+    let reply = client.call::<Status>(&NoParams {}).await?;
+    if app.output.json {
+        let mut value = json!(reply);
+        value["running"] = json!(true);
+        app.output.json(&value)?;
+        return Ok(exit::OK);
+    }
+    for (name, value) in lines(&reply) {
+        app.output.line(&format!("{name:<12} {value}"))?;
+    }
+    if !reply.models.is_empty() {
+        app.output.line("")?;
+        loaded_table(&mut app.output, &reply.models)?;
+    }
+    Ok(exit::OK)
+}
+
+fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
+    let health = match reply.health.state {
+        HealthState::Ok => "ok".to_owned(),
+        HealthState::Degraded => format!(
+            "degraded: the engine has been silent for {}",
+            output::seconds(reply.health.heartbeat_age_ms / 1_000)
+        ),
+        HealthState::Draining => "draining: no new work is taken".to_owned(),
+    };
+    let phase = match &reply.health.phase {
+        Phase::Starting => "starting".to_owned(),
+        Phase::Idle => "idle".to_owned(),
+        Phase::Loading { model, fraction } => {
+            format!("loading {model}, {:.0} %", fraction * 100.0)
+        }
+        Phase::Prefill { model } => format!("reading a prompt with {model}"),
+        Phase::Decode { model } => format!("generating with {model}"),
+        Phase::Stopped => "stopped".to_owned(),
+    };
+    let mut lines = vec![
+        ("daemon", format!("ingled {}, process {}", reply.build, reply.pid)),
+        ("health", health),
+        ("engine", phase),
+        ("up for", output::seconds(reply.uptime_s)),
+        (
+            "requests",
+            format!(
+                "{} running, {} waiting, {} since the start",
+                reply.active, reply.queued, reply.generations
+            ),
+        ),
+        ("connections", reply.connections.to_string()),
+    ];
+    if reply.resident_bytes > 0 {
+        lines.push(("memory", output::bytes(reply.resident_bytes)));
+    }
+    lines.push(("socket", reply.socket.clone()));
+    lines
+}
+
+/// Ends the daemon and waits until it has ended. None running is what was asked for.
+pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
+    let Some(client) = app.connect_running().await? else {
+        if app.output.json {
+            app.output.json(&json!({ "running": false, "stopped": false }))?;
+        } else {
+            app.output.line("ingled is not running")?;
+        }
+        return Ok(exit::OK);
+    };
+    let pid = client.hello().pid;
+    let active = match client.call::<Shutdown>(&ShutdownParams { now }).await {
+        Ok(reply) => reply.active,
+        // It was on its way out already.
+        Err(error) if matches!(error.code, ErrorCode::DaemonLost | ErrorCode::ShuttingDown) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    if active > 0 && !now && app.output.is_watched() {
+        app.output.note(&format!("waiting for {active} running, at most a few seconds"));
+    }
+    // A drain, the wait for the engine after it, and some time for the process to go.
+    let limit = Duration::from_millis(2 * limits::DRAIN_MS + 2_000);
+    let give_up_at = Instant::now() + limit;
+    let has_ended = timeout_at(give_up_at, async {
+        client.closed().await;
+        while !is_free(&app.paths) {
+            sleep(LOCK_CHECK).await;
+        }
+    });
+    if has_ended.await.is_err() {
+        let message = format!("ingled (process {pid}) has not ended within {} s", limit.as_secs());
+        let next = format!("Run `ingle stop --now`, or end the process: `kill {pid}`.");
+        return Err(ErrorBody::new(ErrorCode::Timeout, message).with_remediation(next).into());
+    }
+    if app.output.json {
+        app.output.json(&json!({ "running": false, "stopped": true, "pid": pid }))?;
+    } else {
+        app.output.line(&format!("ingled (process {pid}) has ended"))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Whether no daemon holds its lock. Looking means taking it for a moment, in which a starting
+/// daemon would take us for another one: so nobody may be starting one meanwhile.
+fn is_free(paths: &Paths) -> bool {
+    let Ok(start_lock) =
+        File::open(paths.start_lock()).or_else(|_| launch::open_lock(&paths.start_lock()))
+    else {
+        // Without the folder there is no lock either.
+        return true;
+    };
+    if start_lock.try_lock().is_err() {
+        // Somebody is starting the next daemon, which cannot begin before the last has ended.
+        return true;
+    }
+    File::open(paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok())
+        || !paths.daemon_lock().exists()
+}

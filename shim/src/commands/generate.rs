@@ -1,0 +1,208 @@
+//! `chat` with a prompt, and `complete`: one answer, streamed as it comes.
+
+use std::io::{self, IsTerminal, Read};
+
+use ingle_protocol::client::Client;
+use ingle_protocol::deadline::Budget;
+use ingle_protocol::exit;
+use ingle_protocol::limits;
+use ingle_protocol::wire::generate::{
+    FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
+};
+
+use super::models::pull_if_missing;
+use super::session::Session;
+use crate::app::{App, model_argument};
+use crate::cli::GenerateOptions;
+use crate::output::{self, Failure, Outcome, Output};
+use crate::progress::Progress;
+
+/// Answers one question, or talks where there is none and a person is there.
+pub(crate) async fn chat(
+    mut app: App,
+    words: &[String],
+    system: Option<String>,
+    options: GenerateOptions,
+) -> Outcome {
+    let is_attended = io::stdin().is_terminal() && app.output.out_is_terminal();
+    if words.is_empty() && is_attended && !app.output.json {
+        return Session::new(app, system, options).run().await;
+    }
+    let question = if words.is_empty() { read_stdin()? } else { fill_in(words)? };
+    if question.trim().is_empty() {
+        return Err(no_prompt());
+    }
+    let messages = system.map(|text| message("system", text)).into_iter();
+    let messages = messages.chain([message("user", question)]).collect();
+    let params = GenerateParams { messages: Some(messages), ..params(&options) };
+    answer_once(&mut app, params, &options).await
+}
+
+/// Continues a raw prompt.
+pub(crate) async fn complete(
+    app: &mut App,
+    prompt: Option<&str>,
+    options: &GenerateOptions,
+) -> Outcome {
+    let prompt = match prompt {
+        None if io::stdin().is_terminal() => return Err(no_prompt()),
+        None | Some("-") => read_stdin()?,
+        Some(prompt) => prompt.to_owned(),
+    };
+    if prompt.is_empty() {
+        return Err(no_prompt());
+    }
+    let params = GenerateParams { prompt: Some(prompt), ..params(options) };
+    answer_once(app, params, options).await
+}
+
+async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOptions) -> Outcome {
+    let client = app.connect().await?;
+    let mut text = String::new();
+    let mut result = generate(&mut app.output, &client, &params, &mut text).await;
+    if let Err(failure) = result {
+        pull_if_missing(app, &client, failure, params.model.as_deref(), options.yes).await?;
+        result = generate(&mut app.output, &client, &params, &mut text).await;
+    }
+    if result.is_err() && !text.is_empty() && !app.output.json {
+        // The error does not stand behind half a line.
+        app.output.line("")?;
+    }
+    let result = result?;
+    if app.output.json {
+        app.output.json(&result)?;
+    } else {
+        end_answer(&mut app.output, &result, &text)?;
+    }
+    if options.stats {
+        app.output.note(&stats(&result));
+    }
+    Ok(exit::OK)
+}
+
+/// Generates, prints the text as it comes, and leaves it in `text` too. With `--json` nothing is
+/// printed here.
+pub(crate) async fn generate(
+    output: &mut Output,
+    client: &Client,
+    params: &GenerateParams,
+    text: &mut String,
+) -> Result<GenerateResult, Failure> {
+    // Events are for a person; a script that wants one object needs none.
+    let params = GenerateParams { stream: !output.json || output.is_watched(), ..params.clone() };
+    let mut call = client.start::<Generate>(&params, params.class())?;
+    let progress = Progress::new();
+    while let Some(event) = call.event::<GenerateEvent>().await {
+        match event {
+            GenerateEvent::Queued { position: 0 } => progress.say("queued", "next".to_owned()),
+            GenerateEvent::Queued { position } => {
+                progress.say("queued", format!("behind {position}"));
+            }
+            GenerateEvent::Loading { fraction } => progress.share("loading", fraction),
+            GenerateEvent::Prefill { done_tokens, total_tokens } => {
+                let message = format!("{done_tokens} / {total_tokens} tokens");
+                progress.say("reading", message);
+            }
+            GenerateEvent::Delta { text: delta, .. } => {
+                progress.clear();
+                text.push_str(&delta);
+                if !output.json {
+                    output.text(&delta)?;
+                }
+            }
+        }
+    }
+    progress.clear();
+    Ok(call.reply().await?)
+}
+
+/// Ends the line of an answer, and says when it is not the whole answer.
+pub(crate) fn end_answer(
+    output: &mut Output,
+    result: &GenerateResult,
+    text: &str,
+) -> Result<(), Failure> {
+    if !text.ends_with('\n') {
+        output.line("")?;
+    }
+    if result.finish_reason == FinishReason::Length && output.is_watched() {
+        output.note(&format!(
+            "note: cut off after {} tokens; --max-tokens allows more",
+            result.usage.completion_tokens
+        ));
+    }
+    Ok(())
+}
+
+/// Where the time went, in one line.
+pub(crate) fn stats(result: &GenerateResult) -> String {
+    let (usage, timings) = (&result.usage, &result.timings);
+    format!(
+        "{}: {} + {} tokens in {}; queue {}, load {}, first token {}; prompt {:.1} tok/s, decode \
+         {:.1} tok/s; seed {}",
+        result.model,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        output::milliseconds(timings.total_ms),
+        output::milliseconds(timings.queue_ms),
+        output::milliseconds(timings.load_ms),
+        output::milliseconds(timings.ttft_ms),
+        timings.prefill_tokens_per_s,
+        timings.decode_tokens_per_s,
+        result.seed
+    )
+}
+
+/// The options as parameters.
+pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
+    let work_ms = |timeout: std::time::Duration| timeout.as_millis().try_into().unwrap_or(u64::MAX);
+    GenerateParams {
+        model: options.model.as_deref().map(model_argument),
+        max_tokens: options.max_tokens,
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        seed: options.seed,
+        stop: options.stop.clone(),
+        budget: options
+            .timeout
+            .map(|timeout| Budget { work_ms: Some(work_ms(timeout)), remaining_ms: None }),
+        ..GenerateParams::default()
+    }
+}
+
+/// One message of a conversation.
+pub(crate) fn message(role: &str, content: String) -> Message {
+    Message { role: role.to_owned(), content }
+}
+
+/// The words as a question, with standard input in the place of a lone `-`.
+fn fill_in(words: &[String]) -> Result<String, Failure> {
+    let mut filled = Vec::with_capacity(words.len());
+    for word in words {
+        filled.push(if word == "-" { read_stdin()? } else { word.clone() });
+    }
+    Ok(filled.join(" "))
+}
+
+/// Standard input as text, up to what one frame can carry.
+fn read_stdin() -> Result<String, Failure> {
+    let limit = limits::FRAME_BYTES as u64;
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == limit {
+        let message = format!("standard input is over {limit} bytes");
+        return Err(Failure::usage(message, "Give a shorter prompt."));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        Failure::usage("standard input is not UTF-8 text", "Give the prompt as UTF-8 text.")
+    })
+}
+
+fn no_prompt() -> Failure {
+    Failure::usage(
+        "there is no prompt",
+        "Give it as an argument, or on standard input; `ingle chat` on a terminal talks.",
+    )
+}

@@ -1,0 +1,42 @@
+//! The commands, one file per family.
+//!
+//! Owns the dispatch. A command takes the [`App`] and gives an exit code or a [`Failure`].
+//!
+//! [`Failure`]: crate::output::Failure
+
+mod daemon;
+mod generate;
+mod logs;
+mod models;
+mod pump;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use ingle_protocol::wire::hello::Role;
+
+use crate::app::App;
+use crate::cli::Command;
+use crate::output::Outcome;
+
+/// Runs one command.
+pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
+    match command {
+        Command::Mcp => pump::run(app, Role::Mcp).await,
+        Command::Rpc => pump::run(app, Role::Rpc).await,
+        Command::Chat { prompt, system, options } => {
+            generate::chat(app, &prompt, system, options).await
+        }
+        Command::Complete { prompt, options } => {
+            generate::complete(&mut app, prompt.as_deref(), &options).await
+        }
+        Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
+        Command::Models => models::list(&mut app).await,
+        Command::Ps => models::ps(&mut app).await,
+        Command::Load { model, yes } => models::load(&mut app, model.as_deref(), yes).await,
+        Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
+        Command::Status => daemon::status(&mut app).await,
+        Command::Stop { now } => daemon::stop(&mut app, now).await,
+        Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,
+    }
+}

@@ -1,0 +1,272 @@
+//! `pull`, `models`, `ps`, `load`, `unload`, and the offer to pull a model that is missing.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use ingle_protocol::client::{Call, Client};
+use ingle_protocol::error::ErrorCode;
+use ingle_protocol::exit;
+use ingle_protocol::wire::models::{
+    ListModels, LoadModel, LoadedModel, ModelEntry, ModelParams, ModelState, ProgressEvent,
+    PullModel, PullParams, PullResult, UnloadModel,
+};
+use ingle_protocol::wire::status::Status;
+use ingle_protocol::wire::{Method, NoParams};
+use serde_json::json;
+
+use crate::app::{App, model_argument};
+use crate::output::{self, Failure, Outcome, Output};
+use crate::progress::Progress;
+
+/// Fetches a model.
+pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Outcome {
+    let client = app.connect().await?;
+    let params = PullParams { model: model_argument(model), name, stream: false };
+    let result = pull_with_progress(&client, params).await?;
+    if app.output.json {
+        app.output.json(&result)?;
+    } else if result.already_here {
+        app.output.line(&format!("{} is here already", result.model))?;
+    } else {
+        app.output.line(&format!(
+            "pulled {} ({}, sha256 {})",
+            result.model,
+            output::bytes(result.size_bytes),
+            result.sha256
+        ))?;
+    }
+    Ok(exit::OK)
+}
+
+async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullResult, Failure> {
+    let params = PullParams { stream: true, ..params };
+    watched(client.start::<PullModel>(&params, PullModel::CLASS)?).await
+}
+
+/// Waits for a load or pull and shows how far it has come.
+async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
+    let progress = Progress::new();
+    while let Some(event) = call.event::<ProgressEvent>().await {
+        progress.show(&event);
+    }
+    progress.clear();
+    Ok(call.reply().await?)
+}
+
+/// Lists the models.
+pub(crate) async fn list(app: &mut App) -> Outcome {
+    let Some(client) = app.connect_running().await? else {
+        return list_folder(app);
+    };
+    let list = client.call::<ListModels>(&NoParams {}).await?;
+    if app.output.json {
+        app.output.json(&json!({
+            "running": true, "default": list.default, "models": list.models,
+        }))?;
+        return Ok(exit::OK);
+    }
+    let rows = list.models.into_iter().map(|model| {
+        let mark = if model.name == list.default { " (default)" } else { "" };
+        [
+            format!("{}{mark}", model.name),
+            state(model.state).to_owned(),
+            model.format,
+            output::bytes(model.size_bytes),
+            model.description,
+        ]
+    });
+    let rows = rows.collect();
+    app.output.table(["NAME", "STATE", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    Ok(exit::OK)
+}
+
+fn state(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Available => "not here",
+        ModelState::OnDisk => "on disk",
+        ModelState::Loading => "loading",
+        ModelState::Loaded => "loaded",
+        ModelState::Broken => "broken",
+    }
+}
+
+/// Lists what stands in the models folder, for want of a daemon that knows more.
+fn list_folder(app: &mut App) -> Outcome {
+    let models = models_in(&app.paths.models_dir());
+    if app.output.json {
+        app.output.json(&json!({ "running": false, "default": null, "models": models }))?;
+        return Ok(exit::OK);
+    }
+    if models.is_empty() {
+        app.output.line("no models on disk")?;
+    } else {
+        let rows = models.into_iter().map(|model| [model.name, output::bytes(model.size_bytes)]);
+        let rows = rows.collect();
+        app.output.table(["NAME", "SIZE"], &["SIZE"], rows)?;
+    }
+    app.output.note("note: ingled is not running, so only the models folder was looked at");
+    Ok(exit::OK)
+}
+
+fn models_in(folder: &Path) -> Vec<ModelEntry> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut models: Vec<ModelEntry> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_folder = fs::metadata(entry.path()).ok()?.is_dir();
+            let name = if is_folder { name } else { name.strip_suffix(".gguf")?.to_owned() };
+            (!name.starts_with('.')).then(|| ModelEntry {
+                name,
+                format: String::new(),
+                size_bytes: size_of(&entry.path()),
+                state: ModelState::OnDisk,
+                description: String::new(),
+            })
+        })
+        .collect();
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    models
+}
+
+/// Bytes of a file, or of the files of a folder.
+fn size_of(path: &Path) -> u64 {
+    let files = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files: Vec<_> = if path.is_dir() { files.collect() } else { vec![path.to_owned()] };
+    let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
+    sizes.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
+}
+
+/// Lists the models in memory. There are none without a daemon.
+pub(crate) async fn ps(app: &mut App) -> Outcome {
+    let client = app.connect_running().await?;
+    let models = match &client {
+        Some(client) => client.call::<Status>(&NoParams {}).await?.models,
+        None => Vec::new(),
+    };
+    if app.output.json {
+        app.output.json(&json!({ "running": client.is_some(), "models": models }))?;
+    } else if client.is_none() {
+        app.output.line("no models in memory: ingled is not running")?;
+    } else if models.is_empty() {
+        app.output.line("no models in memory")?;
+    } else {
+        loaded_table(&mut app.output, &models)?;
+    }
+    Ok(exit::OK)
+}
+
+/// Prints models in memory.
+pub(crate) fn loaded_table(output: &mut Output, models: &[LoadedModel]) -> Result<(), Failure> {
+    let rows = models.iter().map(|model| {
+        [
+            model.name.clone(),
+            model.engine.clone(),
+            model.architecture.clone(),
+            output::bytes(model.weight_bytes),
+            output::bytes(model.kv_bytes),
+            model.context_tokens.to_string(),
+            model.active.to_string(),
+        ]
+    });
+    output.table(
+        ["MODEL", "ENGINE", "ARCHITECTURE", "WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
+        &["WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
+        rows.collect(),
+    )
+}
+
+/// Loads a model.
+pub(crate) async fn load(app: &mut App, model: Option<&str>, yes: bool) -> Outcome {
+    let client = app.connect().await?;
+    let model = model.map(model_argument);
+    let params = ModelParams { model: model.clone(), stream: true };
+    let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
+    let loaded = match load().await {
+        Err(failure) => {
+            pull_if_missing(app, &client, failure, model.as_deref(), yes).await?;
+            load().await?
+        }
+        loaded => loaded?,
+    };
+    if app.output.json {
+        app.output.json(&loaded)?;
+    } else {
+        app.output.line(&format!(
+            "loaded {} ({}, {}, {}) in {}",
+            loaded.name,
+            loaded.engine,
+            loaded.architecture,
+            output::bytes(loaded.weight_bytes),
+            output::milliseconds(loaded.load_ms)
+        ))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Drops a model from memory. Without a daemon there is nothing to drop.
+pub(crate) async fn unload(app: &mut App, model: Option<&str>) -> Outcome {
+    let Some(client) = app.connect_running().await? else {
+        if app.output.json {
+            app.output.json(&json!({ "running": false, "model": model, "was_loaded": false }))?;
+        } else {
+            app.output.line("no models in memory: ingled is not running")?;
+        }
+        return Ok(exit::OK);
+    };
+    let params = ModelParams { model: model.map(model_argument), stream: false };
+    let result = client.call::<UnloadModel>(&params).await?;
+    if app.output.json {
+        app.output.json(&result)?;
+    } else if result.was_loaded {
+        app.output.line(&format!("unloaded {}", result.model))?;
+    } else {
+        app.output.line(&format!("{} was not loaded", result.model))?;
+    }
+    Ok(exit::OK)
+}
+
+/// When `failure` says that a model is missing which can be pulled, pulls it, if the user agrees.
+/// Otherwise the failure comes back, with the way to pull it as its hint.
+pub(crate) async fn pull_if_missing(
+    app: &mut App,
+    client: &Client,
+    failure: Failure,
+    model: Option<&str>,
+    yes: bool,
+) -> Result<(), Failure> {
+    if failure.code() != Some(ErrorCode::ModelNotFound) {
+        return Err(failure);
+    }
+    let list = client.call::<ListModels>(&NoParams {}).await?;
+    let wanted = model.unwrap_or(&list.default);
+    let entry = list.models.iter().find(|entry| {
+        entry.name.eq_ignore_ascii_case(wanted) && entry.state == ModelState::Available
+    });
+    let Some(ModelEntry { name, size_bytes, .. }) = entry else { return Err(failure) };
+    let size = output::bytes(*size_bytes);
+    let may_ask = !app.output.json && app.output.is_watched() && io::stdin().is_terminal();
+    let agreed = yes || (may_ask && ask(app, &format!("Pull {name} ({size}) now? [Y/n] ")).await?);
+    if !agreed {
+        let Failure::Error { body, exit_code } = failure else { return Err(failure) };
+        let hint = format!("Run `ingle pull {name}` ({size}) first, or add `--yes`.");
+        let body = Box::new(body.with_remediation(hint));
+        return Err(Failure::Error { body, exit_code });
+    }
+    let params = PullParams { model: name.clone(), ..PullParams::default() };
+    pull_with_progress(client, params).await?;
+    Ok(())
+}
+
+/// Asks a question whose answer is yes when nothing is typed.
+async fn ask(app: &mut App, question: &str) -> Result<bool, Failure> {
+    app.output.ask(question);
+    // The daemon's frames can be read meanwhile.
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|read| (read, answer))
+    });
+    let (read, answer) = answer.await.map_err(io::Error::other)??;
+    let answer = answer.trim().to_lowercase();
+    Ok(read > 0 && matches!(answer.as_str(), "" | "y" | "yes"))
+}

@@ -1,0 +1,35 @@
+//! `rpc` and `mcp`: the process as a pump between its host and the daemon.
+//!
+//! Owns the wiring of threads, pump and parent check. SIGTERM, SIGINT and SIGHUP keep their default
+//! action, which ends the process at once; the daemon sees a full close and cancels what it was
+//! doing for us.
+
+use std::time::Duration;
+
+use ingle_protocol::wire::hello::{HelloParams, Role};
+use ingle_protocol::{exit, limits};
+
+use crate::app::App;
+use crate::host::Host;
+use crate::link;
+use crate::output::{Outcome, Output};
+use crate::pump;
+use crate::stdio::{Stdin, Stdout};
+
+/// Pumps until the host or the session ends.
+pub(crate) async fn run(app: App, role: Role) -> Outcome {
+    let host = Host::remember();
+    let (stdin, stdout) = (Stdin::start()?, Stdout::start()?);
+    let hello = HelloParams { host: host.name(), ..HelloParams::new(role) };
+    let connector = link::to_daemon(app.paths, app.program);
+    // Standard output carries frames only; hosts keep standard error in their logs.
+    let report = |error: &_| Output::standard(false).error(error);
+    tokio::select! {
+        code = pump::run(hello, connector, stdin, stdout.sender(), report) => {
+            stdout.finish(Duration::from_millis(limits::DRAIN_MS)).await;
+            Ok(code)
+        }
+        // Nobody is left to read anything.
+        () = host.gone() => Ok(exit::OK),
+    }
+}

@@ -1,0 +1,248 @@
+//! `chat` without a prompt: a conversation on a terminal.
+//!
+//! Owns the conversation so far, the commands that begin with `/`, and what Ctrl-C and Ctrl-D do.
+//! The daemon keeps nothing of a conversation: each turn sends all of it.
+
+use ingle_protocol::client::Client;
+use ingle_protocol::error::ErrorCode;
+use ingle_protocol::exit;
+use ingle_protocol::wire::generate::{GenerateParams, GenerateResult, Message};
+use rustyline::error::ReadlineError;
+use rustyline::history::{History as _, MemHistory};
+use rustyline::{Config, Editor};
+
+use super::generate::{end_answer, generate, message, params, stats};
+use super::models::pull_if_missing;
+use crate::app::{App, model_argument};
+use crate::cli::GenerateOptions;
+use crate::history::History;
+use crate::output::{Failure, Outcome};
+
+const PROMPT: &str = ">>> ";
+const HELP: &str = "\
+/clear         forget the conversation
+/system TEXT   tell the model how to behave; without TEXT, no longer
+/model NAME    talk to another model; without NAME, say which
+/help          this
+/exit          end (also Ctrl-D)
+Ctrl-C stops an answer.";
+
+type LineEditor = Editor<(), MemHistory>;
+
+/// One conversation.
+pub(crate) struct Session {
+    app: App,
+    client: Option<Client>,
+    system: Option<String>,
+    options: GenerateOptions,
+    /// Questions and answers, without the system message.
+    messages: Vec<Message>,
+}
+
+/// What a line that was typed asks for.
+#[derive(Debug, PartialEq)]
+enum Input<'a> {
+    Nothing,
+    Clear,
+    System(&'a str),
+    Model(&'a str),
+    Help,
+    Exit,
+    Unknown(&'a str),
+    Question(&'a str),
+}
+
+impl<'a> Input<'a> {
+    fn read(line: &'a str) -> Self {
+        let line = line.trim();
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match command {
+            "" => Self::Nothing,
+            "/clear" => Self::Clear,
+            "/system" => Self::System(rest.trim()),
+            "/model" => Self::Model(rest.trim()),
+            "/help" | "/?" => Self::Help,
+            "/exit" | "/quit" | "/bye" => Self::Exit,
+            // A path or a comment can begin with a slash too; a single word is more likely a slip.
+            _ if command.starts_with('/') && rest.is_empty() => Self::Unknown(command),
+            _ => Self::Question(line),
+        }
+    }
+}
+
+impl Session {
+    /// A conversation that has not begun.
+    pub(crate) fn new(app: App, system: Option<String>, options: GenerateOptions) -> Self {
+        Self { app, client: None, system, options, messages: Vec::new() }
+    }
+
+    /// Talks until the user ends it.
+    pub(crate) async fn run(mut self) -> Outcome {
+        // A daemon that cannot run is better known before the first question is typed.
+        self.client = Some(self.app.connect().await?);
+        let history = History::new(self.app.paths.chat_history());
+        let mut editor = editor(&history)?;
+        self.app.output.note("Ctrl-D ends, /help tells more.");
+        loop {
+            // The editor blocks on the terminal, on a thread where nothing else waits for it.
+            let line;
+            (editor, line) = tokio::task::spawn_blocking(move || {
+                let line = editor.readline(PROMPT);
+                (editor, line)
+            })
+            .await
+            .map_err(std::io::Error::other)?;
+            let line = match line {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted) => continue,
+                Err(ReadlineError::Eof) => return Ok(exit::OK),
+                Err(error) => return Err(std::io::Error::other(error).into()),
+            };
+            if line.trim().is_empty() {
+                continue;
+            }
+            // A history that cannot be kept is no reason to end the conversation.
+            let _ = (editor.add_history_entry(&line), history.add(&line));
+            if self.obey(Input::read(&line)).await? == Flow::End {
+                return Ok(exit::OK);
+            }
+        }
+    }
+
+    async fn obey(&mut self, input: Input<'_>) -> Result<Flow, Failure> {
+        match input {
+            Input::Nothing => {}
+            Input::Clear => {
+                self.messages.clear();
+                self.app.output.note("forgotten");
+            }
+            Input::System(text) => {
+                self.system = (!text.is_empty()).then(|| text.to_owned());
+                self.app.output.note(if text.is_empty() { "no system message" } else { "noted" });
+            }
+            Input::Model("") => {
+                let model = self.options.model.as_deref().unwrap_or("the default model");
+                self.app.output.note(model);
+            }
+            Input::Model(name) => {
+                self.options.model = Some(name.to_owned());
+                self.app.output.note(&format!("now talking to {name}"));
+            }
+            Input::Help => self.app.output.note(HELP),
+            Input::Exit => return Ok(Flow::End),
+            Input::Unknown(command) => {
+                self.app.output.note(&format!("error: there is no command `{command}`"));
+                self.app.output.note("hint: /help names them all.");
+            }
+            Input::Question(question) => self.ask(question).await?,
+        }
+        Ok(Flow::GoOn)
+    }
+
+    /// One question and its answer. An answer that is cut short stays in the conversation; a
+    /// question that got none does not.
+    async fn ask(&mut self, question: &str) -> Result<(), Failure> {
+        self.messages.push(message("user", question.to_owned()));
+        let mut text = String::new();
+        let result = tokio::select! {
+            result = self.answer(&mut text) => Some(result),
+            // Dropping the call cancels the request.
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        if !matches!(result, Some(Ok(_))) && !text.is_empty() {
+            self.app.output.line("")?;
+        }
+        if text.is_empty() && !matches!(result, Some(Ok(_))) {
+            self.messages.pop();
+        } else {
+            self.messages.push(message("assistant", text.clone()));
+        }
+        match result {
+            None => self.app.output.note("(stopped)"),
+            Some(Ok(result)) => {
+                end_answer(&mut self.app.output, &result, &text)?;
+                if self.options.stats {
+                    self.app.output.note(&stats(&result));
+                }
+            }
+            Some(Err(Failure::Error { body, .. })) => self.app.output.error(&body),
+            Some(Err(closed)) => return Err(closed),
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, text: &mut String) -> Result<GenerateResult, Failure> {
+        let system = self.system.clone().map(|text| message("system", text));
+        let messages = system.into_iter().chain(self.messages.iter().cloned()).collect();
+        let params = GenerateParams { messages: Some(messages), ..params(&self.options) };
+        match self.try_answer(&params, text).await {
+            // The daemon may have been stopped since the last question. Nothing of this answer was
+            // shown, so it can be asked for again without anybody noticing.
+            Err(failure) if text.is_empty() && is_gone(&failure) => {
+                self.client = None;
+                self.try_answer(&params, text).await
+            }
+            Err(failure) if is_gone(&failure) => {
+                self.client = None;
+                Err(failure)
+            }
+            Err(failure) if text.is_empty() => {
+                let Some(client) = self.client.clone() else { return Err(failure) };
+                let model = self.options.model.as_deref().map(model_argument);
+                let yes = self.options.yes;
+                pull_if_missing(&mut self.app, &client, failure, model.as_deref(), yes).await?;
+                self.try_answer(&params, text).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_answer(
+        &mut self,
+        params: &GenerateParams,
+        text: &mut String,
+    ) -> Result<GenerateResult, Failure> {
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(self.app.connect().await?).clone(),
+        };
+        generate(&mut self.app.output, &client, params, text).await
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Flow {
+    GoOn,
+    End,
+}
+
+fn is_gone(failure: &Failure) -> bool {
+    matches!(failure.code(), Some(ErrorCode::DaemonLost | ErrorCode::ShuttingDown))
+}
+
+fn editor(history: &History) -> Result<LineEditor, Failure> {
+    let config = Config::builder().auto_add_history(false).build();
+    let past = MemHistory::with_config(&config);
+    let mut editor = Editor::with_history(config, past).map_err(std::io::Error::other)?;
+    for line in history.load() {
+        // Only a line too much or too alike is refused.
+        let _ = editor.history_mut().add(&line);
+    }
+    Ok(editor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_from_questions() {
+        assert_eq!(Input::read("  "), Input::Nothing);
+        assert_eq!(Input::read("/system  be brief "), Input::System("be brief"));
+        assert_eq!(Input::read("/model"), Input::Model(""));
+        assert_eq!(Input::read("/exti"), Input::Unknown("/exti"));
+        assert_eq!(Input::read("/usr/bin is what?"), Input::Question("/usr/bin is what?"));
+        assert_eq!(Input::read("/exit"), Input::Exit);
+        assert_eq!(Input::read("hello"), Input::Question("hello"));
+    }
+}

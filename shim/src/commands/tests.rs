@@ -1,0 +1,221 @@
+//! The commands against a fake daemon: what they print and what they exit with.
+
+use std::fs::{self, File};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::exit;
+use serde_json::{Value, json};
+
+use super::{daemon, generate, models};
+use crate::app::App;
+use crate::cli::GenerateOptions;
+use crate::fake::{self, Answer};
+
+fn reply(value: Value) -> Answer {
+    (Vec::new(), Ok(value))
+}
+
+fn not_found() -> Answer {
+    let error = ErrorBody::new(ErrorCode::ModelNotFound, "the model `smollm2` is not here");
+    (Vec::new(), Err(error))
+}
+
+fn list(state: &str) -> Answer {
+    reply(json!({
+        "default": "smollm2",
+        "models": [{
+            "name": "smollm2", "format": "", "size_bytes": 98_400_000, "state": state,
+            "description": "a small one",
+        }],
+    }))
+}
+
+fn generated(text: &str) -> Value {
+    json!({
+        "request_id": "r-1", "model": "smollm2", "text": text, "finish_reason": "stop",
+        "seed": 7, "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
+        "timings": {
+            "queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 2.0, "total_ms": 3.0,
+            "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 20.0,
+        },
+    })
+}
+
+fn status() -> Answer {
+    reply(json!({
+        "build": "0.1.0", "pid": 42, "uptime_s": 61, "socket": "/s",
+        "health": { "state": "ok", "phase": { "name": "idle" }, "heartbeat_age_ms": 1 },
+        "connections": 1, "active": 0, "queued": 0, "generations": 9, "resident_bytes": 5_000_000,
+        "models": [{
+            "name": "smollm2", "engine": "mlx", "architecture": "llama",
+            "weight_bytes": 538_000_000, "kv_bytes": 0, "context_tokens": 2048, "active": 0,
+            "load_ms": 900.0,
+        }],
+    }))
+}
+
+fn printed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn question(
+    app: &mut App,
+    options: &GenerateOptions,
+) -> impl Future<Output = crate::output::Outcome> {
+    generate::complete(app, Some("hi"), options)
+}
+
+#[tokio::test]
+async fn commands_that_only_look_start_no_daemon() {
+    let (mut app, out, _) = fake::app(true);
+    assert_eq!(daemon::status(&mut app).await.unwrap(), exit::UNAVAILABLE);
+    assert_eq!(daemon::stop(&mut app, false).await.unwrap(), exit::OK);
+    assert_eq!(models::ps(&mut app).await.unwrap(), exit::OK);
+    assert_eq!(models::unload(&mut app, None).await.unwrap(), exit::OK);
+    assert_eq!(models::list(&mut app).await.unwrap(), exit::OK);
+    for line in out.text().lines() {
+        assert_eq!(printed(line)["running"], false, "{line}");
+    }
+    assert!(!app.paths.home().exists());
+}
+
+#[tokio::test]
+async fn without_a_daemon_the_models_on_disk_are_listed() {
+    let (mut app, out, err) = fake::app(false);
+    let models = app.paths.models_dir();
+    fs::create_dir_all(models.join("tiny")).unwrap();
+    fs::write(models.join("tiny").join("model.gguf"), [0; 2_000]).unwrap();
+    fs::create_dir_all(models.join(".staging")).unwrap();
+    models::list(&mut app).await.unwrap();
+    assert_eq!(out.text(), "NAME    SIZE\ntiny  2.0 kB\n");
+    assert!(err.text().contains("not running"));
+}
+
+#[tokio::test]
+async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
+    let (mut app, _, _) = fake::app(false);
+    let failure = models::load(&mut app, None, false).await.unwrap_err();
+    assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
+    assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn status_and_ps_show_what_the_daemon_says() {
+    let (mut app, out, _) = fake::app(false);
+    fake::serve(&app.paths, |_, _| status());
+    assert_eq!(daemon::status(&mut app).await.unwrap(), exit::OK);
+    models::ps(&mut app).await.unwrap();
+    let text = out.text();
+    assert!(text.starts_with("daemon       ingled 0.1.0, process 42\nhealth       ok\n"), "{text}");
+    assert!(text.contains("up for       1 min 1 s\n") && text.contains("538 MB"), "{text}");
+}
+
+#[tokio::test]
+async fn stop_returns_when_the_lock_is_free() {
+    let (mut app, out, _) = fake::app(true);
+    app.paths.prepare().unwrap();
+    let lock = File::create(app.paths.daemon_lock()).unwrap();
+    lock.lock().unwrap();
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&has_ended);
+    let mut lock = Some(lock);
+    fake::serve(&app.paths, move |method, params| {
+        assert_eq!((method, &params["now"]), ("shutdown", &json!(true)));
+        let (lock, ended) = (lock.take(), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            ended.store(true, Ordering::SeqCst);
+            drop(lock);
+        });
+        reply(json!({ "pid": 42, "active": 0 }))
+    });
+    assert_eq!(daemon::stop(&mut app, true).await.unwrap(), exit::OK);
+    assert!(has_ended.load(Ordering::SeqCst));
+    let stopped = json!({ "running": false, "stopped": true, "pid": 42 });
+    assert_eq!(printed(&out.text()), stopped);
+}
+
+#[tokio::test]
+async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
+    let (mut app, out, err) = fake::app(false);
+    fake::serve(&app.paths, |method, params| {
+        assert_eq!((method, &params["stream"]), ("generate", &json!(true)));
+        assert_eq!(params["prompt"], "hi");
+        let events = vec![
+            json!({ "type": "queued", "position": 1 }),
+            json!({ "type": "delta", "text": "Hel" }),
+            json!({ "type": "from_the_future" }),
+            json!({ "type": "delta", "text": "lo" }),
+        ];
+        (events, Ok(generated("Hello")))
+    });
+    let options = GenerateOptions { stats: true, ..GenerateOptions::default() };
+    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+    assert_eq!(out.text(), "Hello\n");
+    assert!(err.text().starts_with("smollm2: 3 + 2 tokens in 3 ms;"), "{}", err.text());
+}
+
+#[tokio::test]
+async fn with_json_an_answer_is_one_object() {
+    let (mut app, out, _) = fake::app(true);
+    fake::serve(&app.paths, |_, params| {
+        assert_eq!(params["budget"]["work_ms"], 1_500);
+        reply(generated("Hello"))
+    });
+    let timeout = Some(std::time::Duration::from_millis(1_500));
+    let options = GenerateOptions { timeout, ..GenerateOptions::default() };
+    question(&mut app, &options).await.unwrap();
+    assert_eq!(printed(&out.text())["text"], "Hello");
+}
+
+#[tokio::test]
+async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
+    let (mut app, out, _) = fake::app(false);
+    let mut is_here = false;
+    fake::serve(&app.paths, move |method, params| match method {
+        "models.list" => list("available"),
+        "models.pull" => {
+            assert_eq!(params["model"], "smollm2");
+            is_here = true;
+            let event = json!({
+                "type": "progress", "phase": "downloading", "done_bytes": 1, "total_bytes": 2,
+            });
+            let result = json!({
+                "model": "smollm2", "size_bytes": 2, "sha256": "00", "already_here": false,
+            });
+            (vec![event], Ok(result))
+        }
+        _ if is_here => (vec![json!({ "type": "delta", "text": "yes" })], Ok(generated("yes"))),
+        _ => not_found(),
+    });
+    let options = GenerateOptions { yes: true, ..GenerateOptions::default() };
+    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+    assert_eq!(out.text(), "yes\n");
+}
+
+#[tokio::test]
+async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
+    let (mut app, _, err) = fake::app(false);
+    fake::serve(&app.paths, |method, _| match method {
+        "models.list" => list("available"),
+        _ => not_found(),
+    });
+    let failure = question(&mut app, &GenerateOptions::default()).await.unwrap_err();
+    assert_eq!(app.output.failure(&failure), exit::FAILED);
+    assert!(err.text().contains("hint: Run `ingle pull smollm2` (98 MB) first, or add `--yes`."));
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_pulled_keeps_its_error() {
+    let (mut app, _, err) = fake::app(false);
+    fake::serve(&app.paths, |method, _| match method {
+        "models.list" => list("on_disk"),
+        _ => not_found(),
+    });
+    let options = GenerateOptions { yes: true, ..GenerateOptions::default() };
+    let failure = question(&mut app, &options).await.unwrap_err();
+    app.output.failure(&failure);
+    assert!(err.text().contains("hint: Run `ingle models`"));
+}

@@ -1,0 +1,218 @@
+//! What the pump reads from a line: whether it asks, tells or answers, and under which id.
+//!
+//! Owns the reading of JSON-RPC envelopes and the comparing of ids. Must not look into parameters
+//! or results, but for the three members that routing needs: the id a cancel names, the tool a call
+//! names, the protocol version an `initialize` settles on.
+
+use std::borrow::Cow;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// One line, read as far as routing needs.
+#[derive(Debug)]
+pub(crate) enum Line<'a> {
+    /// One message.
+    Single(Message<'a>),
+    /// A batch. Elements that are no messages are left out: its receiver complains of them.
+    Batch(Vec<Message<'a>>),
+}
+
+impl<'a> Line<'a> {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// `PARSE_ERROR` when it is not JSON, `INVALID_REQUEST` when it is and cannot be a message.
+    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, ErrorBody> {
+        let first = line.iter().find(|byte| !byte.is_ascii_whitespace());
+        if first != Some(&b'[') {
+            return serde_json::from_slice(line).map(Self::Single).map_err(|error| broken(&error));
+        }
+        let elements: Vec<&RawValue> =
+            serde_json::from_slice(line).map_err(|error| broken(&error))?;
+        if elements.is_empty() {
+            return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the batch is empty"));
+        }
+        let messages = elements.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok());
+        Ok(Self::Batch(messages.collect()))
+    }
+
+    /// Its messages.
+    pub(crate) fn messages(&self) -> &[Message<'a>] {
+        match self {
+            Self::Single(message) => std::slice::from_ref(message),
+            Self::Batch(messages) => messages,
+        }
+    }
+}
+
+fn broken(error: &serde_json::Error) -> ErrorBody {
+    match error.classify() {
+        serde_json::error::Category::Data => ErrorBody::new(
+            ErrorCode::InvalidRequest,
+            format!("the line is not a JSON-RPC message: {error}"),
+        ),
+        _ => ErrorBody::new(ErrorCode::ParseError, format!("the line is not JSON: {error}")),
+    }
+}
+
+/// One message's envelope. Values are borrowed from the line and stay unread.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Message<'a> {
+    /// `Some` when the member is there, null included.
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+}
+
+/// An `id` of null differs from an absent one: the request is answered under null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl<'a> Message<'a> {
+    /// The method of a request or notification.
+    pub(crate) fn method(&self) -> Option<&str> {
+        self.method.as_deref()
+    }
+
+    /// Method and id, when it is a request.
+    pub(crate) fn as_request(&self) -> Option<(&str, &'a RawValue)> {
+        Some((self.method.as_deref()?, self.id?))
+    }
+
+    /// The id, when it is a reply.
+    pub(crate) fn as_reply(&self) -> Option<&'a RawValue> {
+        if self.method.is_none() { self.id } else { None }
+    }
+
+    /// The id that a cancel notification names: `requestId` in MCP, `id` in our own RPC.
+    pub(crate) fn cancelled_id(&self) -> Option<Id> {
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow, alias = "requestId")]
+            id: &'a RawValue,
+        }
+        let params: Params<'_> = serde_json::from_str(self.params?.get()).ok()?;
+        Some(Id::read(params.id))
+    }
+
+    /// The tool that a `tools/call` names.
+    pub(crate) fn tool(&self) -> Option<Cow<'a, str>> {
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow)]
+            name: Cow<'a, str>,
+        }
+        let params: Params<'a> = serde_json::from_str(self.params?.get()).ok()?;
+        Some(params.name)
+    }
+
+    /// The protocol version in the result of an `initialize`.
+    pub(crate) fn protocol_version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Settled {
+            #[serde(rename = "protocolVersion")]
+            version: String,
+        }
+        let settled: Settled = serde_json::from_str(self.result?.get()).ok()?;
+        Some(settled.version)
+    }
+}
+
+/// An id as a value, so that two spellings of it (`1` and `1.0`, or an escaped letter) are one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Id {
+    /// A whole number.
+    Integer(i128),
+    /// Any other number, by its bits.
+    Float(u64),
+    /// A string.
+    Text(String),
+    /// Null, or something that JSON-RPC allows nobody to use as an id.
+    Other,
+}
+
+impl Id {
+    /// Reads an id.
+    pub(crate) fn read(raw: &RawValue) -> Self {
+        let text = raw.get();
+        if let Ok(number) = text.parse::<i64>() {
+            return Self::Integer(number.into());
+        }
+        if let Ok(string) = serde_json::from_str::<String>(text) {
+            return Self::Text(string);
+        }
+        match text.parse::<f64>() {
+            Ok(number) => Self::from_float(number, text),
+            Err(_) => Self::Other,
+        }
+    }
+
+    /// Peers keep whole numbers of up to 64 bits exactly and anything past that as a float.
+    #[expect(clippy::cast_possible_truncation, reason = "only whole numbers within i64 are cast")]
+    fn from_float(number: f64, text: &str) -> Self {
+        if let Ok(number) = text.parse::<u64>() {
+            Self::Integer(number.into())
+        } else if number.fract() == 0.0 && number.abs() < 9e18 {
+            Self::Integer(number as i128)
+        } else {
+            Self::Float(number.to_bits())
+        }
+    }
+
+    /// Whether a daemon may be unable to repeat this id, and so answers under null.
+    pub(crate) fn may_come_back_as_null(&self) -> bool {
+        !matches!(self, Self::Text(_) | Self::Integer(0..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> Id {
+        Id::read(serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn spellings_of_one_id_are_equal_and_types_are_not() {
+        assert_eq!(id("1"), id("1.0"));
+        assert_eq!(id(r#""aA""#), id(r#""a\u0041""#));
+        assert_ne!(id("1"), id(r#""1""#));
+        assert_eq!(id("18446744073709551615"), Id::Integer(u64::MAX.into()));
+        assert_eq!(id("12345678901234567890123"), id("1.2345678901234568e22"));
+        assert_ne!(id("1.5"), id("1.25"));
+        assert_eq!(id("null"), Id::Other);
+    }
+
+    #[test]
+    fn requests_notifications_and_replies_are_told_apart() {
+        let line = br#"{"jsonrpc":"2.0","id":null,"method":"x"}"#;
+        let line = Line::parse(line).unwrap();
+        assert_eq!(line.messages()[0].as_request().unwrap().1.get(), "null");
+        let line = Line::parse(br#"{"method":"x"}"#).unwrap();
+        assert!(
+            line.messages()[0].as_request().is_none() && line.messages()[0].as_reply().is_none()
+        );
+        let line = Line::parse(br#"{"id":7,"result":{"protocolVersion":"a"}}"#).unwrap();
+        assert_eq!(line.messages()[0].as_reply().unwrap().get(), "7");
+        assert_eq!(line.messages()[0].protocol_version().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn lines_that_are_no_messages_are_named() {
+        let code = |line: &[u8]| Line::parse(line).unwrap_err().code;
+        assert_eq!(code(b"{nonsense"), ErrorCode::ParseError);
+        assert_eq!(code(b"\xff"), ErrorCode::ParseError);
+        assert_eq!(code(b"5"), ErrorCode::InvalidRequest);
+        assert_eq!(code(b"[]"), ErrorCode::InvalidRequest);
+        assert_eq!(code(br#"{"method":5}"#), ErrorCode::InvalidRequest);
+    }
+}

@@ -1,0 +1,80 @@
+//! The host: the program that spawned this shim.
+//!
+//! Owns noticing that it is gone, because some hosts die without closing our input. Must not know
+//! what the shim does for it.
+
+use std::thread;
+
+use ingle_protocol::limits;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, getppid};
+use tokio::sync::oneshot;
+
+/// The parent process as it was when the shim started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host {
+    pid: Option<Pid>,
+}
+
+impl Host {
+    /// Remembers the parent. Called first of all, so that a host that dies early is noticed.
+    pub(crate) fn remember() -> Self {
+        Self { pid: getppid() }
+    }
+
+    /// Its program's name, where the system tells.
+    pub(crate) fn name(self) -> Option<String> {
+        let path = format!("/proc/{}/comm", self.pid?.as_raw_nonzero());
+        let name = std::fs::read_to_string(path).ok()?;
+        Some(name.trim_end().to_owned())
+    }
+
+    /// Returns once the parent is another process.
+    ///
+    /// A thread waits for it: on Linux a pidfd tells at once, and where the kernel gives none a
+    /// slow check must do. (A parent-death signal would be wrong: it is sent when the *thread* that
+    /// spawned us ends, and hosts spawn from pool threads that come and go.)
+    pub(crate) async fn gone(self) {
+        let (end, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name("host".to_owned()).stack_size(64 * 1024);
+        let watch = thread.spawn(move || {
+            self.wait();
+            // The pump may have ended first.
+            let _ = end.send(());
+        });
+        // Without a thread the end of our input must do.
+        if watch.is_err() || ended.await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    fn wait(self) {
+        let pidfd = self.pid.and_then(open_pidfd);
+        let check_ms = i64::try_from(limits::SHIM_PARENT_CHECK_MS).unwrap_or(i64::MAX);
+        let pause = Timespec { tv_sec: check_ms / 1_000, tv_nsec: check_ms % 1_000 * 1_000_000 };
+        let mut pidfd = pidfd.as_ref();
+        while getppid() == self.pid {
+            let mut files = pidfd.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN));
+            let waited = match files.next() {
+                Some(file) => poll(&mut [file], None),
+                None => poll(&mut [], Some(&pause)),
+            };
+            if waited.is_ok_and(|ready| ready > 0) {
+                // It has ended, and the kernel has given us another parent by now. Should that come
+                // late, the slow check sees it.
+                pidfd = None;
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_pidfd(pid: Pid) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_pidfd(_pid: Pid) -> Option<OwnedFd> {
+    None
+}

@@ -1,0 +1,521 @@
+//! The pump: frames from the host to the daemon, frames from the daemon to the host.
+//!
+//! Owns one host session, which may outlive several daemons, and the order of its frames. Reads the
+//! envelope of each message and passes its bytes on as they are. Must not know what a method does,
+//! nor where the bytes come from and go to.
+//!
+//! One task does everything, so there is no state to share: each turn of the loop waits for the
+//! host's next frame, room towards the host, and whatever the connection can do next.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts, layer_limit_ms};
+use ingle_protocol::wire::envelope::CANCEL;
+use ingle_protocol::wire::hello::{HelloParams, Role};
+use ingle_protocol::{exit, limits};
+use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+use crate::envelope::{Id, Line, Message};
+use crate::link::{self, Connector, Handover, OpenError, Opened};
+use crate::pending::{FrameNumber, Pending, error_reply};
+
+#[cfg(test)]
+mod tests;
+
+/// Frames towards the host past which the daemon is not read.
+const OUTBOX_FRAMES: usize = 32;
+
+/// Pumps one host session until it ends, and returns the exit code.
+///
+/// `report` hears of every failure to reach the daemon, for a person: the host's requests are
+/// answered with the same error.
+pub(crate) async fn run(
+    hello: HelloParams,
+    connector: Connector,
+    host: impl AsyncRead + Unpin,
+    out: mpsc::Sender<Vec<u8>>,
+    report: impl Fn(&ErrorBody),
+) -> u8 {
+    let mut pump = Pump {
+        hello,
+        connector,
+        host: FrameReader::new(host, limits::FRAME_BYTES),
+        host_ended_at: None,
+        out,
+        outbox: VecDeque::new(),
+        queue: Queue::default(),
+        pending: Pending::default(),
+        session: Session::default(),
+        link: Link::Down,
+        fruitless: 0,
+        timeouts: WorkTimeouts::default(),
+        exit_code: exit::OK,
+        report,
+    };
+    // At once rather than on demand: a daemon that must be started gets a head start.
+    pump.connect();
+    while pump.turn().await.is_continue() {}
+    pump.finish().await
+}
+
+struct Pump<R, F> {
+    hello: HelloParams,
+    connector: Connector,
+    host: FrameReader<R>,
+    host_ended_at: Option<Instant>,
+    out: mpsc::Sender<Vec<u8>>,
+    /// Frames for the host, newlines included.
+    outbox: VecDeque<Vec<u8>>,
+    queue: Queue,
+    pending: Pending,
+    session: Session,
+    link: Link,
+    /// Connections lost since the last byte that got through.
+    fruitless: u32,
+    timeouts: WorkTimeouts,
+    exit_code: u8,
+    report: F,
+}
+
+/// Frames that the daemon does not have yet, or not in full.
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Outgoing>,
+    bytes: usize,
+    next_number: FrameNumber,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    number: FrameNumber,
+    bytes: Vec<u8>,
+    written: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// Holds a request: worth starting a daemon for.
+    Request,
+    /// MCP's first request: a new daemon must hear it too.
+    Initialize(Id),
+    /// MCP's `notifications/initialized`.
+    Initialized,
+    /// Notifications, and answers to requests of the present daemon: nothing to a new one.
+    Passing,
+}
+
+/// What of an MCP session a new daemon must be told.
+#[derive(Debug, Default)]
+struct Session {
+    /// An `initialize` that the daemon has and has not answered.
+    asked: Option<(Id, Vec<u8>)>,
+    settled: Option<Handover>,
+}
+
+enum Link {
+    Down,
+    Opening(Pin<Box<dyn Future<Output = Result<Opened, OpenError>>>>),
+    Up(Box<Up>),
+}
+
+struct Up {
+    opened: Opened,
+    half_closed: bool,
+    /// Writing has failed. What the daemon said before it went is still to be read.
+    write_failed: bool,
+}
+
+enum Event {
+    HostFrame(io::Result<Option<Frame>>),
+    HostReadsNoMore,
+    HostTakes,
+    Link(LinkEvent),
+    DrainEnds,
+}
+
+enum LinkEvent {
+    Opened(Box<Result<Opened, OpenError>>),
+    DaemonFrame(io::Result<Option<Frame>>),
+    Written(io::Result<usize>),
+}
+
+type Flow = std::ops::ControlFlow<()>;
+const GO_ON: Flow = Flow::Continue(());
+const STOP: Flow = Flow::Break(());
+
+impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
+    async fn turn(&mut self) -> Flow {
+        if self.host_ended_at.is_some() && self.queue.frames.is_empty() {
+            match &mut self.link {
+                Link::Up(up) if !up.half_closed => {
+                    up.half_closed = true;
+                    // A daemon that has gone meanwhile shows as the end of its frames.
+                    let _ = up.opened.writer.shutdown().await;
+                }
+                Link::Up(_) => {}
+                Link::Down | Link::Opening(_) => return STOP,
+            }
+        }
+        let drain_limit = self.drain_limit().map(tokio::time::Instant::from_std);
+        let drain_ends = async {
+            match drain_limit {
+                Some(limit) => tokio::time::sleep_until(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let may_read_daemon = self.outbox.len() < OUTBOX_FRAMES;
+        let may_read_host =
+            self.host_ended_at.is_none() && self.queue.has_room() && may_read_daemon;
+        let unsent = self.queue.frames.front().map(|frame| &frame.bytes[frame.written..]);
+        let event = tokio::select! {
+            frame = self.host.next(), if may_read_host => Event::HostFrame(frame),
+            permit = self.out.reserve(), if !self.outbox.is_empty() => match permit {
+                Ok(permit) => {
+                    permit.send(take_all(&mut self.outbox));
+                    Event::HostTakes
+                }
+                Err(_) => Event::HostReadsNoMore,
+            },
+            () = self.out.closed() => Event::HostReadsNoMore,
+            event = self.link.next(unsent, may_read_daemon) => Event::Link(event),
+            () = drain_ends => Event::DrainEnds,
+        };
+        match event {
+            Event::HostFrame(frame) => self.on_host_frame(frame),
+            Event::HostTakes => {}
+            Event::HostReadsNoMore | Event::DrainEnds => return STOP,
+            Event::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
+            Event::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
+            Event::Link(LinkEvent::Written(written)) => self.on_written(written),
+        }
+        GO_ON
+    }
+
+    /// When the session ends although the daemon has not closed the connection: a while after the
+    /// host's last byte. An MCP host that closes our input waits for us to end; a script that pipes
+    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder bounds.
+    fn drain_limit(&self) -> Option<Instant> {
+        let ended_at = self.host_ended_at?;
+        if matches!(self.link, Link::Opening(_)) {
+            // It has limits of its own.
+            return None;
+        }
+        let soon = ended_at + Duration::from_millis(limits::DRAIN_MS);
+        match (self.hello.role, self.pending.youngest_noted_at()) {
+            (Role::Rpc, Some(noted_at)) => {
+                let work_ms = self.timeouts.work_ms(Class::Chat);
+                let limit_ms = layer_limit_ms(Layer::Shim, work_ms, None);
+                Some(soon.max(noted_at + Duration::from_millis(limit_ms)))
+            }
+            _ => Some(soon),
+        }
+    }
+
+    fn connect(&mut self) {
+        let opening =
+            link::open((self.connector)(), self.hello.clone(), self.session.settled.clone());
+        // A daemon that closes connections may be on its way out: give it a moment to be gone.
+        let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
+        self.link = Link::Opening(Box::pin(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            opening.await
+        }));
+    }
+
+    fn on_host_frame(&mut self, frame: io::Result<Option<Frame>>) {
+        match frame {
+            Ok(Some(Frame::Line(line))) => self.on_host_line(line),
+            Ok(Some(Frame::TooLong)) => {
+                let message = format!("a line is over {} bytes", limits::FRAME_BYTES);
+                self.answer("null", &ErrorBody::new(ErrorCode::FrameTooLarge, message));
+            }
+            // A last line without its newline is whole if it is JSON.
+            Ok(Some(Frame::Torn(line))) => self.on_host_line(line),
+            Ok(None) | Err(_) => self.host_ended_at = Some(Instant::now()),
+        }
+    }
+
+    fn on_host_line(&mut self, mut bytes: Vec<u8>) {
+        let line = match Line::parse(&bytes) {
+            Ok(line) => line,
+            Err(error) => return self.answer("null", &error),
+        };
+        let kind = self.kind(&line);
+        line.messages().iter().for_each(|message| self.hear_cancel(message));
+        let is_request = matches!(kind, Kind::Request | Kind::Initialize(_));
+        if matches!(self.link, Link::Down) && !is_request {
+            // Nothing that a daemon would have to be started for.
+            if kind == Kind::Initialized {
+                self.session.mark_initialized();
+            }
+            return;
+        }
+        let number = self.queue.next_number;
+        if let Err(refusal) = self.pending.note(number, &line, Instant::now()) {
+            return self.outbox.push_back(refusal);
+        }
+        bytes.push(b'\n');
+        self.queue.push(bytes, kind);
+        if matches!(self.link, Link::Down) {
+            self.connect();
+        }
+    }
+
+    /// A cancelled request that the daemon does not have yet never gets there.
+    fn hear_cancel(&mut self, message: &Message<'_>) {
+        let is_mcp = self.hello.role == Role::Mcp;
+        let cancel = if is_mcp { "notifications/cancelled" } else { CANCEL };
+        let id = message.cancelled_id().filter(|_| message.method() == Some(cancel));
+        let Some(id) = id else { return };
+        for (number, raw_id) in self.pending.withdraw(&id) {
+            self.queue.remove(number);
+            if !is_mcp {
+                let error = ErrorBody::new(ErrorCode::Cancelled, "cancelled before it was sent");
+                self.answer(raw_id.get(), &error);
+            }
+        }
+        if is_mcp {
+            // MCP answers no cancelled request; our own RPC does.
+            self.pending.forget(&id);
+        }
+    }
+
+    fn kind(&self, line: &Line<'_>) -> Kind {
+        let is_mcp = self.hello.role == Role::Mcp;
+        if let (Line::Single(message), true) = (line, is_mcp) {
+            match (message.as_request(), message.method()) {
+                (Some(("initialize", id)), _) => return Kind::Initialize(Id::read(id)),
+                (None, Some("notifications/initialized")) => return Kind::Initialized,
+                _ => {}
+            }
+        }
+        let has_request = line.messages().iter().any(|message| message.as_request().is_some());
+        // A batch that holds nothing sound is the daemon's to refuse.
+        let is_unsound = line.messages().is_empty();
+        if has_request || is_unsound { Kind::Request } else { Kind::Passing }
+    }
+
+    fn answer(&mut self, raw_id: &str, error: &ErrorBody) {
+        self.outbox.push_back(format!("{}\n", error_reply(raw_id, error)).into_bytes());
+    }
+
+    fn on_written(&mut self, written: io::Result<usize>) {
+        let (Ok(written @ 1..), Some(front)) = (written, self.queue.frames.front_mut()) else {
+            if let Link::Up(up) = &mut self.link {
+                up.write_failed = true;
+            }
+            return;
+        };
+        self.fruitless = 0;
+        if front.written == 0 {
+            self.pending.mark_written(front.number);
+            if front.kind == Kind::Initialized {
+                self.session.mark_initialized();
+            }
+        }
+        front.written += written;
+        if front.written == front.bytes.len()
+            && let Some(frame) = self.queue.pop()
+            && let Kind::Initialize(id) = frame.kind
+        {
+            self.session.asked = Some((id, frame.bytes));
+        }
+    }
+
+    fn on_daemon_frame(&mut self, frame: io::Result<Option<Frame>>) -> Flow {
+        // A frame over the limit may have been the answer to anything, and half a frame is none.
+        let Ok(Some(Frame::Line(mut line))) = frame else { return self.on_lost() };
+        if let Ok(parsed) = Line::parse(&line) {
+            for message in parsed.messages() {
+                if let Some(id) = message.as_reply() {
+                    let id = Id::read(id);
+                    self.pending.settle(&id);
+                    self.session.hear_reply(&id, message);
+                }
+            }
+            line.push(b'\n');
+            self.outbox.push_back(line);
+        }
+        GO_ON
+    }
+
+    fn on_opened(&mut self, opened: Result<Opened, OpenError>) -> Flow {
+        match opened {
+            Ok(mut opened) => {
+                self.exit_code = exit::OK;
+                // The drain begins when there is something to drain into.
+                self.host_ended_at = self.host_ended_at.map(|_| Instant::now());
+                self.timeouts = opened.hello.timeouts.clone();
+                self.outbox.extend(std::mem::take(&mut opened.strays));
+                let up = Up { opened, half_closed: false, write_failed: false };
+                self.link = Link::Up(Box::new(up));
+                GO_ON
+            }
+            Err(OpenError::Lost) => self.on_lost(),
+            Err(OpenError::Unavailable(error)) => {
+                self.exit_code = error.exit_code;
+                self.give_up(&error.body);
+                GO_ON
+            }
+            Err(OpenError::Changed(error)) => {
+                self.exit_code = exit::UNAVAILABLE;
+                self.give_up(&error);
+                STOP
+            }
+        }
+    }
+
+    /// The connection has ended. Requests that the daemon had are answered; the others go to the
+    /// next daemon.
+    fn on_lost(&mut self) -> Flow {
+        self.link = Link::Down;
+        self.outbox.extend(self.pending.lose());
+        self.session.asked = None;
+        self.fruitless += 1;
+        if self.queue.frames.front().is_some_and(|frame| frame.written > 0) {
+            self.queue.pop();
+        }
+        self.queue.drop_passing(&mut self.session);
+        if self.queue.frames.is_empty() {
+            return GO_ON;
+        }
+        if self.fruitless < limits::SHIM_FRUITLESS_CONNECTIONS {
+            self.connect();
+        } else {
+            self.fruitless = 0;
+            let message = "the daemon closes every connection before it takes a request";
+            self.exit_code = exit::UNAVAILABLE;
+            self.give_up(&ErrorBody::new(ErrorCode::DaemonUnavailable, message));
+        }
+        GO_ON
+    }
+
+    /// Answers everything that waits for a daemon. The next request tries again.
+    fn give_up(&mut self, error: &ErrorBody) {
+        (self.report)(error);
+        self.link = Link::Down;
+        self.outbox.extend(self.pending.refuse(error));
+        self.queue.clear(&mut self.session);
+    }
+
+    async fn finish(mut self) -> u8 {
+        if !self.outbox.is_empty() {
+            // An error means that the host reads no more, and needs no answers either.
+            let limit = Duration::from_millis(limits::DRAIN_MS);
+            let send = self.out.send(take_all(&mut self.outbox));
+            let _ = tokio::time::timeout(limit, send).await;
+        }
+        match (self.hello.role, self.pending.len()) {
+            // The drain limit came before the last answers.
+            (Role::Rpc, 1..) if self.exit_code == exit::OK => exit::FAILED,
+            _ => self.exit_code,
+        }
+    }
+}
+
+impl Link {
+    /// What the connection does next: nothing, ever, while there is none. Dropping the future
+    /// before it is ready loses no byte in either direction.
+    async fn next(&mut self, unsent: Option<&[u8]>, may_read: bool) -> LinkEvent {
+        match self {
+            Self::Down => std::future::pending().await,
+            Self::Opening(opening) => {
+                let opened = opening.await;
+                *self = Self::Down;
+                LinkEvent::Opened(Box::new(opened))
+            }
+            Self::Up(up) => {
+                let Up { opened: Opened { reader, writer, .. }, write_failed, .. } = &mut **up;
+                let may_write = !*write_failed && unsent.is_some();
+                tokio::select! {
+                    frame = reader.next(), if may_read => LinkEvent::DaemonFrame(frame),
+                    written = writer.write(unsent.unwrap_or_default()), if may_write => {
+                        LinkEvent::Written(written)
+                    }
+                    else => std::future::pending().await,
+                }
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn has_room(&self) -> bool {
+        self.frames.len() < limits::SHIM_QUEUED_FRAMES && self.bytes < limits::SHIM_QUEUED_BYTES
+    }
+
+    fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+        self.bytes += bytes.len();
+        self.frames.push_back(Outgoing { number: self.next_number, bytes, written: 0, kind });
+        self.next_number += 1;
+    }
+
+    fn pop(&mut self) -> Option<Outgoing> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.bytes.len();
+        Some(frame)
+    }
+
+    fn remove(&mut self, number: FrameNumber) {
+        self.frames.retain(|frame| frame.number != number);
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.
+    fn drop_passing(&mut self, session: &mut Session) {
+        self.frames.retain(|frame| frame.kind != Kind::Passing);
+        if !self.frames.iter().any(Outgoing::is_request) {
+            self.clear(session);
+        }
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    fn clear(&mut self, session: &mut Session) {
+        if self.frames.drain(..).any(|frame| frame.kind == Kind::Initialized) {
+            session.mark_initialized();
+        }
+        self.bytes = 0;
+    }
+}
+
+impl Outgoing {
+    fn is_request(&self) -> bool {
+        matches!(self.kind, Kind::Request | Kind::Initialize(_))
+    }
+}
+
+impl Session {
+    /// A reply has come: the one to `initialize` says what the session settled on.
+    fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
+        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
+            && let Some(version) = message.protocol_version()
+        {
+            let id = id.clone();
+            self.settled = Some(Handover { initialize, id, version, initialized: false });
+        }
+    }
+
+    fn mark_initialized(&mut self) {
+        if let Some(settled) = &mut self.settled {
+            settled.initialized = true;
+        }
+    }
+}
+
+/// All frames as one chunk: one frame is moved, several become one write.
+fn take_all(outbox: &mut VecDeque<Vec<u8>>) -> Vec<u8> {
+    let mut all = outbox.pop_front().unwrap_or_default();
+    for frame in outbox.drain(..) {
+        all.extend_from_slice(&frame);
+    }
+    all
+}

@@ -1,0 +1,292 @@
+//! Runs the real binaries in private homes.
+//!
+//! Owns finding the binaries, temporary Ingle folders, starting and ending daemons, and leaving no
+//! process behind. Readiness is always a message; nothing here sleeps to wait for it. Knows nothing
+//! of the daemon's inside: it links the protocol crate only.
+
+pub mod faults;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use ingle_protocol::client::Client;
+use ingle_protocol::launch::{LAUNCHED_FLAG, StartReport, open_lock};
+use ingle_protocol::paths::Paths;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Path of one of the two binaries, built in the same profile as this test.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    // target/<profile>/deps/<test>
+    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+    let path = folder.join(name);
+    assert!(path.is_file(), "`{}` is not built; run ./test, which builds it", path.display());
+    path
+}
+
+/// A file of this crate.
+#[must_use]
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A private home. Dropping it ends whatever daemon runs in it.
+#[derive(Debug)]
+pub struct Home {
+    folder: TempDir,
+    paths: Paths,
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Home {
+    /// An empty home, with a path short enough for a socket.
+    ///
+    /// # Panics
+    /// When the system gives no temporary folder.
+    #[must_use]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("ingle-").tempdir().expect("a folder");
+        let paths = Paths::new(folder.path().join(".ingle"), None).expect("a short path");
+        paths.prepare().expect("a folder of our own");
+        Self { folder, paths }
+    }
+
+    /// A home with one sim model, which is the default.
+    #[must_use]
+    pub fn with_sim(config: Value) -> Self {
+        let home = Self::new();
+        home.add_sim("sim", config);
+        home.write("config.toml", "default_model = \"sim\"\n");
+        home
+    }
+
+    /// Where everything of this home lives.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The home folder itself: what HOME is set to.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Adds a sim model; `config` holds everything but the model type.
+    pub fn add_sim(&self, name: &str, config: Value) {
+        let mut config = config;
+        config["model_type"] = json!("sim");
+        self.write(&format!("models/{name}/config.json"), &config.to_string());
+    }
+
+    /// Adds SmolLM2 by a link to the file the test script has fetched.
+    ///
+    /// # Panics
+    /// When it has not been fetched.
+    pub fn add_smollm2(&self) {
+        let models = std::env::var_os("INGLE_TEST_MODELS")
+            .expect("INGLE_TEST_MODELS names the folder of test models; run ./test, which sets it");
+        let source = Path::new(&models).join("smollm2");
+        let source = fs::canonicalize(&source)
+            .unwrap_or_else(|error| panic!("`{}`: {error}; run ./test", source.display()));
+        let target = self.paths.models_dir().join("smollm2");
+        std::os::unix::fs::symlink(source, target).expect("a link to the model");
+    }
+
+    /// Writes a file of the Ingle folder.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.paths.home().join(name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+
+    /// A command with nothing of this process's environment but HOME and PATH, as an MCP host
+    /// would spawn it.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(binary(program));
+        command.env_clear().env("HOME", self.folder.path());
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        command
+    }
+
+    /// Runs `ingle` to its end with an empty standard input.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn ingle<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
+        let mut command = self.command("ingle");
+        command.args(arguments).stdin(Stdio::null());
+        let output = command.output().expect("`ingle` runs");
+        Finished {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts a daemon and waits for its report.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[must_use]
+    pub fn daemon(&self) -> Daemon {
+        let (mut child, report) = self.try_daemon();
+        match report {
+            Some(StartReport::Ready { .. }) => Daemon { child },
+            other => {
+                let status = child.wait();
+                panic!("the daemon is not ready: {other:?}, {status:?}")
+            }
+        }
+    }
+
+    /// Starts a daemon and reads its report, whatever it is.
+    ///
+    /// # Panics
+    /// When the binary cannot be run.
+    #[must_use]
+    pub fn try_daemon(&self) -> (Child, Option<StartReport>) {
+        let mut command = self.command("ingled");
+        command.args(["serve", LAUNCHED_FLAG]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let stderr = fs::File::create(self.folder.path().join("stderr")).expect("a file");
+        let mut child = command.stderr(stderr).spawn().expect("`ingled` runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a report");
+        (child, serde_json::from_str(&line).ok())
+    }
+
+    /// A client of the running daemon.
+    ///
+    /// # Panics
+    /// When none runs.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.paths.socket()).await.expect("the daemon answers")
+    }
+
+    /// Process id of the daemon that holds this home, if one does.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<Pid> {
+        let lock = open_lock(&self.paths.daemon_lock()).ok()?;
+        if lock.try_lock().is_ok() {
+            return None;
+        }
+        let text = fs::read_to_string(self.paths.daemon_lock()).ok()?;
+        Pid::from_raw(text.trim().parse().ok()?)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // A daemon that a shim started is nobody's child here.
+        if let Some(pid) = self.daemon_pid() {
+            let _ = kill_process(pid, Signal::CONT);
+            let _ = kill_process(pid, Signal::KILL);
+            // The lock comes free when the process is gone.
+            if let Ok(lock) = open_lock(&self.paths.daemon_lock()) {
+                let _ = lock.lock();
+            }
+        }
+    }
+}
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub status: ExitStatus,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Its exit code; -1 after a signal.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    /// Its output as JSON.
+    ///
+    /// # Panics
+    /// When it is not JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+    }
+
+    /// Itself, if it went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    pub fn ok(self) -> Self {
+        assert!(self.status.success(), "{self:?}");
+        self
+    }
+}
+
+/// A daemon this test started itself. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the daemon is there");
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// Never: a child has one.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When the system cannot tell.
+    #[must_use]
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("a child can be waited for")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
