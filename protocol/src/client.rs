@@ -114,6 +114,17 @@ impl Client {
                 format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS),
             )
         })??;
+        if inner.hello.protocol != crate::PROTOCOL_VERSION {
+            return Err(ErrorBody::new(
+                ErrorCode::VersionSkew,
+                format!(
+                    "the daemon (build {}) speaks protocol {}, and this client speaks {}",
+                    inner.hello.build,
+                    inner.hello.protocol,
+                    crate::PROTOCOL_VERSION
+                ),
+            ));
+        }
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -136,11 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight.
-    pub fn start<M: Method>(
-        &self,
-        params: &M::Params,
-        class: Class,
-    ) -> Result<Call<M>, ErrorBody> {
+    pub fn start<M: Method>(&self, params: &M::Params, class: Class) -> Result<Call<M>, ErrorBody> {
         let params = serde_json::to_value(params)
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
         start(&self.inner, params, class)
@@ -273,9 +280,9 @@ impl<M: Method> Drop for Call<M> {
         if self.reply.is_some() {
             let params = CancelParams { id: Id::Number(self.id) };
             // A full or closed connection needs no cancel: it is being given up anyway.
-            let _ = self.outbound.try_send(encode(
-                &json!({ "jsonrpc": "2.0", "method": CANCEL, "params": params }),
-            ));
+            let _ = self
+                .outbound
+                .try_send(encode(&json!({ "jsonrpc": "2.0", "method": CANCEL, "params": params })));
         }
     }
 }

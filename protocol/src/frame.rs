@@ -100,7 +100,6 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// The next frame among the bytes read so far.
     pub fn pop(&mut self) -> Option<Frame> {
-
         loop {
             let newline = self.buffer[self.scanned..].iter().position(|&byte| byte == b'\n');
             let Some(offset) = newline else {

@@ -137,11 +137,7 @@ pub fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
 }
 
-fn start(
-    paths: &Paths,
-    program: &Path,
-    report: oneshot::Sender<Result<StartReport, LaunchError>>,
-) {
+fn start(paths: &Paths, program: &Path, report: oneshot::Sender<Result<StartReport, LaunchError>>) {
     let lock = match open_lock(&paths.start_lock()).and_then(|file| file.lock().map(|()| file)) {
         Ok(file) => file,
         Err(error) => {
@@ -170,9 +166,9 @@ fn start(
             drop(lock);
             let message = format!("cannot run `{}`: {error}", program.display());
             let mut failure = LaunchError::unavailable(message);
-            failure.body = failure.body.with_remediation(
-                "Install `ingled` beside `ingle`, or put it on PATH.",
-            );
+            failure.body = failure
+                .body
+                .with_remediation("Install `ingled` beside `ingle`, or put it on PATH.");
             let _ = report.send(Err(failure));
         }
     }

@@ -127,10 +127,9 @@ impl Paths {
     pub fn from_env() -> Result<Self, PathError> {
         let home = match absolute("INGLE_HOME", std::env::var_os("INGLE_HOME"))? {
             Some(home) => home,
-            None => directories::BaseDirs::new()
-                .ok_or(PathError::NoHome)?
-                .home_dir()
-                .join(".ingle"),
+            None => {
+                directories::BaseDirs::new().ok_or(PathError::NoHome)?.home_dir().join(".ingle")
+            }
         };
         let socket = absolute("INGLE_SOCKET", std::env::var_os("INGLE_SOCKET"))?;
         Self::new(home, socket)
@@ -202,8 +201,7 @@ impl Paths {
     /// # Errors
     /// When a room belongs to somebody else, is no folder, or cannot be made.
     pub fn prepare(&self) -> Result<(), PathError> {
-        let mut rooms =
-            vec![self.home.clone(), self.run_dir(), self.logs_dir(), self.models_dir()];
+        let mut rooms = vec![self.home.clone(), self.run_dir(), self.logs_dir(), self.models_dir()];
         // A socket elsewhere gets its folder only if that does not exist: /tmp is not ours to chmod.
         if let Some(parent) = self.socket.parent()
             && !parent.exists()
@@ -232,10 +230,7 @@ impl Paths {
     }
 }
 
-fn absolute(
-    variable: &'static str,
-    value: Option<OsString>,
-) -> Result<Option<PathBuf>, PathError> {
+fn absolute(variable: &'static str, value: Option<OsString>) -> Result<Option<PathBuf>, PathError> {
     match value.filter(|value| !value.is_empty()).map(PathBuf::from) {
         Some(path) if !path.is_absolute() => Err(PathError::NotAbsolute { variable, path }),
         other => Ok(other),

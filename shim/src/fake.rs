@@ -1,6 +1,5 @@
 //! A daemon for tests: answers each method by a closure, over a real socket in a private home.
 
-use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use ingle_protocol::error::ErrorBody;
@@ -15,33 +14,28 @@ use tokio::net::UnixListener;
 use crate::app::App;
 use crate::output::tests::{Captured, captured};
 
-/// An [`App`] whose home goes when it goes.
-pub(crate) struct TestApp {
-    pub(crate) app: App,
-    _home: TempDir,
-}
-
-impl Deref for TestApp {
-    type Target = App;
-
-    fn deref(&self) -> &App {
-        &self.app
-    }
-}
-
-impl DerefMut for TestApp {
-    fn deref_mut(&mut self) -> &mut App {
-        &mut self.app
-    }
-}
+/// Keeps a test's home folder until the test ends.
+pub(crate) struct TestHome(#[expect(dead_code, reason = "held for its drop")] TempDir);
 
 /// An app with an empty home, and what it prints.
-pub(crate) fn app(json: bool) -> (TestApp, Captured, Captured) {
+pub(crate) fn app(json: bool) -> (App, TestHome, Captured, Captured) {
     let home = tempfile::tempdir().unwrap();
     let (output, out, err) = captured(json);
     let paths = Paths::new(home.path().join("home"), None).unwrap();
     let program = PathBuf::from("/nonexistent/ingled");
-    (TestApp { app: App { paths, program, output }, _home: home }, out, err)
+    (App { paths, program, output }, TestHome(home), out, err)
+}
+
+/// The result of a `generate`.
+pub(crate) fn generated(text: &str) -> Value {
+    json!({
+        "request_id": "r-1", "model": "smollm2", "text": text, "finish_reason": "stop",
+        "seed": 7, "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
+        "timings": {
+            "queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 2.0, "total_ms": 3.0,
+            "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 20.0,
+        },
+    })
 }
 
 /// What a fake daemon says to one call: events first, then a reply or an error.
@@ -58,10 +52,20 @@ pub(crate) fn hello() -> Value {
 }
 
 /// Starts a daemon at the app's socket. A `shutdown` closes its connection after the reply.
-pub(crate) fn serve(
+pub(crate) fn serve(paths: &Paths, answer: impl FnMut(&str, &Value) -> Answer + Send + 'static) {
+    serve_hello(paths, json!({}), answer);
+}
+
+/// The same, with other members in its reply to `hello`.
+pub(crate) fn serve_hello(
     paths: &Paths,
+    members: Value,
     mut answer: impl FnMut(&str, &Value) -> Answer + Send + 'static,
 ) {
+    let mut greeting = hello();
+    for (name, value) in members.as_object().unwrap() {
+        greeting[name] = value.clone();
+    }
     paths.prepare().unwrap();
     let listener = UnixListener::bind(paths.socket()).unwrap();
     tokio::spawn(async move {
@@ -72,7 +76,7 @@ pub(crate) fn serve(
                 let call: Value = serde_json::from_str(&line).unwrap();
                 let method = call["method"].as_str().unwrap();
                 let (events, reply) = match method {
-                    "hello" => (Vec::new(), Ok(hello())),
+                    "hello" => (Vec::new(), Ok(greeting.clone())),
                     method => answer(method, &call["params"]),
                 };
                 let mut frames = String::new();

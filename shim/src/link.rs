@@ -20,7 +20,7 @@ use ingle_protocol::{PROTOCOL_VERSION, exit, limits};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::envelope::{Id, Line};
+use crate::envelope::{Id, Line, Message};
 
 /// The two directions of a connection. Shutting the writer down half-closes it.
 pub(crate) struct Pipes {
@@ -58,6 +58,48 @@ pub(crate) struct Handover {
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
     pub(crate) initialized: bool,
+}
+
+/// What is known of the host's MCP session.
+#[derive(Debug, Default)]
+pub(crate) struct McpSession {
+    /// An `initialize` that the daemon has and has not answered.
+    asked: Option<(Id, Vec<u8>)>,
+    settled: Option<Handover>,
+}
+
+impl McpSession {
+    /// The daemon has all of the host's `initialize`.
+    pub(crate) fn ask(&mut self, id: Id, initialize: Vec<u8>) {
+        self.asked = Some((id, initialize));
+    }
+
+    /// The daemon that was asked is gone.
+    pub(crate) fn forget_question(&mut self) {
+        self.asked = None;
+    }
+
+    /// A reply has come: the one to `initialize` says what the session settled on.
+    pub(crate) fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
+        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
+            && let Some(version) = message.protocol_version()
+        {
+            let id = id.clone();
+            self.settled = Some(Handover { initialize, id, version, initialized: false });
+        }
+    }
+
+    /// The host has sent `notifications/initialized`.
+    pub(crate) fn mark_initialized(&mut self) {
+        if let Some(settled) = &mut self.settled {
+            settled.initialized = true;
+        }
+    }
+
+    /// What the next daemon must be told, once there is anything.
+    pub(crate) fn handover(&self) -> Option<Handover> {
+        self.settled.clone()
+    }
 }
 
 /// A connection that is ready for the host's frames.

@@ -1,75 +1,111 @@
 //! One line of progress on standard error, for a person who waits.
 //!
-//! Owns how it looks. Draws nothing when standard error is no terminal.
+//! Owns how it looks. Draws nothing when standard error is no terminal. It is this short on
+//! purpose: the crates that do it better need more memory than the rest of the shim's start.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
 use ingle_protocol::wire::models::ProgressEvent;
 
 use crate::output;
 
-const TEMPLATE: &str = "{prefix} [{bar:30}] {msg}";
-/// Positions of a bar whose end is not a number of bytes.
-const STEPS: u64 = 1_000;
+/// Columns of the bar.
+const BAR: usize = 30;
+/// Columns of the whole line: no terminal in use is narrower.
+const LINE: usize = 78;
+/// Between two drawings: faster than this nobody reads.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Takes the line away.
+const ERASE: &str = "\r\x1b[2K";
 
 /// Progress of one thing, cleared when dropped.
 pub(crate) struct Progress {
-    bar: ProgressBar,
+    is_watched: bool,
+    drawn_at: Option<Instant>,
 }
 
 impl Progress {
     /// Nothing is drawn before the first news.
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::new(STEPS);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Self { bar }
+        Self { is_watched: io::stderr().is_terminal(), drawn_at: None }
     }
 
     /// Shows how far a load or pull has come.
-    pub(crate) fn show(&self, event: &ProgressEvent) {
-        let ProgressEvent::Progress { phase, done_bytes, total_bytes } = event;
-        let done = output::bytes(*done_bytes);
-        let message = match total_bytes {
-            0 => done,
-            total => format!("{done} / {}", output::bytes(*total)),
+    pub(crate) fn show(&mut self, event: &ProgressEvent) {
+        let ProgressEvent::Progress { phase, done_bytes: done, total_bytes: total } = event;
+        let message = match total {
+            0 => output::bytes(*done),
+            total => format!("{} / {}", output::bytes(*done), output::bytes(*total)),
         };
-        self.set(phase, message, done_bytes.saturating_mul(STEPS).checked_div(*total_bytes));
+        self.draw(phase, (*total > 0).then_some((*done, *total)), &message);
     }
 
     /// Shows a share, 0 to 1.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "the share is clamped to 0 to 1 first"
     )]
-    pub(crate) fn share(&self, phase: &str, share: f32) {
-        let position = (share.clamp(0.0, 1.0) * STEPS as f32) as u64;
-        self.set(phase, format!("{} %", position * 100 / STEPS), Some(position));
+    pub(crate) fn share(&mut self, phase: &str, share: f32) {
+        let percent = (share.clamp(0.0, 1.0) * 100.0) as u64;
+        self.draw(phase, Some((percent, 100)), &format!("{percent} %"));
+    }
+
+    /// Shows how much of a prompt has been read.
+    pub(crate) fn tokens(&mut self, phase: &str, done: usize, total: usize) {
+        let message = format!("{done} / {total} tokens");
+        self.draw(phase, (total > 0).then_some((done as u64, total as u64)), &message);
     }
 
     /// Shows words alone.
-    pub(crate) fn say(&self, phase: &str, message: String) {
-        self.set(phase, message, None);
+    pub(crate) fn say(&mut self, phase: &str, message: &str) {
+        self.draw(phase, None, message);
     }
 
-    fn set(&self, phase: &str, message: String, position: Option<u64>) {
-        if self.bar.prefix() != phase {
-            self.bar.set_prefix(phase.to_owned());
+    fn draw(&mut self, phase: &str, done_of: Option<(u64, u64)>, message: &str) {
+        let is_due = self.drawn_at.is_none_or(|drawn_at| drawn_at.elapsed() >= PAUSE);
+        if self.is_watched && is_due {
+            self.drawn_at = Some(Instant::now());
+            // Nothing depends on it.
+            let _ = write!(io::stderr(), "{ERASE}{}", line(phase, done_of, message));
         }
-        self.bar.set_message(message);
-        self.bar.set_position(position.unwrap_or_default());
     }
 
     /// Takes the line away.
-    pub(crate) fn clear(&self) {
-        self.bar.finish_and_clear();
+    pub(crate) fn clear(&mut self) {
+        if self.drawn_at.take().is_some() {
+            let _ = write!(io::stderr(), "{ERASE}");
+        }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+fn line(phase: &str, done_of: Option<(u64, u64)>, message: &str) -> String {
+    let bar = done_of.map_or_else(String::new, |(done, total)| {
+        let full = u128::from(done.min(total)) * BAR as u128 / u128::from(total.max(1));
+        let full = usize::try_from(full).unwrap_or(BAR);
+        format!("[{:<BAR$}] ", "=".repeat(full))
+    });
+    let line = format!("{phase} {bar}{message}");
+    line.chars().filter(|c| !c.is_control()).take(LINE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_what_there_is_and_fits_a_terminal() {
+        let bar = "=".repeat(15) + &" ".repeat(15);
+        assert_eq!(line("loading", Some((1, 2)), "50 %"), format!("loading [{bar}] 50 %"));
+        assert_eq!(line("queued", None, "behind 1"), "queued behind 1");
+        assert!(line("x", Some((9, 3)), &"y".repeat(200)).contains(&"=".repeat(BAR)));
+        assert_eq!(line("x", None, &"y".repeat(200)).len(), LINE);
     }
 }

@@ -22,11 +22,14 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::envelope::{Id, Line, Message};
-use crate::link::{self, Connector, Handover, OpenError, Opened};
-use crate::pending::{FrameNumber, Pending, error_reply};
+use crate::link::{self, Connector, McpSession, OpenError, Opened};
+use crate::pending::{Pending, error_reply};
 
+mod queue;
 #[cfg(test)]
 mod tests;
+
+use queue::{Kind, Queue};
 
 /// Frames towards the host past which the daemon is not read.
 const OUTBOX_FRAMES: usize = 32;
@@ -51,7 +54,7 @@ pub(crate) async fn run(
         outbox: VecDeque::new(),
         queue: Queue::default(),
         pending: Pending::default(),
-        session: Session::default(),
+        session: McpSession::default(),
         link: Link::Down,
         fruitless: 0,
         timeouts: WorkTimeouts::default(),
@@ -74,49 +77,13 @@ struct Pump<R, F> {
     outbox: VecDeque<Vec<u8>>,
     queue: Queue,
     pending: Pending,
-    session: Session,
+    session: McpSession,
     link: Link,
     /// Connections lost since the last byte that got through.
     fruitless: u32,
     timeouts: WorkTimeouts,
     exit_code: u8,
     report: F,
-}
-
-/// Frames that the daemon does not have yet, or not in full.
-#[derive(Debug, Default)]
-struct Queue {
-    frames: VecDeque<Outgoing>,
-    bytes: usize,
-    next_number: FrameNumber,
-}
-
-#[derive(Debug)]
-struct Outgoing {
-    number: FrameNumber,
-    bytes: Vec<u8>,
-    written: usize,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Kind {
-    /// Holds a request: worth starting a daemon for.
-    Request,
-    /// MCP's first request: a new daemon must hear it too.
-    Initialize(Id),
-    /// MCP's `notifications/initialized`.
-    Initialized,
-    /// Notifications, and answers to requests of the present daemon: nothing to a new one.
-    Passing,
-}
-
-/// What of an MCP session a new daemon must be told.
-#[derive(Debug, Default)]
-struct Session {
-    /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(Id, Vec<u8>)>,
-    settled: Option<Handover>,
 }
 
 enum Link {
@@ -219,8 +186,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     }
 
     fn connect(&mut self) {
-        let opening =
-            link::open((self.connector)(), self.hello.clone(), self.session.settled.clone());
+        let opening = link::open((self.connector)(), self.hello.clone(), self.session.handover());
         // A daemon that closes connections may be on its way out: give it a moment to be gone.
         let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
         self.link = Link::Opening(Box::pin(async move {
@@ -327,7 +293,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             && let Some(frame) = self.queue.pop()
             && let Kind::Initialize(id) = frame.kind
         {
-            self.session.asked = Some((id, frame.bytes));
+            self.session.ask(id, frame.bytes);
         }
     }
 
@@ -379,7 +345,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
         self.outbox.extend(self.pending.lose());
-        self.session.asked = None;
+        self.session.forget_question();
         self.fruitless += 1;
         if self.queue.frames.front().is_some_and(|frame| frame.written > 0) {
             self.queue.pop();
@@ -444,69 +410,6 @@ impl Link {
                     else => std::future::pending().await,
                 }
             }
-        }
-    }
-}
-
-impl Queue {
-    fn has_room(&self) -> bool {
-        self.frames.len() < limits::SHIM_QUEUED_FRAMES && self.bytes < limits::SHIM_QUEUED_BYTES
-    }
-
-    fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
-        self.bytes += bytes.len();
-        self.frames.push_back(Outgoing { number: self.next_number, bytes, written: 0, kind });
-        self.next_number += 1;
-    }
-
-    fn pop(&mut self) -> Option<Outgoing> {
-        let frame = self.frames.pop_front()?;
-        self.bytes -= frame.bytes.len();
-        Some(frame)
-    }
-
-    fn remove(&mut self, number: FrameNumber) {
-        self.frames.retain(|frame| frame.number != number);
-        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
-    }
-
-    /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.
-    fn drop_passing(&mut self, session: &mut Session) {
-        self.frames.retain(|frame| frame.kind != Kind::Passing);
-        if !self.frames.iter().any(Outgoing::is_request) {
-            self.clear(session);
-        }
-        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
-    }
-
-    fn clear(&mut self, session: &mut Session) {
-        if self.frames.drain(..).any(|frame| frame.kind == Kind::Initialized) {
-            session.mark_initialized();
-        }
-        self.bytes = 0;
-    }
-}
-
-impl Outgoing {
-    fn is_request(&self) -> bool {
-        matches!(self.kind, Kind::Request | Kind::Initialize(_))
-    }
-}
-
-impl Session {
-    /// A reply has come: the one to `initialize` says what the session settled on.
-    fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
-        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
-            && let Some(version) = message.protocol_version()
-        {
-            let id = id.clone();
-            self.settled = Some(Handover { initialize, id, version, initialized: false });
-        }
-    }
-
-    fn mark_initialized(&mut self) {
-        if let Some(settled) = &mut self.settled {
-            settled.initialized = true;
         }
     }
 }

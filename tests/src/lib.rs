@@ -11,10 +11,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use ingle_protocol::client::Client;
 use ingle_protocol::launch::{LAUNCHED_FLAG, StartReport, open_lock};
 use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::status::{Status, StatusReply};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -177,6 +180,17 @@ impl Home {
         (child, serde_json::from_str(&line).ok())
     }
 
+    /// Runs `ingle status` until so many generations are running.
+    ///
+    /// # Panics
+    /// When that has not come about within a minute.
+    pub fn wait_active(&self, active: u64) {
+        let give_up_at = Instant::now() + STATE_LIMIT;
+        while self.ingle(["status", "--json"]).ok().json()["active"] != active {
+            assert!(Instant::now() < give_up_at, "never {active} generations running");
+        }
+    }
+
     /// A client of the running daemon.
     ///
     /// # Panics
@@ -208,6 +222,25 @@ impl Drop for Home {
                 let _ = lock.lock();
             }
         }
+    }
+}
+
+/// Seconds after which a state that has not come about is a failure.
+const STATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks for the daemon's status until it is as wanted. Each question is a round trip, and the
+/// answer decides: no time is guessed.
+///
+/// # Panics
+/// When it has not come about within a minute.
+pub async fn status_when(client: &Client, wanted: impl Fn(&StatusReply) -> bool) -> StatusReply {
+    let give_up_at = Instant::now() + STATE_LIMIT;
+    loop {
+        let status = client.call::<Status>(&NoParams {}).await.expect("the daemon answers");
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < give_up_at, "not the state that was waited for: {status:?}");
     }
 }
 
@@ -243,7 +276,6 @@ impl Finished {
     ///
     /// # Panics
     /// When it did not.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert!(self.status.success(), "{self:?}");
         self

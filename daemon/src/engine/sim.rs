@@ -192,8 +192,10 @@ impl SimGenerator {
         if config.panic_at == at {
             injected_panic(*said);
         }
-        while config.hang_at == at {
-            std::thread::park();
+        if config.hang_at == at {
+            loop {
+                std::thread::park();
+            }
         }
         if config.fail_at == at {
             return Err(EngineError::Native(format!("this model was told to fail at token {said}")));

@@ -52,8 +52,9 @@ impl Generation {
     pub async fn finish(
         mut self,
     ) -> Result<(Option<GenerateEvent>, GenerateResult), ErrorBody> {
-        // Events that nobody wants must not fill the channel.
-        self.events.close();
+        // Events that nobody wants are read all the same: a closed channel means that the caller
+        // has gone, and ends the work.
+        while self.event().await.is_some() {}
         let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
         let outcome = match tokio::time::timeout_at(limit, &mut self.done).await {
             Ok(Ok(outcome)) => outcome.map_err(ErrorBody::from),

@@ -5,8 +5,9 @@ use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
-/// Generates `bindings.rs` in `out_dir` from every public header of the mlx-c source at `source`.
-pub(crate) fn generate(source: &Path, out_dir: &Path) -> Result<()> {
+/// Generates `bindings.rs` in `out_dir` from every public header of the mlx-c source at `source` and
+/// from Ingle's own operations in the folder `cpu`.
+pub(crate) fn generate(source: &Path, cpu: &Path, out_dir: &Path) -> Result<()> {
     let folder = source.join("mlx/c");
     let mut headers: Vec<PathBuf> = fs::read_dir(&folder)
         .map_err(|error| BuildError::io("read", &folder, &error))?
@@ -14,6 +15,7 @@ pub(crate) fn generate(source: &Path, out_dir: &Path) -> Result<()> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "h"))
         .collect();
     headers.sort();
+    headers.push(cpu.join("ingle_cpu.h"));
 
     let builder = bindgen::Builder::default()
         .rust_edition(bindgen::RustEdition::Edition2024)

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn build() -> Result<()> {
-    for path in ["build", "mlxc-source", "shim"] {
+    for path in ["build", "cpu", "mlxc-source", "shim"] {
         println!("cargo::rerun-if-changed={path}");
     }
     for name in INPUTS {
@@ -55,8 +55,8 @@ fn build() -> Result<()> {
     let mlx = wheel::locate(&target)?;
     let tree = tree::assemble(&target, &mlx)?;
     let source = mlxc::find_source(&manifest_dir)?;
-    bindings::generate(&source, &target.out_dir)?;
-    mlxc::compile(&source, &mlx.join("mlx/include"), &manifest_dir)?;
+    bindings::generate(&source, &manifest_dir.join("cpu"), &target.out_dir)?;
+    mlxc::compile(&target, &source, &mlx.join("mlx/include"), &manifest_dir)?;
 
     println!("cargo::rustc-link-search=native={}", tree.lib_dir.display());
     println!("cargo::rustc-link-lib=dylib=mlx");

@@ -5,6 +5,7 @@
 //! cargo fetches, verifies and unpacks it like any other dependency.
 
 use crate::error::{BuildError, Result, output_of};
+use crate::target::Target;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,9 +56,14 @@ fn fetch_source(manifest_dir: &Path) -> Result<PathBuf> {
         .ok_or_else(|| BuildError::new("cargo metadata does not list mlx-sys", FETCH_HINT))
 }
 
-/// Compiles mlx-c from `source` against the MLX headers in `mlx_include` into a static library,
-/// and tells cargo to link it.
-pub(crate) fn compile(source: &Path, mlx_include: &Path, manifest_dir: &Path) -> Result<()> {
+/// Compiles mlx-c from `source`, and Ingle's own CPU operations from `cpu/`, against the MLX headers
+/// in `mlx_include` into a static library, and tells cargo to link it.
+pub(crate) fn compile(
+    target: &Target,
+    source: &Path,
+    mlx_include: &Path,
+    manifest_dir: &Path,
+) -> Result<()> {
     let folder = source.join("mlx/c");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder)
         .map_err(|error| BuildError::io("read", &folder, &error))?
@@ -66,30 +72,66 @@ pub(crate) fn compile(source: &Path, mlx_include: &Path, manifest_dir: &Path) ->
         .collect();
     files.sort();
 
-    cc::Build::new()
+    let cpu = manifest_dir.join("cpu");
+    let mut build = common();
+    build
         .cpp(true)
         .std("c++20")
-        // The same code whatever the profile: it only forwards calls, and an unoptimised build of
-        // MLX's header templates is several times larger.
-        .opt_level(2)
-        .debug(false)
-        .define("NDEBUG", None)
-        .warnings(false)
         .include(source)
         .include(mlx_include)
         // Error messages name the source file: without the path of the machine that built it.
         .flag(format!("-ffile-prefix-map={}=mlx-c", source.display()))
         .flag("-include")
         .flag(manifest_dir.join("shim/std_format.h"))
-        // The wheel's own minimum; below 13.3 libc++ withholds std::format.
-        .env("MACOSX_DEPLOYMENT_TARGET", "14.0")
         .files(files)
-        .try_compile("mlxc")
-        .map_err(|error| {
-            BuildError::new(
-                format!("mlx-c did not compile: {error}"),
-                "install a C++20 compiler (Debian: `apt install g++`, GCC 12 or later; macOS: \
-                 `xcode-select --install`), or name one with CXX",
-            )
-        })
+        .file(cpu.join("ingle_cpu.cpp"))
+        .file(cpu.join("pool.cpp"));
+    for &(table, flags) in kernel_variants(target) {
+        let mut kernels = common();
+        // A folder each: the objects of one source file would overwrite one another.
+        kernels.out_dir(target.out_dir.join(table));
+        kernels.opt_level(3).std("c11").define("INGLE_KERNELS", table);
+        for &flag in flags {
+            kernels.flag(flag);
+        }
+        let objects =
+            kernels.file(cpu.join("kernels.c")).try_compile_intermediates().map_err(no_compiler)?;
+        build.objects(objects);
+    }
+    build.try_compile("mlxc").map_err(no_compiler)
+}
+
+/// Settings of everything compiled here.
+fn common() -> cc::Build {
+    let mut build = cc::Build::new();
+    build
+        // The same code whatever the profile: mlx-c only forwards calls, and an unoptimised build
+        // of MLX's header templates is several times larger.
+        .opt_level(2)
+        .debug(false)
+        .define("NDEBUG", None)
+        .warnings(false)
+        // The wheel's own minimum; below 13.3 libc++ withholds std::format.
+        .env("MACOSX_DEPLOYMENT_TARGET", "14.0");
+    build
+}
+
+/// The instruction sets that `kernels.c` is compiled for: table name and compiler flags.
+fn kernel_variants(target: &Target) -> &'static [(&'static str, &'static [&'static str])] {
+    match target.arch.as_str() {
+        "x86_64" => &[
+            ("ingle_kernels_base", &[]),
+            ("ingle_kernels_v3", &["-mavx2", "-mfma"]),
+            ("ingle_kernels_v4", &["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]),
+        ],
+        _ => &[("ingle_kernels_base", &[])],
+    }
+}
+
+fn no_compiler(error: cc::Error) -> BuildError {
+    BuildError::new(
+        format!("the C++ part did not compile: {error}"),
+        "install a C++20 compiler (Debian: `apt install g++`, GCC 12 or later; macOS: \
+         `xcode-select --install`), or name one with CXX",
+    )
 }

@@ -47,12 +47,7 @@ impl HelloParams {
     /// This build's handshake for one role.
     #[must_use]
     pub fn new(role: Role) -> Self {
-        Self {
-            role,
-            protocol: crate::PROTOCOL_VERSION,
-            build: crate::BUILD.to_owned(),
-            host: None,
-        }
+        Self { role, protocol: crate::PROTOCOL_VERSION, build: crate::BUILD.to_owned(), host: None }
     }
 }
 

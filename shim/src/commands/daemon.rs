@@ -4,18 +4,22 @@ use std::fs::File;
 use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::paths::Paths;
-use ingle_protocol::wire::NoParams;
+use ingle_protocol::socket::{self, SharedStream};
+use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::status::{
-    HealthState, Phase, Shutdown, ShutdownParams, Status, StatusReply,
+    HealthState, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
 };
+use ingle_protocol::wire::{Method, NoParams};
 use ingle_protocol::{exit, launch, limits};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::models::loaded_table;
 use crate::app::App;
-use crate::output::{self, Outcome};
+use crate::output::{self, Failure, Outcome};
 
 /// Between two looks at the lock of a daemon that has closed its connections already.
 const LOCK_CHECK: Duration = Duration::from_millis(5);
@@ -91,7 +95,8 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
 
 /// Ends the daemon and waits until it has ended. None running is what was asked for.
 pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
-    let Some(client) = app.connect_running().await? else {
+    app.paths.check_socket()?;
+    let Ok(stream) = socket::connect(app.paths.socket()).await else {
         if app.output.json {
             app.output.json(&json!({ "running": false, "stopped": false }))?;
         } else {
@@ -99,36 +104,63 @@ pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
         }
         return Ok(exit::OK);
     };
-    let pid = client.hello().pid;
-    let active = match client.call::<Shutdown>(&ShutdownParams { now }).await {
-        Ok(reply) => reply.active,
-        // It was on its way out already.
-        Err(error) if matches!(error.code, ErrorCode::DaemonLost | ErrorCode::ShuttingDown) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    if active > 0 && !now && app.output.is_watched() {
-        app.output.note(&format!("waiting for {active} running, at most a few seconds"));
-    }
     // A drain, the wait for the engine after it, and some time for the process to go.
     let limit = Duration::from_millis(2 * limits::DRAIN_MS + 2_000);
     let give_up_at = Instant::now() + limit;
+    let late = |_| {
+        let message = format!("ingled has not ended within {} s", limit.as_secs());
+        ErrorBody::new(ErrorCode::Timeout, message)
+            .with_remediation("Run `ingle stop --now`; `ingle logs` shows what it is doing.")
+    };
+    let stream = SharedStream::new(stream);
+    let mut frames = FrameReader::new(stream.clone(), limits::FRAME_BYTES);
+    let asked = ask_to_end(&mut frames, stream, now);
+    let reply = timeout_at(give_up_at, asked).await.map_err(late)??;
+    let active = reply.map_or(0, |reply| reply.active);
+    if active > 0 && !now && app.output.is_watched() {
+        app.output.note(&format!("waiting for {active} running, at most a few seconds"));
+    }
     let has_ended = timeout_at(give_up_at, async {
-        client.closed().await;
+        while let Ok(Some(_)) = frames.next().await {}
         while !is_free(&app.paths) {
             sleep(LOCK_CHECK).await;
         }
     });
-    if has_ended.await.is_err() {
-        let message = format!("ingled (process {pid}) has not ended within {} s", limit.as_secs());
-        let next = format!("Run `ingle stop --now`, or end the process: `kill {pid}`.");
-        return Err(ErrorBody::new(ErrorCode::Timeout, message).with_remediation(next).into());
-    }
+    has_ended.await.map_err(late)?;
+    let pid = reply.map(|reply| reply.pid);
     if app.output.json {
         app.output.json(&json!({ "running": false, "stopped": true, "pid": pid }))?;
     } else {
-        app.output.line(&format!("ingled (process {pid}) has ended"))?;
+        let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        app.output.line(&format!("ingled{process} has ended"))?;
     }
     Ok(exit::OK)
+}
+
+/// Sends `shutdown` and gives its reply, if the daemon was not on its way out already.
+///
+/// This is the one request that is sent without `hello`: a daemon of another version refuses that,
+/// and stopping it is how one gets rid of it.
+async fn ask_to_end(
+    frames: &mut FrameReader<SharedStream>,
+    mut writer: SharedStream,
+    now: bool,
+) -> Result<Option<ShutdownReply>, Failure> {
+    let params = ShutdownParams { now };
+    let request = json!({ "jsonrpc": "2.0", "id": 1, "method": Shutdown::NAME, "params": params });
+    if writer.write_all(format!("{request}\n").as_bytes()).await.is_err() {
+        return Ok(None);
+    }
+    let Ok(Some(Frame::Line(line))) = frames.next().await else { return Ok(None) };
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line) else { return Ok(None) };
+    match (&envelope.error, envelope.result) {
+        (Some(error), _) => match ErrorBody::from_rpc(error) {
+            error if error.code == ErrorCode::ShuttingDown => Ok(None),
+            error => Err(error.into()),
+        },
+        // A reply in another version's form still means that it ends.
+        (None, result) => Ok(result.and_then(|result| serde_json::from_str(result.get()).ok())),
+    }
 }
 
 /// Whether no daemon holds its lock. Looking means taking it for a moment, in which a starting

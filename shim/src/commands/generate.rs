@@ -91,17 +91,16 @@ pub(crate) async fn generate(
     // Events are for a person; a script that wants one object needs none.
     let params = GenerateParams { stream: !output.json || output.is_watched(), ..params.clone() };
     let mut call = client.start::<Generate>(&params, params.class())?;
-    let progress = Progress::new();
+    let mut progress = Progress::new();
     while let Some(event) = call.event::<GenerateEvent>().await {
         match event {
-            GenerateEvent::Queued { position: 0 } => progress.say("queued", "next".to_owned()),
+            GenerateEvent::Queued { position: 0 } => progress.say("queued", "next"),
             GenerateEvent::Queued { position } => {
-                progress.say("queued", format!("behind {position}"));
+                progress.say("queued", &format!("behind {position}"));
             }
             GenerateEvent::Loading { fraction } => progress.share("loading", fraction),
             GenerateEvent::Prefill { done_tokens, total_tokens } => {
-                let message = format!("{done_tokens} / {total_tokens} tokens");
-                progress.say("reading", message);
+                progress.tokens("reading", done_tokens, total_tokens);
             }
             GenerateEvent::Delta { text: delta, .. } => {
                 progress.clear();

@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_lines_are_taken_across_files() {
-        let (mut app, out, _) = fake::app(false);
+        let (mut app, _home, out, _) = fake::app(false);
         let logs = app.paths.logs_dir();
         fs::create_dir_all(&logs).unwrap();
         fs::write(logs.join("ingled.stderr"), "panic\n").unwrap();
@@ -126,14 +126,14 @@ mod tests {
             let file = File::options().write(true).open(logs.join(name)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
         }
-        run(&mut app.app, 3, false).await.unwrap();
+        run(&mut app, 3, false).await.unwrap();
         assert_eq!(out.text(), "b\nc\nd\n");
     }
 
     #[tokio::test]
     async fn no_log_is_no_failure() {
-        let (mut app, out, err) = fake::app(false);
-        assert_eq!(run(&mut app.app, 3, false).await.unwrap(), exit::OK);
+        let (mut app, _home, out, err) = fake::app(false);
+        assert_eq!(run(&mut app, 3, false).await.unwrap(), exit::OK);
         assert_eq!(out.text(), "");
         assert!(err.text().starts_with("no log yet"));
     }

@@ -234,6 +234,64 @@ fn editor(history: &History) -> Result<LineEditor, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake;
+    use crate::output::tests::Captured;
+    use ingle_protocol::error::ErrorBody;
+    use ingle_protocol::wire::Method;
+    use ingle_protocol::wire::status::{Shutdown, ShutdownParams};
+    use serde_json::json;
+
+    /// A session with a daemon that answers with the messages it was sent, but for `fail`.
+    fn session() -> (Session, fake::TestHome, Captured, Captured) {
+        let (app, home, out, err) = fake::app(false);
+        fake::serve(&app.paths, |method, params| {
+            if method == Shutdown::NAME {
+                return (Vec::new(), Ok(json!({ "pid": 42, "active": 0 })));
+            }
+            let messages = params["messages"].as_array().unwrap();
+            let said: Vec<&str> =
+                messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
+            if said.last() == Some(&"fail") {
+                let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
+                return (Vec::new(), Err(error));
+            }
+            let text = said.join("+");
+            let event = json!({ "type": "delta", "text": text });
+            (vec![event], Ok(fake::generated(&text)))
+        });
+        (Session::new(app, None, GenerateOptions::default()), home, out, err)
+    }
+
+    #[tokio::test]
+    async fn each_turn_sends_the_conversation_so_far() {
+        let (mut session, _home, out, _) = session();
+        for line in ["a", "/system s", "b", "/clear", "/system", "c"] {
+            assert_eq!(session.obey(Input::read(line)).await.unwrap(), Flow::GoOn);
+        }
+        assert_eq!(out.text(), "a\ns+a+a+b\nc\n");
+    }
+
+    #[tokio::test]
+    async fn a_question_without_an_answer_is_forgotten_and_the_session_goes_on() {
+        let (mut session, _home, out, err) = session();
+        for line in ["fail", "b"] {
+            session.obey(Input::read(line)).await.unwrap();
+        }
+        assert_eq!(out.text(), "b\n");
+        assert!(err.text().starts_with("error: it broke\nhint: "), "{}", err.text());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_went_between_two_questions_is_not_noticed() {
+        let (mut session, _home, out, _) = session();
+        session.obey(Input::read("a")).await.unwrap();
+        let client = session.client.clone().unwrap();
+        // The fake daemon closes the connection after this.
+        let _ = client.call::<Shutdown>(&ShutdownParams::default()).await;
+        client.closed().await;
+        session.obey(Input::read("b")).await.unwrap();
+        assert_eq!(out.text(), "a\na+a+b\n");
+    }
 
     #[test]
     fn commands_are_told_from_questions() {

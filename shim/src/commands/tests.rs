@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{daemon, generate, models};
 use crate::app::App;
 use crate::cli::GenerateOptions;
-use crate::fake::{self, Answer};
+use crate::fake::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
     (Vec::new(), Ok(value))
@@ -30,17 +30,6 @@ fn list(state: &str) -> Answer {
             "description": "a small one",
         }],
     }))
-}
-
-fn generated(text: &str) -> Value {
-    json!({
-        "request_id": "r-1", "model": "smollm2", "text": text, "finish_reason": "stop",
-        "seed": 7, "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
-        "timings": {
-            "queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 2.0, "total_ms": 3.0,
-            "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 20.0,
-        },
-    })
 }
 
 fn status() -> Answer {
@@ -69,7 +58,7 @@ fn question(
 
 #[tokio::test]
 async fn commands_that_only_look_start_no_daemon() {
-    let (mut app, out, _) = fake::app(true);
+    let (mut app, _home, out, _) = fake::app(true);
     assert_eq!(daemon::status(&mut app).await.unwrap(), exit::UNAVAILABLE);
     assert_eq!(daemon::stop(&mut app, false).await.unwrap(), exit::OK);
     assert_eq!(models::ps(&mut app).await.unwrap(), exit::OK);
@@ -83,7 +72,7 @@ async fn commands_that_only_look_start_no_daemon() {
 
 #[tokio::test]
 async fn without_a_daemon_the_models_on_disk_are_listed() {
-    let (mut app, out, err) = fake::app(false);
+    let (mut app, _home, out, err) = fake::app(false);
     let models = app.paths.models_dir();
     fs::create_dir_all(models.join("tiny")).unwrap();
     fs::write(models.join("tiny").join("model.gguf"), [0; 2_000]).unwrap();
@@ -95,7 +84,7 @@ async fn without_a_daemon_the_models_on_disk_are_listed() {
 
 #[tokio::test]
 async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
-    let (mut app, _, _) = fake::app(false);
+    let (mut app, _home, _, _) = fake::app(false);
     let failure = models::load(&mut app, None, false).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
@@ -103,7 +92,7 @@ async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
 
 #[tokio::test]
 async fn status_and_ps_show_what_the_daemon_says() {
-    let (mut app, out, _) = fake::app(false);
+    let (mut app, _home, out, _) = fake::app(false);
     fake::serve(&app.paths, |_, _| status());
     assert_eq!(daemon::status(&mut app).await.unwrap(), exit::OK);
     models::ps(&mut app).await.unwrap();
@@ -114,7 +103,7 @@ async fn status_and_ps_show_what_the_daemon_says() {
 
 #[tokio::test]
 async fn stop_returns_when_the_lock_is_free() {
-    let (mut app, out, _) = fake::app(true);
+    let (mut app, _home, out, _) = fake::app(true);
     app.paths.prepare().unwrap();
     let lock = File::create(app.paths.daemon_lock()).unwrap();
     lock.lock().unwrap();
@@ -138,8 +127,18 @@ async fn stop_returns_when_the_lock_is_free() {
 }
 
 #[tokio::test]
+async fn a_daemon_of_another_version_is_refused_and_can_be_stopped() {
+    let (mut app, _home, _, err) = fake::app(false);
+    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("gone")));
+    let failure = models::ps(&mut app).await.unwrap_err();
+    assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+    assert!(err.text().contains("hint: Run `ingle stop`;"), "{}", err.text());
+    assert_eq!(daemon::stop(&mut app, false).await.unwrap(), exit::OK);
+}
+
+#[tokio::test]
 async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
-    let (mut app, out, err) = fake::app(false);
+    let (mut app, _home, out, err) = fake::app(false);
     fake::serve(&app.paths, |method, params| {
         assert_eq!((method, &params["stream"]), ("generate", &json!(true)));
         assert_eq!(params["prompt"], "hi");
@@ -159,7 +158,7 @@ async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
 
 #[tokio::test]
 async fn with_json_an_answer_is_one_object() {
-    let (mut app, out, _) = fake::app(true);
+    let (mut app, _home, out, _) = fake::app(true);
     fake::serve(&app.paths, |_, params| {
         assert_eq!(params["budget"]["work_ms"], 1_500);
         reply(generated("Hello"))
@@ -172,7 +171,7 @@ async fn with_json_an_answer_is_one_object() {
 
 #[tokio::test]
 async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
-    let (mut app, out, _) = fake::app(false);
+    let (mut app, _home, out, _) = fake::app(false);
     let mut is_here = false;
     fake::serve(&app.paths, move |method, params| match method {
         "models.list" => list("available"),
@@ -197,7 +196,7 @@ async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
 
 #[tokio::test]
 async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
-    let (mut app, _, err) = fake::app(false);
+    let (mut app, _home, _, err) = fake::app(false);
     fake::serve(&app.paths, |method, _| match method {
         "models.list" => list("available"),
         _ => not_found(),
@@ -209,7 +208,7 @@ async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
 
 #[tokio::test]
 async fn a_model_that_cannot_be_pulled_keeps_its_error() {
-    let (mut app, _, err) = fake::app(false);
+    let (mut app, _home, _, err) = fake::app(false);
     fake::serve(&app.paths, |method, _| match method {
         "models.list" => list("on_disk"),
         _ => not_found(),

@@ -37,7 +37,7 @@ impl Builder for ModelBuilder {
             vocab_size: self.plan.vocab_size(),
             weight_bytes: self.weights.bytes(),
         };
-        let model = self.plan.build(&mut self.weights)?;
+        let model = self.plan.build(&mut self.weights, self.device)?;
         Ok(Box::new(MlxGenerator::new(model, info, self.plan.context_tokens(), self.device)))
     }
 }

@@ -149,7 +149,7 @@ impl MlxGenerator {
                 start: dim(start)?,
                 end: dim(tokens.len())?,
                 cache: cache.append(new),
-                attention: Attention::new(new, len, self.device)?,
+                attention: Attention::new(new, self.device)?,
             });
         }
         let padded = padded_rows(tokens.len(), self.device);
@@ -175,10 +175,7 @@ impl Generator for MlxGenerator {
     }
 
     fn capacity(&self) -> Capacity {
-        Capacity {
-            sequences: MAX_SEQUENCES,
-            context_tokens: self.context_tokens,
-        }
+        Capacity { sequences: MAX_SEQUENCES, context_tokens: self.context_tokens }
     }
 
     fn open(&mut self) -> Result<SeqId, EngineError> {
@@ -213,6 +210,10 @@ impl Generator for MlxGenerator {
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
         self.check(rows)?;
         let (pass, staged) = self.queue(rows)?;
+        let before = rows
+            .iter()
+            .map(|row| Ok((row.seq, self.sequence(row.seq)?.len())))
+            .collect::<Result<Vec<_>, EngineError>>()?;
         for (seq, staged) in pass.sequences.iter().zip(staged) {
             if let Some(cache) = self.sequences.get_mut(seq) {
                 cache.commit(staged);
@@ -222,7 +223,14 @@ impl Generator for MlxGenerator {
             .sequences
             .iter()
             .filter_map(|seq| self.sequences.get(seq).and_then(KvCache::last_buffer));
-        async_eval(pass.logits.iter().chain(caches))?;
+        if let Err(error) = async_eval(pass.logits.iter().chain(caches)) {
+            for (seq, len) in before {
+                if let Some(cache) = self.sequences.get_mut(&seq) {
+                    cache.trim(len);
+                }
+            }
+            return Err(error.into());
+        }
         let id = self.next_id();
         self.in_flight.insert(id, pass);
         Ok(Ticket(id))

@@ -4,26 +4,67 @@
 //! are `[tokens, features]`: the rows of a ragged batch one after the other.
 
 use mlx_rs::ops::indexing::take_axis;
-use mlx_rs::{Array, fast, ops};
+use mlx_rs::{Array, Dtype, fast, ops};
 
-use super::Device;
-use super::weights::Weight;
+use super::weights::{Weight, Weights};
+use super::{Device, cpu};
 use crate::engine::backend::EngineError;
 
 /// BLAS on the CPU works in blocks of this many rows, and a rest costs more than a full block: with
-/// OpenBLAS on the weights of a 135M model, 16 rows took 37 ms, 12 took 52, 8 took 39 to 45, 4 took
-/// 37 to 43, 3 took 32 and 1 took 24.
+/// OpenBLAS on the weights of a 135M model, 12 rows took 52 ms, 16 took 37, 20 took 63, 32 took 52.
 const CPU_ROW_BLOCK: usize = 16;
-
-/// Up to this many rows are cheaper than a whole block.
-const CPU_LOOSE_ROWS: usize = 3;
 
 /// How many rows to give the linear layers for `rows` that are wanted; the rest is padding.
 pub(super) fn padded_rows(rows: usize, device: Device) -> usize {
-    if device == Device::Gpu || rows <= CPU_LOOSE_ROWS {
+    if device == Device::Gpu || rows <= CPU_FEW_ROWS {
         return rows;
     }
     rows.next_multiple_of(CPU_ROW_BLOCK)
+}
+
+/// Up to this many rows, a product on the CPU does without BLAS.
+const CPU_FEW_ROWS: usize = 8;
+
+/// Makes a model's layers from its weights, by their names.
+pub(super) struct LayerBuilder<'a> {
+    /// The weights that are left.
+    pub(super) weights: &'a mut Weights,
+    /// What the layers run on.
+    pub(super) device: Device,
+    /// The type of the activations. Weights of another floating-point type are converted: files
+    /// keep norms in 32 bits whatever the rest, and MLX would widen all that follows.
+    pub(super) dtype: Dtype,
+}
+
+impl LayerBuilder<'_> {
+    /// A linear layer.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when the weight is missing.
+    pub(super) fn linear(&mut self, name: &str) -> Result<Linear, EngineError> {
+        Linear::new(self.weights.take(name)?.as_dtype(self.dtype)?, self.device)
+    }
+
+    /// Several linear layers of the same input as one.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when a weight is missing.
+    pub(super) fn fused_linear(&mut self, names: &[String]) -> Result<FusedLinear, EngineError> {
+        let weights = names
+            .iter()
+            .map(|name| self.weights.take(name)?.as_dtype(self.dtype))
+            .collect::<Result<_, _>>()?;
+        FusedLinear::new(weights, self.device)
+    }
+
+    /// A norm.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when the scale is missing or quantised.
+    pub(super) fn rms_norm(&mut self, name: &str, eps: f32) -> Result<RmsNorm, EngineError> {
+        let weight = self.weights.take_dense(name)?.as_dtype(self.dtype)?;
+        Ok(RmsNorm { weight, eps, cpu: cpu::serves(self.device, self.dtype) })
+    }
 }
 
 /// A matrix product with a weight `[out, in]`, without bias.
@@ -31,24 +72,29 @@ pub(super) struct Linear {
     weight: Weight,
     /// The dense weight seen as `[in, out]`; a view, made once.
     transposed: Option<Array>,
+    /// Whether Ingle's own product is used for few rows.
+    few_rows: bool,
 }
 
 impl Linear {
-    /// A layer from one weight.
-    ///
-    /// # Errors
-    /// [`EngineError::Native`] when MLX refuses.
-    pub(super) fn new(weight: Weight) -> Result<Self, EngineError> {
-        let transposed = match &weight {
-            Weight::Dense(weight) => Some(weight.swap_axes(0, 1)?),
-            Weight::Quantized { .. } => None,
+    fn new(weight: Weight, device: Device) -> Result<Self, EngineError> {
+        let (transposed, few_rows) = match &weight {
+            Weight::Dense(weight) => {
+                (Some(weight.swap_axes(0, 1)?), cpu::serves(device, weight.dtype()))
+            }
+            Weight::Quantized { .. } => (None, false),
         };
-        Ok(Self { weight, transposed })
+        Ok(Self { weight, transposed, few_rows })
     }
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub(super) fn forward(&self, x: &Array) -> Result<Array, EngineError> {
         Ok(match (&self.weight, &self.transposed) {
+            (Weight::Dense(weight), _)
+                if self.few_rows && x.shape()[0] as usize <= CPU_FEW_ROWS =>
+            {
+                cpu::linear(x, weight)?
+            }
             (Weight::Dense(_), Some(transposed)) => ops::matmul(x, transposed)?,
             (Weight::Dense(weight), None) => ops::matmul(x, weight.swap_axes(0, 1)?)?,
             (Weight::Quantized { packed, scales, biases, group_size, bits }, _) => {
@@ -67,16 +113,15 @@ pub(super) struct FusedLinear {
 impl FusedLinear {
     /// Fuses weights of the same input width; they are evaluated here, so that the unfused copies
     /// can be freed one layer at a time.
-    ///
-    /// # Errors
-    /// [`EngineError::Native`] when MLX refuses.
-    pub(super) fn new(weights: Vec<Weight>) -> Result<Self, EngineError> {
+    fn new(weights: Vec<Weight>, device: Device) -> Result<Self, EngineError> {
         let weights = match fuse(&weights)? {
             Some(fused) => vec![fused],
             None => weights,
         };
-        let parts =
-            weights.into_iter().map(Linear::new).collect::<Result<_, _>>()?;
+        let parts = weights
+            .into_iter()
+            .map(|weight| Linear::new(weight, device))
+            .collect::<Result<_, _>>()?;
         Ok(Self { parts })
     }
 
@@ -161,12 +206,20 @@ impl Embedding {
         })
     }
 
+    /// The type of the embedded vectors, and so of all activations.
+    pub(super) fn dtype(&self) -> Dtype {
+        match &self.weight {
+            Weight::Dense(weight) => weight.dtype(),
+            Weight::Quantized { scales, .. } => scales.dtype(),
+        }
+    }
+
     /// The same weight as an output head.
     ///
     /// # Errors
     /// [`EngineError::Native`] when MLX refuses.
-    pub(super) fn as_linear(&self) -> Result<Linear, EngineError> {
-        Linear::new(self.weight.clone())
+    pub(super) fn as_linear(&self, device: Device) -> Result<Linear, EngineError> {
+        Linear::new(self.weight.clone(), device)
     }
 }
 
@@ -174,21 +227,23 @@ impl Embedding {
 pub(super) struct RmsNorm {
     weight: Array,
     eps: f32,
+    cpu: bool,
 }
 
 impl RmsNorm {
-    /// A norm from its scale `[features]`.
-    pub(super) fn new(weight: Array, eps: f32) -> Self {
-        Self { weight, eps }
-    }
-
     /// Normalises the last axis.
     pub(super) fn forward(&self, x: &Array) -> Result<Array, EngineError> {
+        if self.cpu {
+            return cpu::rms_norm(x, &self.weight, self.eps);
+        }
         Ok(fast::rms_norm(x, Some(&self.weight), self.eps)?)
     }
 }
 
 /// `silu(gate) * up` (Shazeer 2020).
-pub(super) fn swiglu(gate: &Array, up: &Array) -> Result<Array, EngineError> {
+pub(super) fn swiglu(gate: &Array, up: &Array, device: Device) -> Result<Array, EngineError> {
+    if cpu::serves(device, gate.dtype()) {
+        return cpu::swiglu(gate, up);
+    }
     Ok(gate.multiply(ops::sigmoid(gate)?)?.multiply(up)?)
 }

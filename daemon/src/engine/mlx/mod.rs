@@ -8,11 +8,14 @@
 
 mod attention;
 mod builder;
+mod cpu;
 mod generator;
 mod kv_cache;
 mod layers;
 mod models;
 mod rope;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use mlx_rs::{DeviceType, memory};

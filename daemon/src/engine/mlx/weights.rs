@@ -56,6 +56,25 @@ pub(super) enum Weight {
     },
 }
 
+impl Weight {
+    /// The same weight with its floating-point numbers in another type.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when MLX refuses.
+    pub(super) fn as_dtype(&self, dtype: Dtype) -> Result<Self, EngineError> {
+        Ok(match self {
+            Self::Dense(array) => Self::Dense(array.as_dtype(dtype)?),
+            Self::Quantized { packed, scales, biases, group_size, bits } => Self::Quantized {
+                packed: packed.clone(),
+                scales: scales.as_dtype(dtype)?,
+                biases: biases.as_dtype(dtype)?,
+                group_size: *group_size,
+                bits: *bits,
+            },
+        })
+    }
+}
+
 /// The tensors of a model while it is being built.
 #[derive(Debug)]
 pub(super) struct Weights {
@@ -112,9 +131,8 @@ impl Weights {
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first one missing.
     pub(super) fn check_complete(&self) -> Result<(), EngineError> {
-        let missing = |tensor: &&Expected| {
-            !tensor.optional && !self.adopted.contains_key(&tensor.name)
-        };
+        let missing =
+            |tensor: &&Expected| !tensor.optional && !self.adopted.contains_key(&tensor.name);
         match self.expected.values().find(missing) {
             None => Ok(()),
             Some(tensor) => Err(self.invalid(format!(
@@ -124,9 +142,9 @@ impl Weights {
         }
     }
 
-    /// Removes and returns a weight that may be absent.
-    pub(super) fn take_optional(&mut self, name: &str) -> Option<Weight> {
-        self.adopted.remove(name)
+    /// Whether a weight is there to be taken.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.adopted.contains_key(name)
     }
 
     /// Removes and returns a weight.
@@ -134,8 +152,7 @@ impl Weights {
     /// # Errors
     /// [`EngineError::InvalidModel`] when it is missing.
     pub(super) fn take(&mut self, name: &str) -> Result<Weight, EngineError> {
-        self.take_optional(name)
-            .ok_or_else(|| self.invalid(format!("tensor `{name}` is missing")))
+        self.adopted.remove(name).ok_or_else(|| self.invalid(format!("tensor `{name}` is missing")))
     }
 
     /// Removes and returns a weight that must be plain numbers, such as a norm's scale.
@@ -200,9 +217,9 @@ fn to_array<T>(shape: &[usize], values: Vec<T>, dtype: Dtype) -> Result<Array, S
     let data = owner.as_ptr().cast_mut().cast::<c_void>();
     let owner = Box::into_raw(owner).cast::<c_void>();
     // SAFETY: `data` points to `elements` values of the array's type, which stay where they are
-    // until MLX calls `free_vec` with `owner`, once, when it no longer needs them. `shape` has
-    // `rank` entries and is only read during the call. MLX never writes to the memory of an array
-    // that has a foreign deleter while another handle (here: none) could see it.
+    // until MLX calls `free_vec` with `owner`, once, when it no longer needs them. Nothing else
+    // refers to them, so MLX may do with them as it likes. `shape` has `rank` entries and is only
+    // read during the call.
     #[allow(unsafe_code)]
     let array = unsafe {
         Array::from_ptr(mlx_sys::mlx_array_new_data_managed_payload(
@@ -214,6 +231,9 @@ fn to_array<T>(shape: &[usize], values: Vec<T>, dtype: Dtype) -> Result<Array, S
             Some(free_vec::<T>),
         ))
     };
+    if array.as_ptr().ctx.is_null() {
+        return Err("MLX could not make an array of it".to_owned());
+    }
     Ok(array)
 }
 

@@ -14,7 +14,8 @@ use super::strftime::strftime;
 use super::strings::{call_method, characters, indent, join, line_count, part_count, replace};
 use super::{MAX_CALL_DEPTH, MAX_STEPS, TextError};
 
-/// Names of the filters that `compile` puts in place of operators. No template can write them.
+/// Names of the filters that `compile` puts in place of operators. They are no identifiers, so they
+/// hide no filter of a template's; one that gets at them through `map` gains nothing.
 pub(super) const CONCAT: &str = "~";
 pub(super) const ADD: &str = "+";
 pub(super) const MULTIPLY: &str = "*";

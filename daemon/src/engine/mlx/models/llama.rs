@@ -4,15 +4,15 @@
 //! mlx-lm's `models/llama.py`.
 
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
-use mlx_rs::{Array, Dtype, ops};
+use mlx_rs::{Array, ops};
 
 use super::{Batch, BatchRow, Model, Plan, invalid, size, size_opt, unsupported};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::kv_cache::Layout;
-use crate::engine::mlx::layers::{Embedding, FusedLinear, Linear, RmsNorm, swiglu};
+use crate::engine::mlx::layers::{Embedding, FusedLinear, LayerBuilder, Linear, RmsNorm, swiglu};
 use crate::engine::mlx::rope::{Heads, Rope, rotate};
 use crate::engine::mlx::weights::{Expected, Weights};
-use crate::engine::mlx::dim;
+use crate::engine::mlx::{Device, dim};
 use crate::formats::gguf::GgufFile;
 
 /// Hyperparameters.
@@ -123,17 +123,24 @@ impl Plan for Config {
         self.context_tokens
     }
 
-    fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
+    fn build(&self, weights: &mut Weights, device: Device) -> Result<Box<dyn Model>, EngineError> {
         let embed_tokens = Embedding::new(weights.take("token_embd.weight")?);
-        let lm_head = match weights.take_optional("output.weight") {
-            Some(weight) => Linear::new(weight)?,
-            None => embed_tokens.as_linear()?,
-        };
+        let tied = !weights.has("output.weight");
+        let mut builder = LayerBuilder { weights, device, dtype: embed_tokens.dtype() };
         let layers = (0..self.layers)
-            .map(|layer| TransformerBlock::build(self, layer, weights))
+            .map(|layer| TransformerBlock::build(self, layer, &mut builder))
             .collect::<Result<Vec<_>, _>>()?;
-        let norm = RmsNorm::new(weights.take_dense("output_norm.weight")?, self.norm_eps);
-        Ok(Box::new(Llama { config: self.clone(), embed_tokens, layers, norm, lm_head }))
+        Ok(Box::new(Llama {
+            config: self.clone(),
+            layers,
+            norm: builder.rms_norm("output_norm.weight", self.norm_eps)?,
+            lm_head: if tied {
+                embed_tokens.as_linear(device)?
+            } else {
+                builder.linear("output.weight")?
+            },
+            embed_tokens,
+        }))
     }
 }
 
@@ -152,7 +159,7 @@ impl Model for Llama {
             layers: self.config.layers,
             kv_heads: self.config.heads.key_value,
             head_dim: self.config.rope.head_dim,
-            dtype: Dtype::Float32,
+            dtype: self.embed_tokens.dtype(),
         }
     }
 
@@ -186,30 +193,24 @@ impl TransformerBlock {
     fn build(
         config: &Config,
         layer: usize,
-        weights: &mut Weights,
+        builder: &mut LayerBuilder<'_>,
     ) -> Result<Self, EngineError> {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        let qkv = vec![
-            weights.take(&name("attn_q"))?,
-            weights.take(&name("attn_k"))?,
-            weights.take(&name("attn_v"))?,
-        ];
+        let qkv = ["attn_q", "attn_k", "attn_v"].map(name);
         Ok(Self {
-            input_layernorm: RmsNorm::new(weights.take_dense(&name("attn_norm"))?, config.norm_eps),
+            input_layernorm: builder.rms_norm(&name("attn_norm"), config.norm_eps)?,
             self_attn: Attention {
                 heads: config.heads,
                 head_dim: dim(config.rope.head_dim)?,
-                qkv_proj: FusedLinear::new(qkv)?,
-                o_proj: Linear::new(weights.take(&name("attn_output"))?)?,
+                qkv_proj: builder.fused_linear(&qkv)?,
+                o_proj: builder.linear(&name("attn_output"))?,
             },
-            post_attention_layernorm: RmsNorm::new(
-                weights.take_dense(&name("ffn_norm"))?,
-                config.norm_eps,
-            ),
+            post_attention_layernorm: builder.rms_norm(&name("ffn_norm"), config.norm_eps)?,
             mlp: Mlp {
-                gate_proj: Linear::new(weights.take(&name("ffn_gate"))?)?,
-                up_proj: Linear::new(weights.take(&name("ffn_up"))?)?,
-                down_proj: Linear::new(weights.take(&name("ffn_down"))?)?,
+                gate_proj: builder.linear(&name("ffn_gate"))?,
+                up_proj: builder.linear(&name("ffn_up"))?,
+                down_proj: builder.linear(&name("ffn_down"))?,
+                device: builder.device,
             },
         })
     }
@@ -270,11 +271,12 @@ struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
+    device: Device,
 }
 
 impl Mlp {
     fn forward(&self, x: &Array) -> Result<Array, EngineError> {
-        let hidden = swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?;
+        let hidden = swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?, self.device)?;
         self.down_proj.forward(&hidden)
     }
 }

@@ -6,11 +6,12 @@ mod llama;
 
 use mlx_rs::Array;
 
+use super::Device;
 use super::attention::Attention;
 use super::kv_cache::{Append, Layout};
 use super::weights::{Expected, Weights};
 use crate::engine::backend::EngineError;
-use crate::formats::gguf::{GgufError, GgufFile};
+use crate::formats::gguf::GgufFile;
 
 /// A model whose hyperparameters are known and whose tensors are on their way.
 pub(super) trait Plan {
@@ -24,7 +25,7 @@ pub(super) trait Plan {
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when a tensor is missing or stored in an unusable way.
-    fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError>;
+    fn build(&self, weights: &mut Weights, device: Device) -> Result<Box<dyn Model>, EngineError>;
 }
 
 /// A decoder: tokens in, logits out. It keeps no state between passes.
@@ -104,10 +105,4 @@ fn invalid(gguf: &GgufFile, problem: String) -> EngineError {
 
 fn unsupported(gguf: &GgufFile, problem: String) -> EngineError {
     EngineError::Unsupported { file: gguf.path().to_owned(), problem }
-}
-
-impl From<GgufError> for EngineError {
-    fn from(error: GgufError) -> Self {
-        Self::InvalidModel { problem: error.kind.to_string(), file: error.path }
-    }
 }

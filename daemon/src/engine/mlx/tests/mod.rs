@@ -1,0 +1,356 @@
+//! Tests of the MLX engine on a tiny llama with seeded weights: nothing is downloaded.
+
+mod plain;
+
+use half::f16;
+
+use super::*;
+use crate::engine::backend::{Generator, Row, SeqId, Trimmed};
+use crate::engine::sampling::{SampleSpec, Sampled, SamplerSettings};
+use crate::engine::tensor::{HostData, HostTensor};
+use crate::formats::gguf::testing::GgufWriter;
+
+/// MLX in 32 bits against 64-bit loops.
+const TOLERANCE: f64 = 2e-4;
+
+fn header() -> GgufWriter {
+    GgufWriter::new()
+        .string("general.architecture", "llama")
+        .u32("llama.block_count", plain::LAYERS as u32)
+        .u32("llama.embedding_length", plain::HIDDEN as u32)
+        .u32("llama.feed_forward_length", plain::INTERMEDIATE as u32)
+        .u32("llama.attention.head_count", plain::HEADS as u32)
+        .u32("llama.attention.head_count_kv", plain::KV_HEADS as u32)
+        .u32("llama.attention.key_length", plain::HEAD_DIM as u32)
+        .u32("llama.vocab_size", plain::VOCAB as u32)
+        .u32("llama.context_length", plain::CONTEXT as u32)
+        .f32("llama.attention.layer_norm_rms_epsilon", plain::EPS)
+        .f32("llama.rope.freq_base", plain::ROPE_BASE)
+}
+
+fn build(tensors: Vec<HostTensor>) -> Result<Box<dyn Generator>, EngineError> {
+    let mut builder = builder(&header().open().unwrap())?;
+    for tensor in tensors {
+        builder.adopt(tensor)?;
+    }
+    builder.finish()
+}
+
+fn model() -> Box<dyn Generator> {
+    build(plain::weights(true)).unwrap()
+}
+
+fn tokens(count: usize) -> Vec<u32> {
+    (0..count).map(|index| ((index * index + 7 * index + 3) % plain::VOCAB) as u32).collect()
+}
+
+fn row(seq: SeqId, tokens: &[u32]) -> Row<'_> {
+    Row { seq, tokens, wants_logits: true }
+}
+
+/// Runs one pass; the log-probabilities of every token, for each row that wants them.
+fn pass(generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
+    let spec =
+        SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: plain::VOCAB };
+    let ticket = generator.forward(rows).unwrap();
+    let wanted = rows.iter().filter(|row| row.wants_logits).count();
+    generator.sample(&ticket, &vec![spec; wanted]).unwrap();
+    let outcomes = generator.collect(ticket).unwrap();
+    assert_eq!(outcomes.len(), wanted);
+    outcomes.into_iter().map(|outcome| by_id(&outcome.unwrap())).collect()
+}
+
+fn by_id(sampled: &Sampled) -> Vec<f64> {
+    assert_eq!(sampled.token, sampled.top[0].0);
+    let mut logprobs = vec![f64::NAN; plain::VOCAB];
+    for &(id, logprob) in &sampled.top {
+        logprobs[id as usize] = f64::from(logprob);
+    }
+    logprobs
+}
+
+fn assert_close(found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (id, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let gap = (found - expected).abs();
+        assert!(gap < TOLERANCE, "token {id}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn logits_agree_with_plain_loops() {
+    for tied in [true, false] {
+        let weights = plain::weights(tied);
+        let mut generator = build(weights.clone()).unwrap();
+        // Each length takes another path: one row, a few, one block of rows, more than one.
+        for length in [1, 2, 7, 8, 9, 16, 21] {
+            let seq = generator.open().unwrap();
+            let prompt = tokens(length);
+            let found = pass(&mut *generator, &[row(seq, &prompt)]);
+            assert_close(&found[0], &plain::logprobs(&weights, &prompt));
+            generator.close(seq);
+        }
+    }
+}
+
+/// Rounds a matrix to 4 bits in groups of 32: the tensor, and the numbers it stands for.
+fn quantized(tensor: &HostTensor) -> (HostTensor, HostTensor) {
+    let HostData::F32(values) = &tensor.data else { panic!("32-bit floats") };
+    let (mut packed, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounded = Vec::new();
+    for group in values.chunks_exact(32) {
+        let low = group.iter().copied().fold(f32::INFINITY, f32::min);
+        let high = group.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (scale, bias) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
+        let quants: Vec<u32> = group
+            .iter()
+            .map(|value| ((value - bias.to_f32()) / scale.to_f32()).round().clamp(0.0, 15.0) as u32)
+            .collect();
+        rounded.extend(quants.iter().map(|&q| q as f32 * scale.to_f32() + bias.to_f32()));
+        packed.extend(quants.chunks_exact(8).map(|word| {
+            word.iter().enumerate().fold(0, |word, (index, quant)| word | quant << (4 * index))
+        }));
+        scales.push(scale.to_bits());
+        biases.push(bias.to_bits());
+    }
+    let data = HostData::Quantized { bits: 4, group_size: 32, packed, scales, biases };
+    (
+        HostTensor { data, ..tensor.clone() },
+        HostTensor { data: HostData::F32(rounded), ..tensor.clone() },
+    )
+}
+
+#[test]
+fn stored_types_and_quantisation_are_kept() {
+    // As on a GPU: 4-bit matrices where rows hold whole groups, half precision elsewhere, and a
+    // value projection that is stored unlike the query and key it is fused with.
+    let (mut stored, mut plain) = (Vec::new(), Vec::new());
+    for tensor in plain::weights(true) {
+        let HostData::F32(values) = &tensor.data else { panic!("32-bit floats") };
+        let is_matrix = tensor.shape.len() == 2;
+        if is_matrix && tensor.shape[1] == plain::HIDDEN && !tensor.name.contains("attn_v") {
+            let (quantized, rounded) = quantized(&tensor);
+            stored.push(quantized);
+            plain.push(rounded);
+        } else if is_matrix {
+            let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
+            let rounded = halves.iter().map(|half| half.to_f32()).collect();
+            let bits = halves.iter().map(|half| half.to_bits()).collect();
+            stored.push(HostTensor { data: HostData::F16(bits), ..tensor.clone() });
+            plain.push(HostTensor { data: HostData::F32(rounded), ..tensor });
+        } else {
+            stored.push(tensor.clone());
+            plain.push(tensor);
+        }
+    }
+    let mut generator = build(stored).unwrap();
+    let prompt = tokens(20);
+    let seq = generator.open().unwrap();
+    pass(&mut *generator, &[row(seq, &prompt[..18])]);
+    pass(&mut *generator, &[row(seq, &prompt[18..19])]);
+    let found = pass(&mut *generator, &[row(seq, &prompt[19..])]);
+    for (found, expected) in found[0].iter().zip(plain::logprobs(&plain, &prompt)) {
+        assert!((found - expected).abs() < 0.1, "{found}, expected {expected}");
+    }
+    let token_bytes = plain::LAYERS * 2 * plain::KV_HEADS * plain::HEAD_DIM * 2;
+    assert_eq!(generator.bytes(seq), (256 * token_bytes) as u64, "keys and values are halves too");
+}
+
+#[test]
+fn chunks_and_single_tokens_give_what_one_pass_gives() {
+    let weights = plain::weights(true);
+    let mut generator = model();
+    let prompt = tokens(40);
+    let expected = plain::logprobs(&weights, &prompt);
+    for chunk in [1, 3, 13, 39, 40] {
+        let seq = generator.open().unwrap();
+        let mut found = Vec::new();
+        for chunk in prompt.chunks(chunk) {
+            found = pass(&mut *generator, &[row(seq, chunk)]);
+        }
+        assert_close(&found[0], &expected);
+        generator.close(seq);
+    }
+}
+
+#[test]
+fn a_ragged_batch_gives_each_row_what_it_gets_alone() {
+    let weights = plain::weights(true);
+    let mut generator = model();
+    let prompts: Vec<Vec<u32>> = [4, 17, 1, 9].iter().map(|&length| tokens(length)).collect();
+    let seqs: Vec<SeqId> = prompts.iter().map(|_| generator.open().unwrap()).collect();
+    // Prefill together; the third row's logits are not wanted.
+    let rows: Vec<Row<'_>> =
+        (0..4).map(|i| Row { seq: seqs[i], tokens: &prompts[i], wants_logits: i != 2 }).collect();
+    let found = pass(&mut *generator, &rows);
+    for (found, i) in found.iter().zip([0, 1, 3]) {
+        assert_close(found, &plain::logprobs(&weights, &prompts[i]));
+    }
+    // A decode step for three, in another order, beside a chunk for the fourth.
+    let (one, chunk) = ([11_u32], tokens(6));
+    let rows = [row(seqs[3], &one), row(seqs[0], &one), row(seqs[2], &chunk), row(seqs[1], &one)];
+    let found = pass(&mut *generator, &rows);
+    for (found, (i, more)) in found.iter().zip([(3, &one[..]), (0, &one), (2, &chunk), (1, &one)]) {
+        assert_close(found, &plain::logprobs(&weights, &[&prompts[i], more].concat()));
+    }
+}
+
+#[test]
+fn caches_grow_past_their_first_buffers() {
+    let mut generator = model();
+    let prompt = tokens(530);
+    let (whole, parts) = (generator.open().unwrap(), generator.open().unwrap());
+    let expected = pass(&mut *generator, &[row(whole, &prompt)]);
+    let mut found = Vec::new();
+    for chunk in prompt.chunks(100) {
+        found = pass(&mut *generator, &[row(parts, chunk)]);
+    }
+    assert_close(&found[0], &expected[0]);
+    assert_eq!(generator.bytes(whole), generator.bytes(parts));
+    let token_bytes = plain::LAYERS * 2 * plain::KV_HEADS * plain::HEAD_DIM * 4;
+    assert_eq!(generator.bytes(whole), (768 * token_bytes) as u64);
+    assert_eq!(generator.kv_bytes(), 2 * generator.bytes(whole));
+    generator.close(whole);
+    generator.close(whole);
+    assert_eq!(generator.bytes(whole), 0);
+    assert_eq!(generator.kv_bytes(), generator.bytes(parts));
+}
+
+#[test]
+fn a_fork_and_its_origin_go_separate_ways() {
+    let weights = plain::weights(true);
+    let mut generator = model();
+    let prompt = tokens(12);
+    let origin = generator.open().unwrap();
+    pass(&mut *generator, &[row(origin, &prompt)]);
+    let fork = generator.fork(origin, 8).unwrap();
+    let (ours, theirs) = ([1_u32, 2, 3], [4_u32, 5]);
+    let found = pass(&mut *generator, &[row(fork, &ours)]);
+    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..8], &ours].concat()));
+    let found = pass(&mut *generator, &[row(origin, &theirs)]);
+    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..], &theirs].concat()));
+    // The fork was not disturbed by the origin's writes.
+    let found = pass(&mut *generator, &[row(fork, &[6])]);
+    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..8], &ours, &[6]].concat()));
+}
+
+#[test]
+fn a_trimmed_sequence_forgets_its_end() {
+    let weights = plain::weights(true);
+    let mut generator = model();
+    let prompt = tokens(10);
+    let seq = generator.open().unwrap();
+    pass(&mut *generator, &[row(seq, &prompt)]);
+    assert_eq!(generator.trim(seq, 6), Ok(Trimmed::Done));
+    let found = pass(&mut *generator, &[row(seq, &[9, 8])]);
+    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..6], &[9, 8]].concat()));
+    assert!(matches!(generator.trim(seq, 9), Err(EngineError::Native(_))), "longer than it is");
+    assert_eq!(generator.trim(seq, 0), Ok(Trimmed::Done));
+    let found = pass(&mut *generator, &[row(seq, &prompt)]);
+    assert_close(&found[0], &plain::logprobs(&weights, &prompt));
+}
+
+#[test]
+fn refused_rows_leave_sequences_as_they_were() {
+    let weights = plain::weights(true);
+    let mut generator = model();
+    let seq = generator.open().unwrap();
+    let prompt = tokens(5);
+    pass(&mut *generator, &[row(seq, &prompt)]);
+    let (one, too_many) = ([1_u32], tokens(plain::CONTEXT));
+    let refused: [(&str, Vec<Row<'_>>); 6] = [
+        ("at least one row", vec![]),
+        ("not open", vec![row(seq, &one), row(SeqId(999), &one)]),
+        ("twice", vec![row(seq, &one), row(seq, &one)]),
+        ("no tokens", vec![row(seq, &[])]),
+        ("outside the vocabulary", vec![row(seq, &[plain::VOCAB as u32])]),
+        ("limit of 700", vec![row(seq, &too_many)]),
+    ];
+    for (expected, rows) in refused {
+        let message = generator.forward(&rows).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    let found = pass(&mut *generator, &[row(seq, &one)]);
+    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..], &one].concat()));
+}
+
+#[test]
+fn one_row_without_numbers_leaves_the_others_whole() {
+    let mut weights = plain::weights(false);
+    let embedding = weights.iter_mut().find(|tensor| tensor.name == "token_embd.weight").unwrap();
+    let HostData::F32(values) = &mut embedding.data else { panic!("32-bit floats") };
+    values[7 * plain::HIDDEN] = f32::NAN;
+    let mut generator = build(weights).unwrap();
+    let (good, bad) = (generator.open().unwrap(), generator.open().unwrap());
+    let ticket = generator.forward(&[row(bad, &[1, 7]), row(good, &[1, 2])]).unwrap();
+    let spec = SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: 0 };
+    generator.sample(&ticket, &[spec, spec]).unwrap();
+    let outcomes = generator.collect(ticket).unwrap();
+    assert_eq!(outcomes[0], Err(EngineError::NotFinite { what: "NaN", position: 1 }));
+    assert!(outcomes[1].is_ok());
+}
+
+fn problem(result: Result<Box<dyn Generator>, EngineError>) -> String {
+    match result {
+        Ok(_) => panic!("the model was accepted"),
+        Err(error @ (EngineError::InvalidModel { .. } | EngineError::Unsupported { .. })) => {
+            error.to_string()
+        }
+        Err(other) => panic!("another kind of error: {other}"),
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    let change = |change: &dyn Fn(&mut Vec<HostTensor>)| {
+        let mut tensors = plain::weights(true);
+        change(&mut tensors);
+        problem(build(tensors))
+    };
+    let index = |tensors: &[HostTensor]| {
+        tensors.iter().position(|tensor| tensor.name == "blk.1.attn_k.weight").unwrap()
+    };
+    let message = change(&|tensors| drop(tensors.remove(index(tensors))));
+    assert!(
+        message.contains("`blk.1.attn_k.weight` is missing, expected with shape [20, 64]"),
+        "{message}"
+    );
+    let message = change(&|tensors| {
+        let at = index(tensors);
+        tensors[at].shape = vec![64, 20];
+    });
+    assert!(message.contains("has shape [64, 20], expected [20, 64]"), "{message}");
+    let message = change(&|tensors| {
+        let at = index(tensors);
+        tensors[at].data = HostData::F32(vec![0.0; 1279]);
+    });
+    assert!(message.contains("has 1279 values, but shape [20, 64] needs 1280"), "{message}");
+    let message = change(&|tensors| tensors.push(tensors[0].clone()));
+    assert!(message.contains("`token_embd.weight` occurs twice"), "{message}");
+    let message = change(&|tensors| tensors[0].name = "blk.0.attn_q.bias".to_owned());
+    assert!(message.contains("`blk.0.attn_q.bias` is not part"), "{message}");
+}
+
+#[test]
+fn variants_that_compute_something_else_are_refused() {
+    let refused = |writer: GgufWriter| {
+        problem(builder(&writer.open().unwrap()).and_then(|builder| builder.finish()))
+    };
+    let message = refused(header().u32("llama.expert_count", 8));
+    assert!(message.contains("mixture of 8 experts"), "{message}");
+    let message = refused(header().string("llama.rope.scaling.type", "yarn"));
+    assert!(message.contains("rope scaling"), "{message}");
+    let message = refused(GgufWriter::new().string("general.architecture", "mamba"));
+    assert!(message.contains("architecture `mamba`"), "{message}");
+    let message = refused(GgufWriter::new().string("general.architecture", "llama"));
+    assert!(message.contains("`llama.embedding_length` is missing"), "{message}");
+}
+
+#[test]
+fn an_array_belongs_to_the_thread_that_made_it() {
+    // Why the engine lives on one thread: mlx-rs lets an array cross, but MLX's streams do not.
+    model();
+    let lazy = mlx_rs::Array::from_slice(&[1.0_f32, 2.0], &[2]).exp().unwrap();
+    let error = std::thread::spawn(move || lazy.eval().unwrap_err()).join().unwrap();
+    assert!(EngineError::from(error).to_string().contains("Stream"));
+}

@@ -1,0 +1,200 @@
+# shellcheck shell=bash
+# What building Ingle needs, and how to get what is missing.
+#
+# Sourced, from the repository's root, by ./setup, ./test and .ci/run. Owns the list of tools, the
+# two ways of installing them (apt when root on Debian, else a Python wheel or an instruction) and
+# the variables that the build then needs. Knows nothing of what is built. Runs on bash 3.2, which
+# is what macOS has.
+
+# The libclang that bindgen uses where the system has none.
+LIBCLANG_VERSION=18.1.1
+LIBCLANG_SHA256_X86_64=c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b
+LIBCLANG_SHA256_AARCH64=54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592
+
+# Prints one line about what happens now.
+say() {
+    printf '==> %s\n' "$*" >&2
+}
+
+# Prints what is wrong and the next step, and goes on.
+warn() {
+    printf 'warning: %s\nhint: %s\n' "$1" "$2" >&2
+}
+
+# Prints what is wrong and the next step, and ends the script.
+die() {
+    printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+is_macos() {
+    [ "$(uname -s)" = Darwin ]
+}
+
+# Whether a file matches one of the patterns.
+any_file() {
+    local pattern
+    for pattern in "$@"; do
+        if compgen -G "$pattern" >/dev/null; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# The folder for what is fetched once and used by many builds; the build of mlx-sys uses the same.
+cache_dir() {
+    if [ -n "${INGLE_CACHE_DIR:-}" ]; then
+        printf '%s\n' "$INGLE_CACHE_DIR"
+    elif [ -n "${XDG_CACHE_HOME:-}" ]; then
+        printf '%s\n' "$XDG_CACHE_HOME/ingle"
+    elif is_macos; then
+        printf '%s\n' "$HOME/Library/Caches/ingle"
+    else
+        printf '%s\n' "$HOME/.cache/ingle"
+    fi
+}
+
+# The folder that cargo builds into.
+target_dir() {
+    cargo metadata --no-deps --offline --format-version 1 |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+check_rust() {
+    local wanted found major minor
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! have cargo || ! have rustc; then
+        die "Rust is not installed" "install Rust $wanted or later with rustup (rustup.rs), then run this again"
+    fi
+    found=$(rustc --version | sed -n 's/^rustc \([0-9]*\.[0-9]*\).*/\1/p')
+    major=${found%%.*} minor=${found#*.}
+    if [ "$major" -lt "${wanted%%.*}" ] ||
+        { [ "$major" -eq "${wanted%%.*}" ] && [ "$minor" -lt "${wanted#*.}" ]; }; then
+        die "Rust $found is installed, and Ingle needs $wanted or later" "run: rustup update stable"
+    fi
+}
+
+has_compiler() {
+    # On macOS the programs exist as stand-ins even where the tools behind them do not.
+    if is_macos; then
+        xcode-select -p >/dev/null 2>&1
+    else
+        have cc && have c++
+    fi
+}
+
+has_pip() {
+    python3 -m pip --version >/dev/null 2>&1
+}
+
+has_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] || is_macos || any_file \
+        '/usr/lib*/libclang.so*' '/usr/lib*/libclang-*.so*' \
+        '/usr/lib*/*/libclang.so*' '/usr/lib*/*/libclang-*.so*' \
+        '/usr/lib*/llvm*/lib*/libclang.so*' '/usr/local/lib*/libclang.so*'
+}
+
+# The C headers that belong to clang, such as stddef.h.
+has_clang_headers() {
+    is_macos || [ -n "${BINDGEN_EXTRA_CLANG_ARGS:-}" ] || any_file \
+        '/usr/lib*/clang/*/include/stddef.h' '/usr/lib*/llvm*/lib*/clang/*/include/stddef.h' \
+        '/usr/local/lib*/clang/*/include/stddef.h'
+}
+
+has_openblas() {
+    is_macos || [ -n "${INGLE_OPENBLAS:-}" ] || any_file \
+        '/usr/lib/*-linux-gnu/libopenblas.so.0' '/usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0' \
+        '/usr/lib64/libopenblas*.so.0' '/usr/lib/libopenblas*.so.0'
+}
+
+# The Debian packages of what is missing, one per line.
+missing_packages() {
+    has_compiler || echo g++
+    has_pip || printf '%s\n' python3 python3-pip
+    has_libclang || echo libclang-dev
+    has_openblas || echo libopenblas0-pthread
+}
+
+apt_install() {
+    say "installing $* with apt"
+    # The lists of a fresh machine are empty, and those of an old one name packages long gone.
+    # One broken source of packages is no reason to give up; the installation will tell.
+    DEBIAN_FRONTEND=noninteractive apt-get update -q >&2 || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2 ||
+        die "apt could not install $*" "see its messages above; then run this again"
+}
+
+# What a person should type to get the Debian packages named, on this system.
+instruction_for() {
+    if have apt-get; then
+        printf 'run: sudo apt-get install %s\n' "$*"
+    elif have dnf; then
+        echo 'run: sudo dnf install gcc-c++ python3-pip clang-libs openblas-threads'
+    elif have pacman; then
+        echo 'run: sudo pacman -S gcc python-pip clang openblas'
+    elif have zypper; then
+        echo 'run: sudo zypper install gcc-c++ python3-pip libclang13 libopenblas_pthreads0'
+    else
+        echo 'install a C++ compiler, Python 3 with pip, libclang and OpenBLAS'
+    fi
+}
+
+# Puts libclang from its Python wheel into the cache, and lets bindgen know.
+use_libclang_wheel() {
+    local home requirements
+    home=$(cache_dir)/libclang-$LIBCLANG_VERSION
+    if [ ! -d "$home" ]; then
+        say "fetching libclang $LIBCLANG_VERSION with pip"
+        mkdir -p "$(cache_dir)"
+        requirements=$(mktemp)
+        printf 'libclang==%s --hash=sha256:%s --hash=sha256:%s\n' "$LIBCLANG_VERSION" \
+            "$LIBCLANG_SHA256_X86_64" "$LIBCLANG_SHA256_AARCH64" >"$requirements"
+        rm -rf "$home.partial"
+        # --target keeps it out of every Python environment, a system's protected one included.
+        PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
+            --no-deps --no-compile --only-binary=:all: --require-hashes \
+            --target "$home.partial" --requirement "$requirements" >&2 ||
+            die "libclang is missing, and pip could not fetch it" "$(instruction_for libclang-dev)"
+        rm -f "$requirements"
+        mv "$home.partial" "$home"
+    fi
+    export LIBCLANG_PATH="$home/clang/native"
+}
+
+# Makes sure that everything the build needs is there, and sets the variables it reads.
+ensure_tools() {
+    local missing=() package
+    check_rust
+    while IFS= read -r package; do
+        missing+=("$package")
+    done < <(missing_packages)
+    if [ ${#missing[@]} -gt 0 ] && have apt-get && [ "$(id -u)" -eq 0 ]; then
+        apt_install "${missing[@]}"
+    fi
+    if ! has_compiler; then
+        if is_macos; then
+            die "Apple's command line tools are missing" "run: xcode-select --install"
+        fi
+        die "a C++ compiler is missing" "$(instruction_for "${missing[@]}")"
+    fi
+    if ! has_pip; then
+        die "Python 3 with pip is missing" "$(instruction_for "${missing[@]}")"
+    fi
+    if ! has_libclang; then
+        use_libclang_wheel
+    fi
+    # libclang alone, as in the wheel, comes without them; GCC's do as well.
+    if ! has_clang_headers; then
+        BINDGEN_EXTRA_CLANG_ARGS="-isystem$(cc -print-file-name=include)"
+        export BINDGEN_EXTRA_CLANG_ARGS
+    fi
+    if ! has_openblas; then
+        warn "OpenBLAS is missing: models will run on MLX's reference BLAS, about 50 times slower" \
+            "$(instruction_for libopenblas0-pthread); then run: cargo clean -p mlx-sys"
+    fi
+}

@@ -1,0 +1,85 @@
+//! Frames that the daemon does not have yet, or not in full.
+//!
+//! Owns their order, their bound, and which of them mean anything to another daemon. Must not know
+//! how they are written.
+
+use std::collections::VecDeque;
+
+use ingle_protocol::limits;
+
+use crate::envelope::Id;
+use crate::link::McpSession;
+use crate::pending::FrameNumber;
+
+/// Frames that the daemon does not have yet, or not in full.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) frames: VecDeque<Outgoing>,
+    pub(super) bytes: usize,
+    pub(super) next_number: FrameNumber,
+}
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) number: FrameNumber,
+    pub(super) bytes: Vec<u8>,
+    pub(super) written: usize,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// Holds a request: worth starting a daemon for.
+    Request,
+    /// MCP's first request: a new daemon must hear it too.
+    Initialize(Id),
+    /// MCP's `notifications/initialized`.
+    Initialized,
+    /// Notifications, and answers to requests of the present daemon: nothing to a new one.
+    Passing,
+}
+
+impl Queue {
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.len() < limits::SHIM_QUEUED_FRAMES && self.bytes < limits::SHIM_QUEUED_BYTES
+    }
+
+    pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+        self.bytes += bytes.len();
+        self.frames.push_back(Outgoing { number: self.next_number, bytes, written: 0, kind });
+        self.next_number += 1;
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Outgoing> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.bytes.len();
+        Some(frame)
+    }
+
+    pub(super) fn remove(&mut self, number: FrameNumber) {
+        self.frames.retain(|frame| frame.number != number);
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.
+    pub(super) fn drop_passing(&mut self, session: &mut McpSession) {
+        self.frames.retain(|frame| frame.kind != Kind::Passing);
+        if !self.frames.iter().any(Outgoing::is_request) {
+            self.clear(session);
+        }
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    pub(super) fn clear(&mut self, session: &mut McpSession) {
+        if self.frames.drain(..).any(|frame| frame.kind == Kind::Initialized) {
+            session.mark_initialized();
+        }
+        self.bytes = 0;
+    }
+}
+
+impl Outgoing {
+    pub(super) fn is_request(&self) -> bool {
+        matches!(self.kind, Kind::Request | Kind::Initialize(_))
+    }
+}

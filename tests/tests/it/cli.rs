@@ -1,0 +1,91 @@
+//! The command line, as a person and as a script use it.
+
+use std::process::Stdio;
+
+use ingle_protocol::exit;
+use ingle_tests::Home;
+use serde_json::json;
+
+#[test]
+fn one_shot_answers_and_their_json() {
+    let home = Home::with_sim(json!({ "reply": "crackle" }));
+    assert_eq!(home.ingle(["chat", "hello"]).ok().stdout.trim(), "crackle");
+    let result = home.ingle(["complete", "hello", "--json", "--seed", "7"]).ok().json();
+    assert_eq!((result["text"].as_str(), result["seed"].as_u64()), (Some("crackle"), Some(7)));
+    let loaded = home.ingle(["ps", "--json"]).ok().json();
+    assert_eq!(loaded["models"][0]["name"], "sim");
+    let models = home.ingle(["models", "--json"]).ok().json();
+    assert_eq!(models["default"], "sim");
+    let unloaded = home.ingle(["unload", "--json"]).ok().json();
+    assert_eq!(unloaded["was_loaded"], true);
+    assert_eq!(home.ingle(["status", "--json"]).ok().json()["health"]["state"], "ok");
+    let logs = home.ingle(["logs"]).ok();
+    assert!(logs.stdout.contains("the daemon is ready"), "{logs:?}");
+}
+
+#[test]
+fn without_a_daemon_status_says_so_and_stop_is_content() {
+    let home = Home::new();
+    assert_eq!(home.ingle(["status"]).code(), i32::from(exit::UNAVAILABLE));
+    home.ingle(["stop"]).ok();
+    home.ingle(["ps"]).ok();
+    assert!(home.daemon_pid().is_none(), "none of them starts a daemon");
+}
+
+#[test]
+fn a_missing_model_is_explained() {
+    let home = Home::new();
+    let finished = home.ingle(["chat", "hello"]);
+    assert_eq!(finished.code(), i32::from(exit::FAILED));
+    assert!(finished.stderr.contains("error:"), "{finished:?}");
+    assert!(finished.stderr.contains("ingle pull smollm2"), "{finished:?}");
+    let error = home.ingle(["chat", "--json", "--model", "nobody", "hello"]);
+    assert_eq!(error.json()["error"]["code"], "MODEL_NOT_FOUND");
+}
+
+#[test]
+fn a_model_is_taken_over_from_a_folder() {
+    let home = Home::new();
+    let folder = home.folder().join("my-sim");
+    std::fs::create_dir(&folder).unwrap();
+    let config = json!({ "model_type": "sim", "reply": "mine" });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let pulled = home.ingle(["pull", folder.to_str().unwrap(), "--name", "mine", "--json"]).ok();
+    assert_eq!(pulled.json()["model"], "mine");
+    assert_eq!(home.ingle(["complete", "-m", "mine", "x"]).ok().stdout.trim(), "mine");
+}
+
+#[test]
+fn broken_models_are_refused_and_the_daemon_lives() {
+    let home = Home::with_sim(json!({ "reply": "alive" }));
+    for (name, bytes) in
+        [("empty", &b""[..]), ("garbage", b"not a gguf"), ("cut", b"GGUF\x03\0\0\0\xff\xff\xff\xff")]
+    {
+        let folder = home.paths().models_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("model.gguf"), bytes).unwrap();
+        let finished = home.ingle(["complete", "-m", name, "x"]);
+        assert_eq!(finished.code(), i32::from(exit::FAILED), "{finished:?}");
+        assert!(finished.stderr.contains("model.gguf"), "{finished:?}");
+    }
+    assert_eq!(home.ingle(["complete", "x"]).ok().stdout.trim(), "alive");
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_two() {
+    let home = Home::new();
+    for arguments in [&["nonsense"][..], &["chat", "--top-p", "7", "x"], &["pull"]] {
+        assert_eq!(home.ingle(arguments).code(), i32::from(exit::USAGE), "{arguments:?}");
+    }
+}
+
+#[test]
+fn output_into_a_closed_pipe_is_no_error() {
+    let home = Home::with_sim(json!({}));
+    let mut command = home.command("ingle");
+    let mut child =
+        command.arg("models").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,109 @@
+//! The engine fails, panics, aborts; the daemon is told to end. Everybody hears of it.
+
+use ingle_protocol::client::Client;
+use ingle_protocol::error::ErrorCode;
+use ingle_protocol::exit;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::generate::{Generate, GenerateParams};
+use ingle_protocol::wire::status::{Health, Shutdown, ShutdownParams};
+use ingle_tests::{Home, status_when};
+use rustix::process::Signal;
+use serde_json::json;
+
+fn prompt(text: &str) -> GenerateParams {
+    GenerateParams { prompt: Some(text.to_owned()), ..GenerateParams::default() }
+}
+
+async fn error_code(client: &Client, params: &GenerateParams) -> ErrorCode {
+    let call = client.start::<Generate>(params, Class::Completions).unwrap();
+    call.reply().await.unwrap_err().code
+}
+
+async fn wait_active(client: &Client, active: usize) {
+    status_when(client, |status| status.active == active).await;
+}
+
+#[tokio::test]
+async fn an_engine_error_fails_one_request_and_nothing_else() {
+    let home = Home::with_sim(json!({}));
+    home.add_sim("failing", json!({ "fail_at": 3 }));
+    home.add_sim("unloadable", json!({ "fail_load": true }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for model in ["failing", "unloadable"] {
+        let params = GenerateParams { model: Some(model.to_owned()), ..prompt("hi") };
+        assert_eq!(error_code(&client, &params).await, ErrorCode::EngineFailed);
+    }
+    let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
+    assert!(!call.reply().await.unwrap().text.is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_fails_what_is_in_flight_and_ends_the_daemon() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    home.add_sim("panicking", json!({ "panic_at": 2 }));
+    let daemon = home.daemon();
+    let (bystander, culprit) = (home.client().await, home.client().await);
+    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
+    let in_flight = bystander.start::<Generate>(&long, Class::Completions).unwrap();
+    wait_active(&bystander, 1).await;
+    let params = GenerateParams { model: Some("panicking".to_owned()), ..prompt("hi") };
+    assert_eq!(error_code(&culprit, &params).await, ErrorCode::EngineFailed);
+    assert_eq!(in_flight.reply().await.unwrap_err().code, ErrorCode::EngineFailed);
+    assert_eq!(daemon.wait().code(), Some(i32::from(exit::INTERNAL)));
+    // The next daemon starts without a trace of the last.
+    let _daemon = home.daemon();
+    home.client().await.call::<Health>(&NoParams {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_abort_in_native_code_reaches_the_client_as_a_lost_daemon() {
+    let home = Home::with_sim(json!({ "abort_at": 2 }));
+    let daemon = home.daemon();
+    let client = home.client().await;
+    assert_eq!(error_code(&client, &prompt("hi")).await, ErrorCode::DaemonLost);
+    assert_eq!(daemon.wait().code(), None);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_in_flight_and_refuses_the_rest() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 2 }));
+    let daemon = home.daemon();
+    let client = home.client().await;
+    let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
+    wait_active(&client, 1).await;
+    client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
+    assert_eq!(error_code(&client, &prompt("late")).await, ErrorCode::ShuttingDown);
+    assert_eq!(call.reply().await.unwrap().text.len(), 200);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!home.paths().socket().exists());
+}
+
+#[tokio::test]
+async fn shutting_down_now_cancels_what_is_in_flight() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    let daemon = home.daemon();
+    let client = home.client().await;
+    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
+    let call = client.start::<Generate>(&long, Class::Completions).unwrap();
+    wait_active(&client, 1).await;
+    client.call::<Shutdown>(&ShutdownParams { now: true }).await.unwrap();
+    assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::ShuttingDown);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_daemon_whose_engine_hangs() {
+    let home = Home::with_sim(json!({ "hang_at": 1 }));
+    let daemon = home.daemon();
+    let client = home.client().await;
+    let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
+    wait_active(&client, 1).await;
+    daemon.signal(Signal::TERM);
+    let health = client.call::<Health>(&NoParams {}).await;
+    assert!(health.is_ok(), "a draining daemon still answers");
+    daemon.signal(Signal::TERM);
+    assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::DaemonLost);
+    assert_eq!(daemon.wait().code(), Some(i32::from(exit::FAILED)));
+}

@@ -1,0 +1,172 @@
+//! Garbage on the socket: clear errors, and nobody else is harmed.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use ingle_protocol::limits;
+use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::status::Health;
+use ingle_tests::Home;
+use ingle_tests::faults::Raw;
+use serde_json::{Value, json};
+
+/// The connection still works.
+fn assert_alive(raw: &mut Raw) {
+    let reply = raw.call(999, "health", &json!({}));
+    assert_eq!(reply["result"]["state"], "ok", "{reply}");
+}
+
+#[test]
+fn broken_frames_are_answered_and_the_connection_goes_on() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    for (bytes, code) in [
+        (&b"this is not json\n"[..], "PARSE_ERROR"),
+        (b"\xff\xfe\x00binary\n", "PARSE_ERROR"),
+        (b"[]\n", "INVALID_REQUEST"),
+        (b"{\"id\":1}\n", "INVALID_REQUEST"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":42}\n", "INVALID_REQUEST"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"no/such\"}\n", "METHOD_NOT_FOUND"),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"generate\",\"params\":[7]}\n", "INVALID_PARAMS"),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"generate\",\"params\":{\"prompt\":5}}\n",
+            "INVALID_PARAMS",
+        ),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\",\"params\":{\"x\":1}}\n", "INVALID_PARAMS"),
+    ] {
+        raw.send(bytes);
+        assert_eq!(raw.error_code(), code, "{}", String::from_utf8_lossy(bytes));
+    }
+    let deep = format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000));
+    raw.send(deep.as_bytes());
+    assert_eq!(raw.error_code(), "PARSE_ERROR");
+    assert_alive(&mut raw);
+}
+
+#[tokio::test]
+async fn a_hundred_megabyte_line_is_refused_and_harms_nobody() {
+    let home = Home::with_sim(json!({}));
+    let daemon = home.daemon();
+    let other = home.client().await;
+    let mut raw = Raw::connect(&home);
+    let chunk = vec![b'x'; 1024 * 1024];
+    for _ in 0..100 {
+        raw.send(&chunk);
+        other.call::<Health>(&NoParams {}).await.unwrap();
+    }
+    raw.send(b"\n");
+    assert_eq!(raw.error_code(), "FRAME_TOO_LARGE");
+    assert_alive(&mut raw);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero()));
+    // Where the system tells, the line has not stayed in memory.
+    if let Ok(status) = status {
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(kib < 80 * 1024, "{line}");
+    }
+}
+
+#[test]
+fn half_a_frame_and_silence_is_given_up() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    raw.send(b"{\"jsonrpc\":\"2.0\",\"id\":1,");
+    // The daemon's own limit ends the silence.
+    assert_eq!(raw.error_code(), "PARSE_ERROR");
+    raw.send(b"\"method\":\"health\"}\n");
+    assert_alive(&mut raw);
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_frame_is_told_so() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    raw.send(b"{\"jsonrpc\":\"2.0\",\"id\":1");
+    raw.stream().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(raw.error_code(), "PARSE_ERROR");
+}
+
+#[test]
+fn a_half_close_still_gets_its_answers() {
+    let home = Home::with_sim(json!({ "token_delay_ms": 1 }));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    raw.request(1, "generate", &json!({ "prompt": "hi" }));
+    raw.stream().shutdown(Shutdown::Write).unwrap();
+    assert!(raw.reply()["result"]["text"].is_string());
+}
+
+#[test]
+fn a_batch_is_answered_together() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    let batch = json!([
+        { "jsonrpc": "2.0", "id": 1, "method": "health" },
+        { "jsonrpc": "2.0", "method": "nobody/knows" },
+        { "jsonrpc": "2.0", "id": "two", "method": "generate", "params": { "prompt": "x" } },
+        7,
+    ]);
+    raw.send(format!("{batch}\n").as_bytes());
+    let reply = raw.reply();
+    let answers = reply.as_array().unwrap();
+    assert_eq!(answers.len(), 3);
+    assert!(answers.iter().any(|answer| answer["id"] == "two" && answer["result"].is_object()));
+    let many: Vec<Value> = (0..=limits::BATCH_REQUESTS)
+        .map(|id| json!({ "jsonrpc": "2.0", "id": id, "method": "health" }))
+        .collect();
+    raw.send(format!("{}\n", json!(many)).as_bytes());
+    assert_eq!(raw.error_code(), "INVALID_REQUEST");
+}
+
+#[test]
+fn ids_in_use_and_too_many_requests_are_refused() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 20 }));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    let long = json!({ "prompt": "hi", "max_tokens": 100_000 });
+    raw.request(1, "generate", &long);
+    raw.request(1, "generate", &long);
+    assert_eq!(raw.error_code(), "INVALID_REQUEST");
+    for id in 2..=limits::IN_FLIGHT_PER_CONNECTION {
+        raw.request(i64::try_from(id).unwrap(), "generate", &long);
+    }
+    raw.request(1_000, "health", &json!({}));
+    assert_eq!(raw.error_code(), "OVERLOADED");
+}
+
+#[test]
+fn connections_beyond_the_limit_are_told_why() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut open: Vec<Raw> = (0..limits::CONNECTIONS).map(|_| Raw::connect(&home)).collect();
+    assert_alive(open.last_mut().unwrap());
+    let mut refused = Raw::connect(&home);
+    assert_eq!(refused.error_code(), "OVERLOADED");
+    assert_alive(&mut open[0]);
+}
+
+#[test]
+fn another_protocol_version_is_refused() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    let reply = raw.call(1, "hello", &json!({ "role": "mcp", "protocol": 99, "build": "9.9" }));
+    assert_eq!(reply["error"]["data"]["code"], "VERSION_SKEW");
+    assert_alive(&mut raw);
+}
+
+#[test]
+fn a_peer_that_goes_mid_frame_leaves_the_daemon_well() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    for _ in 0..50 {
+        let raw = Raw::connect(&home);
+        let mut stream = raw.stream();
+        let _ = stream.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"gener");
+    }
+    assert_alive(&mut Raw::connect(&home));
+}
