@@ -78,8 +78,9 @@ impl Worker {
             self.drop_ended();
             self.load_slice();
             self.admit();
-            self.step();
+            // Before the step, which may take long or never end.
             self.publish();
+            self.step();
         }
     }
 

@@ -74,6 +74,20 @@ impl Tools {
         Self { service, gone }
     }
 
+    /// The outer error is the host's fault, the inner one the tool's.
+    async fn dispatch(
+        &self,
+        request: CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Result<CallToolResult, ErrorBody>, ErrorData> {
+        match request.name.as_ref() {
+            "chat" => Ok(self.chat(arguments(request)?, context).await),
+            "generate" => Ok(self.generate(arguments(request)?, context).await),
+            "list_models" => Ok(self.list_models()),
+            name => Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None)),
+        }
+    }
+
     async fn chat(
         &self,
         arguments: ChatArguments,
@@ -113,21 +127,15 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         check_length(&params)?;
-        // The host's cancel and the host's end both end the work.
+        // The host's end ends the work.
         let cancel = self.gone.child_token();
-        let _end_with_call = cancel.clone().drop_guard();
         let timeouts = &self.service.config.timeouts;
         let request =
             self.service.names.start(Class::Workflow, timeouts, None, cancel, Instant::now());
         let mut generation = self.service.generate(params, request).await?;
         let progress = context.meta.get_progress_token();
         let mut told = 0.0;
-        loop {
-            let event = tokio::select! {
-                () = context.ct.cancelled() => None,
-                event = generation.event() => event,
-            };
-            let Some(event) = event else { break };
+        while let Some(event) = generation.event().await {
             let Some((share, message)) = progress_of(&event).filter(|(share, _)| *share > told)
             else {
                 continue;
@@ -284,15 +292,13 @@ impl ServerHandler for Tools {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let outcome = match request.name.as_ref() {
-            "chat" => self.chat(arguments(request)?, &context).await,
-            "generate" => self.generate(arguments(request)?, &context).await,
-            "list_models" => self.list_models(),
-            name => {
-                return Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None));
+        // Dropping the call is what cancels its work; rmcp sends no reply then.
+        tokio::select! {
+            () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
+            outcome = self.dispatch(request, &context) => {
+                Ok(outcome?.unwrap_or_else(|error| tool_error(&error)).into())
             }
-        };
-        Ok(outcome.unwrap_or_else(|error| tool_error(&error)).into())
+        }
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {

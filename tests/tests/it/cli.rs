@@ -82,6 +82,7 @@ fn a_wrong_command_line_exits_with_two() {
 #[test]
 fn output_into_a_closed_pipe_is_no_error() {
     let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
     let mut command = home.command("ingle");
     let mut child =
         command.arg("models").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

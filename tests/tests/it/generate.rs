@@ -152,7 +152,7 @@ async fn a_hanging_engine_is_answered_for_by_the_daemon() {
 
 #[tokio::test]
 async fn a_reader_that_does_not_read_slows_nobody() {
-    let home = Home::with_sim(json!({ "reply": "x".repeat(200_000) }));
+    let home = Home::with_sim(json!({ "reply": "x".repeat(200_000), "context_tokens": 300_000 }));
     let _daemon = home.daemon();
     let slow = Raw::connect(&home);
     for id in 0..4 {
@@ -166,7 +166,7 @@ async fn a_reader_that_does_not_read_slows_nobody() {
 
 #[tokio::test]
 async fn a_slow_reader_still_gets_the_whole_text() {
-    let home = Home::with_sim(json!({ "reply": "abcdefghij".repeat(20_000) }));
+    let home = Home::with_sim(json!({ "reply": "abcdefghij".repeat(20_000), "context_tokens": 300_000 }));
     let _daemon = home.daemon();
     let watcher = home.client().await;
     let mut slow = Raw::connect(&home);
