@@ -32,13 +32,13 @@ use crate::signals;
 
 /// Why the daemon does not run.
 struct StartFailure {
-    report: StartReport,
+    report: Box<StartReport>,
     exit_code: u8,
 }
 
 impl StartFailure {
     fn new(error: ErrorBody, exit_code: u8) -> Self {
-        Self { report: StartReport::Failed { error, exit_code }, exit_code }
+        Self { report: Box::new(StartReport::Failed { error, exit_code }), exit_code }
     }
 
     fn io(what: &str, path: &Path, error: &io::Error) -> Self {
@@ -157,7 +157,7 @@ fn lock_daemon(paths: &Paths) -> Result<File, StartFailure> {
         Err(std::fs::TryLockError::WouldBlock) => {
             let pid = std::fs::read_to_string(&path).ok().and_then(|pid| pid.trim().parse().ok());
             return Err(StartFailure {
-                report: StartReport::AlreadyRunning { pid },
+                report: Box::new(StartReport::AlreadyRunning { pid }),
                 exit_code: exit::ALREADY_RUNNING,
             });
         }
@@ -199,8 +199,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     signals::start(draining.clone())
         .map_err(|error| StartFailure::io("watch signals for", paths.home(), &error))?;
 
-    let default_model =
-        config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let default_model = config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
     let store = ModelStore::new(paths.models_dir());
     let service = Arc::new(Service {
         config: Arc::new(config),

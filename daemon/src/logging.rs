@@ -18,7 +18,8 @@ const FILTER_VARIABLE: &str = "INGLE_LOG";
 /// left when it is dropped. Without a usable folder the daemon runs without a log file.
 #[must_use]
 pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
     let appender = RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix("ingled")

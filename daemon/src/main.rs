@@ -15,8 +15,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Serve the local socket until a signal or `ingle stop`.
-    #[command(after_help = "Exit codes: 0 ended as asked, 70 the engine died, 73 a file could not \
-        be made,\n75 another daemon runs, 77 the folder is somebody else's, 78 a setting is wrong.")]
+    #[command(
+        after_help = "Exit codes: 0 ended as asked, 70 the engine died, 73 a file could not \
+        be made,\n75 another daemon runs, 77 the folder is somebody else's, 78 a setting is wrong."
+    )]
     Serve {
         /// Report readiness on standard output; the launcher holds the start lock.
         #[arg(long, hide = true)]

@@ -4,6 +4,12 @@
 //! process behind. Readiness is always a message; nothing here sleeps to wait for it. Knows nothing
 //! of the daemon's inside: it links the protocol crate only.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness that cannot do its work has failed the test that uses it"
+)]
+
 pub mod faults;
 
 use std::ffi::OsStr;
@@ -30,7 +36,8 @@ use tempfile::TempDir;
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     // target/<profile>/deps/<test>
-    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
+    let folder =
+        test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps");
     let path = folder.join(name);
     assert!(path.is_file(), "`{}` is not built; run ./test, which builds it", path.display());
     path

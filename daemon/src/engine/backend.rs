@@ -114,7 +114,8 @@ pub trait Generator {
     ///
     /// # Errors
     /// An error for the pass as a whole: every row of it failed.
-    fn collect(&mut self, ticket: Ticket) -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
+    fn collect(&mut self, ticket: Ticket)
+    -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
 }
 
 /// The engine thread's side of a load: takes tensors in whatever order the loader reads them.

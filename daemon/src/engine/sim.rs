@@ -198,7 +198,9 @@ impl SimGenerator {
             }
         }
         if config.fail_at == at {
-            return Err(EngineError::Native(format!("this model was told to fail at token {said}")));
+            return Err(EngineError::Native(format!(
+                "this model was told to fail at token {said}"
+            )));
         }
         Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] })
     }

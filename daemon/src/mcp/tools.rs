@@ -272,7 +272,9 @@ fn tool_error(error: &ErrorBody) -> CallToolResult {
 impl ServerHandler for Tools {
     fn get_info(&self) -> rmcp::model::ServerConfig {
         rmcp::model::ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(Implementation::new("ingle", ingle_protocol::BUILD).with_title("Ingle"))
+            .with_server_info(
+                Implementation::new("ingle", ingle_protocol::BUILD).with_title("Ingle"),
+            )
             .with_instructions(
                 "Language models that run on this machine and stay loaded. `chat` answers a \
                  prompt, `generate` continues a text, `list_models` says which models there are.",

@@ -34,8 +34,7 @@ impl FrameTransport {
     /// Goes on where `hello` ended; `gone` is cancelled when the host has closed both directions.
     #[must_use]
     pub fn new(stream: SharedStream, buffered: Vec<u8>, gone: CancellationToken) -> Self {
-        let reader =
-            FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
+        let reader = FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
         let writer = Arc::new(Mutex::new(stream.clone()));
         Self { reader, stream, writer, gone }
     }

@@ -189,7 +189,10 @@ impl Connection<'_> {
             Frame::Line(line) => dispatch::read(&line),
             Frame::TooLong => Asked::Answer(dispatch::nameless_failure(
                 ErrorCode::FrameTooLarge,
-                &format!("a frame may have {} bytes; this one was thrown away", limits::FRAME_BYTES),
+                &format!(
+                    "a frame may have {} bytes; this one was thrown away",
+                    limits::FRAME_BYTES
+                ),
             )),
             // The last line may lack its newline; if it is not whole, that is what was torn.
             Frame::Torn(line) => match dispatch::read(&line) {

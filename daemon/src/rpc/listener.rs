@@ -114,11 +114,9 @@ fn is_mcp_hello(line: &[u8]) -> bool {
     let Ok(request) = serde_json::from_slice::<Request<'_>>(line) else { return false };
     let params = request.params.as_ref().map(|params| params.get());
     request.method == Hello::NAME
-        && params
-            .and_then(|params| serde_json::from_str::<HelloParams>(params).ok())
-            .is_some_and(|hello| {
-                hello.role == Role::Mcp && hello.protocol == ingle_protocol::PROTOCOL_VERSION
-            })
+        && params.and_then(|params| serde_json::from_str::<HelloParams>(params).ok()).is_some_and(
+            |hello| hello.role == Role::Mcp && hello.protocol == ingle_protocol::PROTOCOL_VERSION,
+        )
 }
 
 async fn refuse(stream: Stream) {

@@ -76,10 +76,7 @@ pub fn table(
 }
 
 /// Registers one method: reads its parameters, calls it, and wraps its error.
-fn add<M, F, Fut>(
-    module: &mut RpcModule<Arc<Service>>,
-    call: F,
-) -> Result<(), RegisterMethodError>
+fn add<M, F, Fut>(module: &mut RpcModule<Arc<Service>>, call: F) -> Result<(), RegisterMethodError>
 where
     M: Method,
     F: Fn(Arc<Service>, M::Params, CallScope) -> Fut + Clone + Send + Sync + 'static,

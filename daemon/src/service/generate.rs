@@ -49,9 +49,7 @@ impl Generation {
     ///
     /// # Errors
     /// What the engine reported; `TIMEOUT` from the daemon layer at 1.5 W.
-    pub async fn finish(
-        mut self,
-    ) -> Result<(Option<GenerateEvent>, GenerateResult), ErrorBody> {
+    pub async fn finish(mut self) -> Result<(Option<GenerateEvent>, GenerateResult), ErrorBody> {
         // Events that nobody wants are read all the same: a closed channel means that the caller
         // has gone, and ends the work.
         while self.event().await.is_some() {}
@@ -202,7 +200,10 @@ fn validate(params: &GenerateParams) -> Result<SamplerSettings, ErrorBody> {
             return Err(invalid("messages", "must not be empty"));
         }
         if messages.len() > limits::MESSAGES {
-            return Err(invalid("messages", &format!("has more than {} entries", limits::MESSAGES)));
+            return Err(invalid(
+                "messages",
+                &format!("has more than {} entries", limits::MESSAGES),
+            ));
         }
     }
     if params.max_tokens == Some(0) {

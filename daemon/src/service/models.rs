@@ -20,7 +20,7 @@ use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
-use crate::models::{ModelFormat, ModelSource, ModelStore, PullProgress, PullOutcome, StoreEntry};
+use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
 use crate::request::RequestContext;
 use crate::text::{TextError, TextModel, gguf_vocab};
 
@@ -277,10 +277,8 @@ impl SimConfig {
     /// When it cannot be read or says something unknown.
     fn read(folder: &std::path::Path) -> Result<Self, EngineError> {
         let file = folder.join("config.json");
-        let text = std::fs::read_to_string(&file).map_err(|error| EngineError::Io {
-            file: file.clone(),
-            problem: error.to_string(),
-        })?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| EngineError::Io { file: file.clone(), problem: error.to_string() })?;
         serde_json::from_str(&text)
             .map_err(|error| EngineError::InvalidModel { file, problem: error.to_string() })
     }

@@ -15,7 +15,8 @@ impl Service {
         let status = self.engine.status();
         let age = Instant::now().saturating_duration_since(status.beat_at);
         // An idle thread waits for commands and has nothing to say.
-        let stalled = status.phase != Phase::Idle && age > Duration::from_millis(limits::ENGINE_STALL_MS);
+        let stalled =
+            status.phase != Phase::Idle && age > Duration::from_millis(limits::ENGINE_STALL_MS);
         let state = if self.draining.is_cancelled() {
             HealthState::Draining
         } else if stalled || status.phase == Phase::Stopped {

@@ -58,9 +58,11 @@ fn a_model_is_taken_over_from_a_folder() {
 #[test]
 fn broken_models_are_refused_and_the_daemon_lives() {
     let home = Home::with_sim(json!({ "reply": "alive" }));
-    for (name, bytes) in
-        [("empty", &b""[..]), ("garbage", b"not a gguf"), ("cut", b"GGUF\x03\0\0\0\xff\xff\xff\xff")]
-    {
+    for (name, bytes) in [
+        ("empty", &b""[..]),
+        ("garbage", b"not a gguf"),
+        ("cut", b"GGUF\x03\0\0\0\xff\xff\xff\xff"),
+    ] {
         let folder = home.paths().models_dir().join(name);
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("model.gguf"), bytes).unwrap();

@@ -5,12 +5,12 @@ use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
 };
 use ingle_protocol::wire::models::{LoadModel, ModelParams, UnloadModel};
 use ingle_protocol::wire::status::{Status, StatusReply};
-use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, TokenizeParams};
 use ingle_tests::faults::Raw;
 use ingle_tests::{Home, status_when};
@@ -126,8 +126,7 @@ async fn work_stops_at_its_timeout_and_names_the_layer() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let budget = Budget { work_ms: Some(200), remaining_ms: None };
-    let params =
-        GenerateParams { max_tokens: Some(100_000), budget: Some(budget), ..prompt("hi") };
+    let params = GenerateParams { max_tokens: Some(100_000), budget: Some(budget), ..prompt("hi") };
     let error = generate(&client, &params).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Timeout);
     assert_eq!(error.details["layer"], "work");
@@ -166,7 +165,8 @@ async fn a_reader_that_does_not_read_slows_nobody() {
 
 #[tokio::test]
 async fn a_slow_reader_still_gets_the_whole_text() {
-    let home = Home::with_sim(json!({ "reply": "abcdefghij".repeat(20_000), "context_tokens": 300_000 }));
+    let home =
+        Home::with_sim(json!({ "reply": "abcdefghij".repeat(20_000), "context_tokens": 300_000 }));
     let _daemon = home.daemon();
     let watcher = home.client().await;
     let mut slow = Raw::connect(&home);
@@ -205,7 +205,8 @@ async fn a_full_queue_refuses_at_once() {
     }
     let watcher = home.client().await;
     let full = |status: &StatusReply| {
-        status.active == limits::CONCURRENT_GENERATIONS && status.queued == limits::QUEUED_GENERATIONS
+        status.active == limits::CONCURRENT_GENERATIONS
+            && status.queued == limits::QUEUED_GENERATIONS
     };
     status_when(&watcher, full).await;
     let error = generate(&watcher, &params).await.unwrap_err();
@@ -221,9 +222,8 @@ async fn sixteen_first_requests_make_one_load() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let prompt = prompt("hi");
-    let calls: Vec<_> = (0..16)
-        .map(|_| client.start::<Generate>(&prompt, Class::Completions).unwrap())
-        .collect();
+    let calls: Vec<_> =
+        (0..16).map(|_| client.start::<Generate>(&prompt, Class::Completions).unwrap()).collect();
     for call in calls {
         call.reply().await.unwrap();
     }

@@ -28,12 +28,18 @@ fn broken_frames_are_answered_and_the_connection_goes_on() {
         (b"{\"id\":1}\n", "INVALID_REQUEST"),
         (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":42}\n", "INVALID_REQUEST"),
         (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"no/such\"}\n", "METHOD_NOT_FOUND"),
-        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"generate\",\"params\":[7]}\n", "INVALID_PARAMS"),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"generate\",\"params\":[7]}\n",
+            "INVALID_PARAMS",
+        ),
         (
             b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"generate\",\"params\":{\"prompt\":5}}\n",
             "INVALID_PARAMS",
         ),
-        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\",\"params\":{\"x\":1}}\n", "INVALID_PARAMS"),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\",\"params\":{\"x\":1}}\n",
+            "INVALID_PARAMS",
+        ),
     ] {
         raw.send(bytes);
         assert_eq!(raw.error_code(), code, "{}", String::from_utf8_lossy(bytes));

@@ -1,5 +1,12 @@
 //! End-to-end tests on the real binaries, one program so that it is linked once.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a test these are how it fails"
+)]
+
 mod cli;
 mod failures;
 mod generate;

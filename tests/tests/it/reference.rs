@@ -12,7 +12,12 @@ const COMPARED_TOKENS: usize = 16;
 const LOGPROB_TOLERANCE: f64 = 0.05;
 
 fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| u32::try_from(id.as_u64().unwrap()).unwrap())
+        .collect()
 }
 
 struct Case {
@@ -32,8 +37,7 @@ impl Case {
     }
 
     async fn check_tokens(&self, client: &Client) {
-        let params =
-            TokenizeParams { model: None, text: self.prompt(), messages: self.messages() };
+        let params = TokenizeParams { model: None, text: self.prompt(), messages: self.messages() };
         let tokens = client.call::<Tokenize>(&params).await.unwrap().tokens;
         assert_eq!(tokens, ids(&self.value["prompt_tokens"]), "{}", self.value["prompt"]);
     }
@@ -107,8 +111,10 @@ async fn a_batch_gives_what_each_gives_alone() {
         let call = client.start::<Generate>(params, params.class()).unwrap();
         alone.push(call.reply().await.unwrap().text);
     }
-    let calls: Vec<_> =
-        params.iter().map(|params| client.start::<Generate>(params, params.class()).unwrap()).collect();
+    let calls: Vec<_> = params
+        .iter()
+        .map(|params| client.start::<Generate>(params, params.class()).unwrap())
+        .collect();
     for (call, alone) in calls.into_iter().zip(alone) {
         assert_eq!(call.reply().await.unwrap().text, alone);
     }

@@ -8,7 +8,8 @@ use ingle_tests::fixture;
 /// Every Rust file of the workspace with its path from the root.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = fixture("..");
-    let mut folders = ["protocol", "shim", "daemon", "tests", "packaging"].map(PathBuf::from).to_vec();
+    let mut folders =
+        ["protocol", "shim", "daemon", "tests", "packaging"].map(PathBuf::from).to_vec();
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(root.join(&folder)).unwrap() {
@@ -127,7 +128,8 @@ fn imports_go_downward_only() {
 #[test]
 fn log_lines_carry_no_request_text() {
     let is_bad = |line: &str| {
-        line.contains("tracing::") && ["prompt", "text =", "content", "messages"].iter().any(|word| line.contains(word))
+        line.contains("tracing::")
+            && ["prompt", "text =", "content", "messages"].iter().any(|word| line.contains(word))
     };
     let bad = offenders(|path| !path.starts_with("daemon/src"), is_bad);
     assert!(bad.is_empty(), "{bad:#?}");
