@@ -127,6 +127,8 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     let path_failure = |error: ingle_protocol::paths::PathError| {
         StartFailure::new(ErrorBody::from(&error), error.exit_code())
     };
+    // Everything the daemon writes is its user's alone, whatever folder it is in.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let paths = Paths::from_env().map_err(path_failure)?;
     paths.prepare().map_err(path_failure)?;
     let config = Config::load(&paths.home().join("config.toml"))

@@ -118,7 +118,10 @@ impl Registry {
                 }
                 true
             }
-            Some(Slot::Resident(_)) => true,
+            Some(Slot::Resident(_)) => {
+                tracing::info!(model = name, "a model was unloaded");
+                true
+            }
             None => false,
         }
     }
@@ -179,6 +182,7 @@ impl Registry {
         let Loading { builder, waiters, engine, started_at, .. } = loading;
         let result = result.and_then(|()| builder.finish()).map(|generator| {
             let load_ms = millis(started_at.elapsed());
+            tracing::info!(model = name, engine, load_ms, "a model was loaded");
             let resident = Resident { generator, pacing: Pacing::new(), engine, load_ms };
             let described = describe(&name, &resident, 0);
             self.slots.insert(name.clone(), Slot::Resident(resident));

@@ -6,6 +6,8 @@
 //! MLX's streams belong to the thread that made them, so everything here is called on the engine
 //! thread only, and what it gives must be used and dropped there.
 
+#[cfg(test)]
+mod affinity;
 mod attention;
 mod builder;
 mod cpu;
