@@ -227,6 +227,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     })?;
     let closing = CancellationToken::new();
     let tracker = TaskTracker::new();
+    let puller = service.puller.clone();
     let shared = Shared {
         methods: methods.into(),
         service,
@@ -253,8 +254,10 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     // The listener goes last, and takes its socket with it.
     let _ = accepting.await;
     tracker.close();
-    // Replies that are known already still go out; then the connections end.
-    let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
+    // A download under way is ended with its child process, and replies that are known already go
+    // out; then the connections end.
+    let last_things = async { tokio::join!(puller.shutdown(), tracker.wait()) };
+    let _ = tokio::time::timeout(Duration::from_secs(1), last_things).await;
     closing.cancel();
     Ok(code)
 }

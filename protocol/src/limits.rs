@@ -15,6 +15,8 @@ pub const BATCH_REQUESTS: usize = 64;
 pub const CONNECTIONS: usize = 256;
 /// Replies and events waiting to be written to one connection.
 pub const OUTBOUND_FRAMES: usize = 256;
+/// Bytes waiting to be written to one connection above which no more are made.
+pub const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Milliseconds one frame may take to be written to a peer that does not read.
 pub const WRITE_STALL_MS: u64 = 30_000;
 
@@ -44,7 +46,10 @@ pub const CONCURRENT_GENERATIONS: usize = 5;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.
-pub const LOADER_TENSORS: usize = 2;
+pub const LOADER_TENSORS: usize = 4;
+/// Bytes of those tensors; a single larger tensor waits alone. A tied embedding in 32 bits is over
+/// 100 MB, so the count of tensors alone would not bound memory well.
+pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 

@@ -80,7 +80,8 @@ fn mcp_start(home: &Home) -> (Duration, u64) {
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut reply).unwrap();
     let elapsed = started.elapsed();
     assert!(reply.contains("serverInfo"), "{reply}");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let resident = status
         .lines()
         .find(|line| line.starts_with("VmRSS:"))

@@ -12,17 +12,12 @@ use std::sync::mpsc::{
 };
 use std::time::Duration;
 
+use ingle_protocol::limits;
+
 use super::backend::EngineError;
 use super::dequantize::Converter;
 use super::tensor::{HostTensor, WeightPrecision};
 use crate::formats::gguf::{GgmlType, GgufError, GgufErrorKind, GgufFile, TensorInfo};
-
-/// Tensors that wait for the engine thread at most.
-const QUEUED_TENSORS: usize = 4;
-
-/// Bytes of tensors that wait at most; a single larger tensor waits alone. A tied embedding in 32
-/// bits is over 100 MB, so the count of tensors alone would not bound memory well.
-const QUEUED_BYTES: u64 = 128 << 20;
 
 /// Bytes read between two looks at the cancel flag, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -163,7 +158,7 @@ pub(super) fn spawn_work(
     cancel: Arc<AtomicBool>,
     work: impl FnOnce(&Outlet) -> Result<(), Ended> + Send + 'static,
 ) -> Result<LoadStream, EngineError> {
-    let (sender, items) = sync_channel(QUEUED_TENSORS);
+    let (sender, items) = sync_channel(limits::LOADER_TENSORS);
     let queued_bytes = Arc::new(AtomicU64::new(0));
     let outlet = Outlet { sender, queued_bytes: Arc::clone(&queued_bytes), cancel };
     spawn_with(outlet, work)?;
@@ -246,7 +241,7 @@ impl Outlet {
             self.check_cancel()?;
             let queued = self.queued_bytes.load(Ordering::Relaxed);
             // The count is raised before the item can be taken, so it never goes below zero.
-            if queued == 0 || queued.saturating_add(bytes) <= QUEUED_BYTES {
+            if queued == 0 || queued.saturating_add(bytes) <= limits::LOADER_BYTES {
                 self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
                 item = match self.sender.try_send(item) {
                     Ok(()) => return Ok(()),

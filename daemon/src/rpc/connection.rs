@@ -27,8 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
 
-/// Bytes waiting to be written above which no more are made.
-const OUTBOUND_BYTES: usize = 256 * 1024;
 /// How often a peer that sends no more is looked at, to see whether it still reads.
 const HANGUP_CHECK: Duration = Duration::from_millis(100);
 
@@ -86,7 +84,7 @@ pub async fn serve(
     let mut write_until: Option<Instant> = None;
     loop {
         // Frames wait in the reader's buffer while too much waits to be written.
-        while connection.out.len() < OUTBOUND_BYTES
+        while connection.out.len() < limits::OUTBOUND_BYTES
             && let Some(frame) = reader.pop()
         {
             if std::mem::take(&mut first)
@@ -103,7 +101,7 @@ pub async fn serve(
         if ending && connection.calls.is_empty() && connection.out.is_empty() {
             return End::Closed;
         }
-        let room = connection.out.len() < OUTBOUND_BYTES;
+        let room = connection.out.len() < limits::OUTBOUND_BYTES;
         if !reader.has_partial() {
             partial_until = None;
         }

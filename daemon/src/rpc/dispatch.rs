@@ -172,7 +172,14 @@ fn read_single(frame: &[u8]) -> Asked {
             params: request.params.map(std::borrow::Cow::into_owned),
         });
     }
-    if let Ok(notification) = serde_json::from_slice::<Notification<'_>>(frame) {
+    // A request whose id is of a wrong type would read as a notification, and go unanswered.
+    let value = match serde_json::from_slice::<serde_json::Value>(frame) {
+        Ok(value) => value,
+        Err(error) => return Asked::Answer(unreadable(&error)),
+    };
+    if value.get("id").is_none()
+        && let Ok(notification) = serde_json::from_slice::<Notification<'_>>(frame)
+    {
         // A notification is never answered, not even when nobody knows it.
         let params = notification.params.as_ref().map(|params| params.get());
         return match (notification.method.as_ref(), params) {
@@ -181,17 +188,12 @@ fn read_single(frame: &[u8]) -> Asked {
             _ => Asked::Nothing,
         };
     }
-    match serde_json::from_slice::<serde_json::Value>(frame) {
-        Err(error) => Asked::Answer(unreadable(&error)),
-        Ok(value) => {
-            let id = serde_json::from_value::<WireId>(value["id"].clone()).unwrap_or(WireId::Null);
-            let error = ErrorBody::new(
-                ErrorCode::InvalidRequest,
-                "the frame is JSON, but not a JSON-RPC 2.0 request",
-            );
-            Asked::Answer(failure(rpc_id(&id), &error))
-        }
-    }
+    let id = serde_json::from_value::<WireId>(value["id"].clone()).unwrap_or(WireId::Null);
+    let error = ErrorBody::new(
+        ErrorCode::InvalidRequest,
+        "the frame is JSON, but not a JSON-RPC 2.0 request",
+    );
+    Asked::Answer(failure(rpc_id(&id), &error))
 }
 
 fn unreadable(error: &serde_json::Error) -> MethodResponse {

@@ -87,7 +87,7 @@ fn cancelling_ends_a_loader_that_waits_for_room() {
     cancel.store(true, Ordering::Relaxed);
     let (tensors, last) = drain(stream);
     assert!(matches!(last, LoadItem::Failed(EngineError::Cancelled)), "{last:?}");
-    assert!(tensors.len() <= QUEUED_TENSORS + 1);
+    assert!(tensors.len() <= limits::LOADER_TENSORS + 1);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn dropping_the_stream_ends_the_thread() {
 
 #[test]
 fn a_panic_arrives_as_a_failure() {
-    let (sender, items) = sync_channel(QUEUED_TENSORS);
+    let (sender, items) = sync_channel(limits::LOADER_TENSORS);
     let queued_bytes = Arc::new(AtomicU64::new(0));
     let outlet = Outlet { sender, queued_bytes: Arc::clone(&queued_bytes), cancel: no_cancel() };
     spawn_with(outlet, |_| panic!("boom")).unwrap();
