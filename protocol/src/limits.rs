@@ -50,6 +50,10 @@ pub const LOADER_TENSORS: usize = 4;
 /// Bytes of those tensors; a single larger tensor waits alone. A tied embedding in 32 bits is over
 /// 100 MB, so the count of tensors alone would not bound memory well.
 pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
+/// Finished sequences of one model that are kept for prompts that begin alike.
+pub const PROMPT_CACHE_SEQUENCES: usize = 4;
+/// Bytes of their KV caches.
+pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
-//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, sampling,
+//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
 //! backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
 
 pub mod admission;
@@ -13,6 +13,7 @@ pub mod loader;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
+pub mod prompt_cache;
 pub mod registry;
 pub mod sampling;
 pub mod sequence;

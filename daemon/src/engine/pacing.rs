@@ -24,7 +24,7 @@ impl Pacing {
     /// The size before anything has been measured.
     #[must_use]
     pub const fn new() -> Self {
-        Self { chunk_tokens: 32 }
+        Self { chunk_tokens: 64 }
     }
 
     /// Prompt tokens of the next step.

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ingle_protocol::limits;
 use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::backend::{Builder, EngineError, Generator};
+use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
 use super::handle::{EngineFailure, EngineModel, Weights, millis};
 #[cfg(feature = "mlx")]
 use super::loader;
 use super::loader::{LoadItem, LoadStream};
 use super::pacing::Pacing;
+use super::prompt_cache::{PromptCache, Reuse};
 use super::sim;
 
 /// Somebody who waits for a load.
@@ -34,8 +36,52 @@ pub struct Resident {
     pub generator: Box<dyn Generator>,
     /// Its prefill chunk size.
     pub pacing: Pacing,
+    prompt_cache: PromptCache,
     engine: &'static str,
     load_ms: f64,
+}
+
+impl Resident {
+    /// Opens a sequence for `prompt`, from a kept one if it begins alike: the sequence, and how
+    /// many of the prompt's tokens it holds already.
+    ///
+    /// # Errors
+    /// What the generator reports.
+    pub fn open(&mut self, prompt: &[u32]) -> Result<(SeqId, usize), EngineError> {
+        match self.prompt_cache.find(prompt) {
+            Some(Reuse::Whole { seq, tokens }) => return Ok((seq, tokens)),
+            Some(Reuse::Beginning { seq, tokens }) => {
+                // An engine that cannot fork or has no room reads the prompt from its start.
+                if let Ok(forked) = self.generator.fork(seq, tokens) {
+                    return Ok((forked, tokens));
+                }
+            }
+            None => {}
+        }
+        loop {
+            match self.generator.open() {
+                Err(error @ EngineError::NoCapacity { .. }) => {
+                    let kept = self.prompt_cache.evict().ok_or(error)?;
+                    self.generator.close(kept);
+                }
+                opened => return Ok((opened?, 0)),
+            }
+        }
+    }
+
+    /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that
+    /// begin alike.
+    pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>) {
+        // A pass that was under way may have put more into it than was accounted for.
+        if !matches!(self.generator.trim(seq, tokens.len()), Ok(Trimmed::Done)) {
+            self.generator.close(seq);
+            return;
+        }
+        let bytes = self.generator.bytes(seq);
+        for closed in self.prompt_cache.keep(seq, tokens, bytes) {
+            self.generator.close(closed);
+        }
+    }
 }
 
 struct Loading {
@@ -183,7 +229,16 @@ impl Registry {
         let result = result.and_then(|()| builder.finish()).map(|generator| {
             let load_ms = millis(started_at.elapsed());
             tracing::info!(model = name, engine, load_ms, "a model was loaded");
-            let resident = Resident { generator, pacing: Pacing::new(), engine, load_ms };
+            let resident = Resident {
+                generator,
+                pacing: Pacing::new(),
+                prompt_cache: PromptCache::new(
+                    limits::PROMPT_CACHE_SEQUENCES,
+                    limits::PROMPT_CACHE_BYTES,
+                ),
+                engine,
+                load_ms,
+            };
             let described = describe(&name, &resident, 0);
             self.slots.insert(name.clone(), Slot::Resident(resident));
             described

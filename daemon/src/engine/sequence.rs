@@ -99,7 +99,9 @@ pub struct Sequence {
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
     sent_logprobs: usize,
-    generated: usize,
+    /// Tokens drawn so far, an end token included.
+    generated: Vec<u32>,
+    cached_tokens: usize,
     context_tokens: usize,
     load_ms: f64,
     queue_ms: f64,
@@ -110,21 +112,28 @@ pub struct Sequence {
 
 impl Sequence {
     /// Starts a waiting request at `now` in the sequence `seq` of a model with room for
-    /// `context_tokens`.
+    /// `context_tokens`. The sequence holds the prompt's first `cached_tokens` already.
     #[must_use]
-    pub fn start(waiting: Waiting, seq: SeqId, context_tokens: usize, now: Instant) -> Self {
+    pub fn start(
+        waiting: Waiting,
+        seq: SeqId,
+        cached_tokens: usize,
+        context_tokens: usize,
+        now: Instant,
+    ) -> Self {
         let load_ms = waiting.load_ms();
         let request = waiting.request;
         let waited_ms = millis(now.saturating_duration_since(request.deadline.accepted_at));
         Self {
             seq,
-            phase: Phase::Prefill { prefilled: 0 },
+            phase: Phase::Prefill { prefilled: cached_tokens },
             draws: UniformDraws::new(request.seed),
             text: String::new(),
             sent_bytes: 0,
             logprobs: Vec::new(),
             sent_logprobs: 0,
-            generated: 0,
+            generated: Vec::new(),
+            cached_tokens,
             context_tokens,
             load_ms,
             queue_ms: (waited_ms - load_ms).max(0.0),
@@ -163,6 +172,19 @@ impl Sequence {
         }
     }
 
+    /// The tokens its KV cache holds: what has been read of the prompt, and every token drawn but
+    /// the last, which no pass has taken yet.
+    #[must_use]
+    pub fn cached_text(&self) -> Vec<u32> {
+        match self.phase {
+            Phase::Prefill { prefilled } => self.request.prompt[..prefilled].to_vec(),
+            Phase::Decode { .. } => {
+                let fed = &self.generated[..self.generated.len().saturating_sub(1)];
+                [&self.request.prompt, fed].concat()
+            }
+        }
+    }
+
     /// What the next token is drawn with.
     pub fn sample_spec(&mut self) -> SampleSpec {
         SampleSpec {
@@ -188,8 +210,8 @@ impl Sequence {
     /// Takes one drawn token. Returns why the text ended, if it did.
     pub fn accept(&mut self, sampled: Sampled, now: Instant) -> Option<Finish> {
         self.prefilled_at.get_or_insert(now);
-        self.generated += 1;
         let token = sampled.token;
+        self.generated.push(token);
         if self.request.end_tokens.contains(&token) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
@@ -204,8 +226,8 @@ impl Sequence {
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
-        let full = self.request.prompt.len() + self.generated >= self.context_tokens;
-        (full || self.generated >= self.request.max_tokens)
+        let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
+        (full || self.generated.len() >= self.request.max_tokens)
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
     }
 
@@ -240,7 +262,8 @@ impl Sequence {
             stop_string: finish.stop_string,
             usage: Usage {
                 prompt_tokens: self.request.prompt.len(),
-                completion_tokens: self.generated,
+                cached_tokens: self.cached_tokens,
+                completion_tokens: self.generated.len(),
             },
             timings,
         };
@@ -265,8 +288,11 @@ impl Sequence {
             prefill_ms: millis(prefill),
             ttft_ms: millis(prefilled_at.saturating_duration_since(accepted_at)),
             total_ms: 0.0,
-            prefill_tokens_per_s: rate(self.request.prompt.len(), prefill.as_secs_f64()),
-            decode_tokens_per_s: rate(self.generated.saturating_sub(1), decode.as_secs_f64()),
+            prefill_tokens_per_s: rate(
+                self.request.prompt.len() - self.cached_tokens,
+                prefill.as_secs_f64(),
+            ),
+            decode_tokens_per_s: rate(self.generated.len().saturating_sub(1), decode.as_secs_f64()),
         }
     }
 }

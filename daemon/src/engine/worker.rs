@@ -90,7 +90,11 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Generate(request) => self.enqueue(*request),
+            Command::Generate(request) => {
+                self.enqueue(*request);
+                // At once, so that a burst does not fill the queue while slots are free.
+                self.admit();
+            }
             Command::Load { model, progress, done } => {
                 if self.draining {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
@@ -189,11 +193,11 @@ impl Worker {
         }
     }
 
-    /// Takes a sequence out and gives its KV cache back.
+    /// Takes a sequence out and keeps its KV cache for prompts that begin alike.
     fn take_out(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
         if let Some(resident) = self.registry.resident(&sequence.request.model.name) {
-            resident.generator.close(sequence.seq);
+            resident.keep(sequence.seq, sequence.cached_text());
         }
         sequence
     }
@@ -241,10 +245,10 @@ impl Worker {
                 continue;
             };
             let context_tokens = resident.generator.capacity().context_tokens;
-            match resident.generator.open() {
-                Ok(seq) => {
+            match resident.open(&waiting.request.prompt) {
+                Ok((seq, cached)) => {
                     let now = Instant::now();
-                    self.running.push(Sequence::start(waiting, seq, context_tokens, now));
+                    self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
                 }
                 Err(error) => sequence::fail(waiting.request, error.into()),
             }
@@ -287,7 +291,14 @@ impl Worker {
                         self.take_out(index).finish(finish, now);
                     }
                 }
-                Outcome::Failed(error) => self.take_out(index).fail(error.into()),
+                Outcome::Failed(error) => {
+                    // What its KV cache holds after a failure is not known.
+                    let sequence = self.running.remove(index);
+                    if let Some(resident) = self.registry.resident(model) {
+                        resident.generator.close(sequence.seq);
+                    }
+                    sequence.fail(error.into());
+                }
             }
         }
     }

@@ -145,6 +145,9 @@ pub struct TokenLogprob {
 pub struct Usage {
     /// Tokens of the rendered prompt.
     pub prompt_tokens: usize,
+    /// How many of them did not have to be read, because an earlier request began alike.
+    #[serde(default)]
+    pub cached_tokens: usize,
     /// Tokens generated, the end token included.
     pub completion_tokens: usize,
 }
@@ -162,7 +165,7 @@ pub struct Timings {
     pub ttft_ms: f64,
     /// Milliseconds from acceptance to the reply.
     pub total_ms: f64,
-    /// Prompt tokens a second.
+    /// Prompt tokens read a second, cached ones not counted.
     pub prefill_tokens_per_s: f64,
     /// Generated tokens a second after the first.
     pub decode_tokens_per_s: f64,

@@ -51,6 +51,30 @@ async fn a_stream_is_the_whole_text_and_ends_once() {
     assert!(result.timings.ttft_ms > 0.0 && result.timings.total_ms >= result.timings.ttft_ms);
 }
 
+/// The sim model's text depends on every token of its prompt, so a wrong beginning would show.
+#[tokio::test]
+async fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let (short, long) = ("Once upon a time", "Once upon a time there was a hearth");
+    let first = generate(&client, &prompt(long)).await.unwrap();
+    assert_eq!(first.usage.cached_tokens, 0);
+    let again = generate(&client, &prompt(long)).await.unwrap();
+    assert_eq!(again.text, first.text);
+    assert_eq!(again.usage.cached_tokens, long.len() - 1);
+    let turn = format!("{long}{}", again.text);
+    let next = generate(&client, &prompt(&format!("{turn} and then"))).await.unwrap();
+    assert_eq!(next.usage.cached_tokens, turn.len());
+    let shorter = generate(&client, &prompt(short)).await.unwrap();
+    assert!(shorter.usage.cached_tokens > 0);
+    // Another daemon, with nothing kept, says the same.
+    let fresh = Home::with_sim(json!({}));
+    let _fresh_daemon = fresh.daemon();
+    let fresh = fresh.client().await;
+    assert_eq!(generate(&fresh, &prompt(short)).await.unwrap().text, shorter.text);
+}
+
 #[tokio::test]
 async fn twenty_clients_get_whole_unmixed_answers() {
     let home = Home::with_sim(json!({ "token_delay_ms": 1 }));
