@@ -53,6 +53,14 @@ impl Host {
         self.request(id, "tools/call", &json!({ "name": tool, "arguments": arguments }))
     }
 
+    /// Sends a call that would run for minutes, and returns once it runs.
+    fn start_long_call(&mut self, home: &Home, id: i64) {
+        let arguments = json!({ "prompt": "hi", "max_tokens": 100_000 });
+        let params = json!({ "name": "chat", "arguments": arguments });
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }));
+        home.wait_active(1);
+    }
+
     /// Closes standard input and waits for the end.
     fn end(mut self) {
         drop(self.child.stdin.take());
@@ -135,10 +143,7 @@ fn a_cancelled_call_gets_no_reply_and_frees_the_engine() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
-    let arguments = json!({ "prompt": "hi", "max_tokens": 100_000 });
-    let params = json!({ "name": "chat", "arguments": arguments });
-    host.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params }));
-    home.wait_active(1);
+    host.start_long_call(&home, 2);
     let cancel = json!({ "requestId": 2 });
     host.send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancel }));
     home.wait_active(0);
@@ -151,10 +156,7 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
-    let arguments = json!({ "prompt": "hi", "max_tokens": 100_000 });
-    let params = json!({ "name": "chat", "arguments": arguments });
-    host.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params }));
-    home.wait_active(1);
+    host.start_long_call(&home, 2);
     let first = home.daemon_pid().unwrap();
     kill_process(first, Signal::KILL).unwrap();
     let reply = host.receive();
