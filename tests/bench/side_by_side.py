@@ -115,7 +115,7 @@ def measure_ingle(gguf):
             figures = {
                 "load_seconds": load["load_ms"] / 1e3,
                 "prompt_tokens_per_second": timings["prefill_tokens_per_s"],
-                "decode_tokens_per_second": timings["decode_tokens_per_second"],
+                "decode_tokens_per_second": timings["decode_tokens_per_s"],
                 "peak_rss_bytes": daemon.peak_bytes(),
             }
         finally:
