@@ -43,7 +43,17 @@ impl StartFailure {
 
     fn io(what: &str, path: &Path, error: &io::Error) -> Self {
         let message = format!("cannot {what} `{}`: {error}", path.display());
-        Self::new(ErrorBody::new(ErrorCode::DaemonUnavailable, message), exit::CANNOT_CREATE)
+        let next = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "Free space on that disk, or set INGLE_HOME to a folder on another one."
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorCode::PermissionDenied.remediation()
+            }
+            _ => ErrorCode::DaemonUnavailable.remediation(),
+        };
+        let body = ErrorBody::new(ErrorCode::DaemonUnavailable, message).with_remediation(next);
+        Self::new(body, exit::CANNOT_CREATE)
     }
 }
 

@@ -4,6 +4,7 @@
 //! turns into after `hello`. Knows nothing of what is said on a connection.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,6 @@ use ingle_protocol::wire::hello::{Hello, HelloParams, Role};
 use interprocess::local_socket::ListenerOptions;
 use interprocess::local_socket::tokio::Listener;
 use interprocess::local_socket::tokio::prelude::*;
-use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use jsonrpsee::core::middleware::Request;
 use jsonrpsee::core::server::Methods;
 use serde_json::json;
@@ -32,10 +32,15 @@ use crate::service::Service;
 
 /// Binds the socket with mode 0600. The caller holds the daemon lock and has removed a stale one.
 ///
+/// The process's umask keeps it private from its first moment; macOS lets nobody choose the mode
+/// of a socket before it is bound.
+///
 /// # Errors
 /// Whatever the system reports.
 pub fn bind(path: &Path) -> io::Result<Listener> {
-    ListenerOptions::new().name(socket::name(path)?).mode(0o600).create_tokio()
+    let listener = ListenerOptions::new().name(socket::name(path)?).create_tokio()?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// What every connection needs.
