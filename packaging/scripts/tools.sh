@@ -94,8 +94,8 @@ has_pip() {
 
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || is_macos || any_file \
-        '/usr/lib*/libclang.so*' '/usr/lib*/libclang-*.so*' \
-        '/usr/lib*/*/libclang.so*' '/usr/lib*/*/libclang-*.so*' \
+        '/usr/lib*/libclang.so*' '/usr/lib*/libclang-[0-9]*.so*' \
+        '/usr/lib*/*/libclang.so*' '/usr/lib*/*/libclang-[0-9]*.so*' \
         '/usr/lib*/llvm*/lib*/libclang.so*' '/usr/local/lib*/libclang.so*'
 }
 
@@ -169,6 +169,9 @@ use_libclang_wheel() {
 # Makes sure that everything the build needs is there, and sets the variables it reads.
 ensure_tools() {
     local missing=() package
+    # A service may run this without HOME; `~` asks the system then.
+    : "${HOME:=$(cd ~ && pwd)}"
+    export HOME
     check_rust
     while IFS= read -r package; do
         missing+=("$package")
@@ -195,6 +198,6 @@ ensure_tools() {
     fi
     if ! has_openblas; then
         warn "OpenBLAS is missing: models will run on MLX's reference BLAS, about 50 times slower" \
-            "$(instruction_for libopenblas0-pthread); then run: cargo clean -p mlx-sys"
+            "$(instruction_for libopenblas0-pthread); then run: cargo clean --release -p mlx-sys"
     fi
 }

@@ -187,7 +187,7 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
         map.calls.insert(id, Pending { events: event_tx, reply: reply_tx });
         id
     };
-    let work_ms = inner.hello.timeouts.work_ms(class);
+    let work_ms = M::WORK_MS.unwrap_or_else(|| inner.hello.timeouts.work_ms(class));
     let call = Call {
         id,
         events,

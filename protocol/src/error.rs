@@ -71,7 +71,7 @@ error_codes! {
     /// The model ended the daemon twice in a row.
     ModelCrashed, "MODEL_CRASHED", -32007, false, "Use another model; `ingle logs` shows what happened.";
     /// Prompt and output do not fit the model's context.
-    ContextTooLong, "CONTEXT_TOO_LONG", -32008, false, "Shorten the prompt or ask for fewer tokens.";
+    ContextTooLong, "CONTEXT_TOO_LONG", -32019, false, "Shorten the prompt or ask for fewer tokens.";
     /// A frame is over the size limit.
     FrameTooLarge, "FRAME_TOO_LARGE", -32009, false, "Send a smaller request.";
     /// The engine failed while working on the request.

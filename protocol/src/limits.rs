@@ -73,6 +73,9 @@ pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
 pub const MESSAGES: usize = 4_096;
 
+/// Models whose header and tokenizer are kept in memory, loaded or not.
+pub const OPEN_MODELS: usize = 8;
+
 /// Progress events of one pull or load between its source and one waiter.
 pub const PROGRESS_EVENTS: usize = 16;
 /// Milliseconds the whole of a pull may take.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -33,6 +34,15 @@ impl<'a> Line<'a> {
             serde_json::from_slice(line).map_err(|error| broken(&error))?;
         if elements.is_empty() {
             return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the batch is empty"));
+        }
+        // The daemon would refuse it as a whole, under no id that anybody waits for.
+        if elements.len() > limits::BATCH_REQUESTS {
+            let message = format!(
+                "the batch has {} requests, and {} are allowed",
+                elements.len(),
+                limits::BATCH_REQUESTS
+            );
+            return Err(ErrorBody::new(ErrorCode::InvalidRequest, message));
         }
         let messages = elements.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok());
         Ok(Self::Batch(messages.collect()))
@@ -213,6 +223,8 @@ mod tests {
         assert_eq!(code(b"\xff"), ErrorCode::ParseError);
         assert_eq!(code(b"5"), ErrorCode::InvalidRequest);
         assert_eq!(code(b"[]"), ErrorCode::InvalidRequest);
+        let huge = format!("[{}1]", "1,".repeat(limits::BATCH_REQUESTS));
+        assert_eq!(code(huge.as_bytes()), ErrorCode::InvalidRequest);
         assert_eq!(code(br#"{"method":5}"#), ErrorCode::InvalidRequest);
     }
 }

@@ -123,6 +123,11 @@ impl Pending {
         self.answer_all(|entry| !entry.written, |_| error.clone())
     }
 
+    /// The answers to all that is left, when no other can come any more.
+    pub(crate) fn answer_rest(&mut self, error: &ErrorBody) -> Vec<Vec<u8>> {
+        self.answer_all(|_| true, |_| error.clone())
+    }
+
     /// Requests in flight.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -177,8 +177,10 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         let soon = ended_at + Duration::from_millis(limits::DRAIN_MS);
         match (self.hello.role, self.pending.youngest_noted_at()) {
             (Role::Rpc, Some(noted_at)) => {
-                let work_ms = self.timeouts.work_ms(Class::Chat);
-                let limit_ms = layer_limit_ms(Layer::Shim, work_ms, None);
+                // The longest of what can be due: the pump does not know the classes of requests.
+                let work_ms =
+                    Class::ALL.map(|class| self.timeouts.work_ms(class)).into_iter().max();
+                let limit_ms = layer_limit_ms(Layer::Shim, work_ms.unwrap_or(0), None);
                 Some(soon.max(noted_at + Duration::from_millis(limit_ms)))
             }
             _ => Some(soon),
@@ -374,13 +376,22 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     }
 
     async fn finish(mut self) -> u8 {
+        let unanswered = self.pending.len();
+        if self.hello.role == Role::Rpc {
+            let late = ErrorBody::new(
+                ErrorCode::Timeout,
+                "the shim's limit came before the daemon's answer",
+            )
+            .with_details(serde_json::json!({ "layer": Layer::Shim }));
+            self.outbox.extend(self.pending.answer_rest(&late));
+        }
         if !self.outbox.is_empty() {
             // An error means that the host reads no more, and needs no answers either.
             let limit = Duration::from_millis(limits::DRAIN_MS);
             let send = self.out.send(take_all(&mut self.outbox));
             let _ = tokio::time::timeout(limit, send).await;
         }
-        match (self.hello.role, self.pending.len()) {
+        match (self.hello.role, unanswered) {
             // The drain limit came before the last answers.
             (Role::Rpc, 1..) if self.exit_code == exit::OK => exit::FAILED,
             _ => self.exit_code,

@@ -4,6 +4,7 @@
 //! that cannot be read, and a token that fires when the host has really gone (a half-close lets
 //! answers still go out).
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub struct FrameTransport {
     /// Held for one whole frame, so that frames never mix.
     writer: Arc<Mutex<SharedStream>>,
     gone: CancellationToken,
+    /// Messages of a batch that rmcp has not taken yet. Older revisions of MCP have batches; each
+    /// message is answered by itself.
+    batch: VecDeque<Value>,
 }
 
 impl FrameTransport {
@@ -36,7 +40,23 @@ impl FrameTransport {
     pub fn new(stream: SharedStream, buffered: Vec<u8>, gone: CancellationToken) -> Self {
         let reader = FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
         let writer = Arc::new(Mutex::new(stream.clone()));
-        Self { reader, stream, writer, gone }
+        Self { reader, stream, writer, gone, batch: VecDeque::new() }
+    }
+
+    /// Answers a message that rmcp cannot read; an unknown notification is passed over.
+    async fn refuse_message(&self, message: &Value, error: &serde_json::Error) {
+        let id = message.get("id").cloned();
+        match (id, message["method"].as_str()) {
+            (None, Some(_)) => {}
+            (Some(id), Some(method)) => {
+                let text = format!("`{method}` cannot be read: {error}");
+                self.refuse(id, ErrorCode::InvalidParams, text).await;
+            }
+            (id, None) => {
+                let text = "the frame is JSON, but not an MCP message".to_owned();
+                self.refuse(id.unwrap_or(Value::Null), ErrorCode::InvalidRequest, text).await;
+            }
+        }
     }
 
     async fn refuse(&self, id: Value, code: ErrorCode, message: String) {
@@ -72,6 +92,13 @@ impl Transport<RoleServer> for FrameTransport {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
+            if let Some(message) = self.batch.pop_front() {
+                match serde_json::from_value(message.clone()) {
+                    Ok(message) => return Some(message),
+                    Err(error) => self.refuse_message(&message, &error).await,
+                }
+                continue;
+            }
             let line = match self.reader.next().await {
                 Ok(Some(Frame::Line(line) | Frame::Torn(line))) => line,
                 Ok(Some(Frame::TooLong)) => {
@@ -89,20 +116,10 @@ impl Transport<RoleServer> for FrameTransport {
             match serde_json::from_slice(&line) {
                 Ok(message) => return Some(message),
                 Err(error) => match serde_json::from_slice::<Value>(&line) {
-                    Ok(value) if value.get("id").is_none() => {} // An unknown notification.
-                    Ok(value) => {
-                        let (code, message) = match value["method"].as_str() {
-                            Some(method) => (
-                                ErrorCode::InvalidParams,
-                                format!("`{method}` cannot be read: {error}"),
-                            ),
-                            None => (
-                                ErrorCode::InvalidRequest,
-                                "the frame is JSON, but not an MCP message".to_owned(),
-                            ),
-                        };
-                        self.refuse(value["id"].clone(), code, message).await;
+                    Ok(Value::Array(messages)) if messages.len() <= limits::BATCH_REQUESTS => {
+                        self.batch = messages.into();
                     }
+                    Ok(message) => self.refuse_message(&message, &error).await,
                     Err(error) => {
                         let message = format!("the frame is not JSON: {error}");
                         self.refuse(Value::Null, ErrorCode::ParseError, message).await;

@@ -18,6 +18,7 @@ use ingle_protocol::limits;
 use ingle_protocol::socket::{self, SharedStream};
 use ingle_protocol::wire::envelope::Id as WireId;
 use jsonrpsee::core::server::{MethodResponse, MethodSink, Methods};
+use jsonrpsee::types::error::OVERSIZED_RESPONSE_CODE;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -234,7 +235,9 @@ impl Connection<'_> {
                         }
                     })
                     .collect();
-                let whole = async { dispatch::batch_response(join_all(futures).await) };
+                let batch_ids = ids.clone();
+                let whole =
+                    async move { dispatch::batch_response(join_all(futures).await, &batch_ids) };
                 self.run(ids, Box::pin(whole)).await;
             }
         }
@@ -266,11 +269,16 @@ impl Connection<'_> {
         let scope = CallScope { id: id.clone(), cancel, events: self.events.clone() };
         let future = call.start(self.methods, self.number, scope);
         // A bug in one method answers that call and no other.
-        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| {
-            outcome.unwrap_or_else(|_| {
+        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| match outcome {
+            // jsonrpsee's own words for it name no next step.
+            Ok(answer) if answer.as_error_code() == Some(OVERSIZED_RESPONSE_CODE) => {
+                Call::answer(&id, &dispatch::answer_too_large())
+            }
+            Ok(answer) => answer,
+            Err(_) => {
                 let error = ErrorBody::new(ErrorCode::Internal, "the method panicked");
                 Call::answer(&id, &error)
-            })
+            }
         });
         Ok(Box::pin(guarded))
     }

@@ -12,6 +12,8 @@ use jsonrpsee::core::server::{
     Methods,
 };
 use jsonrpsee::types::{ErrorObjectOwned, Id, Params};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -159,11 +161,21 @@ pub fn read(frame: &[u8]) -> Asked {
     if entries.is_empty() { Asked::Nothing } else { Asked::Batch(entries) }
 }
 
+/// What can be read of a frame that is no sound request: its id, so that the answer finds its way.
+#[derive(Deserialize)]
+struct Unsound<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+}
+
 fn read_single(frame: &[u8]) -> Asked {
     if let Ok(request) = serde_json::from_slice::<Request<'_>>(frame) {
         let Some(id) = wire_id(&request.id) else {
-            let message = "the id is a number that this server cannot echo";
-            return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
+            let error = ErrorBody::new(
+                ErrorCode::InvalidRequest,
+                "the id is a number past 2^63, which this server does not keep",
+            );
+            return Asked::Answer(failure(request.id, &error));
         };
         return Asked::Call(Call {
             id,
@@ -172,12 +184,18 @@ fn read_single(frame: &[u8]) -> Asked {
             params: request.params.map(std::borrow::Cow::into_owned),
         });
     }
-    // A request whose id is of a wrong type would read as a notification, and go unanswered.
-    let value = match serde_json::from_slice::<serde_json::Value>(frame) {
-        Ok(value) => value,
-        Err(error) => return Asked::Answer(unreadable(&error)),
+    let id = match serde_json::from_slice::<Unsound<'_>>(frame) {
+        Ok(Unsound { id }) => id,
+        Err(error) => {
+            // JSON of any depth that is no object, or no JSON.
+            return match serde_json::from_slice::<IgnoredAny>(frame) {
+                Ok(_) => Asked::Answer(unsound(&WireId::Null)),
+                Err(_) => Asked::Answer(unreadable(&error)),
+            };
+        }
     };
-    if value.get("id").is_none()
+    // A request whose id is of a wrong type would read as a notification, and go unanswered.
+    if id.is_none()
         && let Ok(notification) = serde_json::from_slice::<Notification<'_>>(frame)
     {
         // A notification is never answered, not even when nobody knows it.
@@ -188,28 +206,43 @@ fn read_single(frame: &[u8]) -> Asked {
             _ => Asked::Nothing,
         };
     }
-    let id = serde_json::from_value::<WireId>(value["id"].clone()).unwrap_or(WireId::Null);
-    let error = ErrorBody::new(
-        ErrorCode::InvalidRequest,
-        "the frame is JSON, but not a JSON-RPC 2.0 request",
-    );
-    Asked::Answer(failure(rpc_id(&id), &error))
+    let id = id.and_then(|id| serde_json::from_str(id.get()).ok()).unwrap_or(WireId::Null);
+    Asked::Answer(unsound(&id))
+}
+
+fn unsound(id: &WireId) -> MethodResponse {
+    let message = "the frame is JSON, but not a JSON-RPC 2.0 request";
+    failure(rpc_id(id), &ErrorBody::new(ErrorCode::InvalidRequest, message))
 }
 
 fn unreadable(error: &serde_json::Error) -> MethodResponse {
     nameless_failure(ErrorCode::ParseError, &format!("the frame is not JSON: {error}"))
 }
 
-/// One batch's answer.
+/// One batch's answer. If all answers together are too large for a frame, each of the calls `ids`
+/// is told so.
 #[must_use]
-pub fn batch_response(answers: Vec<MethodResponse>) -> MethodResponse {
+pub fn batch_response(answers: Vec<MethodResponse>, ids: &[WireId]) -> MethodResponse {
     let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
-    for answer in answers {
-        if let Err(too_large) = builder.append(answer) {
-            return too_large;
-        }
+    if answers.into_iter().all(|answer| builder.append(answer).is_ok()) {
+        return MethodResponse::from_batch(builder.finish());
+    }
+    let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
+    for id in ids {
+        // These few lines always fit.
+        let _ = builder.append(Call::answer(id, &answer_too_large()));
     }
     MethodResponse::from_batch(builder.finish())
+}
+
+/// The answer in place of one that no frame can carry.
+#[must_use]
+pub fn answer_too_large() -> ErrorBody {
+    ErrorBody::new(
+        ErrorCode::FrameTooLarge,
+        format!("the answer has more than the {} bytes of a frame", limits::FRAME_BYTES),
+    )
+    .with_remediation("Ask for less at a time.")
 }
 
 #[cfg(test)]
@@ -231,6 +264,21 @@ mod tests {
         assert_eq!(answer_code("42"), Some(-32600));
         assert_eq!(answer_code(r#"{"id":1}"#), Some(-32600));
         assert_eq!(answer_code(r#"{"jsonrpc":"2.0","id":[],"method":"x"}"#), Some(-32600));
+    }
+
+    #[test]
+    fn an_unsound_request_is_answered_under_its_own_id() {
+        let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+        for frame in [
+            r#"{"id":7,"method":"health","params":{"a":"\ud800"}}"#.to_owned(),
+            format!(r#"{{"id":7,"method":"health","params":{deep}}}"#),
+        ] {
+            let Asked::Answer(answer) = read(frame.as_bytes()) else { panic!("no answer") };
+            assert!(answer.as_json().get().contains(r#""id":7"#), "{}", answer.as_json());
+        }
+        let huge = r#"{"jsonrpc":"2.0","id":9223372036854775808,"method":"health"}"#;
+        let Asked::Answer(answer) = read(huge.as_bytes()) else { panic!("no answer") };
+        assert!(answer.as_json().get().contains("9223372036854775808"));
     }
 
     #[test]

@@ -76,7 +76,16 @@ impl Models {
             .await
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))??;
         let open = Arc::new(open);
-        self.lock().insert(open.source.name.clone(), Arc::clone(&open));
+        let mut opened = self.lock();
+        if opened.len() >= limits::OPEN_MODELS {
+            // Requests that use it keep it for as long as they need it.
+            let idle = opened.iter().find(|(_, open)| Arc::strong_count(open) == 1);
+            if let Some(name) = idle.map(|(name, _)| name.clone()) {
+                opened.remove(&name);
+            }
+        }
+        opened.insert(open.source.name.clone(), Arc::clone(&open));
+        drop(opened);
         Ok(open)
     }
 

@@ -21,6 +21,8 @@ pub trait Method {
     const NAME: &'static str;
     /// The class whose ladder bounds a call, unless the parameters decide.
     const CLASS: Class = Class::Simple;
+    /// W of the method itself, in milliseconds, where no class fits it.
+    const WORK_MS: Option<u64> = None;
     /// Parameters: a JSON object.
     type Params: Serialize + DeserializeOwned + Send + 'static;
     /// Result.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Method, NoParams};
+use crate::limits;
 use crate::timeouts::Class;
 
 /// All models that are here or in the catalogue.
@@ -124,7 +125,9 @@ pub struct PullModel;
 
 impl Method for PullModel {
     const NAME: &'static str = "models.pull";
-    const CLASS: Class = Class::Chat;
+    const CLASS: Class = Class::Workflow;
+    /// Downloads have a limit of their own.
+    const WORK_MS: Option<u64> = Some(limits::PULL_MS);
     type Params = PullParams;
     type Output = PullResult;
 }

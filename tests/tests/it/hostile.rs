@@ -47,7 +47,7 @@ fn broken_frames_are_answered_and_the_connection_goes_on() {
     let deep = format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000));
     raw.send(deep.as_bytes());
     // It reads as a batch of one broken entry.
-    assert_eq!(raw.reply()[0]["error"]["data"]["code"], "PARSE_ERROR");
+    assert_eq!(raw.reply()[0]["error"]["data"]["code"], "INVALID_REQUEST");
     assert_alive(&mut raw);
 }
 

@@ -168,6 +168,19 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
 }
 
 #[test]
+fn every_message_of_a_batch_is_answered() {
+    let home = Home::with_sim(json!({}));
+    let mut host = Host::spawn(&home);
+    host.initialize();
+    let ping = |id| json!({ "jsonrpc": "2.0", "id": id, "method": "ping" });
+    host.send(&json!([ping(7), ping(8), { "jsonrpc": "2.0", "id": 9 }]));
+    let mut ids: Vec<_> = (0..3).map(|_| host.receive()["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [7, 8, 9]);
+    host.end();
+}
+
+#[test]
 fn broken_lines_are_answered_and_the_session_goes_on() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
