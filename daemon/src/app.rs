@@ -261,9 +261,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     if code == exit::OK {
         code = drain_engine(&engine, &mut engine_exit, &now).await;
     }
-    // The listener goes last, and takes its socket with it.
-    let _ = accepting.await;
     tracker.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), accepting).await;
     // A download under way is ended with its child process, and replies that are known already go
     // out; then the connections end.
     let last_things = async { tokio::join!(puller.shutdown(), tracker.wait()) };

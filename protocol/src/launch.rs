@@ -154,7 +154,18 @@ fn start(paths: &Paths, program: &Path, report: oneshot::Sender<Result<StartRepo
     }
     match spawn(paths, program) {
         Ok((mut child, mut stdout)) => {
-            let outcome = read_report(&mut child, &mut stdout, paths);
+            let mut outcome = read_report(&mut child, &mut stdout, paths);
+            if matches!(outcome, Ok(StartReport::AlreadyRunning { .. })) {
+                let _ = child.wait();
+                (child, outcome) = match succeed(paths, program, outcome) {
+                    Ok(started) => started,
+                    Err(outcome) => {
+                        drop(lock);
+                        let _ = report.send(outcome);
+                        return;
+                    }
+                };
+            }
             drop(lock);
             // A caller that gave up still leaves a daemon behind that the next one will find.
             let _ = report.send(outcome);
@@ -172,6 +183,41 @@ fn start(paths: &Paths, program: &Path, report: oneshot::Sender<Result<StartRepo
             let _ = report.send(Err(failure));
         }
     }
+}
+
+/// A daemon holds the folder and answers nobody: it is draining, most likely. Waits for it to end,
+/// within the time a start may take, and starts the next one. The wait has no message to be woken
+/// by, because the lock has no time limit of its own.
+fn succeed(
+    paths: &Paths,
+    program: &Path,
+    found: Result<StartReport, LaunchError>,
+) -> Result<(Child, Result<StartReport, LaunchError>), Result<StartReport, LaunchError>> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
+    while Instant::now() < give_up_at {
+        if UnixStream::connect(paths.socket()).is_ok() {
+            return Err(found);
+        }
+        let free = open_lock(&paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok());
+        if free {
+            let Ok((mut child, mut stdout)) = spawn(paths, program) else { return Err(found) };
+            let outcome = read_report(&mut child, &mut stdout, paths);
+            return Ok((child, outcome));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let path = paths.daemon_lock();
+    let pid = std::fs::read_to_string(&path).unwrap_or_default();
+    let message = format!(
+        "the daemon that holds this Ingle folder (process {}) does not listen at `{}`",
+        pid.trim(),
+        paths.socket().display()
+    );
+    let mut failure = LaunchError::unavailable(message);
+    let next = format!("End it with `kill {}`; the next command starts another.", pid.trim());
+    failure.body = failure.body.with_remediation(next);
+    Err(Err(failure))
 }
 
 fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {

@@ -28,6 +28,9 @@ use crate::text::output::TextOutput;
 pub struct EngineModel {
     /// The name everything about it is filed under.
     pub name: String,
+    /// Which state of its files this is. Weights of one state must not meet the vocabulary of
+    /// another.
+    pub version: String,
     /// Its weights.
     pub weights: Weights,
 }

@@ -111,10 +111,16 @@ pub struct LoadEnd {
 /// The models in memory, by name.
 #[derive(Default)]
 pub struct Registry {
-    slots: BTreeMap<String, Slot>,
+    slots: BTreeMap<String, (String, Slot)>,
 }
 
 impl Registry {
+    /// Whether another state of the model's files is in memory under its name.
+    #[must_use]
+    pub fn is_other_version(&self, model: &EngineModel) -> bool {
+        self.slots.get(&model.name).is_some_and(|(version, _)| *version != model.version)
+    }
+
     /// Makes a model resident or joins the load under way: one load for any number of callers.
     ///
     /// # Errors
@@ -122,7 +128,7 @@ impl Registry {
     pub fn ensure(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineError> {
         if !self.slots.contains_key(&model.name) {
             let loading = start_load(model, now)?;
-            self.slots.insert(model.name.clone(), Slot::Loading(loading));
+            self.slots.insert(model.name.clone(), (model.version.clone(), Slot::Loading(loading)));
         }
         Ok(())
     }
@@ -130,8 +136,8 @@ impl Registry {
     /// Tells `waiter` of the load's progress and outcome, or at once that the model is resident.
     pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
         match self.slots.get_mut(name) {
-            Some(Slot::Loading(loading)) => loading.waiters.push(waiter),
-            Some(Slot::Resident(resident)) => {
+            Some((_, Slot::Loading(loading))) => loading.waiters.push(waiter),
+            Some((_, Slot::Resident(resident))) => {
                 // A caller that has gone needs no answer.
                 let _ = waiter.done.send(Ok(describe(name, resident, active)));
             }
@@ -144,7 +150,7 @@ impl Registry {
     /// The resident model of that name.
     pub fn resident(&mut self, name: &str) -> Option<&mut Resident> {
         match self.slots.get_mut(name) {
-            Some(Slot::Resident(resident)) => Some(resident),
+            Some((_, Slot::Resident(resident))) => Some(resident),
             _ => None,
         }
     }
@@ -152,19 +158,20 @@ impl Registry {
     /// Whether the model can generate now.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        matches!(self.slots.get(name), Some(Slot::Resident(_)))
+        matches!(self.slots.get(name), Some((_, Slot::Resident(_))))
     }
 
-    /// Drops a model, or cancels its load. Whether there was one.
-    pub fn unload(&mut self, name: &str) -> bool {
+    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
+    pub fn unload(&mut self, name: &str, failure: &EngineFailure) -> bool {
         match self.slots.remove(name) {
-            Some(Slot::Loading(loading)) => {
+            Some((_, Slot::Loading(loading))) => {
                 for waiter in loading.waiters {
-                    let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+                    // A caller that has gone needs no answer.
+                    let _ = waiter.done.send(Err(failure.clone()));
                 }
                 true
             }
-            Some(Slot::Resident(_)) => {
+            Some((_, Slot::Resident(_))) => {
                 tracing::info!(model = name, "a model was unloaded");
                 true
             }
@@ -175,7 +182,7 @@ impl Registry {
     /// The first load under way: model and share of its bytes in place.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
-        self.slots.iter().find_map(|(name, slot)| match slot {
+        self.slots.iter().find_map(|(name, (_, slot))| match slot {
             Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
             Slot::Resident(_) => None,
         })
@@ -185,7 +192,7 @@ impl Registry {
     #[must_use]
     pub fn loading_fraction(&self, name: &str) -> Option<f32> {
         match self.slots.get(name) {
-            Some(Slot::Loading(loading)) => Some(loading.fraction()),
+            Some((_, Slot::Loading(loading))) => Some(loading.fraction()),
             _ => None,
         }
     }
@@ -193,13 +200,13 @@ impl Registry {
     /// Names of the models being loaded.
     #[must_use]
     pub fn loading_names(&self) -> Vec<String> {
-        let names = self.slots.iter().filter(|(_, slot)| matches!(slot, Slot::Loading(_)));
+        let names = self.slots.iter().filter(|(_, (_, slot))| matches!(slot, Slot::Loading(_)));
         names.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is resident; `active` counts a model's running generations.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let residents = self.slots.iter().filter_map(|(name, slot)| match slot {
+        let residents = self.slots.iter().filter_map(|(name, (_, slot))| match slot {
             Slot::Resident(resident) => Some(describe(name, resident, active(name))),
             Slot::Loading(_) => None,
         });
@@ -207,13 +214,21 @@ impl Registry {
     }
 
     /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
-    /// loader if `may_wait`: that is, if there is nothing else to do.
+    /// loader if `may_wait`, that is, if there is nothing else to do; among several loads a slow one
+    /// is waited for only shortly, for the sake of the others.
     pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<LoadEnd> {
+        const SHORTLY: Duration = Duration::from_millis(1);
         let ends_at = Instant::now() + slice;
+        let names = self.loading_names();
+        let wait = match (may_wait, names.len()) {
+            (false, _) => Duration::ZERO,
+            (true, 1) => slice,
+            (true, _) => SHORTLY,
+        };
         let mut ended = Vec::new();
-        for name in self.loading_names() {
-            let Some(Slot::Loading(loading)) = self.slots.get_mut(&name) else { continue };
-            let result = loading.adopt_until(ends_at, may_wait);
+        for name in names {
+            let Some((_, Slot::Loading(loading))) = self.slots.get_mut(&name) else { continue };
+            let result = loading.adopt_until(ends_at, wait);
             if let Some(result) = result {
                 ended.push(self.end_load(name, result));
             }
@@ -222,7 +237,7 @@ impl Registry {
     }
 
     fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
-        let Some(Slot::Loading(loading)) = self.slots.remove(&name) else {
+        let Some((version, Slot::Loading(loading))) = self.slots.remove(&name) else {
             return LoadEnd { name, result };
         };
         let Loading { builder, waiters, engine, started_at, .. } = loading;
@@ -240,7 +255,7 @@ impl Registry {
                 load_ms,
             };
             let described = describe(&name, &resident, 0);
-            self.slots.insert(name.clone(), Slot::Resident(resident));
+            self.slots.insert(name.clone(), (version, Slot::Resident(resident)));
             described
         });
         for waiter in waiters {
@@ -258,11 +273,14 @@ impl Loading {
     }
 
     /// `Some` when the loader has nothing more to give.
-    fn adopt_until(&mut self, ends_at: Instant, may_wait: bool) -> Option<Result<(), EngineError>> {
+    fn adopt_until(&mut self, ends_at: Instant, wait: Duration) -> Option<Result<(), EngineError>> {
         loop {
             let left = ends_at.saturating_duration_since(Instant::now());
-            let item =
-                if may_wait { self.stream.next_within(left) } else { self.stream.try_next() }?;
+            let item = if wait.is_zero() {
+                self.stream.try_next()
+            } else {
+                self.stream.next_within(wait.min(left))
+            }?;
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
                     if let Err(error) = self.builder.adopt(tensor) {

@@ -17,7 +17,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
-use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
+use super::handle::{Command, EngineExit, EngineFailure, EngineModel, GenerateRequest};
 use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
 use super::sampling::Sampled;
 use super::sequence::{self, Phase, Sequence, Waiting};
@@ -66,6 +66,10 @@ impl Worker {
         loop {
             if self.is_idle() {
                 if self.draining {
+                    // What came after the drain began is refused, not dropped.
+                    while let Ok(command) = self.inbox.try_recv() {
+                        self.handle(command);
+                    }
                     return;
                 }
                 self.beat(Heartbeat::Idle);
@@ -100,19 +104,26 @@ impl Worker {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
                     return;
                 }
-                match self.registry.ensure(&model, Instant::now()) {
+                let ready = self.replace_other_version(&model);
+                match ready.and_then(|()| Ok(self.registry.ensure(&model, Instant::now())?)) {
                     Ok(()) => {
                         let active = self.active_on(&model.name);
                         let waiter = LoadWaiter { progress, done };
                         self.registry.wait_for(&model.name, waiter, active);
                     }
-                    Err(error) => {
-                        let _ = done.send(Err(error.into()));
+                    Err(failure) => {
+                        let _ = done.send(Err(failure));
                     }
                 }
             }
             Command::Unload { name, done } => {
-                let active = self.active_on(&name);
+                // Requests that only wait for a slot are somebody's too; those that wait for the
+                // load go with it.
+                let mut active = self.active_on(&name);
+                if self.registry.is_resident(&name) {
+                    let waiting = self.waiting.iter_mut();
+                    active += waiting.filter(|waiting| waiting.request.model.name == name).count();
+                }
                 let outcome = if active > 0 {
                     Err(EngineFailure::Busy { model: name, active })
                 } else {
@@ -133,7 +144,7 @@ impl Worker {
                 // A load is worth nothing to a daemon that ends, unless a request waits for it.
                 for name in self.registry.loading_names() {
                     if !self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name) {
-                        self.registry.unload(&name);
+                        self.registry.unload(&name, &EngineFailure::ShuttingDown);
                     }
                 }
             }
@@ -146,7 +157,19 @@ impl Worker {
         for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
             sequence::fail(waiting.request, EngineFailure::Cancelled);
         }
-        self.registry.unload(name)
+        self.registry.unload(name, &EngineFailure::Cancelled)
+    }
+
+    /// Drops what is in memory under the model's name if its files have changed since.
+    fn replace_other_version(&mut self, model: &EngineModel) -> Result<(), EngineFailure> {
+        if self.registry.is_other_version(model) {
+            let active = self.active_on(&model.name);
+            if active > 0 {
+                return Err(EngineFailure::Busy { model: model.name.clone(), active });
+            }
+            self.unload(&model.name);
+        }
+        Ok(())
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
@@ -155,8 +178,10 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        if let Err(error) = self.registry.ensure(&request.model, now) {
-            sequence::fail(request, error.into());
+        let ready = self.replace_other_version(&request.model);
+        let ready = ready.and_then(|()| Ok(self.registry.ensure(&request.model, now)?));
+        if let Err(failure) = ready {
+            sequence::fail(request, failure);
             return;
         }
         let mut waiting = Waiting::new(request);
@@ -369,7 +394,9 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
     let mut outcomes = Vec::with_capacity(shares.len());
     for (sequence, share) in sequences.iter_mut().zip(shares) {
         let wanted = share > 0 && sequence.wants_logits(share);
-        sequence.prefilled(share);
+        if share > 0 {
+            sequence.prefilled(share);
+        }
         outcomes.push(match wanted.then(|| sampled.next()) {
             None => Outcome::Nothing,
             Some(Some(Ok(sampled))) => Outcome::Token(sampled),

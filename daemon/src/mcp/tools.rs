@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingle_protocol::error::ErrorBody;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, Message};
@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
@@ -32,6 +33,8 @@ use crate::service::Service;
 pub struct Tools {
     service: Arc<Service>,
     gone: CancellationToken,
+    /// Calls this host may have in flight.
+    slots: Arc<Semaphore>,
 }
 
 /// Arguments of `chat`.
@@ -71,7 +74,8 @@ impl Tools {
     /// The tools over one service; `gone` is cancelled when the host has gone.
     #[must_use]
     pub fn new(service: Arc<Service>, gone: CancellationToken) -> Self {
-        Self { service, gone }
+        let slots = Arc::new(Semaphore::new(limits::IN_FLIGHT_PER_CONNECTION));
+        Self { service, gone, slots }
     }
 
     /// The outer error is the host's fault, the inner one the tool's.
@@ -80,10 +84,19 @@ impl Tools {
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<Result<CallToolResult, ErrorBody>, ErrorData> {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            let error = ErrorBody::new(
+                ErrorCode::Overloaded,
+                format!("{} calls of this host are in flight", limits::IN_FLIGHT_PER_CONNECTION),
+            );
+            return Ok(
+                Err(error.with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))),
+            );
+        };
         match request.name.as_ref() {
             "chat" => Ok(self.chat(arguments(request)?, context).await),
             "generate" => Ok(self.generate(arguments(request)?, context).await),
-            "list_models" => Ok(self.list_models()),
+            "list_models" => Ok(self.list_models().await),
             name => Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None)),
         }
     }
@@ -161,8 +174,8 @@ impl Tools {
         Ok(answer)
     }
 
-    fn list_models(&self) -> Result<CallToolResult, ErrorBody> {
-        let models = self.service.list_models()?;
+    async fn list_models(&self) -> Result<CallToolResult, ErrorBody> {
+        let models = self.service.list_models().await?;
         Ok(CallToolResult::structured(json!(models)))
     }
 }
@@ -177,7 +190,7 @@ fn check_length(params: &GenerateParams) -> Result<(), ErrorBody> {
         return Ok(());
     }
     Err(ErrorBody::new(
-        ingle_protocol::error::ErrorCode::InvalidParams,
+        ErrorCode::InvalidParams,
         format!(
             "the prompt has {characters} characters, and a tool call may have {}",
             limits::TOOL_PROMPT_CHARS

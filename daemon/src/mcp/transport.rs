@@ -64,15 +64,29 @@ impl FrameTransport {
         let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
         let frame = format!("{answer}\n").into_bytes();
         // A host that has gone needs no answer.
-        let _ = write(&self.writer, frame).await;
+        let _ = write(&self.writer, &self.gone, frame).await;
     }
 }
 
-async fn write(writer: &Mutex<SharedStream>, frame: Vec<u8>) -> io::Result<()> {
+/// Writes one whole frame. A frame that does not get out in time ends the session: what follows
+/// half a frame could not be read.
+async fn write(
+    writer: &Mutex<SharedStream>,
+    gone: &CancellationToken,
+    frame: Vec<u8>,
+) -> io::Result<()> {
     let mut writer = writer.lock().await;
-    timeout(Duration::from_millis(limits::WRITE_STALL_MS), writer.write_all(&frame))
+    if gone.is_cancelled() {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    let limit = Duration::from_millis(limits::WRITE_STALL_MS);
+    let written = timeout(limit, writer.write_all(&frame))
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    if written.is_err() {
+        gone.cancel();
+    }
+    written
 }
 
 impl Transport<RoleServer> for FrameTransport {
@@ -82,11 +96,11 @@ impl Transport<RoleServer> for FrameTransport {
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        let writer = Arc::clone(&self.writer);
+        let (writer, gone) = (Arc::clone(&self.writer), self.gone.clone());
         async move {
             let mut frame = serde_json::to_vec(&message)?;
             frame.push(b'\n');
-            write(&writer, frame).await
+            write(&writer, &gone, frame).await
         }
     }
 

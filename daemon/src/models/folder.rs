@@ -153,6 +153,10 @@ fn gguf(path: &Path) -> Result<Found, StoreError> {
 }
 
 fn sim(folder: &Path, config: &Path) -> Result<Found, StoreError> {
+    // Opening a pipe would wait for somebody to write to it.
+    if !fs::metadata(config).map_err(|error| read_error(config, error))?.is_file() {
+        return Err(broken(config, "is not a file"));
+    }
     let bytes = read_bounded(config).map_err(|error| read_error(config, error))?;
     let value: serde_json::Value = serde_json::from_slice(&bytes)
         .map_err(|error| broken(config, &format!("is not JSON: {error}")))?;

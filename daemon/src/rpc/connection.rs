@@ -105,6 +105,9 @@ pub async fn serve(
         let room = connection.out.len() < limits::OUTBOUND_BYTES;
         if !reader.has_partial() {
             partial_until = None;
+        } else if !room {
+            // Nothing is read now, and whole frames may wait in the buffer: the peer is not late.
+            partial_until = Some(after(limits::FRAME_STALL_MS));
         }
         if connection.out.is_empty() {
             write_until = None;
@@ -154,7 +157,7 @@ pub async fn serve(
                     Err(_) => return End::Closed,
                 }
             }
-            () = sleep_until(partial_until), if partial_until.is_some() => {
+            () = sleep_until(partial_until), if room && partial_until.is_some() => {
                 reader.discard_partial();
                 let message = format!(
                     "half a frame came, and nothing more for {} s; it was thrown away",

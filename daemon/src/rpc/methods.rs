@@ -37,12 +37,17 @@ pub fn table(
     add::<Hello, _, _>(&mut module, |service, params, _| async move { hello(&service, &params) })?;
     add::<Health, _, _>(&mut module, |service, _, _| async move { Ok(service.health()) })?;
     add::<Status, _, _>(&mut module, |service, _, _| async move { Ok(service.status()) })?;
-    add::<ListModels, _, _>(&mut module, |service, _, _| async move { service.list_models() })?;
-    add::<Tokenize, _, _>(&mut module, |service, params, _| async move {
-        service.tokenize(params).await
+    add::<ListModels, _, _>(
+        &mut module,
+        |service, _, _| async move { service.list_models().await },
+    )?;
+    add::<Tokenize, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, Tokenize::CLASS, None, &scope);
+        service.tokenize(params, &context).await
     })?;
-    add::<Detokenize, _, _>(&mut module, |service, params, _| async move {
-        service.detokenize(params).await
+    add::<Detokenize, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, Detokenize::CLASS, None, &scope);
+        service.detokenize(params, &context).await
     })?;
     add::<Generate, _, _>(&mut module, |service, params, scope| async move {
         generate(&service, params, &scope).await

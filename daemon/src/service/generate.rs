@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
-use super::models::OpenModel;
+use super::models::{OpenModel, blocking};
 use crate::engine::handle::{Command, Completion, EngineFailure, GenerateRequest, millis};
 use crate::engine::sampling::SamplerSettings;
 use crate::request::RequestContext;
@@ -68,10 +68,11 @@ impl Generation {
         let mut timings = completion.timings;
         timings.total_ms = millis(accepted_at.elapsed());
         let rest = completion.text.get(completion.sent_bytes..).unwrap_or_default();
-        let rest = (self.stream_text && !rest.is_empty()).then(|| GenerateEvent::Delta {
-            text: rest.to_owned(),
-            logprobs: completion.logprobs[completion.sent_logprobs..].to_vec(),
-        });
+        // The last tokens may have no text of their own, and still have probabilities.
+        let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
+        let is_rest = self.stream_text && !(rest.is_empty() && logprobs.is_empty());
+        let rest = is_rest
+            .then(|| GenerateEvent::Delta { text: rest.to_owned(), logprobs: logprobs.to_vec() });
         let result = GenerateResult {
             request_id: self.context.id,
             model: self.model,
@@ -115,9 +116,12 @@ impl Service {
             return Err(EngineFailure::ShuttingDown.into());
         }
         let settings = validate(&params)?;
-        let open = self.models.open(params.model.as_deref()).await?;
-        let GenerateParams { messages, prompt, .. } = params;
-        let (open, prompt) = tokenize(open, messages, prompt).await?;
+        let GenerateParams { model, messages, prompt, .. } = params;
+        let prepared = async {
+            let open = self.models.open(model.as_deref()).await?;
+            tokenize(open, messages, prompt).await
+        };
+        let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
         check_context(&prompt, &open)?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
@@ -157,11 +161,18 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::generate`], as far as it comes.
-    pub async fn tokenize(&self, params: TokenizeParams) -> Result<TokenizeResult, ErrorBody> {
+    pub async fn tokenize(
+        &self,
+        params: TokenizeParams,
+        context: &RequestContext,
+    ) -> Result<TokenizeResult, ErrorBody> {
         let TokenizeParams { model, text, messages } = params;
         one_of("text", text.is_some(), messages.is_some())?;
-        let open = self.models.open(model.as_deref()).await?;
-        let (open, tokens) = tokenize(open, messages, text).await?;
+        let work = async {
+            let open = self.models.open(model.as_deref()).await?;
+            tokenize(open, messages, text).await
+        };
+        let (open, tokens) = self.in_time("tokenizing", context, work).await?;
         Ok(TokenizeResult { model: open.engine.name.clone(), tokens })
     }
 
@@ -172,10 +183,17 @@ impl Service {
     pub async fn detokenize(
         &self,
         params: DetokenizeParams,
+        context: &RequestContext,
     ) -> Result<DetokenizeResult, ErrorBody> {
-        let open = self.models.open(params.model.as_deref()).await?;
-        let text = open.text.tokenizer.decode(&params.tokens)?;
-        Ok(DetokenizeResult { model: open.engine.name.clone(), text })
+        let work = async {
+            let open = self.models.open(params.model.as_deref()).await?;
+            blocking(move || {
+                let text = open.text.tokenizer.decode(&params.tokens)?;
+                Ok(DetokenizeResult { model: open.engine.name.clone(), text })
+            })
+            .await
+        };
+        self.in_time("detokenizing", context, work).await
     }
 }
 
@@ -251,9 +269,7 @@ async fn tokenize(
         };
         Ok((open, tokens))
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?
+    blocking(work).await
 }
 
 /// Now, for templates that write today's date.

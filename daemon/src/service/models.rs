@@ -64,7 +64,7 @@ impl Models {
     /// # Errors
     /// `MODEL_NOT_FOUND`, `MODEL_INVALID` or `MODEL_UNSUPPORTED`, naming the file and the problem.
     pub async fn open(&self, name: Option<&str>) -> Result<Arc<OpenModel>, ErrorBody> {
-        let source = self.store.resolve(Some(name.unwrap_or(&self.default_model)))?;
+        let source = self.resolve(name).await?;
         if let Some(open) = self.cached(&source) {
             return Ok(open);
         }
@@ -72,9 +72,7 @@ impl Models {
         if let Some(open) = self.cached(&source) {
             return Ok(open);
         }
-        let open = tokio::task::spawn_blocking(move || open_model(source))
-            .await
-            .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))??;
+        let open = blocking(move || open_model(source)).await?;
         let open = Arc::new(open);
         let mut opened = self.lock();
         if opened.len() >= limits::OPEN_MODELS {
@@ -89,9 +87,11 @@ impl Models {
         Ok(open)
     }
 
-    /// The name a request for `name` is filed under.
-    fn canonical(&self, name: Option<&str>) -> Result<String, ErrorBody> {
-        Ok(self.store.resolve(Some(name.unwrap_or(&self.default_model)))?.name)
+    /// Where the model of that name or path lies. Disks can be slow, and network mounts can hang.
+    async fn resolve(&self, name: Option<&str>) -> Result<ModelSource, ErrorBody> {
+        let store = self.store.clone();
+        let name = name.unwrap_or(&self.default_model).to_owned();
+        blocking(move || Ok(store.resolve(Some(&name))?)).await
     }
 
     fn cached(&self, source: &ModelSource) -> Option<Arc<OpenModel>> {
@@ -106,6 +106,15 @@ impl Models {
         // The map is whole after every statement, so a panic elsewhere cannot have torn it.
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs work that may block on the pool for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ErrorBody> + Send + 'static,
+) -> Result<T, ErrorBody> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?
 }
 
 fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
@@ -123,7 +132,8 @@ fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
             (Weights::Sim(config), TextModel::bytes(), context_tokens)
         }
     };
-    let engine = EngineModel { name, weights };
+    let version = format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified);
+    let engine = EngineModel { name, version, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
 }
 
@@ -166,9 +176,11 @@ impl Service {
     ///
     /// # Errors
     /// When the models folder cannot be read.
-    pub fn list_models(&self) -> Result<ModelList, ErrorBody> {
+    pub async fn list_models(&self) -> Result<ModelList, ErrorBody> {
+        let store = self.models.store.clone();
+        let entries = blocking(move || Ok(store.list()?)).await?;
         let engine = self.engine.status();
-        let models = self.models.store.list()?.into_iter().map(|entry| {
+        let models = entries.into_iter().map(|entry| {
             let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
             let state = if engine.models.iter().any(|loaded| loaded.name == name) {
                 ModelState::Loaded
@@ -202,7 +214,7 @@ impl Service {
         progress: mpsc::Sender<ProgressEvent>,
         context: &RequestContext,
     ) -> Result<LoadedModel, ErrorBody> {
-        let open = self.models.open(name).await?;
+        let open = self.in_time("opening the model", context, self.models.open(name)).await?;
         let (done, outcome) = oneshot::channel();
         let model = open.engine.clone();
         self.engine.send(Command::Load { model, progress, done })?;
@@ -218,7 +230,15 @@ impl Service {
         name: Option<&str>,
         context: &RequestContext,
     ) -> Result<UnloadResult, ErrorBody> {
-        let model = self.models.canonical(name)?;
+        let model =
+            match self.in_time("finding the model", context, self.models.resolve(name)).await {
+                Ok(source) => source.name,
+                // A model whose files have gone can still be in memory.
+                Err(error) => match name.filter(|name| self.is_in_memory(name)) {
+                    Some(name) => name.to_owned(),
+                    None => return Err(error),
+                },
+            };
         let (done, outcome) = oneshot::channel();
         self.engine.send(Command::Unload { name: model.clone(), done })?;
         let was_loaded = self.within_limit("unloading the model", context, outcome).await?;
@@ -267,15 +287,35 @@ impl Service {
         context: &RequestContext,
         outcome: oneshot::Receiver<Result<T, EngineFailure>>,
     ) -> Result<T, ErrorBody> {
+        let outcome = async {
+            match outcome.await {
+                Ok(outcome) => Ok(outcome?),
+                Err(_) => Err(EngineFailure::ThreadEnded.into()),
+            }
+        };
+        self.in_time(what, context, outcome).await
+    }
+
+    /// Bounds a step of a request by the daemon's limit and by its cancel token.
+    pub(super) async fn in_time<T>(
+        &self,
+        what: &'static str,
+        context: &RequestContext,
+        step: impl Future<Output = Result<T, ErrorBody>>,
+    ) -> Result<T, ErrorBody> {
         let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
-            outcome = tokio::time::timeout_at(limit, outcome) => match outcome {
-                Ok(Ok(result)) => Ok(result?),
-                Ok(Err(_)) => Err(EngineFailure::ThreadEnded.into()),
-                Err(_) => Err(super::generate::daemon_timeout(what, context, Instant::now())),
-            },
+            outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
+                Err(super::generate::daemon_timeout(what, context, Instant::now()))
+            }),
         }
+    }
+
+    fn is_in_memory(&self, name: &str) -> bool {
+        let status = self.engine.status();
+        status.models.iter().any(|model| model.name == name)
+            || status.loading.iter().any(|loading| loading == name)
     }
 }
 

@@ -6,6 +6,7 @@ use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
+use ingle_protocol::wire::models::{ModelParams, UnloadModel};
 use ingle_protocol::wire::status::{Health, HealthState, Shutdown, ShutdownParams};
 use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
@@ -78,6 +79,39 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_the_rest() {
     assert_eq!(call.reply().await.unwrap().text.len(), 200);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!home.paths().socket().exists());
+}
+
+#[tokio::test]
+async fn who_comes_during_a_drain_gets_the_next_daemon() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    let daemon = home.daemon();
+    let client = home.client().await;
+    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
+    let call = client.start::<Generate>(&long, Class::Completions).unwrap();
+    wait_active(&client, 1).await;
+    client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
+    // The drain takes its whole 5 seconds, and then some.
+    home.ingle(["load"]).ok();
+    assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::ShuttingDown);
+    assert_ne!(home.daemon_pid(), Some(daemon.pid()));
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_model_whose_files_change_is_loaded_anew() {
+    let home = Home::with_sim(json!({ "reply": "before" }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let text = async |client: &Client| {
+        let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
+        call.reply().await.unwrap().text
+    };
+    assert_eq!(text(&client).await, "before");
+    home.add_sim("sim", json!({ "reply": "afterwards" }));
+    assert_eq!(text(&client).await, "afterwards");
+    std::fs::remove_dir_all(home.paths().models_dir().join("sim")).unwrap();
+    let unload = ModelParams { model: Some("sim".to_owned()), stream: false };
+    assert!(client.call::<UnloadModel>(&unload).await.unwrap().was_loaded);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::time::Duration;
 
 use ingle_protocol::limits;
 use ingle_protocol::wire::NoParams;
@@ -83,6 +84,45 @@ fn half_a_frame_and_silence_is_given_up() {
     // The daemon's own limit ends the silence.
     assert_eq!(raw.error_code(), "PARSE_ERROR");
     raw.send(b"\"method\":\"health\"}\n");
+    assert_alive(&mut raw);
+}
+
+/// The daemon stops reading a peer that does not read; what that peer sent meanwhile is not late.
+#[test]
+fn requests_of_a_peer_that_reads_late_are_all_answered() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    const REQUESTS: i64 = 4_000;
+    let writer = raw.stream().try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        for id in 0..REQUESTS {
+            let frame = json!({ "jsonrpc": "2.0", "id": id, "method": "status" });
+            (&writer).write_all(format!("{frame}\n").as_bytes()).unwrap();
+        }
+    });
+    // Longer than half a frame may lie: this is the fault that is injected.
+    std::thread::sleep(Duration::from_millis(limits::FRAME_STALL_MS + 1_000));
+    for _ in 0..REQUESTS {
+        assert!(raw.reply()["result"].is_object());
+    }
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_model_folder_that_never_answers_holds_nobody_up() {
+    let home = Home::with_sim(json!({}));
+    let pipe = home.paths().models_dir().join("pipe");
+    std::fs::create_dir(&pipe).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(pipe.join("config.json")).status();
+    assert!(made.unwrap().success());
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    for id in 0..3 {
+        assert!(raw.call(id, "models.list", &json!({}))["result"].is_object());
+    }
+    raw.request(7, "generate", &json!({ "model": "pipe", "prompt": "x" }));
+    assert_eq!(raw.error_code(), "MODEL_INVALID");
     assert_alive(&mut raw);
 }
 

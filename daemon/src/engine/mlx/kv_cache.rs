@@ -74,7 +74,8 @@ impl KvCache {
 
     /// A cache that starts as the first `len` tokens of this one, which must have as many.
     pub(super) fn fork(&self, len: usize) -> Self {
-        Self { layout: self.layout, buffers: self.buffers.clone(), len, allocated: self.allocated }
+        // Without room of its own the first append copies `len` tokens, and not the whole buffer.
+        Self { layout: self.layout, buffers: self.buffers.clone(), len, allocated: 0 }
     }
 
     /// Forgets all but the first `len` tokens; what lies behind them is overwritten later.
