@@ -152,63 +152,70 @@ fn start(paths: &Paths, program: &Path, report: oneshot::Sender<Result<StartRepo
         let _ = report.send(Ok(StartReport::AlreadyRunning { pid: None }));
         return;
     }
-    match spawn(paths, program) {
-        Ok((mut child, mut stdout)) => {
-            let mut outcome = read_report(&mut child, &mut stdout, paths);
-            if matches!(outcome, Ok(StartReport::AlreadyRunning { .. })) {
-                let _ = child.wait();
-                (child, outcome) = match succeed(paths, program, outcome) {
-                    Ok(started) => started,
-                    Err(outcome) => {
-                        drop(lock);
-                        let _ = report.send(outcome);
-                        return;
-                    }
-                };
+    let (child, outcome) = start_daemon(paths, program);
+    drop(lock);
+    // A caller that gave up still leaves a daemon behind that the next one will find.
+    let _ = report.send(outcome);
+    if let Some(mut child) = child {
+        // Collects the daemon's exit status when it ends, so that a shim that outlives it leaves no
+        // zombie. The thread costs a stack of a few pages.
+        let _ = child.wait();
+    }
+}
+
+/// Spawns the daemon and reads its report. When another one holds the folder and answers nobody,
+/// which a draining one does, waits for it to end and tries again.
+fn start_daemon(
+    paths: &Paths,
+    program: &Path,
+) -> (Option<Child>, Result<StartReport, LaunchError>) {
+    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
+    loop {
+        let (mut child, mut stdout) = match spawn(paths, program) {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let message = format!("cannot run `{}`: {error}", program.display());
+                let mut failure = LaunchError::unavailable(message);
+                let next = "Install `ingled` beside `ingle`, or put it on PATH.";
+                failure.body = failure.body.with_remediation(next);
+                return (None, Err(failure));
             }
-            drop(lock);
-            // A caller that gave up still leaves a daemon behind that the next one will find.
-            let _ = report.send(outcome);
-            // Collects the daemon's exit status when it ends, so that a shim that outlives it
-            // leaves no zombie. The thread costs a stack of a few pages.
-            let _ = child.wait();
+        };
+        let outcome = read_report(&mut child, &mut stdout, paths);
+        if !matches!(outcome, Ok(StartReport::AlreadyRunning { .. })) {
+            return (Some(child), outcome);
         }
-        Err(error) => {
-            drop(lock);
-            let message = format!("cannot run `{}`: {error}", program.display());
-            let mut failure = LaunchError::unavailable(message);
-            failure.body = failure
-                .body
-                .with_remediation("Install `ingled` beside `ingle`, or put it on PATH.");
-            let _ = report.send(Err(failure));
+        let _ = child.wait();
+        match meet(paths, give_up_at) {
+            Ok(Met::Answers) => return (None, outcome),
+            Ok(Met::Gone) => {}
+            Err(failure) => return (None, Err(failure)),
         }
     }
 }
 
-/// A daemon holds the folder and answers nobody: it is draining, most likely. Waits for it to end,
-/// within the time a start may take, and starts the next one. The wait has no message to be woken
-/// by, because the lock has no time limit of its own.
-fn succeed(
-    paths: &Paths,
-    program: &Path,
-    found: Result<StartReport, LaunchError>,
-) -> Result<(Child, Result<StartReport, LaunchError>), Result<StartReport, LaunchError>> {
+/// What became of the daemon that holds the folder.
+enum Met {
+    /// It listens.
+    Answers,
+    /// It has ended.
+    Gone,
+}
+
+/// Waits until the daemon that holds the folder listens or ends. The wait has no message to be
+/// woken by, because taking a lock has no time limit of its own; so it looks now and then.
+fn meet(paths: &Paths, give_up_at: Instant) -> Result<Met, LaunchError> {
     const LOOK: Duration = Duration::from_millis(50);
-    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
     while Instant::now() < give_up_at {
         if UnixStream::connect(paths.socket()).is_ok() {
-            return Err(found);
+            return Ok(Met::Answers);
         }
-        let free = open_lock(&paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok());
-        if free {
-            let Ok((mut child, mut stdout)) = spawn(paths, program) else { return Err(found) };
-            let outcome = read_report(&mut child, &mut stdout, paths);
-            return Ok((child, outcome));
+        if open_lock(&paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            return Ok(Met::Gone);
         }
         std::thread::sleep(LOOK);
     }
-    let path = paths.daemon_lock();
-    let pid = std::fs::read_to_string(&path).unwrap_or_default();
+    let pid = std::fs::read_to_string(paths.daemon_lock()).unwrap_or_default();
     let message = format!(
         "the daemon that holds this Ingle folder (process {}) does not listen at `{}`",
         pid.trim(),
@@ -217,7 +224,7 @@ fn succeed(
     let mut failure = LaunchError::unavailable(message);
     let next = format!("End it with `kill {}`; the next command starts another.", pid.trim());
     failure.body = failure.body.with_remediation(next);
-    Err(Err(failure))
+    Err(failure)
 }
 
 fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {
