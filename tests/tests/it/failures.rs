@@ -1,6 +1,6 @@
 //! The engine fails, panics, aborts; the daemon is told to end. Everybody hears of it.
 
-use ingle_protocol::client::Client;
+use ingle_protocol::client::{Call, Client};
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
@@ -25,6 +25,14 @@ async fn wait_active(client: &Client, active: usize) {
     status_when(client, |status| status.active == active).await;
 }
 
+/// Starts a generation that would run for minutes, and returns once it runs.
+async fn long_call(client: &Client) -> Call<Generate> {
+    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
+    let call = client.start::<Generate>(&long, Class::Completions).unwrap();
+    wait_active(client, 1).await;
+    call
+}
+
 #[tokio::test]
 async fn an_engine_error_fails_one_request_and_nothing_else() {
     let home = Home::with_sim(json!({}));
@@ -46,9 +54,7 @@ async fn a_panic_fails_what_is_in_flight_and_ends_the_daemon() {
     home.add_sim("panicking", json!({ "panic_at": 2 }));
     let daemon = home.daemon();
     let (bystander, culprit) = (home.client().await, home.client().await);
-    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
-    let in_flight = bystander.start::<Generate>(&long, Class::Completions).unwrap();
-    wait_active(&bystander, 1).await;
+    let in_flight = long_call(&bystander).await;
     let params = GenerateParams { model: Some("panicking".to_owned()), ..prompt("hi") };
     assert_eq!(error_code(&culprit, &params).await, ErrorCode::EngineFailed);
     assert_eq!(in_flight.reply().await.unwrap_err().code, ErrorCode::EngineFailed);
@@ -86,9 +92,7 @@ async fn who_comes_during_a_drain_gets_the_next_daemon() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let daemon = home.daemon();
     let client = home.client().await;
-    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
-    let call = client.start::<Generate>(&long, Class::Completions).unwrap();
-    wait_active(&client, 1).await;
+    let call = long_call(&client).await;
     client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
     // The drain takes its whole 5 seconds, and then some.
     home.ingle(["load"]).ok();
@@ -119,9 +123,7 @@ async fn shutting_down_now_cancels_what_is_in_flight() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let daemon = home.daemon();
     let client = home.client().await;
-    let long = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
-    let call = client.start::<Generate>(&long, Class::Completions).unwrap();
-    wait_active(&client, 1).await;
+    let call = long_call(&client).await;
     client.call::<Shutdown>(&ShutdownParams { now: true }).await.unwrap();
     assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::ShuttingDown);
     assert_eq!(daemon.wait().code(), Some(0));
