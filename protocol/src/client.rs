@@ -173,14 +173,10 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
             return Err(lost());
         }
         if map.calls.len() >= limits::IN_FLIGHT_PER_CONNECTION {
-            return Err(ErrorBody::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "{} requests are in flight on this connection",
-                    limits::IN_FLIGHT_PER_CONNECTION
-                ),
-            )
-            .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS })));
+            return Err(ErrorBody::overloaded(format!(
+                "{} requests are in flight on this connection",
+                limits::IN_FLIGHT_PER_CONNECTION
+            )));
         }
         map.next_id += 1;
         let id = map.next_id;

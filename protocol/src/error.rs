@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::limits;
+
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
         /// What went wrong, as a stable name.
@@ -126,6 +128,13 @@ impl ErrorBody {
             retryable: code.retryable(),
             request_id: None,
         }
+    }
+
+    /// A limit is reached: the caller is told when to come back.
+    #[must_use]
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Overloaded, message)
+            .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
     }
 
     /// The same error with details.

@@ -75,8 +75,7 @@ impl Pending {
         }
         let refused: Vec<Entry> = self.entries.drain(before..).collect();
         let message = format!("{before} requests are in flight on this connection");
-        let error = ErrorBody::new(ErrorCode::Overloaded, message)
-            .with_details(serde_json::json!({ "retry_after_ms": limits::RETRY_AFTER_MS }));
+        let error = ErrorBody::overloaded(message);
         Err(answer(&refused, |_| error.clone()))
     }
 

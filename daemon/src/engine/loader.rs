@@ -3,7 +3,6 @@
 //! Owns one thread per load and the bounded channel out of it. Knows nothing of engines or
 //! architectures: the engine thread takes each [`HostTensor`] to its builder.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -177,7 +176,7 @@ fn spawn_with(
             Ok(Err(Ended::NobodyListens)) => return,
             Err(panic) => LoadItem::Failed(EngineError::Native(format!(
                 "the loader thread panicked: {}",
-                panic_message(panic.as_ref())
+                super::panic_message(panic.as_ref())
             ))),
         };
         // A blocking send: it ends when the stream takes the item or is dropped.
@@ -187,14 +186,6 @@ fn spawn_with(
     spawned.map(drop).map_err(|error| {
         EngineError::Native(format!("the loader thread could not be started: {error}"))
     })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 /// Why the loader's work ended early.

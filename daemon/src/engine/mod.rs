@@ -5,6 +5,8 @@
 //! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
 //! backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
 
+use std::any::Any;
+
 pub mod admission;
 pub mod backend;
 pub mod dequantize;
@@ -21,3 +23,12 @@ pub mod sim;
 pub mod status;
 pub mod tensor;
 pub mod worker;
+
+/// What a panic had to say.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

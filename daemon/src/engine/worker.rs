@@ -5,7 +5,6 @@
 //! only when it has nothing to do. Everything native is made, used and dropped inside
 //! [`Worker::run_thread`].
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
@@ -58,7 +57,7 @@ impl Worker {
         status.beat(Heartbeat::Stopped, Instant::now());
         match outcome {
             Ok(()) => EngineExit::Finished,
-            Err(panic) => EngineExit::Panicked(panic_message(panic.as_ref())),
+            Err(panic) => EngineExit::Panicked(super::panic_message(panic.as_ref()).to_owned()),
         }
     }
 
@@ -104,8 +103,7 @@ impl Worker {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
                     return;
                 }
-                let ready = self.replace_other_version(&model);
-                match ready.and_then(|()| Ok(self.registry.ensure(&model, Instant::now())?)) {
+                match self.make_resident(&model, Instant::now()) {
                     Ok(()) => {
                         let active = self.active_on(&model.name);
                         let waiter = LoadWaiter { progress, done };
@@ -160,8 +158,9 @@ impl Worker {
         self.registry.unload(name, &EngineFailure::Cancelled)
     }
 
-    /// Drops what is in memory under the model's name if its files have changed since.
-    fn replace_other_version(&mut self, model: &EngineModel) -> Result<(), EngineFailure> {
+    /// Starts the model's load, or joins it. Drops what is in memory under its name first if its
+    /// files have changed since.
+    fn make_resident(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineFailure> {
         if self.registry.is_other_version(model) {
             let active = self.active_on(&model.name);
             if active > 0 {
@@ -169,7 +168,7 @@ impl Worker {
             }
             self.unload(&model.name);
         }
-        Ok(())
+        Ok(self.registry.ensure(model, now)?)
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
@@ -178,9 +177,7 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        let ready = self.replace_other_version(&request.model);
-        let ready = ready.and_then(|()| Ok(self.registry.ensure(&request.model, now)?));
-        if let Err(failure) = ready {
+        if let Err(failure) = self.make_resident(&request.model, now) {
             sequence::fail(request, failure);
             return;
         }
@@ -435,12 +432,4 @@ fn run_pass(
         resident.generator.sample(&ticket, &specs)?;
     }
     resident.generator.collect(ticket)
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }

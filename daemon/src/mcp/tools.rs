@@ -85,13 +85,11 @@ impl Tools {
         context: &RequestContext<RoleServer>,
     ) -> Result<Result<CallToolResult, ErrorBody>, ErrorData> {
         let Ok(_slot) = self.slots.try_acquire() else {
-            let error = ErrorBody::new(
-                ErrorCode::Overloaded,
-                format!("{} calls of this host are in flight", limits::IN_FLIGHT_PER_CONNECTION),
-            );
-            return Ok(
-                Err(error.with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))),
-            );
+            let error = ErrorBody::overloaded(format!(
+                "{} calls of this host are in flight",
+                limits::IN_FLIGHT_PER_CONNECTION
+            ));
+            return Ok(Err(error));
         };
         match request.name.as_ref() {
             "chat" => Ok(self.chat(arguments(request)?, context).await),

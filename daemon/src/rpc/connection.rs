@@ -250,14 +250,10 @@ impl Connection<'_> {
     fn start(&mut self, call: Call) -> Result<CallFuture, MethodResponse> {
         let id = call.id.clone();
         if self.in_flight.len() >= limits::IN_FLIGHT_PER_CONNECTION {
-            let error = ErrorBody::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "{} requests are in flight on this connection",
-                    limits::IN_FLIGHT_PER_CONNECTION
-                ),
-            )
-            .with_details(serde_json::json!({ "retry_after_ms": limits::RETRY_AFTER_MS }));
+            let error = ErrorBody::overloaded(format!(
+                "{} requests are in flight on this connection",
+                limits::IN_FLIGHT_PER_CONNECTION
+            ));
             return Err(Call::answer(&id, &error));
         }
         if self.in_flight.contains_key(&id) {

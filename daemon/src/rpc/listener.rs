@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::limits;
 use ingle_protocol::socket::{self, SharedStream, Stream};
 use ingle_protocol::wire::Method;
@@ -125,11 +125,8 @@ fn is_mcp_hello(line: &[u8]) -> bool {
 }
 
 async fn refuse(stream: Stream) {
-    let error = ErrorBody::new(
-        ErrorCode::Overloaded,
-        format!("{} connections are open already", limits::CONNECTIONS),
-    )
-    .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }));
+    let error =
+        ErrorBody::overloaded(format!("{} connections are open already", limits::CONNECTIONS));
     let frame = json!({ "jsonrpc": "2.0", "id": null, "error": error.to_rpc() });
     // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
     let _ = (&stream).write_all(format!("{frame}\n").as_bytes()).await;

@@ -84,12 +84,6 @@ impl TextModel {
         let template = self.chat_template.as_ref().ok_or(TextError::NoChatTemplate)?;
         self.encode_prompt(&template.render(messages, true, unix_time_s)?)
     }
-
-    /// Whether `id` ends a generation.
-    #[must_use]
-    pub fn is_eos(&self, id: u32) -> bool {
-        self.eos.contains(&id)
-    }
 }
 
 impl std::fmt::Debug for TextModel {
