@@ -203,7 +203,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
-    let (engine, mut engine_exit) = EngineHandle::spawn()
+    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone())
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
@@ -213,11 +213,12 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
 
     let default_model = config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
     let store = ModelStore::new(paths.models_dir());
+    let settings = config.engine.clone();
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
-        models: Models::new(store.clone(), default_model),
+        models: Models::new(store.clone(), default_model, settings),
         puller: Puller::new(PullSetup::new(store.models_dir().to_owned())),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),

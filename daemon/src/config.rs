@@ -3,11 +3,15 @@
 //! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
+
+use crate::engine::settings::{EngineSettings, is_built_in};
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +20,8 @@ pub struct Config {
     pub timeouts: WorkTimeouts,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
+    /// Settings of the engines.
+    pub engine: EngineSettings,
 }
 
 /// The file as it is written: durations in seconds.
@@ -25,6 +31,17 @@ struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
     timeouts: TimeoutsTable,
+    #[serde(default)]
+    engine: EngineTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineTable {
+    prefer: Option<EngineKind>,
+    threads: Option<u32>,
+    gpu_layers: Option<u32>,
+    gguf_context_tokens: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,8 +123,36 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
-        Ok(Self { timeouts, default_model: file.default_model })
+        let engine = engine_settings(&file.engine)?;
+        Ok(Self { timeouts, default_model: file.default_model, engine })
     }
+}
+
+fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
+    const THREADS: RangeInclusive<usize> = 1..=512;
+    const CONTEXT_TOKENS: RangeInclusive<usize> = 256..=(1 << 24);
+    let defaults = EngineSettings::default();
+    let check = |key: &str, found: usize, range: RangeInclusive<usize>| {
+        if range.contains(&found) {
+            return Ok(());
+        }
+        let (first, last) = range.into_inner();
+        Err(format!("engine.{key} is {found}; it must be from {first} to {last}"))
+    };
+    if let Some(threads) = table.threads {
+        check("threads", threads as usize, THREADS)?;
+    }
+    let gguf_context_tokens = table.gguf_context_tokens.unwrap_or(defaults.gguf_context_tokens);
+    check("gguf_context_tokens", gguf_context_tokens, CONTEXT_TOKENS)?;
+    if let Some(engine) = table.prefer.filter(|&engine| !is_built_in(engine)) {
+        return Err(format!("engine.prefer is {engine}, which this daemon was built without"));
+    }
+    Ok(EngineSettings {
+        prefer: table.prefer,
+        threads: table.threads,
+        gpu_layers: table.gpu_layers,
+        gguf_context_tokens,
+    })
 }
 
 #[expect(
@@ -147,6 +192,9 @@ mod tests {
             ("[timeouts]\nchat = 0\n", "timeouts.chat"),
             ("[timeouts]\nchat = nan\n", "timeouts.chat"),
             ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+            ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
+            ("[engine]\nprefer = \"cuda\"\n", "cuda"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -54,6 +54,8 @@ pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 /// Bytes of their KV caches.
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
+/// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
+pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
@@ -92,6 +94,7 @@ pub const DRAIN_MS: u64 = 5_000;
 pub const LOG_FILES: usize = 7;
 
 const _: () = {
+    assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ingle_protocol::wire::models::EngineKind;
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -121,10 +122,13 @@ Exits with 69 when the daemon does not run; it is not started.")]
     #[command(after_help = "\
 Examples:
   ingle load
-  ingle load smollm2")]
+  ingle load smollm2 --engine mlx")]
     Load {
         /// The model; the default one when absent
         model: Option<String>,
+        /// The engine to run it on, where its format leaves a choice
+        #[arg(long, value_name = "gguf|mlx")]
+        engine: Option<EngineKind>,
         /// Fetch the model first, if need be, without asking
         #[arg(long, short)]
         yes: bool,
@@ -185,6 +189,9 @@ pub(crate) struct GenerateOptions {
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
     /// Tokens to generate at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,

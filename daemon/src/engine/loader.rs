@@ -36,6 +36,13 @@ pub enum LoadItem {
         /// Bytes of all tensors.
         bytes_total: u64,
     },
+    /// How far a load has come whose tensors do not come through here.
+    Progress {
+        /// Bytes in place so far.
+        bytes_read: u64,
+        /// Bytes of all tensors.
+        bytes_total: u64,
+    },
     /// All tensors have been given; nothing follows.
     Done,
     /// The load ended early; nothing follows.
@@ -88,6 +95,7 @@ impl LoadStream {
             LoadItem::Tensor { tensor, .. } => {
                 self.queued_bytes.fetch_sub(tensor.bytes() as u64, Ordering::Relaxed);
             }
+            LoadItem::Progress { .. } => {}
             LoadItem::Done | LoadItem::Failed(_) => self.ended = true,
         }
         item
@@ -245,6 +253,22 @@ impl Outlet {
             }
             // The standard channel has no way to wait for room, a flag and a byte count at once.
             std::thread::sleep(WAIT_POLL);
+        }
+    }
+}
+
+impl Outlet {
+    /// Reports progress if there is room for it, and says whether to go on.
+    ///
+    /// # Errors
+    /// When the load was cancelled, or nobody listens any more.
+    #[cfg(feature = "gguf")]
+    pub(super) fn report(&self, bytes_read: u64, bytes_total: u64) -> Result<(), Ended> {
+        self.check_cancel()?;
+        match self.sender.try_send(LoadItem::Progress { bytes_read, bytes_total }) {
+            // Progress that finds no room is not missed.
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(Ended::NobodyListens),
         }
     }
 }
