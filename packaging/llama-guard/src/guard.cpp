@@ -49,7 +49,8 @@ struct guard_context {
 
 namespace {
 
-guard_log_hook log_hook = nullptr;
+guard_log_hook log_hook    = nullptr;
+bool           wants_debug = false;
 
 thread_local std::string pending_line;
 thread_local std::string last_error;
@@ -90,6 +91,9 @@ void on_log(ggml_log_level level, const char * text, void *) noexcept {
         static thread_local ggml_log_level line_level = GGML_LOG_LEVEL_INFO;
         if (level != GGML_LOG_LEVEL_CONT) {
             line_level = level;
+        }
+        if (line_level == GGML_LOG_LEVEL_DEBUG && !wants_debug) {
+            return;
         }
         pending_line += text;
         for (auto end = pending_line.find('\n'); end != std::string::npos;
@@ -193,10 +197,11 @@ int32_t outcome(int32_t code, char * message, size_t len) {
 
 } // namespace
 
-void guard_start(guard_log_hook hook) {
+void guard_start(guard_log_hook hook, bool debug) {
     static std::once_flag once;
-    std::call_once(once, [hook] {
-        log_hook = hook;
+    std::call_once(once, [hook, debug] {
+        log_hook    = hook;
+        wants_debug = debug;
         llama_log_set(on_log, nullptr);
         ggml_set_abort_callback(on_abort);
         llama_backend_init();

@@ -78,7 +78,8 @@ struct guard_context;
 
 extern "C" {
 
-void guard_start(guard_log_hook hook);
+// Lines of the debug level are made for every graph: they are dropped unless `wants_debug`.
+void guard_start(guard_log_hook hook, bool wants_debug);
 
 // Physical cores of the machine, or 0 where this has no way to tell.
 int32_t guard_physical_cores(void);

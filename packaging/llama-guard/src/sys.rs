@@ -80,7 +80,7 @@ pub(crate) struct GuardVocabFacts {
 }
 
 unsafe extern "C" {
-    pub(crate) fn guard_start(hook: LogHook);
+    pub(crate) fn guard_start(hook: LogHook, wants_debug: bool);
     pub(crate) fn guard_physical_cores() -> i32;
 
     pub(crate) fn guard_load(

@@ -89,23 +89,32 @@ fn build(
         return Err(check::unsupported(gguf, check::DIFFUSION));
     }
     outlet.check_cancel()?;
+    with_context(gguf, Arc::new(model), settings, BATCH_TOKENS)
+}
 
+/// Gives a model its context.
+pub(super) fn with_context(
+    gguf: &GgufFile,
+    model: Arc<Model>,
+    settings: &EngineSettings,
+    batch_tokens: u32,
+) -> Result<GgufGenerator, EngineError> {
+    let facts = model.facts().map_err(native)?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
     // One sequence can fill the pool; of models with a short context several can.
     let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
     let pool_tokens = several.min(settings.gguf_context_tokens).max(context_tokens);
-    let sequences = u32::try_from(limits::GGUF_SEQUENCES).unwrap_or(u32::MAX);
     let options = ContextOptions {
         context_tokens: u32::try_from(pool_tokens).unwrap_or(u32::MAX),
-        batch_tokens: BATCH_TOKENS,
+        batch_tokens,
         micro_batch_tokens: MICRO_BATCH_TOKENS,
-        sequences,
+        sequences: u32::try_from(limits::GGUF_SEQUENCES).unwrap_or(u32::MAX),
         threads: threads(settings),
         embeddings: false,
     };
-    let context = Context::new(Arc::new(model), options).map_err(|error| {
-        let problem = format!("no context of {pool_tokens} tokens: {error}");
-        file_error(gguf, llama_guard::Error { message: problem, ..error })
+    let context = Context::new(model, options).map_err(|error| {
+        let message = format!("no context of {pool_tokens} tokens: {error}");
+        file_error(gguf, llama_guard::Error { message, ..error })
     })?;
     tracing::debug!(
         kv_bytes = context.kv_bytes(),
@@ -121,7 +130,7 @@ fn build(
     let shape = Shape {
         context_tokens,
         sequences: limits::GGUF_SEQUENCES,
-        batch_tokens: BATCH_TOKENS as usize,
+        batch_tokens: batch_tokens as usize,
         cuts: !(facts.is_recurrent || facts.is_hybrid),
         has_state_only: facts.is_recurrent,
     };

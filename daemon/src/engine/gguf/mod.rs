@@ -20,13 +20,17 @@ pub use load::load;
 /// Makes llama.cpp's log lines the daemon's.
 pub fn forward_log() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| llama_guard::set_log(log));
+    ONCE.call_once(|| {
+        let wants_debug = tracing::enabled!(target: "llama.cpp", tracing::Level::TRACE);
+        llama_guard::set_log(log, wants_debug);
+    });
 }
 
 fn log(level: llama_guard::Level, line: &str) {
     use llama_guard::Level;
     match level {
-        Level::Debug | Level::Info => tracing::debug!(target: "llama.cpp", "{line}"),
+        Level::Debug => tracing::trace!(target: "llama.cpp", "{line}"),
+        Level::Info => tracing::debug!(target: "llama.cpp", "{line}"),
         Level::Warn | Level::Error => tracing::warn!(target: "llama.cpp", "{line}"),
         Level::Abort => {
             tracing::error!(target: "llama.cpp", "an assertion failed, the daemon aborts: {line}");
