@@ -29,6 +29,7 @@ use ingle_protocol::wire::models::EngineKind;
 use ingled::engine::handle::{
     Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
 };
+use ingled::engine::role::Role;
 use ingled::engine::sampling::SamplerSettings;
 use ingled::engine::settings::EngineSettings;
 use ingled::formats::gguf::GgufFile;
@@ -177,6 +178,7 @@ impl Ours {
             name: "bench".to_owned(),
             version: String::new(),
             engine: EngineKind::Gguf,
+            role: Role::Generates,
             weights: Weights::Gguf(gguf),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -80,6 +80,23 @@ Examples:
         #[command(flatten)]
         options: GenerateOptions,
     },
+    /// Turn texts into vectors, with an embedding model
+    #[command(after_help = "\
+Examples:
+  ingle embed --model minilm \"a campfire\" \"warm light in the woods\"
+  ingle embed --model ./bge-small.gguf --json < lines.txt | jq .dimensions
+
+Prints one vector a line, of length 1: the dot product of two is their similarity.")]
+    Embed {
+        /// The texts; the lines of standard input when there are none
+        texts: Vec<String>,
+        /// Name or path of the embedding model; the default model when absent
+        #[arg(long, short)]
+        model: Option<String>,
+        /// The engine to run it on, where its format leaves a choice
+        #[arg(long, value_name = "gguf|mlx")]
+        engine: Option<EngineKind>,
+    },
     /// Fetch a model
     #[command(after_help = "\
 Examples:

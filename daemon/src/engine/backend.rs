@@ -119,6 +119,34 @@ pub trait Generator {
     -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
 }
 
+/// A loaded model that turns texts into vectors. It keeps nothing between two calls.
+pub trait Embedder {
+    /// What the model is.
+    fn info(&self) -> &ModelInfo;
+
+    /// Tokens of one text at most.
+    fn context_tokens(&self) -> usize;
+
+    /// Numbers of one vector.
+    fn dimensions(&self) -> usize;
+
+    /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
+    /// on those that are embedded with it.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when a text is empty or too long, or the numerics refuse.
+    fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
+/// The engine thread's side of an embedding model's load, which the loader thread does whole.
+pub trait EmbedderBuilder {
+    /// Gives the model once the load is done.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
+}
+
 /// The engine thread's side of a load: takes tensors in whatever order the loader reads them.
 ///
 /// The loader thread reads and converts; [`Builder::adopt`] only hands plain memory to the engine,

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::role::Role;
 use super::sampling::SamplerSettings;
 use super::settings::EngineSettings;
 use super::sim::SimConfig;
@@ -35,6 +36,8 @@ pub struct EngineModel {
     pub version: String,
     /// What runs it.
     pub engine: EngineKind,
+    /// What it is for.
+    pub role: Role,
     /// Its weights.
     pub weights: Weights,
 }
@@ -90,6 +93,21 @@ pub struct GenerateRequest {
     pub events: mpsc::Sender<GenerateEvent>,
     /// The one terminal event.
     pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
+}
+
+/// Texts to turn into vectors.
+#[derive(Debug)]
+pub struct EmbedRequest {
+    /// What runs it.
+    pub model: EngineModel,
+    /// The texts' token ids, none of them empty.
+    pub inputs: Vec<Vec<u32>>,
+    /// The daemon's limit, and W.
+    pub deadline: Deadline,
+    /// Ends the work between two slices.
+    pub cancel: CancellationToken,
+    /// The one terminal event: a vector for each text.
+    pub done: oneshot::Sender<Result<Vec<Vec<f32>>, EngineFailure>>,
 }
 
 /// A finished generation.
@@ -161,6 +179,8 @@ pub enum EngineFailure {
 pub enum Command {
     /// Generate text.
     Generate(Box<GenerateRequest>),
+    /// Turn texts into vectors.
+    Embed(Box<EmbedRequest>),
     /// Make a model resident.
     Load {
         /// The model.

@@ -10,6 +10,7 @@ use std::any::Any;
 pub mod admission;
 pub mod backend;
 pub mod dequantize;
+pub mod embedding;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod handle;
@@ -19,6 +20,7 @@ pub mod mlx;
 pub mod pacing;
 pub mod prompt_cache;
 pub mod registry;
+pub mod role;
 pub mod sampling;
 pub mod sequence;
 pub mod settings;

@@ -12,13 +12,14 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
+use super::backend::{Builder, Embedder, EmbedderBuilder, EngineError, Generator, SeqId, Trimmed};
 use super::handle::{EngineFailure, EngineModel, Weights, millis};
 #[cfg(feature = "mlx")]
 use super::loader;
 use super::loader::{LoadItem, LoadStream};
 use super::pacing::Pacing;
 use super::prompt_cache::{PromptCache, Reuse};
+use super::role::Role;
 use super::settings::EngineSettings;
 use super::sim;
 
@@ -95,8 +96,21 @@ impl Resident {
     }
 }
 
+/// A model that embeds.
+struct ResidentEmbedder {
+    embedder: Box<dyn Embedder>,
+    engine: EngineKind,
+    load_ms: f64,
+}
+
+/// What a load ends in.
+enum Target {
+    Generator(Box<dyn Builder>),
+    Embedder(Box<dyn EmbedderBuilder>),
+}
+
 struct Loading {
-    builder: Box<dyn Builder>,
+    target: Target,
     stream: LoadStream,
     _cancel: CancelOnDrop,
     engine: EngineKind,
@@ -109,6 +123,37 @@ struct Loading {
 enum Slot {
     Loading(Loading),
     Resident(Resident),
+    Embedder(ResidentEmbedder),
+}
+
+impl Slot {
+    /// What is to be said of the model, unless it is still being loaded.
+    fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
+        let (info, engine, kv_bytes, context_tokens, load_ms) = match self {
+            Self::Loading(_) => return None,
+            Self::Resident(resident) => {
+                let generator = &resident.generator;
+                let context_tokens = generator.capacity().context_tokens;
+                let kv_bytes = generator.kv_bytes();
+                (generator.info(), resident.engine, kv_bytes, context_tokens, resident.load_ms)
+            }
+            Self::Embedder(resident) => {
+                let embedder = &resident.embedder;
+                let context_tokens = embedder.context_tokens();
+                (embedder.info(), resident.engine, 0, context_tokens, resident.load_ms)
+            }
+        };
+        Some(LoadedModel {
+            name: name.to_owned(),
+            engine: engine.as_str().to_owned(),
+            architecture: info.architecture.clone(),
+            weight_bytes: info.weight_bytes,
+            kv_bytes,
+            context_tokens,
+            active,
+            load_ms,
+        })
+    }
 }
 
 /// The outcome of a load that has just ended.
@@ -154,12 +199,10 @@ impl Registry {
     pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
         match self.slots.get_mut(name) {
             Some((_, Slot::Loading(loading))) => loading.waiters.push(waiter),
-            Some((_, Slot::Resident(resident))) => {
+            slot => {
+                let described = slot.and_then(|(_, slot)| slot.describe(name, active));
                 // A caller that has gone needs no answer.
-                let _ = waiter.done.send(Ok(describe(name, resident, active)));
-            }
-            None => {
-                let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+                let _ = waiter.done.send(described.ok_or(EngineFailure::Cancelled));
             }
         }
     }
@@ -172,10 +215,18 @@ impl Registry {
         }
     }
 
-    /// Whether the model can generate now.
+    /// The resident embedding model of that name.
+    pub fn embedder(&mut self, name: &str) -> Option<&mut dyn Embedder> {
+        match self.slots.get_mut(name) {
+            Some((_, Slot::Embedder(resident))) => Some(&mut *resident.embedder),
+            _ => None,
+        }
+    }
+
+    /// Whether the model can work now.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        matches!(self.slots.get(name), Some((_, Slot::Resident(_))))
+        matches!(self.slots.get(name), Some((_, Slot::Resident(_) | Slot::Embedder(_))))
     }
 
     /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
@@ -188,7 +239,7 @@ impl Registry {
                 }
                 true
             }
-            Some((_, Slot::Resident(_))) => {
+            Some((_, Slot::Resident(_) | Slot::Embedder(_))) => {
                 tracing::info!(model = name, "a model was unloaded");
                 true
             }
@@ -201,7 +252,7 @@ impl Registry {
     pub fn loading(&self) -> Option<(&str, f32)> {
         self.slots.iter().find_map(|(name, (_, slot))| match slot {
             Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
-            Slot::Resident(_) => None,
+            Slot::Resident(_) | Slot::Embedder(_) => None,
         })
     }
 
@@ -223,11 +274,8 @@ impl Registry {
 
     /// What is resident; `active` counts a model's running generations.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let residents = self.slots.iter().filter_map(|(name, (_, slot))| match slot {
-            Slot::Resident(resident) => Some(describe(name, resident, active(name))),
-            Slot::Loading(_) => None,
-        });
-        residents.collect()
+        let slots = self.slots.iter();
+        slots.filter_map(|(name, (_, slot))| slot.describe(name, active(name))).collect()
     }
 
     /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
@@ -257,29 +305,46 @@ impl Registry {
         let Some((version, Slot::Loading(loading))) = self.slots.remove(&name) else {
             return LoadEnd { name, result };
         };
-        let Loading { builder, waiters, engine, started_at, .. } = loading;
-        let result = result.and_then(|()| builder.finish()).map(|generator| {
-            let load_ms = millis(started_at.elapsed());
+        let Loading { target, waiters, engine, started_at, .. } = loading;
+        let result = result.and_then(|()| target.finish(engine, started_at)).map(|slot| {
+            let described = slot.describe(&name, 0);
+            let load_ms = described.as_ref().map_or(0.0, |model| model.load_ms);
             tracing::info!(model = name, %engine, load_ms, "a model was loaded");
-            let resident = Resident {
-                generator,
+            self.slots.insert(name.clone(), (version, slot));
+            described
+        });
+        let result = match result {
+            Ok(Some(described)) => Ok(described),
+            Ok(None) => Err(EngineError::Cancelled),
+            Err(error) => Err(error),
+        };
+        for waiter in waiters {
+            // A caller that has gone needs no answer.
+            let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
+        }
+        LoadEnd { name, result: result.map(|_| ()) }
+    }
+}
+
+impl Target {
+    fn finish(self, engine: EngineKind, started_at: Instant) -> Result<Slot, EngineError> {
+        Ok(match self {
+            Self::Generator(builder) => Slot::Resident(Resident {
+                generator: builder.finish()?,
                 pacing: Pacing::new(),
                 prompt_cache: PromptCache::new(
                     limits::PROMPT_CACHE_SEQUENCES,
                     limits::PROMPT_CACHE_BYTES,
                 ),
                 engine,
-                load_ms,
-            };
-            let described = describe(&name, &resident, 0);
-            self.slots.insert(name.clone(), (version, Slot::Resident(resident)));
-            described
-        });
-        for waiter in waiters {
-            // A caller that has gone needs no answer.
-            let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
-        }
-        LoadEnd { name, result: result.map(|_| ()) }
+                load_ms: millis(started_at.elapsed()),
+            }),
+            Self::Embedder(builder) => Slot::Embedder(ResidentEmbedder {
+                embedder: builder.finish()?,
+                engine,
+                load_ms: millis(started_at.elapsed()),
+            }),
+        })
     }
 }
 
@@ -300,7 +365,9 @@ impl Loading {
             }?;
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
-                    if let Err(error) = self.builder.adopt(tensor) {
+                    if let Target::Generator(builder) = &mut self.target
+                        && let Err(error) = builder.adopt(tensor)
+                    {
                         return Some(Err(error));
                     }
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
@@ -340,47 +407,48 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn describe(name: &str, resident: &Resident, active: usize) -> LoadedModel {
-    let info = resident.generator.info();
-    LoadedModel {
-        name: name.to_owned(),
-        engine: resident.engine.as_str().to_owned(),
-        architecture: info.architecture.clone(),
-        weight_bytes: info.weight_bytes,
-        kv_bytes: resident.generator.kv_bytes(),
-        context_tokens: resident.generator.capacity().context_tokens,
-        active,
-        load_ms: resident.load_ms,
-    }
-}
-
 fn start_load(
     model: &EngineModel,
     settings: &EngineSettings,
     now: Instant,
 ) -> Result<Loading, EngineError> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let (builder, stream): (Box<dyn Builder>, _) = match (model.engine, &model.weights) {
+    let (target, stream) = match (model.engine, model.role, &model.weights) {
         #[cfg(feature = "gguf")]
-        (EngineKind::Gguf, Weights::Gguf(gguf)) => {
-            super::gguf::load(gguf, settings, Arc::clone(&cancel))?
+        (EngineKind::Gguf, Role::Generates, Weights::Gguf(gguf)) => {
+            let (builder, stream) = super::gguf::load(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
+        }
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Role::Embeds, Weights::Gguf(gguf)) => {
+            let (builder, stream) =
+                super::gguf::load_embedder(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Embedder(builder), stream)
         }
         #[cfg(feature = "mlx")]
-        (EngineKind::Mlx, Weights::Gguf(gguf)) => {
+        (EngineKind::Mlx, Role::Generates, Weights::Gguf(gguf)) => {
             let builder = super::mlx::builder(gguf)?;
             let precision = super::mlx::weight_precision();
-            (builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
+            let stream = loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
-        (EngineKind::Sim, Weights::Sim(config)) => sim::load(config.clone(), Arc::clone(&cancel))?,
-        (engine, weights) => {
-            let problem = format!("the engine `{engine}` of this daemon cannot run it");
+        (EngineKind::Sim, Role::Generates, Weights::Sim(config)) => {
+            let (builder, stream) = sim::load(config.clone(), Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
+        }
+        (engine, role, weights) => {
+            let what = match role {
+                Role::Generates => "",
+                Role::Embeds => ", an embedding model",
+            };
+            let problem = format!("the engine `{engine}` of this daemon cannot run it{what}");
             let file = weights.path().to_owned();
             return Err(EngineError::Unsupported { file, problem });
         }
     };
     tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
     Ok(Loading {
-        builder,
+        target,
         stream,
         _cancel: CancelOnDrop(cancel),
         engine: model.engine,

@@ -16,6 +16,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
+use super::embedding::Embeddings;
 use super::handle::{Command, EngineExit, EngineFailure, EngineModel, GenerateRequest};
 use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
 use super::sampling::{SampleSpec, Sampled};
@@ -29,6 +30,7 @@ pub struct Worker {
     status: StatusCell,
     waiting: Admission<Waiting>,
     running: Vec<Sequence>,
+    embeddings: Embeddings,
     registry: Registry,
     /// New work is refused; the thread ends when nothing is left.
     draining: bool,
@@ -50,6 +52,7 @@ impl Worker {
                 status: thread_status,
                 waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
                 running: Vec::new(),
+                embeddings: Embeddings::default(),
                 registry: Registry::new(settings),
                 draining: false,
             };
@@ -89,11 +92,15 @@ impl Worker {
             // Before the step, which may take long or never end.
             self.publish();
             self.step();
+            self.embed();
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.registry.loading().is_none()
+        self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.embeddings.is_empty()
+            && self.registry.loading().is_none()
     }
 
     fn handle(&mut self, command: Command) {
@@ -102,6 +109,20 @@ impl Worker {
                 self.enqueue(*request);
                 // At once, so that a burst does not fill the queue while slots are free.
                 self.admit();
+            }
+            Command::Embed(request) => {
+                let refused = if self.draining {
+                    Some(EngineFailure::ShuttingDown)
+                } else {
+                    self.make_resident(&request.model, Instant::now()).err()
+                };
+                match refused {
+                    None => self.embeddings.push(*request),
+                    Some(failure) => {
+                        // A caller that has gone needs no answer.
+                        let _ = request.done.send(Err(failure));
+                    }
+                }
             }
             Command::Load { model, progress, done } => {
                 if self.draining {
@@ -143,10 +164,14 @@ impl Worker {
                     for index in (0..self.running.len()).rev() {
                         self.take_out(index).fail(EngineFailure::ShuttingDown);
                     }
+                    self.embeddings.fail(None, &EngineFailure::ShuttingDown);
                 }
                 // A load is worth nothing to a daemon that ends, unless a request waits for it.
                 for name in self.registry.loading_names() {
-                    if !self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name) {
+                    let is_awaited =
+                        self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name)
+                            || self.embeddings.count(&name) > 0;
+                    if !is_awaited {
                         self.registry.unload(&name, &EngineFailure::ShuttingDown);
                     }
                 }
@@ -160,6 +185,7 @@ impl Worker {
         for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
             sequence::fail(waiting.request, EngineFailure::Cancelled);
         }
+        self.embeddings.fail(Some(name), &EngineFailure::Cancelled);
         self.registry.unload(name, &EngineFailure::Cancelled)
     }
 
@@ -211,6 +237,7 @@ impl Worker {
     /// Ends what was cancelled or ran out of time, waiting or running.
     fn drop_ended(&mut self) {
         let now = Instant::now();
+        self.embeddings.drop_ended(now);
         for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
             let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
             sequence::fail(waiting.request, failure);
@@ -236,7 +263,8 @@ impl Worker {
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
         let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
-        let ended = self.registry.adopt(slice, self.running.is_empty());
+        let may_wait = self.running.is_empty() && !self.can_embed();
+        let ended = self.registry.adopt(slice, may_wait);
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
@@ -259,6 +287,7 @@ impl Worker {
                     for waiting in self.waiting.remove_where(mine) {
                         sequence::fail(waiting.request, error.clone().into());
                     }
+                    self.embeddings.fail(Some(&name), &error.into());
                 }
             }
         }
@@ -305,6 +334,26 @@ impl Worker {
         }
     }
 
+    fn can_embed(&self) -> bool {
+        self.embeddings.next_model(|model| self.registry.is_resident(model)).is_some()
+    }
+
+    /// A slice of one request for embeddings.
+    fn embed(&mut self) {
+        let registry = &self.registry;
+        let model = self.embeddings.next_model(|model| registry.is_resident(model));
+        let Some(model) = model.map(str::to_owned) else { return };
+        self.status.beat(Heartbeat::Prefill { model: model.clone() }, Instant::now());
+        match self.registry.embedder(&model) {
+            Some(embedder) => self.embeddings.step(&model, embedder),
+            // The service does not ask for it.
+            None => {
+                let problem = format!("`{model}` is not an embedding model");
+                self.embeddings.fail(Some(&model), &EngineError::Native(problem).into());
+            }
+        }
+    }
+
     /// Hands each outcome to its sequence of `model`, in running order.
     fn settle(&mut self, model: &str, outcomes: Vec<Outcome>) {
         let now = Instant::now();
@@ -333,7 +382,9 @@ impl Worker {
     }
 
     fn active_on(&self, model: &str) -> usize {
-        self.running.iter().filter(|sequence| sequence.request.model.name == model).count()
+        let running = self.running.iter();
+        running.filter(|sequence| sequence.request.model.name == model).count()
+            + self.embeddings.count(model)
     }
 
     fn beat(&self, phase: Heartbeat) {

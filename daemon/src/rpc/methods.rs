@@ -10,6 +10,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::Method;
+use ingle_protocol::wire::embed::Embed;
 use ingle_protocol::wire::envelope::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
@@ -51,6 +52,10 @@ pub fn table(
     })?;
     add::<Generate, _, _>(&mut module, |service, params, scope| async move {
         generate(&service, params, &scope).await
+    })?;
+    add::<Embed, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, Embed::CLASS, params.budget, &scope);
+        service.embed(params, &context).await
     })?;
     add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, LoadModel::CLASS, None, &scope);

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Service;
 use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
+use crate::engine::role::Role;
 use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
@@ -196,24 +197,25 @@ fn open_model(
     settings: &EngineSettings,
 ) -> Result<OpenModel, ErrorBody> {
     let name = source.name.clone();
-    let (weights, text, trained_tokens) = match source.format {
+    let (weights, role, text, trained_tokens) = match source.format {
         ModelFormat::Gguf => {
             let gguf = Arc::new(GgufFile::open(&source.path)?);
+            let role = Role::of_gguf(&gguf)?;
             let text = gguf_text_model(&gguf, engine)?;
             let trained_tokens = context_tokens(&gguf)?;
-            (Weights::Gguf(gguf), text, trained_tokens)
+            (Weights::Gguf(gguf), role, text, trained_tokens)
         }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(config), TextModel::bytes(), context_tokens)
+            (Weights::Sim(config), Role::Generates, TextModel::bytes(), context_tokens)
         }
     };
     // The same files on another engine are another model to the engine thread.
     let (path, bytes, modified) = (source.path.display(), source.size_bytes, source.modified);
     let version = format!("{path} {bytes} {modified:?} {engine}");
     let context_tokens = settings.context_tokens(engine, trained_tokens);
-    let engine = EngineModel { name, version, engine, weights };
+    let engine = EngineModel { name, version, engine, role, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
 }
 
@@ -391,7 +393,7 @@ impl Service {
         }
     }
 
-    async fn within_limit<T>(
+    pub(super) async fn within_limit<T>(
         &self,
         what: &'static str,
         context: &RequestContext,

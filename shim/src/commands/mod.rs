@@ -5,6 +5,7 @@
 //! [`Failure`]: crate::output::Failure
 
 mod daemon;
+mod embed;
 mod generate;
 mod logs;
 mod models;
@@ -33,6 +34,9 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,
         Command::Ps => models::ps(&mut app).await,
+        Command::Embed { texts, model, engine } => {
+            embed::embed(&mut app, texts, model.as_deref(), engine).await
+        }
         Command::Load { model, engine, yes } => {
             models::load(&mut app, model.as_deref(), engine, yes).await
         }
