@@ -21,6 +21,7 @@ use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
 use super::worker::Worker;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
 use crate::text::output::TextOutput;
 
 /// A model as the engine knows it: its name and where its weights come from.
@@ -40,6 +41,8 @@ pub struct EngineModel {
 pub enum Weights {
     /// A GGUF file whose header has been read and checked.
     Gguf(Arc<GgufFile>),
+    /// A folder of safetensors whose config and headers have been read and checked.
+    Safetensors(Arc<ModelFolder>),
     /// The sim engine's settings.
     Sim(SimConfig),
 }

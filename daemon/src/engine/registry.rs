@@ -342,6 +342,19 @@ fn start_load(model: &EngineModel, now: Instant) -> Result<Loading, EngineError>
             let precision = super::mlx::weight_precision();
             ("mlx", builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
         }
+        #[cfg(feature = "mlx")]
+        Weights::Safetensors(folder) => {
+            let builder = super::mlx::folder_builder(folder)?;
+            let precision = super::mlx::weight_precision();
+            ("mlx", builder, loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?)
+        }
+        #[cfg(not(feature = "mlx"))]
+        Weights::Safetensors(folder) => {
+            return Err(EngineError::Unsupported {
+                file: folder.path().to_owned(),
+                problem: "this daemon was built without the engine for MLX models".to_owned(),
+            });
+        }
         #[cfg(not(feature = "mlx"))]
         Weights::Gguf(gguf) => {
             return Err(EngineError::Unsupported {

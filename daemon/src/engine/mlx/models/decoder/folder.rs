@@ -1,0 +1,171 @@
+//! The decoder's hyperparameters from `config.json`.
+//!
+//! Owns the keys that all architectures of the family have. What decides numerics and is not known
+//! here is refused, never ignored. Source: the configuration classes of transformers and mlx-lm.
+
+use super::names::Names;
+use super::{Config, Head, Parts};
+use crate::engine::backend::EngineError;
+use crate::engine::mlx::rope::{Heads, Llama3Scaling, Pairs, Rope};
+use crate::formats::hf::{self, FolderError, ModelFolder};
+
+/// What an architecture assumes of keys that are absent.
+pub(in super::super) struct Defaults {
+    /// `rope_theta`; without one it must be there.
+    pub(in super::super) rope_theta: Option<f64>,
+    /// `use_sliding_window`.
+    pub(in super::super) sliding_window: bool,
+}
+
+impl Config {
+    /// Reads and checks the keys of an architecture that has `parts`.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] and [`EngineError::Unsupported`], naming the key.
+    pub(in super::super) fn from_folder(
+        folder: &ModelFolder,
+        defaults: &Defaults,
+        parts: Parts,
+    ) -> Result<Self, EngineError> {
+        let keys = folder.config();
+        refuse_variants(keys)?;
+        let hidden = keys.size("hidden_size")?;
+        let query = keys.size("num_attention_heads")?;
+        let key_value = keys.size_opt("num_key_value_heads")?.unwrap_or(query);
+        let head_dim = keys.size_opt("head_dim")?.unwrap_or(hidden / query);
+        let config = Self {
+            names: Names::HuggingFace,
+            layers: keys.size("num_hidden_layers")?,
+            hidden,
+            intermediate: keys.size("intermediate_size")?,
+            heads: Heads { query, key_value },
+            rope: rope(keys, head_dim, defaults)?,
+            norm_eps: norm_eps(keys)?,
+            vocab_size: keys.size("vocab_size")?,
+            context_tokens: context_tokens(keys, defaults)?,
+            // mlx-lm and transformers disagree on what holds when the key is absent.
+            head: match keys.flag_opt("tie_word_embeddings")? {
+                Some(true) => Head::Tied,
+                Some(false) => Head::Own,
+                None => Head::OwnIfThere,
+            },
+            parts,
+        };
+        config.check().map_err(|problem| keys.invalid(problem))?;
+        Ok(config)
+    }
+}
+
+/// Refuses what would be computed in another way.
+fn refuse_variants(keys: &hf::Config) -> Result<(), FolderError> {
+    for key in ["hidden_act", "hidden_activation"] {
+        if keys.string_opt(key)?.is_some_and(|name| name != "silu") {
+            return Err(keys.unsupported(key, "`silu`"));
+        }
+    }
+    if keys.number_opt("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+        return Err(keys.unsupported("partial_rotary_factor", "1"));
+    }
+    if keys.value("model_file").is_some() {
+        return Err(keys.unsupported("model_file", "models without code of their own"));
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a small number, stored with few digits")]
+fn norm_eps(keys: &hf::Config) -> Result<f32, FolderError> {
+    let eps = keys.number("rms_norm_eps")? as f32;
+    if eps >= 0.0 && eps.is_finite() {
+        Ok(eps)
+    } else {
+        Err(keys.invalid(format!("`rms_norm_eps` is {eps}, expected a number from 0")))
+    }
+}
+
+/// The rotation. Since transformers 5, base and scaling are together in `rope_parameters`; where a
+/// file has both forms, the older counts, as in mlx-lm.
+fn rope(keys: &hf::Config, head_dim: usize, defaults: &Defaults) -> Result<Rope, FolderError> {
+    let parameters = keys.section_opt("rope_parameters")?;
+    let mut base = keys.number_opt("rope_theta")?;
+    if let (None, Some(parameters)) = (base, &parameters) {
+        base = parameters.number_opt("rope_theta")?;
+    }
+    let base = match base.or(defaults.rope_theta) {
+        Some(base) => base,
+        None => keys.number("rope_theta")?,
+    };
+    if base <= 0.0 {
+        return Err(keys.invalid(format!("`rope_theta` is {base}, expected a positive number")));
+    }
+    let pairs = match keys.flag_opt("rope_traditional")? {
+        Some(true) => Pairs::SideBySide,
+        Some(false) | None => Pairs::Halves,
+    };
+    let mut rope = Rope::new(head_dim, head_dim, base, pairs);
+    let scaling = match keys.section_opt("rope_scaling")? {
+        Some(scaling) => scaling,
+        None => match parameters {
+            Some(parameters) => parameters,
+            None => return Ok(rope),
+        },
+    };
+    // The older name counts where both are there, as in mlx-lm.
+    let key = if scaling.value("type").is_some() { "type" } else { "rope_type" };
+    match scaling.string_opt(key)?.as_deref() {
+        None | Some("default") => {}
+        Some("linear") => rope.stretch(std::iter::repeat(positive(&scaling, "factor", None)?)),
+        Some("llama3") => {
+            let low_freq_factor = positive(&scaling, "low_freq_factor", Some(1.0))?;
+            let high_freq_factor = positive(&scaling, "high_freq_factor", Some(4.0))?;
+            if high_freq_factor <= low_freq_factor {
+                return Err(scaling.invalid(format!(
+                    "`rope_scaling` has a high_freq_factor of {high_freq_factor}, expected more \
+                     than the low_freq_factor of {low_freq_factor}"
+                )));
+            }
+            rope.stretch_as_llama3(Llama3Scaling {
+                factor: positive(&scaling, "factor", None)?,
+                low_freq_factor,
+                high_freq_factor,
+                original_context: positive(
+                    &scaling,
+                    "original_max_position_embeddings",
+                    Some(8_192.0),
+                )?,
+            });
+        }
+        Some(_) => return Err(scaling.unsupported(key, "`default`, `linear`, `llama3`")),
+    }
+    Ok(rope)
+}
+
+fn positive(keys: &hf::Config, key: &str, default: Option<f64>) -> Result<f64, FolderError> {
+    let value = match (keys.number_opt(key)?, default) {
+        (Some(value), _) | (None, Some(value)) => value,
+        (None, None) => keys.number(key)?,
+    };
+    if value > 0.0 {
+        Ok(value)
+    } else {
+        Err(keys.invalid(format!("`{key}` of the rope scaling is {value}, expected more than 0")))
+    }
+}
+
+/// Tokens the model can take. Layers that attend to a window only are computed in full, which is
+/// the same as long as the context is no longer than the window: so it ends there.
+fn context_tokens(keys: &hf::Config, defaults: &Defaults) -> Result<usize, FolderError> {
+    let context = keys.size("max_position_embeddings")?;
+    let slides = match keys.strings_opt("layer_types")? {
+        Some(types) => {
+            let known = ["full_attention", "sliding_attention"];
+            if types.iter().any(|layer| !known.contains(&layer.as_str())) {
+                let supported = "`full_attention`, `sliding_attention`";
+                return Err(keys.unsupported("layer_types", supported));
+            }
+            types.iter().any(|layer| layer == "sliding_attention")
+        }
+        None => keys.flag_opt("use_sliding_window")?.unwrap_or(defaults.sliding_window),
+    };
+    let window = if slides { keys.size_opt("sliding_window")? } else { None };
+    Ok(window.map_or(context, |window| context.min(window)))
+}
