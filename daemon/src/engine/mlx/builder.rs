@@ -33,7 +33,13 @@ impl ModelBuilder {
         let weights = Weights::new(folder.path().to_owned(), plan.tensors());
         let mut names = HashSet::new();
         for tensor in folder.tensors() {
-            weights.check(&tensor.name, &tensor.shape)?;
+            weights.check(&tensor.name, &tensor.shape).map_err(|error| match error {
+                EngineError::InvalidModel { problem, .. } => {
+                    let file = folder.file_of(tensor.main_part()).to_owned();
+                    EngineError::InvalidModel { file, problem }
+                }
+                other => other,
+            })?;
             names.insert(tensor.name.as_str());
         }
         weights.check_all_in(|name| names.contains(name))?;

@@ -105,7 +105,7 @@ impl ModelFolder {
             let found = parts.get(tensor).map(|part| &shards.files[part.shard]);
             if found != Some(file) {
                 let found =
-                    found.map_or("it is in none".to_owned(), |name| format!("is in {name}"));
+                    found.map_or("it is in none".to_owned(), |name| format!("it is in {name}"));
                 return Err(FolderErrorKind::Invalid(format!(
                     "tensor `{tensor}` should be in {file}, but {found}"
                 ))
@@ -128,6 +128,29 @@ impl ModelFolder {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Tokens the model can take. Layers that attend to a window only are computed in full here,
+    /// which gives the same as long as the context is no longer than the window: so it ends there.
+    ///
+    /// # Errors
+    /// When the config does not say, or names a kind of attention that is not known.
+    pub fn context_tokens(&self) -> Result<usize, FolderError> {
+        let config = &self.config;
+        let context = config.size("max_position_embeddings")?;
+        let slides = match config.strings_opt("layer_types")? {
+            Some(types) => {
+                let known = ["full_attention", "sliding_attention"];
+                if types.iter().any(|layer| !known.contains(&layer.as_str())) {
+                    let supported = "`full_attention`, `sliding_attention`";
+                    return Err(config.unsupported("layer_types", supported));
+                }
+                types.iter().any(|layer| layer == "sliding_attention")
+            }
+            None => config.flag_opt("use_sliding_window")?.unwrap_or(true),
+        };
+        let window = if slides { config.size_opt("sliding_window")? } else { None };
+        Ok(window.map_or(context, |window| context.min(window)))
     }
 
     /// All weights a model may want, in the order of the files' bytes.

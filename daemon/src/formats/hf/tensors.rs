@@ -54,6 +54,14 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// The part that gives it its name.
+    #[must_use]
+    pub fn main_part(&self) -> &Part {
+        match &self.storage {
+            Storage::Plain(part) | Storage::Quantized { packed: part, .. } => part,
+        }
+    }
+
     /// Bytes it takes in the files.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -84,14 +92,13 @@ pub(super) fn join(
                 tensors.push(tensor.map_err(|kind| (part.shard, kind))?);
             }
             // They come with their weight.
-            ("scales" | "biases", _) if sibling("weight").is_some() => {}
+            ("scales" | "biases", Some(_)) if sibling("weight").is_some() => {}
             _ => tensors.push(plain(module, part).map_err(|kind| (part.shard, kind))?),
         }
     }
-    tensors.sort_by_key(|tensor| match &tensor.storage {
-        Storage::Plain(part) | Storage::Quantized { packed: part, .. } => {
-            (part.shard, part.info.offset)
-        }
+    tensors.sort_by_key(|tensor| {
+        let part = tensor.main_part();
+        (part.shard, part.info.offset)
     });
     Ok(tensors)
 }

@@ -45,7 +45,10 @@ fn each_lie_is_named() {
         ),
         (entry(r#""t":{"dtype":"F32","shape":[2],"data_offsets":[28,20]}"#), "28..20"),
         (entry(r#""t":{"dtype":"F32","shape":[2],"data_offsets":[20,28]}"#), "needs bytes"),
-        (entry(r#""t":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}"#), "expected 12"),
+        (
+            entry(r#""t":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}"#),
+            "begins at 8, expected 20",
+        ),
         (entry(r#""t":{"dtype":"F4","shape":[1],"data_offsets":[20,20]}"#), "0 bytes"),
         (
             entry(r#""t":{"dtype":"Q9","shape":[],"data_offsets":[20,24]}"#),

@@ -4,7 +4,7 @@
 //! llama.cpp's `llama`.
 
 use super::Source;
-use super::decoder::{Config, Defaults, Parts};
+use super::decoder::{Config, Parts};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::rope::Pairs;
 
@@ -21,9 +21,7 @@ pub(super) fn config(source: &Source<'_>, name: &str) -> Result<Config, EngineEr
                 mlp_bias: keys.flag_opt("mlp_bias")?.unwrap_or(false),
                 qk_norm: false,
             };
-            let defaults =
-                Defaults { rope_theta: Some(10_000.0), sliding_window: name == "mistral" };
-            Config::from_folder(folder, &defaults, parts)
+            Config::from_folder(folder, Some(10_000.0), parts)
         }
     }
 }

@@ -4,7 +4,7 @@
 //! llama.cpp's `qwen2`.
 
 use super::Source;
-use super::decoder::{Config, Defaults, Parts};
+use super::decoder::{Config, Parts};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::rope::Pairs;
 
@@ -15,8 +15,7 @@ pub(super) fn config(source: &Source<'_>, name: &str) -> Result<Config, EngineEr
         Source::Gguf(gguf) => Config::from_gguf(gguf, name, Pairs::Halves, parts),
         Source::Folder(folder) => {
             // mlx-lm and transformers disagree on the base of a file that names none.
-            let defaults = Defaults { rope_theta: None, sliding_window: false };
-            Config::from_folder(folder, &defaults, parts)
+            Config::from_folder(folder, None, parts)
         }
     }
 }

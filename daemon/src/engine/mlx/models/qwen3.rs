@@ -4,7 +4,7 @@
 //! llama.cpp's `qwen3`.
 
 use super::Source;
-use super::decoder::{Config, Defaults, Parts};
+use super::decoder::{Config, Parts};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::rope::Pairs;
 
@@ -19,8 +19,7 @@ pub(super) fn config(source: &Source<'_>, name: &str) -> Result<Config, EngineEr
             keys.size("head_dim")?;
             let attention_bias = keys.flag_opt("attention_bias")?.unwrap_or(false);
             let parts = Parts { qkv_bias: attention_bias, output_bias: attention_bias, ..parts };
-            let defaults = Defaults { rope_theta: None, sliding_window: false };
-            Config::from_folder(folder, &defaults, parts)
+            Config::from_folder(folder, None, parts)
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::formats::hf::ModelFolder;
 const VOCAB: usize = 96;
 
 /// Largest difference allowed where both sides compute in 32 bits.
-const TOLERANCE: f64 = 1e-3;
+pub(super) const TOLERANCE: f64 = 1e-3;
 
 /// Where weights keep their type, rounding is as large as mlx-lm's own in these types, or a few
 /// times that: it is a matter of chance at this size.
@@ -26,7 +25,7 @@ const TIMES_MLX_LM_GAP: f64 = 4.0;
 
 /// One case's `golden.json`; logits are rows of [`VOCAB`].
 #[derive(Deserialize)]
-struct Golden {
+pub(super) struct Golden {
     weights_of: Option<String>,
     prompt: Vec<u32>,
     one_pass: Vec<f64>,
@@ -40,12 +39,12 @@ struct Golden {
     mlx_lm_gap: f64,
 }
 
-fn goldens() -> PathBuf {
+pub(super) fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
 }
 
 /// Opens a case, with the weights of another where it has none of its own.
-fn open(case: &str) -> (Golden, Arc<ModelFolder>) {
+pub(super) fn open(case: &str) -> (Golden, Arc<ModelFolder>) {
     let path = goldens().join(case);
     let golden = fs::read_to_string(path.join("golden.json")).unwrap();
     let golden: Golden = serde_json::from_str(&golden).unwrap();
@@ -60,18 +59,30 @@ fn open(case: &str) -> (Golden, Arc<ModelFolder>) {
     (golden, Arc::new(folder))
 }
 
+/// All tensors of a source, from the loader's thread.
+pub(super) fn load_all(
+    source: &Arc<impl loader::Source>,
+    precision: WeightPrecision,
+) -> Result<Vec<HostTensor>, EngineError> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let mut stream = loader::spawn(Arc::clone(source), precision, cancel)?;
+    let mut tensors = Vec::new();
+    loop {
+        match stream.next_within(Duration::from_secs(30)).expect("the loader keeps going") {
+            LoadItem::Tensor { tensor, .. } => tensors.push(tensor),
+            LoadItem::Done => return Ok(tensors),
+            LoadItem::Failed(error) => return Err(error),
+        }
+    }
+}
+
 /// Loads a folder as the worker does.
 fn load(folder: &Arc<ModelFolder>, precision: WeightPrecision) -> Box<dyn Generator> {
     let mut builder = folder_builder(folder).unwrap();
-    let cancel = Arc::new(AtomicBool::new(false));
-    let mut stream = loader::spawn(Arc::clone(folder), precision, cancel).unwrap();
-    loop {
-        match stream.next_within(Duration::from_secs(30)).expect("the loader keeps going") {
-            LoadItem::Tensor { tensor, .. } => builder.adopt(tensor).unwrap(),
-            LoadItem::Done => return builder.finish().unwrap(),
-            LoadItem::Failed(error) => panic!("{error}"),
-        }
+    for tensor in load_all(folder, precision).unwrap() {
+        builder.adopt(tensor).unwrap();
     }
+    builder.finish().unwrap()
 }
 
 fn log_softmax(logits: &[f64]) -> Vec<f64> {
@@ -89,7 +100,7 @@ fn gap(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 /// The largest difference over everything the case has.
-fn largest_gap(golden: &Golden, generator: &mut dyn Generator, must_agree: bool) -> f64 {
+pub(super) fn largest_gap(golden: &Golden, generator: &mut dyn Generator, must_agree: bool) -> f64 {
     let mut gaps = Vec::new();
     let whole = generator.open().unwrap();
     gaps.push(gap(&pass_of(VOCAB, generator, &[row(whole, &golden.prompt)])[0], &golden.one_pass));

@@ -1,7 +1,11 @@
 //! Tests of the MLX engine on tiny models with seeded weights: nothing is downloaded.
 
+mod folders;
+mod ggufs;
 mod goldens;
 mod plain;
+
+use std::sync::Arc;
 
 use half::f16;
 

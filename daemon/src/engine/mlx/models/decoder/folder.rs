@@ -9,22 +9,15 @@ use crate::engine::backend::EngineError;
 use crate::engine::mlx::rope::{Heads, Llama3Scaling, Pairs, Rope};
 use crate::formats::hf::{self, FolderError, ModelFolder};
 
-/// What an architecture assumes of keys that are absent.
-pub(in super::super) struct Defaults {
-    /// `rope_theta`; without one it must be there.
-    pub(in super::super) rope_theta: Option<f64>,
-    /// `use_sliding_window`.
-    pub(in super::super) sliding_window: bool,
-}
-
 impl Config {
-    /// Reads and checks the keys of an architecture that has `parts`.
+    /// Reads and checks the keys of an architecture that has `parts`. Where `rope_theta` is absent it
+    /// is `default_theta`, and an error if there is none.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] and [`EngineError::Unsupported`], naming the key.
     pub(in super::super) fn from_folder(
         folder: &ModelFolder,
-        defaults: &Defaults,
+        default_theta: Option<f64>,
         parts: Parts,
     ) -> Result<Self, EngineError> {
         let keys = folder.config();
@@ -39,10 +32,10 @@ impl Config {
             hidden,
             intermediate: keys.size("intermediate_size")?,
             heads: Heads { query, key_value },
-            rope: rope(keys, head_dim, defaults)?,
+            rope: rope(keys, head_dim, default_theta)?,
             norm_eps: norm_eps(keys)?,
             vocab_size: keys.size("vocab_size")?,
-            context_tokens: context_tokens(keys, defaults)?,
+            context_tokens: folder.context_tokens()?,
             // mlx-lm and transformers disagree on what holds when the key is absent.
             head: match keys.flag_opt("tie_word_embeddings")? {
                 Some(true) => Head::Tied,
@@ -84,13 +77,17 @@ fn norm_eps(keys: &hf::Config) -> Result<f32, FolderError> {
 
 /// The rotation. Since transformers 5, base and scaling are together in `rope_parameters`; where a
 /// file has both forms, the older counts, as in mlx-lm.
-fn rope(keys: &hf::Config, head_dim: usize, defaults: &Defaults) -> Result<Rope, FolderError> {
+fn rope(
+    keys: &hf::Config,
+    head_dim: usize,
+    default_theta: Option<f64>,
+) -> Result<Rope, FolderError> {
     let parameters = keys.section_opt("rope_parameters")?;
     let mut base = keys.number_opt("rope_theta")?;
     if let (None, Some(parameters)) = (base, &parameters) {
         base = parameters.number_opt("rope_theta")?;
     }
-    let base = match base.or(defaults.rope_theta) {
+    let base = match base.or(default_theta) {
         Some(base) => base,
         None => keys.number("rope_theta")?,
     };
@@ -149,23 +146,4 @@ fn positive(keys: &hf::Config, key: &str, default: Option<f64>) -> Result<f64, F
     } else {
         Err(keys.invalid(format!("`{key}` of the rope scaling is {value}, expected more than 0")))
     }
-}
-
-/// Tokens the model can take. Layers that attend to a window only are computed in full, which is
-/// the same as long as the context is no longer than the window: so it ends there.
-fn context_tokens(keys: &hf::Config, defaults: &Defaults) -> Result<usize, FolderError> {
-    let context = keys.size("max_position_embeddings")?;
-    let slides = match keys.strings_opt("layer_types")? {
-        Some(types) => {
-            let known = ["full_attention", "sliding_attention"];
-            if types.iter().any(|layer| !known.contains(&layer.as_str())) {
-                let supported = "`full_attention`, `sliding_attention`";
-                return Err(keys.unsupported("layer_types", supported));
-            }
-            types.iter().any(|layer| layer == "sliding_attention")
-        }
-        None => keys.flag_opt("use_sliding_window")?.unwrap_or(defaults.sliding_window),
-    };
-    let window = if slides { keys.size_opt("sliding_window")? } else { None };
-    Ok(window.map_or(context, |window| context.min(window)))
 }

@@ -19,7 +19,6 @@ use crate::engine::mlx::layers::{Embedding, FusedLinear, LayerBuilder, Linear, R
 use crate::engine::mlx::rope::{Heads, Rope, rotate};
 use crate::engine::mlx::weights::{Expected, Weights};
 use crate::engine::mlx::{Device, dim};
-pub(super) use folder::Defaults;
 use names::{Module, Names};
 
 /// More layers than any model has: a bound on the list of its tensors.
