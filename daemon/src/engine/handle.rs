@@ -23,6 +23,7 @@ use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
 use super::worker::Worker;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
 use crate::text::output::TextOutput;
 
 /// A model as the engine knows it: its name and where its weights come from.
@@ -44,6 +45,8 @@ pub struct EngineModel {
 pub enum Weights {
     /// A GGUF file whose header has been read and checked.
     Gguf(Arc<GgufFile>),
+    /// A folder of safetensors whose config and headers have been read and checked.
+    Safetensors(Arc<ModelFolder>),
     /// The sim engine's settings.
     Sim(SimConfig),
 }
@@ -54,6 +57,7 @@ impl Weights {
     pub fn path(&self) -> &Path {
         match self {
             Self::Gguf(gguf) => gguf.path(),
+            Self::Safetensors(folder) => folder.path(),
             Self::Sim(_) => Path::new("config.json"),
         }
     }

@@ -8,6 +8,7 @@
 use std::any::Any;
 
 pub mod admission;
+pub mod affine;
 pub mod backend;
 pub mod dequantize;
 #[cfg(feature = "gguf")]

@@ -371,6 +371,12 @@ fn start_load(
             let precision = super::mlx::weight_precision();
             (builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
         }
+        #[cfg(feature = "mlx")]
+        (EngineKind::Mlx, Weights::Safetensors(folder)) => {
+            let builder = super::mlx::folder_builder(folder)?;
+            let precision = super::mlx::weight_precision();
+            (builder, loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?)
+        }
         (EngineKind::Sim, Weights::Sim(config)) => sim::load(config.clone(), Arc::clone(&cancel))?,
         (engine, weights) => {
             let problem = format!("the engine `{engine}` of this daemon cannot run it");
