@@ -76,6 +76,11 @@ pub const MESSAGES: usize = 4_096;
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
 
+/// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
+pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.
+pub const MODEL_JSON_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Progress events of one pull or load between its source and one waiter.
 pub const PROGRESS_EVENTS: usize = 16;
 /// Milliseconds the whole of a pull may take.
