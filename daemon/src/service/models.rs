@@ -20,9 +20,9 @@ use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
-use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
+use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress};
 use crate::request::RequestContext;
-use crate::text::{TextError, TextModel, gguf_vocab};
+use crate::text::{TextError, TextModel, gguf_vocab, hf_text};
 
 /// A model whose header and text half are in memory.
 #[derive(Debug)]
@@ -126,13 +126,21 @@ fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
             let context_tokens = context_tokens(&gguf)?;
             (Weights::Gguf(gguf), text, context_tokens)
         }
+        ModelFormat::Safetensors => {
+            // The engine's half is not here yet; the text half says what is wrong with it first.
+            hf_text::text_model(&source.path)?;
+            let problem = "holds safetensors, which no engine of this build reads";
+            return Err(
+                EngineError::Unsupported { file: source.path, problem: problem.into() }.into()
+            );
+        }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
             (Weights::Sim(config), TextModel::bytes(), context_tokens)
         }
     };
-    let version = format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified);
+    let version = format!("{} {:016x}", source.path.display(), source.stamp);
     let engine = EngineModel { name, version, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
 }
@@ -181,25 +189,15 @@ impl Service {
         let entries = blocking(move || Ok(store.list()?)).await?;
         let engine = self.engine.status();
         let models = entries.into_iter().map(|entry| {
-            let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
-            let state = if engine.models.iter().any(|loaded| loaded.name == name) {
+            let entry = ModelEntry::from(entry);
+            let state = if engine.models.iter().any(|loaded| loaded.name == entry.name) {
                 ModelState::Loaded
-            } else if engine.loading.contains(&name) {
+            } else if engine.loading.contains(&entry.name) {
                 ModelState::Loading
-            } else if broken.is_some() {
-                ModelState::Broken
-            } else if on_disk {
-                ModelState::OnDisk
             } else {
-                ModelState::Available
+                entry.state
             };
-            ModelEntry {
-                format: format.map_or("", ModelFormat::as_str).to_owned(),
-                description: broken.unwrap_or(description),
-                name,
-                size_bytes,
-                state,
-            }
+            ModelEntry { state, ..entry }
         });
         Ok(ModelList { default: self.models.default_model.clone(), models: models.collect() })
     }
