@@ -12,6 +12,7 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 
 use crate::engine::settings::{EngineSettings, is_built_in};
+use crate::models::hub::Secret;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +23,35 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
+    /// Where models of other programs are, and how to reach Hugging Face.
+    pub models: ModelsConfig,
+}
+
+/// Settings of the `[models]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelsConfig {
+    /// The cache of Hugging Face's programs.
+    pub huggingface: LibrarySetting,
+    /// LM Studio's folder.
+    pub lm_studio: LibrarySetting,
+    /// More folders with models, absolute.
+    pub folders: Vec<PathBuf>,
+    /// Hugging Face's address; its public one, or the environment's, when absent.
+    pub huggingface_endpoint: Option<String>,
+    /// What Hugging Face is shown for models that are not everyone's.
+    pub huggingface_token: Option<Secret>,
+}
+
+/// Whether and where the models of another program are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LibrarySetting {
+    /// Where that program keeps them.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    /// In this folder.
+    At(PathBuf),
 }
 
 /// The file as it is written: durations in seconds.
@@ -29,6 +59,8 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     default_model: Option<String>,
+    #[serde(default)]
+    models: ModelsTable,
     #[serde(default)]
     timeouts: TimeoutsTable,
     #[serde(default)]
@@ -42,6 +74,25 @@ struct EngineTable {
     threads: Option<u32>,
     gpu_layers: Option<u32>,
     gguf_context_tokens: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelsTable {
+    huggingface: Option<SwitchOrPath>,
+    lm_studio: Option<SwitchOrPath>,
+    #[serde(default)]
+    folders: Vec<String>,
+    huggingface_endpoint: Option<String>,
+    huggingface_token: Option<Secret>,
+}
+
+/// `true`, `false` or a path.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it must be true, false or a path")]
+enum SwitchOrPath {
+    Switch(bool),
+    Path(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,7 +175,8 @@ impl Config {
             );
         }
         let engine = engine_settings(&file.engine)?;
-        Ok(Self { timeouts, default_model: file.default_model, engine })
+        let models = models(file.models)?;
+        Ok(Self { timeouts, default_model: file.default_model, engine, models })
     }
 }
 
@@ -152,6 +204,43 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
         threads: table.threads,
         gpu_layers: table.gpu_layers,
         gguf_context_tokens,
+    })
+}
+
+fn models(table: ModelsTable) -> Result<ModelsConfig, String> {
+    let setting = |key: &str, value: Option<SwitchOrPath>| match value {
+        None | Some(SwitchOrPath::Switch(true)) => Ok(LibrarySetting::Usual),
+        Some(SwitchOrPath::Switch(false)) => Ok(LibrarySetting::Off),
+        Some(SwitchOrPath::Path(path)) => absolute(key, &path).map(LibrarySetting::At),
+    };
+    let folders = table.folders.iter().map(|path| absolute("models.folders", path));
+    let endpoint = table.huggingface_endpoint;
+    if let Some(endpoint) = endpoint.as_deref()
+        && !endpoint.starts_with("https://")
+        && !endpoint.starts_with("http://")
+    {
+        return Err(format!(
+            "models.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
+        ));
+    }
+    Ok(ModelsConfig {
+        huggingface: setting("models.huggingface", table.huggingface)?,
+        lm_studio: setting("models.lm_studio", table.lm_studio)?,
+        folders: folders.collect::<Result<_, _>>()?,
+        huggingface_endpoint: endpoint,
+        huggingface_token: table.huggingface_token,
+    })
+}
+
+/// A path that means the same wherever the daemon was started.
+fn absolute(key: &str, path: &str) -> Result<PathBuf, String> {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    let found = match path.strip_prefix("~/") {
+        Some(rest) => home().map(|home| home.join(rest)),
+        None => Some(PathBuf::from(path)),
+    };
+    found.filter(|path| path.is_absolute()).ok_or_else(|| {
+        format!("{key} is `{path}`; it must be an absolute path, or one that begins with ~/")
     })
 }
 
@@ -186,6 +275,20 @@ mod tests {
     }
 
     #[test]
+    fn libraries_are_on_off_or_elsewhere_and_a_token_is_never_shown() {
+        let config = Config::parse(
+            "[models]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
+             huggingface_token = \"hf_secret\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.models.huggingface, LibrarySetting::Off);
+        assert_eq!(config.models.lm_studio, LibrarySetting::At("/m".into()));
+        assert_eq!(config.models.folders, [PathBuf::from("/a")]);
+        assert!(!format!("{config:?}").contains("hf_secret"), "{config:?}");
+        assert_eq!(Config::parse("").unwrap().models.huggingface, LibrarySetting::Usual);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
             ("[timeouts]\ndaemon = 3\n", "daemon"),
@@ -195,6 +298,10 @@ mod tests {
             ("[engine]\nthreads = 0\n", "engine.threads"),
             ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
             ("[engine]\nprefer = \"cuda\"\n", "cuda"),
+            ("[models]\nhuggingface = 3\n", "true, false or a path"),
+            ("[models]\nlm_studio = \"models\"\n", "models.lm_studio"),
+            ("[models]\nfolders = [\"/a\", \"b\"]\n", "models.folders"),
+            ("[models]\nhuggingface_endpoint = \"hub.example\"\n", "https://"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

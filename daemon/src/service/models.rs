@@ -21,9 +21,10 @@ use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
-use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
+use crate::formats::hf::{FolderError, ModelFolder};
+use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress};
 use crate::request::RequestContext;
-use crate::text::{TextError, TextModel, gguf_vocab};
+use crate::text::{TextError, TextModel, gguf_vocab, hf_text};
 
 /// A model whose header and text half are in memory.
 #[derive(Debug)]
@@ -177,6 +178,7 @@ impl EngineChoice {
 fn engines(format: ModelFormat) -> &'static [EngineKind] {
     match format {
         ModelFormat::Gguf => &[EngineKind::Gguf, EngineKind::Mlx],
+        ModelFormat::Safetensors => &[EngineKind::Mlx],
         ModelFormat::Sim => &[EngineKind::Sim],
     }
 }
@@ -203,6 +205,12 @@ fn open_model(
             let trained_tokens = context_tokens(&gguf)?;
             (Weights::Gguf(gguf), text, trained_tokens)
         }
+        ModelFormat::Safetensors => {
+            let text = hf_text::text_model(&source.path)?;
+            let folder = Arc::new(ModelFolder::open(&source.path)?);
+            let trained_tokens = folder.context_tokens()?;
+            (Weights::Safetensors(folder), text, trained_tokens)
+        }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
@@ -210,8 +218,7 @@ fn open_model(
         }
     };
     // The same files on another engine are another model to the engine thread.
-    let (path, bytes, modified) = (source.path.display(), source.size_bytes, source.modified);
-    let version = format!("{path} {bytes} {modified:?} {engine}");
+    let version = format!("{} {:016x} {engine}", source.path.display(), source.stamp);
     let context_tokens = settings.context_tokens(engine, trained_tokens);
     let engine = EngineModel { name, version, engine, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
@@ -241,6 +248,12 @@ fn context_tokens(gguf: &GgufFile) -> Result<usize, GgufError> {
 impl From<GgufError> for ErrorBody {
     fn from(error: GgufError) -> Self {
         // One mapping: a file at fault is the same error wherever it is found out.
+        EngineError::from(error).into()
+    }
+}
+
+impl From<FolderError> for ErrorBody {
+    fn from(error: FolderError) -> Self {
         EngineError::from(error).into()
     }
 }
@@ -290,25 +303,15 @@ impl Service {
         let entries = blocking(move || Ok(store.list()?)).await?;
         let engine = self.engine.status();
         let models = entries.into_iter().map(|entry| {
-            let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
-            let state = if engine.models.iter().any(|loaded| loaded.name == name) {
+            let entry = ModelEntry::from(entry);
+            let state = if engine.models.iter().any(|loaded| loaded.name == entry.name) {
                 ModelState::Loaded
-            } else if engine.loading.contains(&name) {
+            } else if engine.loading.contains(&entry.name) {
                 ModelState::Loading
-            } else if broken.is_some() {
-                ModelState::Broken
-            } else if on_disk {
-                ModelState::OnDisk
             } else {
-                ModelState::Available
+                entry.state
             };
-            ModelEntry {
-                format: format.map_or("", ModelFormat::as_str).to_owned(),
-                description: broken.unwrap_or(description),
-                name,
-                size_bytes,
-                state,
-            }
+            ModelEntry { state, ..entry }
         });
         Ok(ModelList { default: self.models.default_model.clone(), models: models.collect() })
     }

@@ -30,12 +30,19 @@ pub struct ModelList {
 pub struct ModelEntry {
     /// The name to ask for it by.
     pub name: String,
-    /// `gguf` or `sim`; empty while it is not here.
+    /// `gguf`, `safetensors` or `sim`; empty while it is not here.
     pub format: String,
     /// Bytes on disk, or to fetch.
     pub size_bytes: u64,
     /// Where it stands.
     pub state: ModelState,
+    /// Whose folder it is in: `ingle`, `huggingface`, `lm_studio` or `folder` (one of the settings);
+    /// empty while it is not here.
+    #[serde(default)]
+    pub source: String,
+    /// Its file or folder; absent while it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// One line about it, or what is wrong with it.
     pub description: String,
 }
