@@ -44,6 +44,9 @@ pub struct SimConfig {
     /// Milliseconds a prompt token takes.
     #[serde(default)]
     pub prompt_token_delay_ms: u64,
+    /// Prompt tokens it reads in all; a pass that asks for more fails.
+    #[serde(default)]
+    pub prompt_tokens: Option<u64>,
     /// Milliseconds the load takes.
     #[serde(default)]
     pub load_delay_ms: u64,
@@ -143,6 +146,7 @@ impl Builder for SimBuilder {
             next_id: 0,
             pass: Vec::new(),
             specs: Vec::new(),
+            prompt_tokens: 0,
         }))
     }
 }
@@ -164,6 +168,8 @@ struct SimGenerator {
     pass: Vec<SeqId>,
     /// What to draw from them.
     specs: Vec<SampleSpec>,
+    /// Prompt tokens read so far.
+    prompt_tokens: u64,
 }
 
 impl SimGenerator {
@@ -283,6 +289,10 @@ impl Generator for SimGenerator {
             if row.wants_logits {
                 self.pass.push(row.seq);
             }
+        }
+        self.prompt_tokens += prompt_tokens;
+        if self.config.prompt_tokens.is_some_and(|limit| self.prompt_tokens > limit) {
+            return Err(EngineError::Native("this model was told to read no more".to_owned()));
         }
         let decode_ms = if self.pass.is_empty() { 0 } else { self.config.token_delay_ms };
         let delay_ms = decode_ms + prompt_tokens * self.config.prompt_token_delay_ms;
