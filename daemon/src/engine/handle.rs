@@ -41,7 +41,7 @@ pub enum Weights {
     /// A GGUF file whose header has been read and checked.
     Gguf(Arc<GgufFile>),
     /// The sim engine's settings.
-    Sim(SimConfig),
+    Sim(Box<SimConfig>),
 }
 
 /// One generation.

@@ -375,7 +375,7 @@ fn start_load(model: &EngineModel, now: Instant) -> Result<Loading, EngineError>
             });
         }
         Weights::Sim(config) => {
-            let (builder, stream) = sim::load(config.clone(), Arc::clone(&cancel))?;
+            let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
             ("sim", builder, stream)
         }
     };

@@ -129,7 +129,7 @@ fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(config), TextModel::bytes(), context_tokens)
+            (Weights::Sim(Box::new(config)), TextModel::bytes(), context_tokens)
         }
     };
     let version = format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified);
