@@ -139,6 +139,23 @@ Examples:
         /// The model; the default one when absent
         model: Option<String>,
     },
+    /// Measure how quick a model is
+    #[command(after_help = "\
+Examples:
+  ingle bench
+  ingle bench smollm2 --cold
+  ingle bench --prompt-tokens 2000 --gen-tokens 32 --concurrency 1,2,4
+  ingle bench --json | jq '.results[0].decode_tokens_per_s.median'
+
+Figures are the daemon's own timings of whole requests, as every user of it has them. Each prompt is
+new, so that the prompt cache does not answer for the model; one round more than asked for is run
+first and not counted. FIRST TOKEN is from a request's acceptance to its first token, waiting for a
+slot included; PROMPT and DECODE are the rates of one request, ALL what those at once made together.
+
+The model stays loaded afterwards. Other models are left alone, unless there is no room for this one
+beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which
+the system may have cached). Other generations meanwhile spoil the figures, and are told of.")]
+    Bench(BenchOptions),
     /// End the daemon
     #[command(after_help = "\
 Examples:
@@ -179,6 +196,48 @@ Examples:
 
 For a tool host to spawn. Many of these share one daemon and one copy of each model.")]
     Mcp,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchOptions {
+    /// Name or path of the model; the default one when absent
+    pub(crate) model: Option<String>,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_BENCH_TOKENS))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens to generate in each request
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=MAX_BENCH_TOKENS))]
+    pub(crate) gen_tokens: u32,
+    /// How often to measure
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// How many requests to run at once; several numbers are measured one after the other
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,2")]
+    #[arg(value_parser = at_once)]
+    pub(crate) concurrency: Vec<usize>,
+    /// Drop the model first, so that its load is measured
+    #[arg(long, conflicts_with = "warm")]
+    pub(crate) cold: bool,
+    /// Take the model as it is in memory (the default)
+    #[arg(long)]
+    pub(crate) warm: bool,
+    /// Fetch the model first, if need be, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// Most tokens of a benchmark's prompt or text: what one frame can carry for any tokenizer.
+const MAX_BENCH_TOKENS: i64 = 131_072;
+
+fn at_once(text: &str) -> Result<usize, String> {
+    let most = limits::IN_FLIGHT_PER_CONNECTION;
+    let value: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
+    let is_fine = (1..=most).contains(&value);
+    is_fine.then_some(value).ok_or_else(|| format!("must be from 1 to {most}"))
 }
 
 /// How to generate.

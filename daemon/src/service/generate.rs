@@ -191,7 +191,7 @@ impl Service {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
                 output: TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?,
-                end_tokens: open.text.eos.clone(),
+                end_tokens: if params.ignore_eos { Vec::new() } else { open.text.eos.clone() },
                 prompt: prompt.clone(),
                 max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
                 settings,

@@ -92,6 +92,10 @@ pub struct GenerateParams {
     /// Strings that end the text; they are not part of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+    /// Whether the text goes on after a token that would end it, up to `max_tokens`: for
+    /// measurements.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_eos: bool,
     /// Whether to report each token's log-probability. It is that of the model's own distribution,
     /// before bias, penalties and temperature.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -45,7 +45,7 @@ async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullR
 }
 
 /// Waits for a load or pull and shows how far it has come.
-async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
+pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
     let mut progress = Progress::new();
     while let Some(event) = call.event::<ProgressEvent>().await {
         progress.show(&event);
