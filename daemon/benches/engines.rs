@@ -27,9 +27,9 @@ use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
 use ingled::engine::handle::{
-    Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
+    ChoiceOf, Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
 };
-use ingled::engine::sampling::SamplerSettings;
+use ingled::engine::sampling::{PenaltySettings, SamplerSettings};
 use ingled::engine::settings::EngineSettings;
 use ingled::formats::gguf::GgufFile;
 use ingled::text::output::TextOutput;
@@ -194,10 +194,13 @@ impl Ours {
             prompt: tokens.to_vec(),
             max_tokens: options.decode,
             settings: SamplerSettings::GREEDY,
+            penalties: PenaltySettings::NONE,
+            logit_bias: Arc::default(),
             seed: 0,
-            top_logprobs: 0,
+            logprobs: None,
             stream_text: true,
             deadline: Deadline::new(Layer::Daemon, 600_000, None, Instant::now()),
+            choice: ChoiceOf::default(),
             cancel: CancellationToken::new(),
             events,
             done,

@@ -70,6 +70,10 @@ pub const STOP_STRINGS: usize = 16;
 pub const STOP_STRING_BYTES: usize = 256;
 /// Alternatives reported for one token.
 pub const TOP_LOGPROBS: usize = 20;
+/// Tokens that one request may bias.
+pub const LOGIT_BIASES: usize = 1_024;
+/// Texts that one request may ask for.
+pub const CHOICES: usize = 8;
 /// Tokens generated when a request names no maximum.
 pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
@@ -127,6 +131,7 @@ const _: () = {
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS <= ENGINE_COMMANDS);
+    assert!(CHOICES <= QUEUED_GENERATIONS);
     assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);

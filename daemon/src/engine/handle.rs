@@ -4,8 +4,8 @@
 //! text and plain numbers do. Nothing here waits for the thread.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::deadline::Deadline;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
-use super::sampling::SamplerSettings;
+use super::sampling::{PenaltySettings, SamplerSettings};
 use super::settings::EngineSettings;
 use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
@@ -48,7 +48,7 @@ pub enum Weights {
     /// A folder of safetensors whose config and headers have been read and checked.
     Safetensors(Arc<ModelFolder>),
     /// The sim engine's settings.
-    Sim(SimConfig),
+    Sim(Box<SimConfig>),
 }
 
 impl Weights {
@@ -80,20 +80,46 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// How tokens are drawn.
     pub settings: SamplerSettings,
+    /// How the text's past is held against its tokens.
+    pub penalties: PenaltySettings,
+    /// What is added to the logits of which tokens; each token once.
+    pub logit_bias: Arc<[(u32, f32)]>,
     /// Seed of the draws.
     pub seed: u64,
-    /// Alternatives to report for each token; 0 reports nothing.
-    pub top_logprobs: usize,
+    /// Whether to report log-probabilities, and with how many alternatives for each token.
+    pub logprobs: Option<usize>,
     /// Whether text is wanted as it comes.
     pub stream_text: bool,
     /// The daemon's limit, and W.
     pub deadline: Deadline,
-    /// Ends the work at the next token boundary.
+    /// Which of the texts its caller asked for this is.
+    pub choice: ChoiceOf,
+    /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
     pub cancel: CancellationToken,
     /// Events on the way; a closed receiver cancels the work.
     pub events: mpsc::Sender<GenerateEvent>,
     /// The one terminal event.
     pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
+}
+
+/// A generation's place among those of one request: they have its id, its prompt, its cancel token
+/// and its events in common, and each has a slot of its own.
+#[derive(Debug, Clone, Default)]
+pub struct ChoiceOf {
+    /// Which it is. Choice 0 comes first and reads the prompt; the others go on from there.
+    pub index: usize,
+    /// When the first of them got its slot: W runs from there for all.
+    pub work_since: Arc<OnceLock<Instant>>,
+}
+
+impl GenerateRequest {
+    /// Says how far the request has come; the first choice speaks for all. An event that finds no
+    /// room is not missed.
+    pub fn report(&self, event: GenerateEvent) {
+        if self.choice.index == 0 {
+            let _ = self.events.try_send(event);
+        }
+    }
 }
 
 /// A finished generation.

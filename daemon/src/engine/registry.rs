@@ -43,12 +43,23 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// Opens a sequence for `prompt`, from a kept one if it begins alike: the sequence, and how
-    /// many of the prompt's tokens it holds already.
+    /// Opens a sequence for `prompt`: the sequence, and how many of the prompt's tokens it holds
+    /// already. It is forked from `reader`, a running one that has read the same prompt, or goes on
+    /// from a kept one if that begins alike.
     ///
     /// # Errors
     /// What the generator reports.
-    pub fn open(&mut self, prompt: &[u32]) -> Result<(SeqId, usize), EngineError> {
+    pub fn open(
+        &mut self,
+        prompt: &[u32],
+        reader: Option<SeqId>,
+    ) -> Result<(SeqId, usize), EngineError> {
+        // The last token is read again, because its logits are wanted.
+        let shared = prompt.len().saturating_sub(1);
+        let reader = reader.filter(|_| shared > 0);
+        if let Some(forked) = reader.and_then(|reader| self.fork(reader, shared)) {
+            return Ok((forked, shared));
+        }
         match self.prompt_cache.find(prompt) {
             Some(Reuse::Whole { seq, tokens }) => return Ok((seq, tokens)),
             Some(Reuse::Beginning { seq, tokens }) => {
@@ -78,6 +89,20 @@ impl Resident {
             self.generator.close(seq);
         }
         kept.is_some()
+    }
+
+    /// Forks a running sequence, at the cost of kept ones if need be. `None` where the engine
+    /// cannot: the prompt is read once more then.
+    fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
+        loop {
+            match self.generator.fork(reader, len) {
+                Err(EngineError::NoCapacity { .. }) => {
+                    let kept = self.prompt_cache.evict()?;
+                    self.generator.close(kept);
+                }
+                forked => return forked.ok(),
+            }
+        }
     }
 
     /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that
@@ -377,7 +402,9 @@ fn start_load(
             let precision = super::mlx::weight_precision();
             (builder, loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?)
         }
-        (EngineKind::Sim, Weights::Sim(config)) => sim::load(config.clone(), Arc::clone(&cancel))?,
+        (EngineKind::Sim, Weights::Sim(config)) => {
+            sim::load((**config).clone(), Arc::clone(&cancel))?
+        }
         (engine, weights) => {
             let problem = format!("the engine `{engine}` of this daemon cannot run it");
             let file = weights.path().to_owned();

@@ -192,11 +192,13 @@ impl Worker {
         if !self.registry.is_resident(&waiting.request.model.name) {
             waiting.load_since = Some(now);
         }
-        let events = waiting.request.events.clone();
+        // The first of a request's choices speaks for all.
+        let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
         match self.waiting.push(waiting) {
             Ok(position) => {
                 self.status.update(|status| status.accepted += 1);
-                if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
+                let waits = position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS;
+                if let Some(events) = events.filter(|_| waits) {
                     // Progress that finds no room is not missed.
                     let _ = events.try_send(GenerateEvent::Queued { position });
                 }
@@ -222,11 +224,17 @@ impl Worker {
         }
     }
 
-    /// Takes a sequence out and keeps its KV cache for prompts that begin alike.
+    /// Takes a sequence out and keeps its KV cache for prompts that begin alike. Of a request's
+    /// several choices only the first is kept: they share what is long, the prompt, and together
+    /// they would take the place of everybody else's.
     fn take_out(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
         if let Some(resident) = self.registry.resident(&sequence.request.model.name) {
-            resident.keep(sequence.seq, sequence.cached_text());
+            if sequence.request.choice.index == 0 {
+                resident.keep(sequence.seq, sequence.cached_text());
+            } else {
+                resident.generator.close(sequence.seq);
+            }
         }
         sequence
     }
@@ -240,8 +248,7 @@ impl Worker {
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
-                // Progress that finds no room is not missed.
-                let _ = waiting.request.events.try_send(GenerateEvent::Loading { fraction });
+                waiting.request.report(GenerateEvent::Loading { fraction });
             }
         }
         let now = Instant::now();
@@ -266,15 +273,19 @@ impl Worker {
 
     fn admit(&mut self) {
         loop {
-            let (registry, running) = (&self.registry, self.running.len());
-            let ready = |waiting: &Waiting| registry.is_resident(&waiting.request.model.name);
-            let Some(waiting) = self.waiting.take(running, ready) else { return };
+            let (registry, running) = (&self.registry, &self.running);
+            let ready = |waiting: &Waiting| {
+                registry.is_resident(&waiting.request.model.name)
+                    && first_choice(running, &waiting.request).is_none_or(Sequence::has_read_prompt)
+            };
+            let Some(waiting) = self.waiting.take(running.len(), ready) else { return };
+            let first = first_choice(running, &waiting.request).map(|first| first.seq);
             let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
                 sequence::fail(waiting.request, EngineFailure::Cancelled);
                 continue;
             };
             let context_tokens = resident.generator.capacity().context_tokens;
-            match resident.open(&waiting.request.prompt) {
+            match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
                     let now = Instant::now();
                     self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
@@ -351,6 +362,14 @@ impl Worker {
             status.loading = loading;
         });
     }
+}
+
+/// The running first choice of the request that `request` is a further choice of.
+fn first_choice<'a>(running: &'a [Sequence], request: &GenerateRequest) -> Option<&'a Sequence> {
+    let is_first = |sequence: &&Sequence| {
+        sequence.request.choice.index == 0 && sequence.request.request_id == request.request_id
+    };
+    running.iter().find(is_first).filter(|_| request.choice.index > 0)
 }
 
 /// What one step came to for one sequence.
@@ -454,7 +473,7 @@ fn run_pass(
 ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
     let takes_part = |&(spec, share): &(&Option<SampleSpec>, &usize)| *share > 0 && spec.is_some();
     let specs: Vec<SampleSpec> =
-        specs.iter().zip(shares).filter(takes_part).filter_map(|(spec, _)| *spec).collect();
+        specs.iter().zip(shares).filter(takes_part).filter_map(|(spec, _)| spec.clone()).collect();
     let rows: Vec<Row<'_>> = sequences
         .iter()
         .zip(shares)

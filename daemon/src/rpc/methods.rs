@@ -162,7 +162,7 @@ async fn generate(
         }
     }
     let (rest, result) = generation.finish().await?;
-    if let Some(rest) = rest {
+    for rest in rest {
         send_event(scope, rest).await?;
     }
     Ok(result)

@@ -214,7 +214,7 @@ fn open_model(
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(config), TextModel::bytes(), context_tokens)
+            (Weights::Sim(Box::new(config)), TextModel::bytes(), context_tokens)
         }
     };
     // The same files on another engine are another model to the engine thread.

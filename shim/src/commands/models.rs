@@ -45,7 +45,7 @@ async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullR
 }
 
 /// Waits for a load or pull and shows how far it has come.
-async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
+pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
     let mut progress = Progress::new();
     while let Some(event) = call.event::<ProgressEvent>().await {
         progress.show(&event);
@@ -121,6 +121,8 @@ fn models_in(folder: &Path) -> Vec<ModelEntry> {
                 format: String::new(),
                 size_bytes: size_of(&entry.path()),
                 state: ModelState::OnDisk,
+                source: "ingle".to_owned(),
+                path: entry.path().to_str().map(str::to_owned),
                 description: String::new(),
             })
         })

@@ -14,4 +14,5 @@ mod hostile;
 mod launch;
 mod mcp;
 mod reference;
+mod sampling;
 mod tidy;

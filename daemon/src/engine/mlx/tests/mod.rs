@@ -60,7 +60,7 @@ fn pass(generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
 
 /// The same for a model of another vocabulary.
 fn pass_of(vocab: usize, generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
-    let spec = SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: vocab };
+    let spec = SampleSpec { logprobs: Some(vocab), ..SampleSpec::GREEDY };
     let ticket = generator.forward(rows).unwrap();
     let wanted = rows.iter().filter(|row| row.wants_logits).count();
     generator.sample(&ticket, &vec![spec; wanted]).unwrap();
@@ -293,8 +293,7 @@ fn one_row_without_numbers_leaves_the_others_whole() {
     let mut generator = build(weights).unwrap();
     let (good, bad) = (generator.open().unwrap(), generator.open().unwrap());
     let ticket = generator.forward(&[row(bad, &[1, 7]), row(good, &[1, 2])]).unwrap();
-    let spec = SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: 0 };
-    generator.sample(&ticket, &[spec, spec]).unwrap();
+    generator.sample(&ticket, &[SampleSpec::GREEDY, SampleSpec::GREEDY]).unwrap();
     let outcomes = generator.collect(ticket).unwrap();
     assert_eq!(outcomes[0], Err(EngineError::NotFinite { what: "NaN", position: 1 }));
     assert!(outcomes[1].is_ok());
