@@ -21,14 +21,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
+use crate::engine::memory::MemoryOptions;
 use crate::logging;
+use crate::memory_watch::MemoryWatch;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
 use crate::request::RequestNames;
 use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
 use crate::service::models::Models;
-use crate::signals;
+use crate::{signals, system_memory};
 
 /// Why the daemon does not run.
 struct StartFailure {
@@ -203,7 +205,9 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
-    let (engine, mut engine_exit) = EngineHandle::spawn()
+    let memory =
+        MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
+    let (engine, mut engine_exit) = EngineHandle::spawn(memory)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
@@ -212,6 +216,9 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         .map_err(|error| StartFailure::io("watch signals for", paths.home(), &error))?;
 
     let default_model = config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let watch = MemoryWatch::default();
+    watch.sample();
+    tokio::spawn(watch.clone().run(engine.clone()));
     let store = ModelStore::new(paths.models_dir());
     let service = Arc::new(Service {
         config: Arc::new(config),
@@ -219,6 +226,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         engine: engine.clone(),
         models: Models::new(store.clone(), default_model),
         puller: Puller::new(PullSetup::new(store.models_dir().to_owned())),
+        memory: watch.clone(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),

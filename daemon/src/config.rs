@@ -2,12 +2,18 @@
 //!
 //! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
 
+mod memory;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 use serde::Deserialize;
+
+use self::memory::{MemoryTable, MlxTable, ModelTable};
+use crate::engine::memory::MemoryOptions;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +22,8 @@ pub struct Config {
     pub timeouts: WorkTimeouts,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
+    /// What models may take, and how long they stay. The machine's memory is not filled in.
+    pub memory: MemoryOptions,
 }
 
 /// The file as it is written: durations in seconds.
@@ -25,6 +33,12 @@ struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
     timeouts: TimeoutsTable,
+    #[serde(default)]
+    memory: MemoryTable,
+    #[serde(default)]
+    mlx: MlxTable,
+    #[serde(default)]
+    models: BTreeMap<String, ModelTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,7 +120,8 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
-        Ok(Self { timeouts, default_model: file.default_model })
+        let memory = memory::options(&file.memory, &file.mlx, file.models)?;
+        Ok(Self { timeouts, default_model: file.default_model, memory })
     }
 }
 
@@ -141,12 +156,28 @@ mod tests {
     }
 
     #[test]
+    fn memory_settings_are_read() {
+        let text = "[memory]\nbudget = \"70%\"\nkeep_alive = \"5m\"\n\
+                    [models.\"SmolLM2\"]\nkeep_alive = 0\npin = true\n\
+                    [mlx]\ncache_limit = \"512 MiB\"\n";
+        let memory = Config::parse(text).unwrap().memory;
+        assert_eq!(memory.keep_alive, "5m".parse().unwrap());
+        assert_eq!(memory.models["smollm2"].keep_alive, Some("0".parse().unwrap()));
+        assert_eq!(memory.models["smollm2"].pin, Some(true));
+        assert_eq!((memory.mlx_cache_bytes, memory.mlx_wired_bytes), (Some(512 << 20), None));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
             ("[timeouts]\ndaemon = 3\n", "daemon"),
             ("[timeouts]\nchat = 0\n", "timeouts.chat"),
             ("[timeouts]\nchat = nan\n", "timeouts.chat"),
             ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+            ("[memory]\nbudget = \"much\"\n", "memory.budget"),
+            ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
+            ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),
+            ("[models.\"a\"]\npinned = true\n", "pinned"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -11,11 +11,13 @@ use ingle_protocol::deadline::Deadline;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
-use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{LoadEstimate, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::ledger::Shortage;
+use super::memory::{MemoryOptions, ModelOptions};
 use super::sampling::SamplerSettings;
 use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
@@ -133,6 +135,9 @@ pub enum EngineFailure {
         /// How many.
         active: usize,
     },
+    /// The memory budget has no room for it, and never will as things are.
+    #[error("{0}")]
+    InsufficientMemory(Box<Shortage>),
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -150,10 +155,19 @@ pub enum Command {
     Load {
         /// The model.
         model: EngineModel,
+        /// How long it stays.
+        options: ModelOptions,
         /// Its progress; dropped events are not missed.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
         done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+    },
+    /// Tell what a load would take and evict.
+    Estimate {
+        /// The model.
+        model: EngineModel,
+        /// The answer.
+        done: oneshot::Sender<Result<LoadEstimate, EngineFailure>>,
     },
     /// Drop a model.
     Unload {
@@ -192,13 +206,13 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn() -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
+    pub fn spawn(memory: MemoryOptions) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status);
+            let exit = Worker::run_thread(inbox, worker_status, memory);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

@@ -2,8 +2,8 @@
 //!
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
-//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
-//! backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
+//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, ledger,
+//! sampling, backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
 
 use std::any::Any;
 
@@ -11,7 +11,9 @@ pub mod admission;
 pub mod backend;
 pub mod dequantize;
 pub mod handle;
+pub mod ledger;
 pub mod loader;
+pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;

@@ -51,6 +51,17 @@ impl From<EngineFailure> for ErrorBody {
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
             }
+            EngineFailure::InsufficientMemory(shortage) => {
+                let holders = shortage.holders.iter().map(|holder| {
+                    json!({ "model": holder.model, "bytes": holder.bytes, "state": holder.state })
+                });
+                Self::new(ErrorCode::InsufficientMemory, message).with_details(json!({
+                    "needed_bytes": shortage.needed_bytes,
+                    "free_bytes": shortage.free_bytes,
+                    "budget_bytes": shortage.budget_bytes,
+                    "holders": holders.collect::<Vec<_>>(),
+                }))
+            }
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(

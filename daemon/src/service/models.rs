@@ -10,14 +10,15 @@ use std::time::Instant;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::{
-    LoadedModel, ModelEntry, ModelList, ModelState, ProgressEvent, PullParams, PullResult,
-    UnloadResult,
+    LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState, ProgressEvent,
+    PullParams, PullResult, UnloadResult,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
 use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
+use crate::engine::memory::ModelOptions;
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
 use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
@@ -210,15 +211,32 @@ impl Service {
     /// What opening or loading reports; `TIMEOUT` at the daemon's limit.
     pub async fn load_model(
         &self,
-        name: Option<&str>,
+        params: &LoadParams,
         progress: mpsc::Sender<ProgressEvent>,
         context: &RequestContext,
     ) -> Result<LoadedModel, ErrorBody> {
-        let open = self.in_time("opening the model", context, self.models.open(name)).await?;
+        let open = self.models.open(params.model.as_deref());
+        let open = self.in_time("opening the model", context, open).await?;
         let (done, outcome) = oneshot::channel();
         let model = open.engine.clone();
-        self.engine.send(Command::Load { model, progress, done })?;
+        let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
+        self.engine.send(Command::Load { model, options, progress, done })?;
         self.within_limit("loading the model", context, outcome).await
+    }
+
+    /// What a load would take and evict. Loads nothing.
+    ///
+    /// # Errors
+    /// What opening the model reports; `TIMEOUT` at the daemon's limit.
+    pub async fn estimate_model(
+        &self,
+        name: Option<&str>,
+        context: &RequestContext,
+    ) -> Result<LoadEstimate, ErrorBody> {
+        let open = self.in_time("opening the model", context, self.models.open(name)).await?;
+        let (done, outcome) = oneshot::channel();
+        self.engine.send(Command::Estimate { model: open.engine.clone(), done })?;
+        self.within_limit("estimating the load", context, outcome).await
     }
 
     /// Drops a model from memory.

@@ -35,6 +35,14 @@ impl Service {
     #[must_use]
     pub fn status(&self) -> StatusReply {
         let engine = self.engine.status();
+        let memory = self.memory.last();
+        let now = Instant::now();
+        let mut models = engine.models;
+        for (name, at) in engine.expires {
+            if let Some(model) = models.iter_mut().find(|model| model.name == name) {
+                model.expires_in_s = Some(at.saturating_duration_since(now).as_secs());
+            }
+        }
         StatusReply {
             build: ingle_protocol::BUILD.to_owned(),
             pid: std::process::id(),
@@ -45,17 +53,13 @@ impl Service {
             active: engine.active,
             queued: engine.queued,
             generations: engine.accepted,
-            resident_bytes: resident_bytes(),
-            models: engine.models,
+            loads: engine.loads,
+            resident_bytes: memory.bytes,
+            peak_resident_bytes: memory.peak_bytes,
+            budget_bytes: engine.budget_bytes,
+            used_bytes: engine.used_bytes,
+            models,
+            quarantined: Vec::new(),
         }
     }
-}
-
-/// Resident memory of this process in bytes; 0 where the system does not tell it in a file.
-fn resident_bytes() -> u64 {
-    let kib = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    kib.unwrap_or(0) * 1024
 }

@@ -13,5 +13,6 @@ mod generate;
 mod hostile;
 mod launch;
 mod mcp;
+mod memory;
 mod reference;
 mod tidy;
