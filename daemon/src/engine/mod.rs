@@ -9,6 +9,7 @@ use std::any::Any;
 
 pub mod admission;
 pub mod backend;
+pub mod crash_journal;
 pub mod dequantize;
 pub mod handle;
 pub mod ledger;
@@ -18,6 +19,7 @@ pub mod memory;
 pub mod mlx;
 pub mod pacing;
 pub mod prompt_cache;
+pub mod quarantine;
 pub mod registry;
 pub mod sampling;
 pub mod sequence;
