@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
 use crate::engine::memory::MemoryOptions;
 use crate::logging;
@@ -207,7 +208,9 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
     let memory =
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
-    let (engine, mut engine_exit) = EngineHandle::spawn(memory)
+    let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
+    journal.watch_signals();
+    let (engine, mut engine_exit) = EngineHandle::spawn(memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();

@@ -15,10 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::handle::EngineModel;
-use super::quarantine::{Death, Deaths, Quarantine};
+use super::quarantine::{Death, Deaths, Quarantine, version_hash};
 
 /// Where the mark stands in the journal, and so the most a line may take, in bytes.
 const MARK_OFFSET: u64 = 8 * 1024;
@@ -62,11 +61,6 @@ impl Suspect {
     fn new(model: &EngineModel) -> Self {
         Self { model: model.name.clone(), version: version_hash(&model.version) }
     }
-}
-
-fn version_hash(version: &str) -> String {
-    let hash = Sha256::digest(version.as_bytes());
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the engine thread itself does.

@@ -16,8 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::crash_journal::CrashJournal;
 use super::ledger::Shortage;
 use super::memory::{MemoryOptions, ModelOptions};
+use super::quarantine::Deaths;
 use super::sampling::SamplerSettings;
 use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
@@ -138,6 +140,14 @@ pub enum EngineFailure {
     /// The memory budget has no room for it, and never will as things are.
     #[error("{0}")]
     InsufficientMemory(Box<Shortage>),
+    /// The model has ended the daemon twice in a row.
+    #[error("the model `{model}` {deaths}")]
+    Quarantined {
+        /// The model.
+        model: String,
+        /// What happened.
+        deaths: Box<Deaths>,
+    },
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -157,6 +167,8 @@ pub enum Command {
         model: EngineModel,
         /// How long it stays.
         options: ModelOptions,
+        /// Whether it is given one more chance if it is in quarantine.
+        force: bool,
         /// Its progress; dropped events are not missed.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
@@ -206,13 +218,16 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(memory: MemoryOptions) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
+    pub fn spawn(
+        memory: MemoryOptions,
+        journal: CrashJournal,
+    ) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status, memory);
+            let exit = Worker::run_thread(inbox, worker_status, memory, journal);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

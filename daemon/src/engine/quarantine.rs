@@ -5,8 +5,10 @@
 //! the shape of its file: no clock, no I/O.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Deaths in a row that put a model in quarantine.
 const LIMIT: u32 = 2;
@@ -35,6 +37,25 @@ pub struct Deaths {
     pub count: u32,
     /// The last one.
     pub last: Death,
+}
+
+/// A short name for a version: versions hold paths, of any length.
+#[must_use]
+pub fn version_hash(version: &str) -> String {
+    let hash = Sha256::digest(version.as_bytes());
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl fmt::Display for Deaths {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Death { cause, phase, requests, .. } = &self.last;
+        write!(formatter, "ended the daemon {} times in a row, last by {cause}", self.count)?;
+        write!(formatter, " while {phase}")?;
+        match requests.as_slice() {
+            [] => Ok(()),
+            requests => write!(formatter, " (request {})", requests.join(", ")),
+        }
+    }
 }
 
 /// The models that have ended the daemon, by name.

@@ -9,6 +9,8 @@ use std::time::Instant;
 use ingle_protocol::wire::models::LoadedModel;
 use ingle_protocol::wire::status::Phase;
 
+use super::quarantine::Deaths;
+
 /// The engine thread at its last heartbeat.
 #[derive(Debug, Clone)]
 pub struct EngineStatus {
@@ -32,6 +34,8 @@ pub struct EngineStatus {
     pub budget_bytes: u64,
     /// What they hold or have reserved, in bytes.
     pub used_bytes: u64,
+    /// Models that are refused because they ended the daemon twice in a row.
+    pub quarantined: Vec<(String, Deaths)>,
     /// When each idle model will be unloaded; those that stay are left out.
     pub expires: Vec<(String, Instant)>,
 }
@@ -55,6 +59,7 @@ impl StatusCell {
             loading: Vec::new(),
             budget_bytes: 0,
             used_bytes: 0,
+            quarantined: Vec::new(),
             expires: Vec::new(),
         })))
     }

@@ -19,6 +19,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 use self::memory::{Asker, PendingLoad, Residence};
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
+use super::crash_journal::{CrashJournal, Work};
 use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
 use super::memory::{MemoryOptions, ModelOptions};
 use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
@@ -40,6 +41,8 @@ pub struct Worker {
     budget_bytes: u64,
     /// New work is refused; the thread ends when nothing is left.
     draining: bool,
+    /// Last, so that it is cleared, or marked, when everything native has been dropped.
+    journal: CrashJournal,
 }
 
 impl Worker {
@@ -50,9 +53,11 @@ impl Worker {
         inbox: Receiver<Command>,
         status: StatusCell,
         memory: MemoryOptions,
+        mut journal: CrashJournal,
     ) -> EngineExit {
         let thread_status = status.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
+            journal.start_thread();
             let budget_bytes = memory.budget.bytes(memory.memory_bytes, None);
             let mut worker = Self {
                 inbox,
@@ -64,6 +69,7 @@ impl Worker {
                 memory,
                 budget_bytes,
                 draining: false,
+                journal,
             };
             worker.run();
         }));
@@ -88,6 +94,7 @@ impl Worker {
                     }
                     return;
                 }
+                self.journal.idle();
                 self.beat(Heartbeat::Idle);
                 match self.inbox.recv_timeout(self.idle_limit(Instant::now())) {
                     Ok(command) => self.handle(command),
@@ -122,10 +129,13 @@ impl Worker {
                 // At once, so that a burst does not fill the queue while slots are free.
                 self.admit();
             }
-            Command::Load { model, options, progress, done } => {
+            Command::Load { model, options, force, progress, done } => {
                 if self.draining {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
                     return;
+                }
+                if force {
+                    self.journal.forgive(&model.name);
                 }
                 let (waiter, since) = (LoadWaiter { progress, done }, Instant::now());
                 let load = PendingLoad { model, asked: options, waiter, since };
@@ -187,6 +197,10 @@ impl Worker {
             sequence::fail(request, EngineFailure::ShuttingDown);
             return;
         }
+        if let Some(failure) = self.quarantined(&request.model) {
+            sequence::fail(request, failure);
+            return;
+        }
         let now = Instant::now();
         let (none, asker) = (ModelOptions::default(), self.asker(self.waiting.len(), None, now));
         let tokens = request.prompt.len().saturating_add(request.max_tokens);
@@ -243,9 +257,11 @@ impl Worker {
     }
 
     fn load_slice(&mut self) {
+        self.journal.loads_go_on(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
+        self.journal.adopts();
         let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
         let ended = self.registry.adopt(slice, self.running.is_empty());
         for waiting in self.waiting.iter_mut() {
@@ -315,6 +331,11 @@ impl Worker {
                 Heartbeat::Decode { model: model.clone() }
             };
             self.status.beat(heartbeat, Instant::now());
+            let work = if prefill { Work::Prefill } else { Work::Decode };
+            if let Some(first) = sequences.first() {
+                let requests = sequences.iter().map(|one| one.request.request_id.as_str());
+                self.journal.step(work, &first.request.model, requests);
+            }
             let outcomes = step_model(resident, &mut sequences);
             self.settle(&model, outcomes);
         }
@@ -332,6 +353,7 @@ impl Worker {
                 Outcome::Nothing => {}
                 Outcome::Token(sampled) => {
                     if let Some(finish) = self.running[index].accept(sampled, now) {
+                        self.journal.succeeded(model);
                         self.take_out(index).finish(finish, now);
                     }
                 }
@@ -361,12 +383,14 @@ impl Worker {
         let expires = self.expiries();
         let models = self.registry.describe(|model| self.active_on(model));
         let loading = self.registry.loading_names();
+        let quarantined = self.journal.quarantined();
         let budget_bytes = self.budget_bytes;
         self.status.update(|status| {
             status.active = self.running.len();
             status.queued = self.waiting.len();
             status.models = models;
             status.loading = loading;
+            status.quarantined = quarantined;
             status.budget_bytes = budget_bytes;
             status.used_bytes = used_bytes;
             status.expires = expires;

@@ -19,6 +19,7 @@ use super::Service;
 use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::memory::ModelOptions;
+use crate::engine::quarantine::{Deaths, version_hash};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
 use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
@@ -133,9 +134,13 @@ fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
             (Weights::Sim(config), TextModel::bytes(), context_tokens)
         }
     };
-    let version = format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified);
-    let engine = EngineModel { name, version, weights };
+    let engine = EngineModel { name, version: version(&source), weights };
     Ok(OpenModel { source, engine, text, context_tokens })
+}
+
+/// Which state of its files a model is in.
+fn version(source: &ModelSource) -> String {
+    format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified)
 }
 
 /// Tokens of context of a GGUF model; a file that does not say gets what llama.cpp assumes.
@@ -179,16 +184,29 @@ impl Service {
     /// When the models folder cannot be read.
     pub async fn list_models(&self) -> Result<ModelList, ErrorBody> {
         let store = self.models.store.clone();
-        let entries = blocking(move || Ok(store.list()?)).await?;
         let engine = self.engine.status();
+        let crashed = engine.quarantined;
+        let (entries, crashed) = blocking(move || {
+            let is_same = |(name, deaths): &(String, Deaths)| {
+                let source = store.resolve(Some(name));
+                source.is_ok_and(|source| deaths.version == version_hash(&version(&source)))
+            };
+            let crashed: Vec<_> = crashed.into_iter().filter(is_same).collect();
+            Ok((store.list()?, crashed))
+        })
+        .await?;
         let models = entries.into_iter().map(|entry| {
             let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
+            let crashed = crashed.iter().find(|(crashed, _)| *crashed == name);
+            let crashed = crashed.map(|(_, deaths)| format!("it {deaths}"));
             let state = if engine.models.iter().any(|loaded| loaded.name == name) {
                 ModelState::Loaded
             } else if engine.loading.contains(&name) {
                 ModelState::Loading
             } else if broken.is_some() {
                 ModelState::Broken
+            } else if crashed.is_some() {
+                ModelState::Quarantined
             } else if on_disk {
                 ModelState::OnDisk
             } else {
@@ -196,7 +214,7 @@ impl Service {
             };
             ModelEntry {
                 format: format.map_or("", ModelFormat::as_str).to_owned(),
-                description: broken.unwrap_or(description),
+                description: broken.or(crashed).unwrap_or(description),
                 name,
                 size_bytes,
                 state,
@@ -220,7 +238,8 @@ impl Service {
         let (done, outcome) = oneshot::channel();
         let model = open.engine.clone();
         let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
-        self.engine.send(Command::Load { model, options, progress, done })?;
+        let force = params.force;
+        self.engine.send(Command::Load { model, options, force, progress, done })?;
         self.within_limit("loading the model", context, outcome).await
     }
 

@@ -4,9 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::status::{HealthReply, HealthState, Phase, StatusReply};
+use ingle_protocol::wire::status::{
+    HealthReply, HealthState, Phase, QuarantinedModel, StatusReply,
+};
 
 use super::Service;
+use super::failure::ago;
+use crate::engine::quarantine::Deaths;
 
 impl Service {
     /// Whether the daemon is well. Never asks the engine thread.
@@ -59,7 +63,12 @@ impl Service {
             budget_bytes: engine.budget_bytes,
             used_bytes: engine.used_bytes,
             models,
-            quarantined: Vec::new(),
+            quarantined: engine.quarantined.iter().map(quarantined).collect(),
         }
     }
+}
+
+fn quarantined((name, deaths): &(String, Deaths)) -> QuarantinedModel {
+    let reason = format!("{deaths}, {}", ago(deaths.last.at_unix_s));
+    QuarantinedModel { name: name.clone(), reason }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod crash;
 mod failures;
 mod generate;
 mod hostile;

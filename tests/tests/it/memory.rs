@@ -181,10 +181,7 @@ async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
     home.add_sim("brief", json!({}));
     home.add_sim("gone", json!({}));
     home.add_sim("lasting", json!({}));
-    home.write(
-        "config.toml",
-        "[memory]\nkeep_alive = \"1h\"\n[models.\"gone\"]\nkeep_alive = 0\n",
-    );
+    home.write("config.toml", "[memory]\nkeep_alive = \"1h\"\n[models.\"gone\"]\nkeep_alive = 0\n");
     let _daemon = home.daemon();
     let client = home.client().await;
     let brief = LoadParams { keep_alive: Some("1s".parse().unwrap()), ..named("brief") };
@@ -198,7 +195,8 @@ async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
 
 #[tokio::test]
 async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() {
-    let kib = json!({ "weight_bytes": MIB, "kv_bytes_per_token": 16 * 1024, "context_tokens": 400 });
+    let kib =
+        json!({ "weight_bytes": MIB, "kv_bytes_per_token": 16 * 1024, "context_tokens": 400 });
     let home = home(4, &[("a", kib), ("b", weights(2))]);
     let _daemon = home.daemon();
     let client = home.client().await;

@@ -18,8 +18,7 @@ use libc::{c_int, c_void, siginfo_t};
 use super::MARK_OFFSET;
 
 /// Signals by which native code ends the process.
-const FATAL: [c_int; 5] =
-    [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+const FATAL: [c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
 /// A mark's bytes: `signal 006 thread 0000012345`, and a newline.
 const MARK: [u8; 29] = *b"signal 000 thread 0000000000\n";
@@ -82,9 +81,8 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
             if is_function && previous.sa_flags & libc::SA_SIGINFO != 0 {
                 type Handler = extern "C" fn(c_int, *mut siginfo_t, *mut c_void);
                 // SAFETY: the system held this address as a handler of this very signature.
-                let handler = unsafe {
-                    std::mem::transmute::<*const (), Handler>(handler as *const ())
-                };
+                let handler =
+                    unsafe { std::mem::transmute::<*const (), Handler>(handler as *const ()) };
                 handler(signal, info, context);
             }
         }

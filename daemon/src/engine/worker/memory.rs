@@ -99,7 +99,7 @@ impl Worker {
         for step in steps {
             match step {
                 Step::DropKept { model, sequences, bytes } => {
-                    tracing::debug!(model, sequences, bytes, "a prompt cache makes room");
+                    tracing::debug!(model, sequences, bytes, "kept sequences make room");
                     if let Some(resident) = self.registry.resident(model) {
                         resident.drop_kept(*sequences);
                     }
@@ -140,6 +140,8 @@ impl Worker {
             Plan::Fits(steps) => {
                 // Before anything is evicted: a header that shows that the model cannot be loaded
                 // must cost nobody anything.
+                self.journal.adopts();
+                self.journal.load_begins(model);
                 self.registry.start(model, estimate, self.memory.stay(&model.name, asked, now))?;
                 self.make_room(&steps);
                 Ok(Residence::Granted)
@@ -149,9 +151,19 @@ impl Worker {
         }
     }
 
+    /// Why a model is refused whatever memory there is, if it is.
+    pub(super) fn quarantined(&self, model: &EngineModel) -> Option<EngineFailure> {
+        let deaths = Box::new(self.journal.refused(model)?.clone());
+        Some(EngineFailure::Quarantined { model: model.name.clone(), deaths })
+    }
+
     /// A `load` command: joins, starts, or waits for memory.
     pub(super) fn load(&mut self, load: PendingLoad, asker: Asker) {
         let PendingLoad { model, asked, waiter, since } = load;
+        if let Some(failure) = self.quarantined(&model) {
+            let _ = waiter.done.send(Err(failure));
+            return;
+        }
         match self.make_resident(&model, 0, asked, asker, since) {
             Ok(Residence::Granted) => {
                 self.registry.change_stay(&model.name, asked);
