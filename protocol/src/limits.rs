@@ -43,6 +43,10 @@ pub const ENGINE_EVENTS: usize = 64;
 pub const QUEUED_GENERATIONS: usize = 128;
 /// Generations running at once.
 pub const CONCURRENT_GENERATIONS: usize = 5;
+/// Loads waiting for memory that no request asked for.
+pub const QUEUED_LOADS: usize = 64;
+/// Milliseconds a request waits for memory before requests that came later are held back for it.
+pub const MEMORY_PATIENCE_MS: u64 = 2_000;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
@@ -124,17 +125,13 @@ Exits with 69 when the daemon does not run; it is not started.")]
     #[command(after_help = "\
 Examples:
   ingle load
-  ingle load smollm2 --engine mlx")]
-    Load {
-        /// The model; the default one when absent
-        model: Option<String>,
-        /// The engine to run it on, where its format leaves a choice
-        #[arg(long, value_name = "gguf|mlx")]
-        engine: Option<EngineKind>,
-        /// Fetch the model first, if need be, without asking
-        #[arg(long, short)]
-        yes: bool,
-    },
+  ingle load smollm2 --keep-alive 2h
+  ingle load smollm2 --pin
+  ingle load --estimate smollm2
+
+A pinned model is never evicted and never expires; `ingle unload` works on it all the same. For a
+model in memory already, --pin, --no-pin and --keep-alive change how long it stays.")]
+    Load(LoadOptions),
     /// Drop a model from memory
     #[command(after_help = "\
 Examples:
@@ -232,6 +229,34 @@ pub(crate) struct BenchOptions {
     /// Take the model as it is in memory (the default)
     #[arg(long)]
     pub(crate) warm: bool,
+    /// Fetch the model first, if need be, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// What to load, and how long it stays.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LoadOptions {
+    /// The model; the default one when absent
+    pub(crate) model: Option<String>,
+    /// Only say what the load would take, and what would be evicted for it
+    #[arg(long, conflicts_with_all = ["keep_alive", "pin", "no_pin", "force"])]
+    pub(crate) estimate: bool,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
+    /// Keep it so long after its last use, such as 10m, 2h, 0 or forever
+    #[arg(long, value_name = "TIME")]
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Never evict it, and never let it expire
+    #[arg(long)]
+    pub(crate) pin: bool,
+    /// Take the pin back
+    #[arg(long, conflicts_with = "pin")]
+    pub(crate) no_pin: bool,
+    /// Load it although it ended the daemon twice in a row
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Fetch the model first, if need be, without asking
     #[arg(long, short)]
     pub(crate) yes: bool,

@@ -12,11 +12,15 @@ use ingle_protocol::deadline::Deadline;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
-use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::crash_journal::CrashJournal;
+use super::ledger::Shortage;
+use super::memory::{MemoryOptions, ModelOptions};
+use super::quarantine::Deaths;
 use super::sampling::{PenaltySettings, SamplerSettings};
 use super::settings::EngineSettings;
 use super::sim::SimConfig;
@@ -178,6 +182,17 @@ pub enum EngineFailure {
         /// How many.
         active: usize,
     },
+    /// The memory budget has no room for it, and never will as things are.
+    #[error("{0}")]
+    InsufficientMemory(Box<Shortage>),
+    /// The model has ended the daemon twice in a row.
+    #[error("the model `{model}` {deaths}")]
+    Quarantined {
+        /// The model.
+        model: String,
+        /// What happened.
+        deaths: Box<Deaths>,
+    },
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -195,10 +210,21 @@ pub enum Command {
     Load {
         /// The model.
         model: EngineModel,
+        /// How long it stays.
+        options: ModelOptions,
+        /// Whether it is given one more chance if it is in quarantine.
+        force: bool,
         /// Its progress; dropped events are not missed.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
         done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+    },
+    /// Tell what a load would take and evict.
+    Estimate {
+        /// The model.
+        model: EngineModel,
+        /// The answer.
+        done: oneshot::Sender<Result<LoadEstimate, EngineFailure>>,
     },
     /// Drop a model.
     Unload {
@@ -239,13 +265,15 @@ impl EngineHandle {
     /// When the system gives no thread.
     pub fn spawn(
         settings: EngineSettings,
+        memory: MemoryOptions,
+        journal: CrashJournal,
     ) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status, settings);
+            let exit = Worker::run_thread(inbox, worker_status, settings, memory, journal);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

@@ -15,7 +15,7 @@ mod tests;
 
 use std::sync::Once;
 
-pub use load::load;
+pub use load::{compute_bytes, load, pool_tokens};
 
 /// Makes llama.cpp's log lines the daemon's.
 pub fn forward_log() {
