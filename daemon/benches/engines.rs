@@ -26,11 +26,13 @@ use std::time::Instant;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
+use ingled::engine::crash_journal::CrashJournal;
 use ingled::engine::handle::{
-    Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
+    ChoiceOf, Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
 };
+use ingled::engine::memory::{Budget, MemoryOptions};
 use ingled::engine::role::Role;
-use ingled::engine::sampling::SamplerSettings;
+use ingled::engine::sampling::{PenaltySettings, SamplerSettings};
 use ingled::engine::settings::EngineSettings;
 use ingled::formats::gguf::GgufFile;
 use ingled::text::output::TextOutput;
@@ -173,7 +175,10 @@ impl Ours {
             EngineSettings { threads: Some(options.threads), ..EngineSettings::default() };
         let gguf = Arc::new(GgufFile::open(&options.model).unwrap());
         let text = llama_vocab::text_model(&gguf).unwrap();
-        let (engine, _exit) = EngineHandle::spawn(settings).unwrap();
+        let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
+        let home = tempfile::tempdir().unwrap();
+        let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
+        let (engine, _exit) = EngineHandle::spawn(settings, memory, journal).unwrap();
         let model = EngineModel {
             name: "bench".to_owned(),
             version: String::new(),
@@ -196,10 +201,13 @@ impl Ours {
             prompt: tokens.to_vec(),
             max_tokens: options.decode,
             settings: SamplerSettings::GREEDY,
+            penalties: PenaltySettings::NONE,
+            logit_bias: Arc::default(),
             seed: 0,
-            top_logprobs: 0,
+            logprobs: None,
             stream_text: true,
             deadline: Deadline::new(Layer::Daemon, 600_000, None, Instant::now()),
+            choice: ChoiceOf::default(),
             cancel: CancellationToken::new(),
             events,
             done,

@@ -97,6 +97,18 @@ pub trait Generator {
     /// Bytes held for the KV caches of all sequences, used or not.
     fn kv_bytes(&self) -> u64;
 
+    /// Bytes by which a sequence grows with each token. 0 when the engine has taken the memory of
+    /// its whole context already.
+    fn kv_bytes_per_token(&self) -> u64 {
+        0
+    }
+
+    /// Bytes held besides the weights, whatever the sequences are: a context allocated up front,
+    /// buffers.
+    fn overhead_bytes(&self) -> u64 {
+        0
+    }
+
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
@@ -129,6 +141,9 @@ pub trait Embedder {
 
     /// Numbers of one vector.
     fn dimensions(&self) -> usize;
+
+    /// Bytes it keeps besides its weights.
+    fn overhead_bytes(&self) -> u64;
 
     /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
     /// on those that are embedded with it.

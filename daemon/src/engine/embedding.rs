@@ -10,7 +10,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 
 use super::backend::{Embedder, EngineError};
-use super::handle::{EmbedRequest, EngineFailure};
+use super::handle::{EmbedRequest, EngineFailure, EngineModel};
 
 /// One request and the vectors it has so far.
 #[derive(Debug)]
@@ -92,17 +92,30 @@ impl Embeddings {
         }
     }
 
-    /// The model of the first request that `is_ready`.
-    pub fn next_model(&self, is_ready: impl Fn(&str) -> bool) -> Option<&str> {
-        let models = self.jobs.iter().map(|job| job.request.model.name.as_str());
-        models.into_iter().find(|model| is_ready(model))
+    /// The models of all requests, each once.
+    #[must_use]
+    pub fn models(&self) -> Vec<EngineModel> {
+        let mut models: Vec<EngineModel> = Vec::new();
+        for job in &self.jobs {
+            if models.iter().all(|model| model.name != job.request.model.name) {
+                models.push(job.request.model.clone());
+            }
+        }
+        models
+    }
+
+    /// The first request whose model `is_ready`.
+    pub fn next_model(&self, is_ready: impl Fn(&str) -> bool) -> Option<&EmbedRequest> {
+        let mut requests = self.jobs.iter().map(|job| &job.request);
+        requests.find(|request| is_ready(&request.model.name))
     }
 
     /// Embeds some texts of the first request on `model`: about [`limits::EMBED_SLICE_TOKENS`]
-    /// tokens, and one text at least. A request that is done goes behind the others.
-    pub fn step(&mut self, model: &str, embedder: &mut dyn Embedder) {
+    /// tokens, and one text at least. A request that is not done then goes behind the others.
+    /// Whether it was done well.
+    pub fn step(&mut self, model: &str, embedder: &mut dyn Embedder) -> bool {
         let index = self.jobs.iter().position(|job| job.request.model.name == model);
-        let Some(mut job) = index.and_then(|index| self.jobs.remove(index)) else { return };
+        let Some(mut job) = index.and_then(|index| self.jobs.remove(index)) else { return false };
         let left = &job.request.inputs[job.vectors.len()..];
         let mut tokens = 0;
         let slice: Vec<&[u32]> = left
@@ -118,15 +131,21 @@ impl Embeddings {
             Ok(vectors) if vectors.len() == slice.len() => job.vectors.extend(vectors),
             Ok(_) => {
                 let problem = "the engine gave too few vectors".to_owned();
-                return job.end(Err(EngineError::Native(problem).into()));
+                job.end(Err(EngineError::Native(problem).into()));
+                return false;
             }
-            Err(error) => return job.end(Err(error.into())),
+            Err(error) => {
+                job.end(Err(error.into()));
+                return false;
+            }
         }
-        if job.vectors.len() == job.request.inputs.len() {
+        let is_done = job.vectors.len() == job.request.inputs.len();
+        if is_done {
             job.end(Ok(()));
         } else {
             // In turns, so that a long request does not hold short ones up.
             self.jobs.push_back(job);
         }
+        is_done
     }
 }

@@ -8,17 +8,22 @@
 use std::any::Any;
 
 pub mod admission;
+pub mod affine;
 pub mod backend;
+pub mod crash_journal;
 pub mod dequantize;
 pub mod embedding;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod handle;
+pub mod ledger;
 pub mod loader;
+pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
 pub mod prompt_cache;
+pub mod quarantine;
 pub mod registry;
 pub mod role;
 pub mod sampling;

@@ -41,6 +41,7 @@ impl Service {
         let prompt_tokens = inputs.iter().map(Vec::len).sum();
         let (done, outcome) = oneshot::channel();
         let request = EmbedRequest {
+            request_id: context.id.clone(),
             model: open.engine.clone(),
             inputs,
             deadline: context.deadline,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::handle::EngineHandle;
+use crate::memory_watch::MemoryWatch;
 use crate::models::Puller;
 use crate::request::RequestNames;
 use models::Models;
@@ -37,6 +38,8 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// Resident memory, as last sampled.
+    pub memory: MemoryWatch,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
     /// Connections open now.

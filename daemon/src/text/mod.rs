@@ -9,6 +9,7 @@ pub mod chat_template;
 pub mod detokenize;
 pub mod error;
 pub mod gguf_vocab;
+pub mod hf_text;
 #[cfg(feature = "gguf")]
 pub mod llama_vocab;
 pub mod output;

@@ -4,6 +4,7 @@
 //!
 //! [`Failure`]: crate::output::Failure
 
+mod bench;
 mod daemon;
 mod embed;
 mod generate;
@@ -37,10 +38,9 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Embed { texts, model, engine } => {
             embed::embed(&mut app, texts, model.as_deref(), engine).await
         }
-        Command::Load { model, engine, yes } => {
-            models::load(&mut app, model.as_deref(), engine, yes).await
-        }
+        Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
+        Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,

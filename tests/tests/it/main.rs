@@ -8,10 +8,13 @@
 )]
 
 mod cli;
+mod crash;
 mod failures;
 mod generate;
 mod hostile;
 mod launch;
 mod mcp;
+mod memory;
 mod reference;
+mod sampling;
 mod tidy;

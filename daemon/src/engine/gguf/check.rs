@@ -59,9 +59,9 @@ pub(super) fn check(gguf: &GgufFile, wanted: Role) -> Result<(), EngineError> {
     if architecture == "t5" {
         return Err(unsupported(gguf, ENCODER));
     }
-    if gguf.metadata().u32_opt("split.count")?.is_some_and(|count| count > 1) {
-        let problem = "it is one part of a model that is split over several files; \
-             merge them with llama.cpp's `llama-gguf-split --merge`";
+    if gguf.metadata().u32_opt("split.no")?.is_some_and(|part| part > 0) {
+        let problem = "it is a later part of a model that is split over several files; \
+             name the first part, and llama.cpp finds the others beside it";
         return Err(unsupported(gguf, problem));
     }
     if gguf.tensors().is_empty() {

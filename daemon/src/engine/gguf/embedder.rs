@@ -93,6 +93,10 @@ impl Embedder for GgufEmbedder {
         self.dimensions
     }
 
+    fn overhead_bytes(&self) -> u64 {
+        self.context.kv_bytes() + self.context.compute_bytes()
+    }
+
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         for text in texts {
             self.check(text)?;

@@ -187,9 +187,7 @@ pub(super) fn with_context(
 ) -> Result<GgufGenerator, EngineError> {
     let facts = model.facts().map_err(native)?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
-    // One sequence can fill the pool; of models with a short context several can.
-    let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
-    let pool_tokens = several.min(settings.gguf_context_tokens).max(context_tokens);
+    let pool_tokens = pool_tokens(context_tokens, settings);
     let options = ContextOptions {
         context_tokens: u32::try_from(pool_tokens).unwrap_or(u32::MAX),
         batch_tokens,
@@ -221,6 +219,35 @@ pub(super) fn with_context(
         has_state_only: facts.is_recurrent,
     };
     Ok(GgufGenerator::new(context, info, shape))
+}
+
+/// Tokens that the KV cache of all sequences of a model has room for. One sequence can fill it; of
+/// models with a short context several can.
+#[must_use]
+pub fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> usize {
+    let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
+    several.min(settings.gguf_context_tokens).max(context_tokens)
+}
+
+/// Bytes of llama.cpp's buffers for intermediate results, about: it allocates what its graph needs
+/// for one micro batch, of which the logits, and then the widened hidden states, are the most.
+#[must_use]
+pub fn compute_bytes(gguf: &GgufFile) -> u64 {
+    const HIDDEN_STATES: u64 = 16;
+    let metadata = gguf.metadata();
+    let architecture = metadata.string("general.architecture").unwrap_or_default();
+    let size = |key: &str| {
+        let value = metadata.u32_opt(&format!("{architecture}.{key}")).ok().flatten();
+        u64::from(value.unwrap_or(0))
+    };
+    let vocab = gguf
+        .tensors()
+        .iter()
+        .find(|tensor| tensor.name == "token_embd.weight")
+        .and_then(|tensor| tensor.shape.first().copied())
+        .map_or(0, |rows| rows as u64);
+    let floats = vocab + HIDDEN_STATES * size("embedding_length");
+    floats.saturating_mul(4 * u64::from(MICRO_BATCH_TOKENS))
 }
 
 /// Threads to compute on.

@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::Once;
 
-pub use load::{load, load_embedder};
+pub use load::{compute_bytes, load, load_embedder, pool_tokens};
 
 /// Makes llama.cpp's log lines the daemon's.
 pub fn forward_log() {
