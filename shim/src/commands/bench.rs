@@ -9,6 +9,7 @@ mod prompt;
 use std::time::Instant;
 
 use ingle_protocol::client::Client;
+use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
@@ -35,8 +36,8 @@ pub(crate) async fn run(app: &mut App, options: &BenchOptions) -> Outcome {
     let before = status(&client).await?;
     if before.active + before.queued > 0 {
         app.output.note(&format!(
-            "warning: {} generations are running or waiting, and will slow this one down",
-            before.active + before.queued
+            "warning: other generations (running: {}, waiting: {}) will make the figures worse",
+            before.active, before.queued
         ));
     }
     let loaded = load(app, &client, model, options).await?;
@@ -77,7 +78,7 @@ async fn load(
         match client.call::<UnloadModel>(&params).await {
             // What is missing may yet be pulled, below.
             Ok(_) => {}
-            Err(error) if error.code == ingle_protocol::error::ErrorCode::ModelNotFound => {}
+            Err(error) if error.code == ErrorCode::ModelNotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -193,12 +194,13 @@ fn report(
             "PROMPT tok/s",
             "DECODE tok/s",
             "ALL PROMPTS tok/s",
-            "ALL DECODE tok/s",
+            "ALL OUTPUT tok/s",
         ];
         let rows = results.iter().map(row).collect();
         app.output.table(headings, &headings, rows)?;
         app.output.line("")?;
-        app.output.line("median (best); ALL: what the requests that ran at once made together")?;
+        app.output
+            .line("median (best); ALL: what the requests that ran at once came to together")?;
     }
     let cached: usize = results.iter().map(|figures| figures.cached_tokens).sum();
     if cached > 0 {
@@ -208,7 +210,7 @@ fn report(
     }
     if others > 0 {
         app.output.note(&format!(
-            "warning: {others} other generations ran meanwhile; the figures are too low"
+            "warning: other generations ran meanwhile ({others}); the figures are too low"
         ));
     }
     let most = results.iter().map(|figures| figures.at_once).max().unwrap_or(0);
@@ -231,6 +233,6 @@ fn row(figures: &Figures) -> [String; 7] {
         rate(&figures.prompt_tokens_per_s),
         rate(&figures.decode_tokens_per_s),
         rate(&figures.all_prompt_tokens_per_s),
-        rate(&figures.all_decode_tokens_per_s),
+        rate(&figures.all_output_tokens_per_s),
     ]
 }
