@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
 use crate::logging;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
+use crate::places;
 use crate::request::RequestNames;
 use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
@@ -203,7 +204,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
-    let (engine, mut engine_exit) = EngineHandle::spawn()
+    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone())
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
@@ -212,13 +213,22 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         .map_err(|error| StartFailure::io("watch signals for", paths.home(), &error))?;
 
     let default_model = config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
-    let store = ModelStore::new(paths.models_dir());
+    let settings = config.engine.clone();
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let libraries = places::libraries(&config.models, &env, home.as_ref());
+    let store = ModelStore::new(paths.models_dir()).with_libraries(libraries.clone());
+    let pulls = PullSetup {
+        libraries,
+        hub: places::hub(&config.models, &env, home.as_ref()),
+        ..PullSetup::new(paths.models_dir())
+    };
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
-        models: Models::new(store.clone(), default_model),
-        puller: Puller::new(PullSetup::new(store.models_dir().to_owned())),
+        models: Models::new(store, default_model, settings),
+        puller: Puller::new(pulls),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),

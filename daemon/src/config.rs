@@ -3,11 +3,16 @@
 //! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
+
+use crate::engine::settings::{EngineSettings, is_built_in};
+use crate::models::hub::Secret;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +21,37 @@ pub struct Config {
     pub timeouts: WorkTimeouts,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
+    /// Settings of the engines.
+    pub engine: EngineSettings,
+    /// Where models of other programs are, and how to reach Hugging Face.
+    pub models: ModelsConfig,
+}
+
+/// Settings of the `[models]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelsConfig {
+    /// The cache of Hugging Face's programs.
+    pub huggingface: LibrarySetting,
+    /// LM Studio's folder.
+    pub lm_studio: LibrarySetting,
+    /// More folders with models, absolute.
+    pub folders: Vec<PathBuf>,
+    /// Hugging Face's address; its public one, or the environment's, when absent.
+    pub huggingface_endpoint: Option<String>,
+    /// What Hugging Face is shown for models that are not everyone's.
+    pub huggingface_token: Option<Secret>,
+}
+
+/// Whether and where the models of another program are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LibrarySetting {
+    /// Where that program keeps them.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    /// In this folder.
+    At(PathBuf),
 }
 
 /// The file as it is written: durations in seconds.
@@ -24,7 +60,39 @@ pub struct Config {
 struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
+    models: ModelsTable,
+    #[serde(default)]
     timeouts: TimeoutsTable,
+    #[serde(default)]
+    engine: EngineTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineTable {
+    prefer: Option<EngineKind>,
+    threads: Option<u32>,
+    gpu_layers: Option<u32>,
+    gguf_context_tokens: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelsTable {
+    huggingface: Option<SwitchOrPath>,
+    lm_studio: Option<SwitchOrPath>,
+    #[serde(default)]
+    folders: Vec<String>,
+    huggingface_endpoint: Option<String>,
+    huggingface_token: Option<Secret>,
+}
+
+/// `true`, `false` or a path.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it must be true, false or a path")]
+enum SwitchOrPath {
+    Switch(bool),
+    Path(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,8 +174,74 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
-        Ok(Self { timeouts, default_model: file.default_model })
+        let engine = engine_settings(&file.engine)?;
+        let models = models(file.models)?;
+        Ok(Self { timeouts, default_model: file.default_model, engine, models })
     }
+}
+
+fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
+    const THREADS: RangeInclusive<usize> = 1..=512;
+    const CONTEXT_TOKENS: RangeInclusive<usize> = 256..=(1 << 24);
+    let defaults = EngineSettings::default();
+    let check = |key: &str, found: usize, range: RangeInclusive<usize>| {
+        if range.contains(&found) {
+            return Ok(());
+        }
+        let (first, last) = range.into_inner();
+        Err(format!("engine.{key} is {found}; it must be from {first} to {last}"))
+    };
+    if let Some(threads) = table.threads {
+        check("threads", threads as usize, THREADS)?;
+    }
+    let gguf_context_tokens = table.gguf_context_tokens.unwrap_or(defaults.gguf_context_tokens);
+    check("gguf_context_tokens", gguf_context_tokens, CONTEXT_TOKENS)?;
+    if let Some(engine) = table.prefer.filter(|&engine| !is_built_in(engine)) {
+        return Err(format!("engine.prefer is {engine}, which this daemon was built without"));
+    }
+    Ok(EngineSettings {
+        prefer: table.prefer,
+        threads: table.threads,
+        gpu_layers: table.gpu_layers,
+        gguf_context_tokens,
+    })
+}
+
+fn models(table: ModelsTable) -> Result<ModelsConfig, String> {
+    let setting = |key: &str, value: Option<SwitchOrPath>| match value {
+        None | Some(SwitchOrPath::Switch(true)) => Ok(LibrarySetting::Usual),
+        Some(SwitchOrPath::Switch(false)) => Ok(LibrarySetting::Off),
+        Some(SwitchOrPath::Path(path)) => absolute(key, &path).map(LibrarySetting::At),
+    };
+    let folders = table.folders.iter().map(|path| absolute("models.folders", path));
+    let endpoint = table.huggingface_endpoint;
+    if let Some(endpoint) = endpoint.as_deref()
+        && !endpoint.starts_with("https://")
+        && !endpoint.starts_with("http://")
+    {
+        return Err(format!(
+            "models.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
+        ));
+    }
+    Ok(ModelsConfig {
+        huggingface: setting("models.huggingface", table.huggingface)?,
+        lm_studio: setting("models.lm_studio", table.lm_studio)?,
+        folders: folders.collect::<Result<_, _>>()?,
+        huggingface_endpoint: endpoint,
+        huggingface_token: table.huggingface_token,
+    })
+}
+
+/// A path that means the same wherever the daemon was started.
+fn absolute(key: &str, path: &str) -> Result<PathBuf, String> {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    let found = match path.strip_prefix("~/") {
+        Some(rest) => home().map(|home| home.join(rest)),
+        None => Some(PathBuf::from(path)),
+    };
+    found.filter(|path| path.is_absolute()).ok_or_else(|| {
+        format!("{key} is `{path}`; it must be an absolute path, or one that begins with ~/")
+    })
 }
 
 #[expect(
@@ -141,12 +275,33 @@ mod tests {
     }
 
     #[test]
+    fn libraries_are_on_off_or_elsewhere_and_a_token_is_never_shown() {
+        let config = Config::parse(
+            "[models]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
+             huggingface_token = \"hf_secret\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.models.huggingface, LibrarySetting::Off);
+        assert_eq!(config.models.lm_studio, LibrarySetting::At("/m".into()));
+        assert_eq!(config.models.folders, [PathBuf::from("/a")]);
+        assert!(!format!("{config:?}").contains("hf_secret"), "{config:?}");
+        assert_eq!(Config::parse("").unwrap().models.huggingface, LibrarySetting::Usual);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
             ("[timeouts]\ndaemon = 3\n", "daemon"),
             ("[timeouts]\nchat = 0\n", "timeouts.chat"),
             ("[timeouts]\nchat = nan\n", "timeouts.chat"),
             ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+            ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
+            ("[engine]\nprefer = \"cuda\"\n", "cuda"),
+            ("[models]\nhuggingface = 3\n", "true, false or a path"),
+            ("[models]\nlm_studio = \"models\"\n", "models.lm_studio"),
+            ("[models]\nfolders = [\"/a\", \"b\"]\n", "models.folders"),
+            ("[models]\nhuggingface_endpoint = \"hub.example\"\n", "https://"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -11,6 +11,7 @@ pub mod formats;
 pub mod logging;
 pub mod mcp;
 pub mod models;
+pub mod places;
 pub mod request;
 pub mod rpc;
 pub mod service;

@@ -54,6 +54,8 @@ pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 /// Bytes of their KV caches.
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
+/// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
+pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
@@ -80,10 +82,38 @@ pub const MESSAGES: usize = 4_096;
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
 
+/// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
+pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.
+pub const MODEL_JSON_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files of one model folder that are looked at.
+pub const MODEL_FOLDER_FILES: usize = 4_096;
+/// Files and folders of one library of other programs' models that are looked at.
+pub const LIBRARY_ENTRIES: usize = 20_000;
+/// Folders below such a library's own that are looked into.
+pub const LIBRARY_DEPTH: usize = 3;
+
 /// Progress events of one pull or load between its source and one waiter.
 pub const PROGRESS_EVENTS: usize = 16;
-/// Milliseconds the whole of a pull may take.
-pub const PULL_MS: u64 = 60 * 60 * 1_000;
+/// Milliseconds the whole of a pull may take. A download that stands still ends long before.
+pub const PULL_MS: u64 = 12 * 60 * 60 * 1_000;
+/// Milliseconds of silence after which a connection to Hugging Face counts as lost, and those one
+/// may take to come about.
+pub const HUB_STALL_MS: u64 = 30_000;
+/// Milliseconds before the first new attempt to reach Hugging Face; each later one waits twice as
+/// long.
+pub const HUB_RETRY_MS: u64 = 500;
+/// Attempts in a row that bring nothing, after which a download is given up.
+pub const HUB_ATTEMPTS: u32 = 5;
+/// Redirects followed for one request.
+pub const HUB_REDIRECTS: usize = 5;
+/// Bytes of what Hugging Face says of a repository.
+pub const HUB_LIST_BYTES: usize = 16 * 1024 * 1024;
+/// Chunks of a download between the network and the disk.
+pub const HUB_CHUNKS: usize = 16;
+/// Days after which a download that nobody went on with is removed.
+pub const HUB_PARTIAL_DAYS: u64 = 14;
 
 /// Milliseconds the daemon may take from its start to its readiness report.
 pub const START_MS: u64 = 20_000;
@@ -96,6 +126,7 @@ pub const DRAIN_MS: u64 = 5_000;
 pub const LOG_FILES: usize = 7;
 
 const _: () = {
+    assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);

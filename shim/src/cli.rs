@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ingle_protocol::limits;
+use ingle_protocol::wire::models::EngineKind;
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -123,10 +124,13 @@ Exits with 69 when the daemon does not run; it is not started.")]
     #[command(after_help = "\
 Examples:
   ingle load
-  ingle load smollm2")]
+  ingle load smollm2 --engine mlx")]
     Load {
         /// The model; the default one when absent
         model: Option<String>,
+        /// The engine to run it on, where its format leaves a choice
+        #[arg(long, value_name = "gguf|mlx")]
+        engine: Option<EngineKind>,
         /// Fetch the model first, if need be, without asking
         #[arg(long, short)]
         yes: bool,
@@ -204,6 +208,9 @@ For a tool host to spawn. Many of these share one daemon and one copy of each mo
 pub(crate) struct BenchOptions {
     /// Name or path of the model; the default one when absent
     pub(crate) model: Option<String>,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
     /// Tokens of each prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_BENCH_TOKENS))]
@@ -247,6 +254,9 @@ pub(crate) struct GenerateOptions {
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
     /// Tokens to generate at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,

@@ -94,13 +94,14 @@ pub trait Generator {
     /// Bytes held by one sequence's KV cache; 0 for an unknown id.
     fn bytes(&self, seq: SeqId) -> u64;
 
-    /// Bytes held by the KV caches of all open sequences.
+    /// Bytes held for the KV caches of all sequences, used or not.
     fn kv_bytes(&self) -> u64;
 
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when the numerics refuse; no sequence has advanced then.
+    /// [`EngineError::Native`] when the numerics refuse, and [`EngineError::KvFull`] when there is
+    /// no room for the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
 
     /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
@@ -173,6 +174,12 @@ pub enum EngineError {
     NoCapacity {
         /// How many there are.
         sequences: usize,
+    },
+    /// The KV cache that all sequences of a model share has no room for more tokens.
+    #[error("the model's KV cache of {tokens} tokens is full")]
+    KvFull {
+        /// How many it holds.
+        tokens: usize,
     },
     /// The logits of a row were NaN or infinite, so no token can be drawn from them.
     #[error("the model produced {what} instead of a number at position {position}")]

@@ -3,6 +3,7 @@
 //! Owns the command and result types and the thread's start. No engine type crosses it: token ids,
 //! text and plain numbers do. Nothing here waits for the thread.
 
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -11,16 +12,18 @@ use ingle_protocol::deadline::Deadline;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
-use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
 use super::sampling::{PenaltySettings, SamplerSettings};
+use super::settings::EngineSettings;
 use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
 use super::worker::Worker;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
 use crate::text::output::TextOutput;
 
 /// A model as the engine knows it: its name and where its weights come from.
@@ -31,17 +34,33 @@ pub struct EngineModel {
     /// Which state of its files this is. Weights of one state must not meet the vocabulary of
     /// another.
     pub version: String,
+    /// What runs it.
+    pub engine: EngineKind,
     /// Its weights.
     pub weights: Weights,
 }
 
-/// Where a model's weights come from. The format decides the engine.
+/// Where a model's weights come from. The format decides which engines can run it.
 #[derive(Debug, Clone)]
 pub enum Weights {
     /// A GGUF file whose header has been read and checked.
     Gguf(Arc<GgufFile>),
+    /// A folder of safetensors whose config and headers have been read and checked.
+    Safetensors(Arc<ModelFolder>),
     /// The sim engine's settings.
     Sim(Box<SimConfig>),
+}
+
+impl Weights {
+    /// The file they come from, for messages; sim models have none.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Gguf(gguf) => gguf.path(),
+            Self::Safetensors(folder) => folder.path(),
+            Self::Sim(_) => Path::new("config.json"),
+        }
+    }
 }
 
 /// One generation.
@@ -218,13 +237,15 @@ impl EngineHandle {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn() -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
+    pub fn spawn(
+        settings: EngineSettings,
+    ) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status);
+            let exit = Worker::run_thread(inbox, worker_status, settings);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

@@ -3,13 +3,16 @@
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
 //! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
-//! backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
+//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry` names a concrete engine.
 
 use std::any::Any;
 
 pub mod admission;
+pub mod affine;
 pub mod backend;
 pub mod dequantize;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 pub mod handle;
 pub mod loader;
 #[cfg(feature = "mlx")]
@@ -19,6 +22,7 @@ pub mod prompt_cache;
 pub mod registry;
 pub mod sampling;
 pub mod sequence;
+pub mod settings;
 pub mod sim;
 pub mod status;
 pub mod tensor;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
 use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
@@ -19,6 +19,7 @@ use super::loader;
 use super::loader::{LoadItem, LoadStream};
 use super::pacing::Pacing;
 use super::prompt_cache::{PromptCache, Reuse};
+use super::settings::EngineSettings;
 use super::sim;
 
 /// Somebody who waits for a load.
@@ -37,7 +38,7 @@ pub struct Resident {
     /// Its prefill chunk size.
     pub pacing: Pacing,
     prompt_cache: PromptCache,
-    engine: &'static str,
+    engine: EngineKind,
     load_ms: f64,
 }
 
@@ -80,6 +81,16 @@ impl Resident {
         }
     }
 
+    /// Closes the kept sequence that has not been used for longest, to make room in the KV cache.
+    /// False when none is kept.
+    pub fn give_up_kept(&mut self) -> bool {
+        let kept = self.prompt_cache.evict();
+        if let Some(seq) = kept {
+            self.generator.close(seq);
+        }
+        kept.is_some()
+    }
+
     /// Forks a running sequence, at the cost of kept ones if need be. `None` where the engine
     /// cannot: the prompt is read once more then.
     fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
@@ -113,7 +124,7 @@ struct Loading {
     builder: Box<dyn Builder>,
     stream: LoadStream,
     _cancel: CancelOnDrop,
-    engine: &'static str,
+    engine: EngineKind,
     bytes_read: u64,
     bytes_total: u64,
     started_at: Instant,
@@ -134,12 +145,18 @@ pub struct LoadEnd {
 }
 
 /// The models in memory, by name.
-#[derive(Default)]
 pub struct Registry {
     slots: BTreeMap<String, (String, Slot)>,
+    settings: EngineSettings,
 }
 
 impl Registry {
+    /// No models yet.
+    #[must_use]
+    pub fn new(settings: EngineSettings) -> Self {
+        Self { slots: BTreeMap::new(), settings }
+    }
+
     /// Whether another state of the model's files is in memory under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
@@ -152,7 +169,7 @@ impl Registry {
     /// When the model's header shows that it cannot be loaded.
     pub fn ensure(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineError> {
         if !self.slots.contains_key(&model.name) {
-            let loading = start_load(model, now)?;
+            let loading = start_load(model, &self.settings, now)?;
             self.slots.insert(model.name.clone(), (model.version.clone(), Slot::Loading(loading)));
         }
         Ok(())
@@ -268,7 +285,7 @@ impl Registry {
         let Loading { builder, waiters, engine, started_at, .. } = loading;
         let result = result.and_then(|()| builder.finish()).map(|generator| {
             let load_ms = millis(started_at.elapsed());
-            tracing::info!(model = name, engine, load_ms, "a model was loaded");
+            tracing::info!(model = name, %engine, load_ms, "a model was loaded");
             let resident = Resident {
                 generator,
                 pacing: Pacing::new(),
@@ -314,6 +331,10 @@ impl Loading {
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
                     self.report();
                 }
+                LoadItem::Progress { bytes_read, bytes_total } => {
+                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
+                    self.report();
+                }
                 LoadItem::Done => return Some(Ok(())),
                 LoadItem::Failed(error) => return Some(Err(error)),
             }
@@ -348,7 +369,7 @@ fn describe(name: &str, resident: &Resident, active: usize) -> LoadedModel {
     let info = resident.generator.info();
     LoadedModel {
         name: name.to_owned(),
-        engine: resident.engine.to_owned(),
+        engine: resident.engine.as_str().to_owned(),
         architecture: info.architecture.clone(),
         weight_bytes: info.weight_bytes,
         kv_bytes: resident.generator.kv_bytes(),
@@ -358,32 +379,44 @@ fn describe(name: &str, resident: &Resident, active: usize) -> LoadedModel {
     }
 }
 
-fn start_load(model: &EngineModel, now: Instant) -> Result<Loading, EngineError> {
+fn start_load(
+    model: &EngineModel,
+    settings: &EngineSettings,
+    now: Instant,
+) -> Result<Loading, EngineError> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let (engine, builder, stream): (_, Box<dyn Builder>, _) = match &model.weights {
+    let (builder, stream): (Box<dyn Builder>, _) = match (model.engine, &model.weights) {
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Weights::Gguf(gguf)) => {
+            super::gguf::load(gguf, settings, Arc::clone(&cancel))?
+        }
         #[cfg(feature = "mlx")]
-        Weights::Gguf(gguf) => {
+        (EngineKind::Mlx, Weights::Gguf(gguf)) => {
             let builder = super::mlx::builder(gguf)?;
             let precision = super::mlx::weight_precision();
-            ("mlx", builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
+            (builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
         }
-        #[cfg(not(feature = "mlx"))]
-        Weights::Gguf(gguf) => {
-            return Err(EngineError::Unsupported {
-                file: gguf.path().to_owned(),
-                problem: "this daemon was built without an engine for GGUF files".to_owned(),
-            });
+        #[cfg(feature = "mlx")]
+        (EngineKind::Mlx, Weights::Safetensors(folder)) => {
+            let builder = super::mlx::folder_builder(folder)?;
+            let precision = super::mlx::weight_precision();
+            (builder, loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?)
         }
-        Weights::Sim(config) => {
-            let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
-            ("sim", builder, stream)
+        (EngineKind::Sim, Weights::Sim(config)) => {
+            sim::load((**config).clone(), Arc::clone(&cancel))?
+        }
+        (engine, weights) => {
+            let problem = format!("the engine `{engine}` of this daemon cannot run it");
+            let file = weights.path().to_owned();
+            return Err(EngineError::Unsupported { file, problem });
         }
     };
+    tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
     Ok(Loading {
         builder,
         stream,
         _cancel: CancelOnDrop(cancel),
-        engine,
+        engine: model.engine,
         bytes_read: 0,
         bytes_total: 0,
         started_at: now,

@@ -18,8 +18,9 @@ use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
 use super::handle::{Command, EngineExit, EngineFailure, EngineModel, GenerateRequest};
 use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
-use super::sampling::Sampled;
+use super::sampling::{SampleSpec, Sampled};
 use super::sequence::{self, Phase, Sequence, Waiting};
+use super::settings::EngineSettings;
 use super::status::StatusCell;
 
 /// The state of the engine thread.
@@ -37,7 +38,11 @@ impl Worker {
     /// The body of the engine thread. A panic fails what is in flight, and everything native is
     /// dropped here either way.
     #[must_use]
-    pub fn run_thread(inbox: Receiver<Command>, status: StatusCell) -> EngineExit {
+    pub fn run_thread(
+        inbox: Receiver<Command>,
+        status: StatusCell,
+        settings: EngineSettings,
+    ) -> EngineExit {
         let thread_status = status.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
             let mut worker = Self {
@@ -45,7 +50,7 @@ impl Worker {
                 status: thread_status,
                 waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
                 running: Vec::new(),
-                registry: Registry::default(),
+                registry: Registry::new(settings),
                 draining: false,
             };
             worker.run();
@@ -159,10 +164,12 @@ impl Worker {
     }
 
     /// Starts the model's load, or joins it. Drops what is in memory under its name first if its
-    /// files have changed since.
+    /// files have changed since, or if it is on another engine.
     fn make_resident(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineFailure> {
         if self.registry.is_other_version(model) {
-            let active = self.active_on(&model.name);
+            let mut active = self.active_on(&model.name);
+            let waiting = self.waiting.iter_mut();
+            active += waiting.filter(|waiting| waiting.request.model.name == model.name).count();
             if active > 0 {
                 return Err(EngineFailure::Busy { model: model.name.clone(), active });
             }
@@ -381,7 +388,7 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
     let mut prompt_left = resident.pacing.chunk_tokens();
     let mut prompt_tokens = 0;
     // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
-    let shares: Vec<usize> = sequences
+    let mut shares: Vec<usize> = sequences
         .iter()
         .map(|sequence| {
             let tokens = sequence.next_tokens(prompt_left).len();
@@ -392,23 +399,47 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
             tokens
         })
         .collect();
+    let specs = specs(sequences, &shares);
     let started_at = Instant::now();
-    let sampled = run_pass(resident, sequences, &shares);
+    let mut refused: Vec<Option<EngineError>> = vec![None; shares.len()];
+    let sampled = loop {
+        match run_pass(resident, sequences, &shares, &specs) {
+            Err(EngineError::KvFull { .. }) if resident.give_up_kept() => {}
+            // Nothing is left to give up but the youngest sequence, for the sake of the others.
+            Err(error @ EngineError::KvFull { .. }) => {
+                let Some(youngest) = shares.iter().rposition(|&share| share > 0) else {
+                    break Err(error);
+                };
+                resident.generator.close(sequences[youngest].seq);
+                shares[youngest] = 0;
+                refused[youngest] = Some(error);
+                if shares.iter().all(|&share| share == 0) {
+                    break Ok(Vec::new());
+                }
+            }
+            sampled => break sampled,
+        }
+    };
     if prompt_tokens > 0 {
         resident.pacing.learn(prompt_tokens, started_at.elapsed());
     }
     let mut sampled = match sampled {
         Ok(sampled) => sampled.into_iter(),
         Err(error) => {
-            let failed = |&share: &usize| match share {
-                0 => Outcome::Nothing,
-                _ => Outcome::Failed(error.clone()),
+            let failed = |(&share, refused): (&usize, Option<EngineError>)| match (share, refused) {
+                (_, Some(refused)) => Outcome::Failed(refused),
+                (0, None) => Outcome::Nothing,
+                (_, None) => Outcome::Failed(error.clone()),
             };
-            return shares.iter().map(failed).collect();
+            return shares.iter().zip(refused).map(failed).collect();
         }
     };
     let mut outcomes = Vec::with_capacity(shares.len());
-    for (sequence, share) in sequences.iter_mut().zip(shares) {
+    for ((sequence, share), refused) in sequences.iter_mut().zip(shares).zip(refused) {
+        if let Some(refused) = refused {
+            outcomes.push(Outcome::Failed(refused));
+            continue;
+        }
         let wanted = share > 0 && sequence.wants_logits(share);
         if share > 0 {
             sequence.prefilled(share);
@@ -425,17 +456,24 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
     outcomes
 }
 
+/// What each sequence that gets a token draws it with. Made once a step, because each takes a
+/// number from its sequence's seeded stream.
+fn specs(sequences: &mut [&mut Sequence], shares: &[usize]) -> Vec<Option<SampleSpec>> {
+    let draws = |(sequence, &share): (&mut &mut Sequence, &usize)| {
+        (share > 0 && sequence.wants_logits(share)).then(|| sequence.sample_spec())
+    };
+    sequences.iter_mut().zip(shares).map(draws).collect()
+}
+
 fn run_pass(
     resident: &mut Resident,
-    sequences: &mut [&mut Sequence],
+    sequences: &[&mut Sequence],
     shares: &[usize],
+    specs: &[Option<SampleSpec>],
 ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
-    let specs: Vec<_> = sequences
-        .iter_mut()
-        .zip(shares)
-        .filter(|(sequence, share)| **share > 0 && sequence.wants_logits(**share))
-        .map(|(sequence, _)| sequence.sample_spec())
-        .collect();
+    let takes_part = |&(spec, share): &(&Option<SampleSpec>, &usize)| *share > 0 && spec.is_some();
+    let specs: Vec<SampleSpec> =
+        specs.iter().zip(shares).filter(takes_part).filter_map(|(spec, _)| spec.clone()).collect();
     let rows: Vec<Row<'_>> = sequences
         .iter()
         .zip(shares)

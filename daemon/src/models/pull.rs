@@ -11,6 +11,8 @@ mod work;
 
 use super::catalog::{CATALOG, CatalogEntry};
 use super::error::PullError;
+use super::hub::HubSetup;
+use super::library::Library;
 use super::staging;
 use ingle_protocol::limits;
 use plan::Plan;
@@ -37,6 +39,10 @@ pub struct PullSetup {
     pub free_bytes: fn(&Path) -> io::Result<u64>,
     /// What the whole of a pull may take.
     pub limit: Duration,
+    /// Where other programs keep models, which need not be fetched again.
+    pub libraries: Vec<Library>,
+    /// How Hugging Face is reached.
+    pub hub: HubSetup,
 }
 
 impl PullSetup {
@@ -49,6 +55,8 @@ impl PullSetup {
             python: vec!["python3".into()],
             free_bytes: staging::free_bytes,
             limit: Duration::from_millis(limits::PULL_MS),
+            libraries: Vec::new(),
+            hub: HubSetup::default(),
         }
     }
 }
@@ -170,7 +178,11 @@ impl Puller {
         name: Option<&str>,
         progress: &mut (dyn FnMut(PullProgress) + Send),
     ) -> Result<PullOutcome, PullError> {
-        let plan = plan::make(&self.shared.setup, model, name)?;
+        let plan = {
+            let setup = self.shared.setup.clone();
+            let (model, name) = (model.to_owned(), name.map(str::to_owned));
+            work::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
+        };
         let flight = self.board(plan)?;
         let mut state = flight.state.clone();
         loop {

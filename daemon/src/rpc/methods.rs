@@ -55,7 +55,8 @@ pub fn table(
     add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, LoadModel::CLASS, None, &scope);
         let (progress, forward) = progress(params.stream, &scope);
-        let load = service.load_model(params.model.as_deref(), progress, &context);
+        let model = params.model.as_deref();
+        let load = service.load_model(model, params.engine, progress, &context);
         first(load, forward).await
     })?;
     add::<UnloadModel, _, _>(&mut module, |service, params, scope| async move {

@@ -167,9 +167,9 @@ impl Service {
         }
         let (settings, penalties) = validate(&params)?;
         let wanted = params.choices();
-        let GenerateParams { model, messages, prompt, .. } = params;
+        let GenerateParams { model, engine, messages, prompt, .. } = params;
         let prepared = async {
-            let open = self.models.open(model.as_deref()).await?;
+            let open = self.open(model.as_deref(), engine).await?;
             tokenize(open, messages, prompt).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
@@ -229,10 +229,10 @@ impl Service {
         params: TokenizeParams,
         context: &RequestContext,
     ) -> Result<TokenizeResult, ErrorBody> {
-        let TokenizeParams { model, text, messages } = params;
+        let TokenizeParams { model, engine, text, messages } = params;
         one_of("text", text.is_some(), messages.is_some())?;
         let work = async {
-            let open = self.models.open(model.as_deref()).await?;
+            let open = self.open(model.as_deref(), engine).await?;
             tokenize(open, messages, text).await
         };
         let (open, tokens) = self.in_time("tokenizing", context, work).await?;
@@ -249,7 +249,7 @@ impl Service {
         context: &RequestContext,
     ) -> Result<DetokenizeResult, ErrorBody> {
         let work = async {
-            let open = self.models.open(params.model.as_deref()).await?;
+            let open = self.open(params.model.as_deref(), params.engine).await?;
             blocking(move || {
                 let text = open.text.tokenizer.decode(&params.tokens)?;
                 Ok(DetokenizeResult { model: open.engine.name.clone(), text })

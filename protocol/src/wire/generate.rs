@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
+use super::models::EngineKind;
 use crate::deadline::Budget;
 use crate::timeouts::Class;
 
@@ -40,6 +41,9 @@ pub struct GenerateParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
     /// A conversation, rendered through the model's chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,

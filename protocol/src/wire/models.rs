@@ -30,12 +30,19 @@ pub struct ModelList {
 pub struct ModelEntry {
     /// The name to ask for it by.
     pub name: String,
-    /// `gguf` or `sim`; empty while it is not here.
+    /// `gguf`, `safetensors` or `sim`; empty while it is not here.
     pub format: String,
     /// Bytes on disk, or to fetch.
     pub size_bytes: u64,
     /// Where it stands.
     pub state: ModelState,
+    /// Whose folder it is in: `ingle`, `huggingface`, `lm_studio` or `folder` (one of the settings);
+    /// empty while it is not here.
+    #[serde(default)]
+    pub source: String,
+    /// Its file or folder; absent while it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// One line about it, or what is wrong with it.
     pub description: String,
 }
@@ -56,6 +63,50 @@ pub enum ModelState {
     Broken,
 }
 
+/// What computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// llama.cpp.
+    Gguf,
+    /// MLX.
+    Mlx,
+    /// The simulated engine, for tests.
+    Sim,
+}
+
+impl EngineKind {
+    /// Every engine.
+    pub const ALL: [Self; 3] = [Self::Gguf, Self::Mlx, Self::Sim];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::Mlx => "mlx",
+            Self::Sim => "sim",
+        }
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for EngineKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|engine| engine.as_str() == name)
+            .ok_or_else(|| format!("there is no engine `{name}`; there are gguf, mlx and sim"))
+    }
+}
+
 /// Loads a model, or waits for the load under way.
 #[derive(Debug)]
 pub struct LoadModel;
@@ -63,8 +114,23 @@ pub struct LoadModel;
 impl Method for LoadModel {
     const NAME: &'static str = "models.load";
     const CLASS: Class = Class::Workflow;
-    type Params = ModelParams;
+    type Params = LoadParams;
     type Output = LoadedModel;
+}
+
+/// What to load, and on what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadParams {
+    /// Name or path; the default model when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// Whether [`ProgressEvent`]s are wanted before the reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
 }
 
 /// Names a model.
@@ -84,7 +150,7 @@ pub struct ModelParams {
 pub struct LoadedModel {
     /// Its name.
     pub name: String,
-    /// Its engine: `mlx` or `sim`.
+    /// Its engine: `gguf`, `mlx` or `sim`.
     pub engine: String,
     /// Its architecture.
     pub architecture: String,

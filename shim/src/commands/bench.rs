@@ -13,7 +13,7 @@ use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
-use ingle_protocol::wire::models::{LoadModel, LoadedModel, ModelParams, UnloadModel};
+use ingle_protocol::wire::models::{LoadModel, LoadParams, LoadedModel, ModelParams, UnloadModel};
 use ingle_protocol::wire::status::{Status, StatusReply};
 use ingle_protocol::wire::{Method, NoParams};
 use serde_json::json;
@@ -72,7 +72,7 @@ async fn load(
     model: Option<String>,
     options: &BenchOptions,
 ) -> Result<LoadedModel, Failure> {
-    let params = ModelParams { model: model.clone(), stream: true };
+    let params = LoadParams { model: model.clone(), engine: options.engine, stream: true };
     if options.cold {
         let params = ModelParams { model: model.clone(), stream: false };
         match client.call::<UnloadModel>(&params).await {

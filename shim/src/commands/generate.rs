@@ -178,6 +178,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
     let work_ms = |timeout: std::time::Duration| timeout.as_millis().try_into().unwrap_or(u64::MAX);
     GenerateParams {
         model: options.model.as_deref().map(model_argument),
+        engine: options.engine,
         max_tokens: options.max_tokens,
         temperature: options.temperature,
         top_k: options.top_k,

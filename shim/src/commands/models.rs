@@ -8,8 +8,8 @@ use ingle_protocol::client::{Call, Client};
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::wire::models::{
-    ListModels, LoadModel, LoadedModel, ModelEntry, ModelParams, ModelState, ProgressEvent,
-    PullModel, PullParams, PullResult, UnloadModel,
+    EngineKind, ListModels, LoadModel, LoadParams, LoadedModel, ModelEntry, ModelParams,
+    ModelState, ProgressEvent, PullModel, PullParams, PullResult, UnloadModel,
 };
 use ingle_protocol::wire::status::Status;
 use ingle_protocol::wire::{Method, NoParams};
@@ -121,6 +121,8 @@ fn models_in(folder: &Path) -> Vec<ModelEntry> {
                 format: String::new(),
                 size_bytes: size_of(&entry.path()),
                 state: ModelState::OnDisk,
+                source: "ingle".to_owned(),
+                path: entry.path().to_str().map(str::to_owned),
                 description: String::new(),
             })
         })
@@ -177,10 +179,15 @@ pub(crate) fn loaded_table(output: &mut Output, models: &[LoadedModel]) -> Resul
 }
 
 /// Loads a model.
-pub(crate) async fn load(app: &mut App, model: Option<&str>, yes: bool) -> Outcome {
+pub(crate) async fn load(
+    app: &mut App,
+    model: Option<&str>,
+    engine: Option<EngineKind>,
+    yes: bool,
+) -> Outcome {
     let client = app.connect().await?;
     let model = model.map(model_argument);
-    let params = ModelParams { model: model.clone(), stream: true };
+    let params = LoadParams { model: model.clone(), engine, stream: true };
     let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
     let loaded = match load().await {
         Err(failure) => {

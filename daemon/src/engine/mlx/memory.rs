@@ -1,0 +1,85 @@
+//! MLX's own memory: how much there is, and how much it may keep.
+//!
+//! Owns the calls. MLX counts for the whole process, so everything here does too. Knows nothing of
+//! budgets: those who decide pass the numbers in.
+
+use std::sync::Once;
+
+use mlx_rs::memory;
+
+use crate::engine::backend::EngineError;
+
+/// Freed memory that MLX keeps for reuse, at most, unless told otherwise. Passes of a like size
+/// need like buffers, so some of it saves time; without a bound a long prompt's buffers would stay
+/// for good.
+const CACHE_LIMIT_BYTES: usize = 256 << 20;
+
+/// Whether limits have been set. Like MLX's own state it is one for the process.
+static LIMITED: Once = Once::new();
+
+/// What MLX holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Of arrays that are in use.
+    pub active_bytes: u64,
+    /// Freed and kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that was in use at once.
+    pub peak_bytes: u64,
+}
+
+/// What MLX may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Freed memory it keeps for reuse, in bytes.
+    pub cache_bytes: usize,
+    /// Memory it keeps from being paged out, in bytes; on Metal only. Off by default: such limits
+    /// are linked to kernel panics on some Macs (ml-explore/mlx#3186).
+    pub wired_bytes: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { cache_bytes: CACHE_LIMIT_BYTES, wired_bytes: None }
+    }
+}
+
+/// Prepares MLX: installs mlx-rs' error handler, which the first fallible call does (MLX's own
+/// would end the process), and sets the default limits unless others have been set.
+pub(super) fn start() -> Result<(), EngineError> {
+    memory::active_memory()?;
+    if LIMITED.is_completed() { Ok(()) } else { set_limits(Limits::default()) }
+}
+
+/// What MLX holds now.
+///
+/// # Errors
+/// [`EngineError::Native`] when MLX refuses.
+pub fn memory() -> Result<MemoryUse, EngineError> {
+    Ok(MemoryUse {
+        active_bytes: memory::active_memory()? as u64,
+        cache_bytes: memory::cache_memory()? as u64,
+        peak_bytes: memory::peak_memory()? as u64,
+    })
+}
+
+/// Sets what MLX may hold from now on. What is too much is let go with the next allocation.
+///
+/// # Errors
+/// [`EngineError::Native`] when MLX refuses; a wired limit is refused wherever there is no Metal.
+pub fn set_limits(limits: Limits) -> Result<(), EngineError> {
+    memory::set_cache_limit(limits.cache_bytes)?;
+    LIMITED.call_once(|| {});
+    if let Some(bytes) = limits.wired_bytes {
+        memory::set_wired_limit(bytes)?;
+    }
+    Ok(())
+}
+
+/// Gives all freed memory back to the system.
+///
+/// # Errors
+/// [`EngineError::Native`] when MLX refuses.
+pub fn clear_cache() -> Result<(), EngineError> {
+    Ok(memory::clear_cache()?)
+}
