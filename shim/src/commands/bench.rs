@@ -43,7 +43,7 @@ pub(crate) async fn run(app: &mut App, options: &BenchOptions) -> Outcome {
     let loaded = load(app, &client, model, options).await?;
     check_context(&loaded, options)?;
     let mut bench = Bench {
-        prompts: Prompts::new(client.clone(), loaded.name.clone()),
+        prompts: Prompts::new(client.clone(), loaded.name.clone(), options.engine),
         client,
         model: loaded.name.clone(),
         options,
@@ -136,6 +136,7 @@ impl Bench<'_> {
         for _ in 0..at_once {
             requests.push(GenerateParams {
                 model: Some(self.model.clone()),
+                engine: self.options.engine,
                 prompt: Some(self.prompts.next(prompt_tokens).await?),
                 max_tokens: Some(gen_tokens),
                 ignore_eos: true,
