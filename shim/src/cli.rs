@@ -168,7 +168,8 @@ Examples:
 Figures are the daemon's own timings of whole requests, as every user of it has them. Each prompt is
 new, so that the prompt cache does not answer for the model; one round more than asked for is run
 first and not counted. FIRST TOKEN is from a request's acceptance to its first token, waiting for a
-slot included; PROMPT and DECODE are the rates of one request, ALL what those at once made together.
+slot included; PROMPT and DECODE are the rates of one request. ALL PROMPTS is the rate of those that
+ran at once until the last had its first token, ALL OUTPUT their generated tokens over the whole time.
 
 The model stays loaded afterwards. Other models are left alone, unless there is no room for this one
 beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which

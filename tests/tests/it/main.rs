@@ -7,6 +7,7 @@
     reason = "in a test these are how it fails"
 )]
 
+mod bench;
 mod cli;
 mod crash;
 mod failures;
