@@ -20,6 +20,7 @@ use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
+use crate::formats::hf::FolderError;
 use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
 use crate::request::RequestContext;
 use crate::text::{TextError, TextModel, gguf_vocab};
@@ -149,6 +150,12 @@ fn context_tokens(gguf: &GgufFile) -> Result<usize, GgufError> {
 impl From<GgufError> for ErrorBody {
     fn from(error: GgufError) -> Self {
         // One mapping: a file at fault is the same error wherever it is found out.
+        EngineError::from(error).into()
+    }
+}
+
+impl From<FolderError> for ErrorBody {
+    fn from(error: FolderError) -> Self {
         EngineError::from(error).into()
     }
 }

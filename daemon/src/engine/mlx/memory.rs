@@ -83,3 +83,29 @@ pub fn set_limits(limits: Limits) -> Result<(), EngineError> {
 pub fn clear_cache() -> Result<(), EngineError> {
     Ok(memory::clear_cache()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::Array;
+
+    use super::*;
+
+    /// The counts are the process's, and other tests run beside this one: so only what holds
+    /// whatever they do.
+    #[test]
+    fn arrays_are_counted_while_they_live() {
+        start().unwrap();
+        let array = Array::from_slice(&vec![1.0_f32; 4 << 20], &[4 << 20]);
+        let doubled = array.add(&array).unwrap();
+        doubled.eval().unwrap();
+        let held = memory().unwrap();
+        assert!(held.active_bytes >= 16 << 20, "{held:?}");
+        assert!(held.peak_bytes >= held.active_bytes, "{held:?}");
+        drop((array, doubled));
+        clear_cache().unwrap();
+        set_limits(Limits { cache_bytes: 64 << 20, wired_bytes: None }).unwrap();
+        // A load does not undo what has been set.
+        start().unwrap();
+        assert_eq!(mlx_rs::memory::set_cache_limit(CACHE_LIMIT_BYTES).unwrap(), 64 << 20);
+    }
+}
