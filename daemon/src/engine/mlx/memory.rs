@@ -48,7 +48,9 @@ impl Default for Limits {
 /// would end the process), and sets the default limits unless others have been set.
 pub(super) fn start() -> Result<(), EngineError> {
     memory::active_memory()?;
-    if LIMITED.is_completed() { Ok(()) } else { set_limits(Limits::default()) }
+    let mut outcome = Ok(());
+    LIMITED.call_once(|| outcome = apply(Limits::default()));
+    outcome
 }
 
 /// What MLX holds now.
@@ -68,8 +70,13 @@ pub fn memory() -> Result<MemoryUse, EngineError> {
 /// # Errors
 /// [`EngineError::Native`] when MLX refuses; a wired limit is refused wherever there is no Metal.
 pub fn set_limits(limits: Limits) -> Result<(), EngineError> {
-    memory::set_cache_limit(limits.cache_bytes)?;
+    // The defaults must not come after.
     LIMITED.call_once(|| {});
+    apply(limits)
+}
+
+fn apply(limits: Limits) -> Result<(), EngineError> {
+    memory::set_cache_limit(limits.cache_bytes)?;
     if let Some(bytes) = limits.wired_bytes {
         memory::set_wired_limit(bytes)?;
     }
@@ -106,6 +113,6 @@ mod tests {
         set_limits(Limits { cache_bytes: 64 << 20, wired_bytes: None }).unwrap();
         // A load does not undo what has been set.
         start().unwrap();
-        assert_eq!(mlx_rs::memory::set_cache_limit(CACHE_LIMIT_BYTES).unwrap(), 64 << 20);
+        assert_eq!(memory::set_cache_limit(CACHE_LIMIT_BYTES).unwrap(), 64 << 20);
     }
 }
