@@ -29,12 +29,13 @@ pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Ou
     } else if result.already_here {
         app.output.line(&format!("{} is here already", result.model))?;
     } else {
-        app.output.line(&format!(
-            "pulled {} ({}, sha256 {})",
-            result.model,
-            output::bytes(result.size_bytes),
-            result.sha256
-        ))?;
+        // A model of several files has no one hash.
+        let hash = match result.sha256.as_str() {
+            "" => String::new(),
+            hash => format!(", sha256 {hash}"),
+        };
+        let size = output::bytes(result.size_bytes);
+        app.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -71,13 +72,14 @@ pub(crate) async fn list(app: &mut App) -> Outcome {
         [
             format!("{}{mark}", model.name),
             state(model.state).to_owned(),
+            source(&model.source).to_owned(),
             model.format,
             output::bytes(model.size_bytes),
             model.description,
         ]
     });
     let rows = rows.collect();
-    app.output.table(["NAME", "STATE", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    app.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
     Ok(exit::OK)
 }
 
@@ -88,6 +90,15 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Loading => "loading",
         ModelState::Loaded => "loaded",
         ModelState::Broken => "broken",
+    }
+}
+
+/// Whose folder a model is in.
+fn source(source: &str) -> &str {
+    match source {
+        "huggingface" => "Hugging Face",
+        "lm_studio" => "LM Studio",
+        other => other,
     }
 }
 
@@ -121,6 +132,8 @@ fn models_in(folder: &Path) -> Vec<ModelEntry> {
                 format: String::new(),
                 size_bytes: size_of(&entry.path()),
                 state: ModelState::OnDisk,
+                source: "ingle".to_owned(),
+                path: Some(entry.path().to_string_lossy().into_owned()),
                 description: String::new(),
             })
         })

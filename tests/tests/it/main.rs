@@ -13,5 +13,6 @@ mod generate;
 mod hostile;
 mod launch;
 mod mcp;
+mod models;
 mod reference;
 mod tidy;
