@@ -16,6 +16,7 @@ mod hostile;
 mod launch;
 mod mcp;
 mod memory;
+mod models;
 mod reference;
 mod sampling;
 mod tidy;
