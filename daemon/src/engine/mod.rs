@@ -12,6 +12,7 @@ pub mod backend;
 pub mod crash_journal;
 pub mod dequantize;
 pub mod handle;
+mod heap;
 pub mod ledger;
 pub mod loader;
 pub mod memory;

@@ -455,6 +455,7 @@ impl Drop for CancelOnDrop {
 fn release_memory() {
     #[cfg(feature = "mlx")]
     super::mlx::cleanup();
+    super::heap::trim();
 }
 
 fn describe(name: &str, resident: &Resident, stay: &Stay, active: usize) -> LoadedModel {
