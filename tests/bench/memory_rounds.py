@@ -14,6 +14,7 @@ when a round ends more than 3 % above the first.
 import argparse
 import pathlib
 import sys
+import time
 
 import harness
 
@@ -53,6 +54,8 @@ def main():
                 if loaded != [name]:
                     sys.exit(f"error: {loaded} are in memory, and {name} should be")
             daemon.call("models.unload", model="b")
+            # The daemon gives memory back once more when it has been idle for a second.
+            time.sleep(1.5)
             after.append(daemon.resident_bytes())
             print(
                 f"round {number + 1}: a {used[0]:.1f}, b {used[1]:.1f}, "

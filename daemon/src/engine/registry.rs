@@ -174,6 +174,8 @@ pub struct LoadEnd {
 #[derive(Default)]
 pub struct Registry {
     slots: BTreeMap<String, Entry>,
+    /// When a model went last.
+    emptied_at: Option<Instant>,
 }
 
 impl Registry {
@@ -292,7 +294,7 @@ impl Registry {
             }
             Some(Slot::Resident(resident)) => {
                 drop(resident);
-                release_memory();
+                self.release_memory();
                 tracing::info!(model = name, "a model was unloaded");
                 true
             }
@@ -360,6 +362,26 @@ impl Registry {
         ended
     }
 
+    /// Gives back what the engines keep of a model that has gone.
+    fn release_memory(&mut self) {
+        #[cfg(feature = "mlx")]
+        super::mlx::cleanup();
+        super::heap::trim();
+        self.emptied_at = Some(Instant::now());
+    }
+
+    /// When free memory should be given back once more, if it should.
+    #[must_use]
+    pub fn trim_due(&self) -> Option<Instant> {
+        Some(self.emptied_at? + Duration::from_millis(limits::TRIM_AFTER_MS))
+    }
+
+    /// Gives free memory back once more.
+    pub fn trim(&mut self) {
+        self.emptied_at = None;
+        super::heap::trim();
+    }
+
     fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
         let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
             self.slots.remove(&name)
@@ -369,7 +391,7 @@ impl Registry {
         let Loading { builder, waiters, engine, started_at, .. } = loading;
         let result = result.and_then(|()| builder.finish());
         if result.is_err() {
-            release_memory();
+            self.release_memory();
         }
         let result = result.map(|generator| {
             let load_ms = millis(started_at.elapsed());
@@ -449,13 +471,6 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// Gives back what the engines keep of a model that has gone.
-fn release_memory() {
-    #[cfg(feature = "mlx")]
-    super::mlx::cleanup();
-    super::heap::trim();
 }
 
 fn describe(name: &str, resident: &Resident, stay: &Stay, active: usize) -> LoadedModel {
