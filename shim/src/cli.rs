@@ -104,13 +104,19 @@ Prints one vector a line, of length 1: the dot product of two is their similarit
     #[command(after_help = "\
 Examples:
   ingle pull smollm2
+  ingle pull mlx-community/Qwen3-0.6B-4bit         safetensors of Hugging Face
+  ingle pull bartowski/Qwen_Qwen3-0.6B-GGUF:Q8_0   one of its GGUF files
+  ingle pull org/name@main                         the newest commit, if there is a newer one
   ingle pull ./my-model.gguf --name mine
 
-Two pulls of one model are one download. An interrupted pull leaves nothing behind.")]
+Two pulls of one model are one download. One from Hugging Face that was interrupted is gone on with
+by the next; HF_TOKEN, or a login with `hf auth login`, opens gated models. What Hugging Face's own
+programs or LM Studio have fetched need not be fetched again.")]
     Pull {
-        /// A name from `ingle models`, or the path of a GGUF file or model folder
+        /// A name from `ingle models`, `org/name[:choice][@revision]` on Hugging Face, or the path
+        /// of a GGUF file or model folder
         model: String,
-        /// The name to give a model that comes from a path
+        /// The name to give the model
         #[arg(long)]
         name: Option<String>,
     },
@@ -120,7 +126,8 @@ Examples:
   ingle models
   ingle models --json | jq -r '.models[].name'
 
-Without a running daemon only the models on disk are listed.")]
+Models in the folders of Hugging Face's programs and of LM Studio are listed with where they are
+from; they are used as they are, and never changed. Without a running daemon only the models on disk are listed.")]
     Models,
     /// List the models in memory
     #[command(after_help = "\
@@ -168,7 +175,8 @@ Examples:
 Figures are the daemon's own timings of whole requests, as every user of it has them. Each prompt is
 new, so that the prompt cache does not answer for the model; one round more than asked for is run
 first and not counted. FIRST TOKEN is from a request's acceptance to its first token, waiting for a
-slot included; PROMPT and DECODE are the rates of one request, ALL what those at once made together.
+slot included; PROMPT and DECODE are the rates of one request. ALL PROMPTS is the rate of those that
+ran at once until the last had its first token, ALL OUTPUT their generated tokens over the whole time.
 
 The model stays loaded afterwards. Other models are left alone, unless there is no room for this one
 beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which

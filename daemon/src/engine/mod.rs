@@ -16,12 +16,16 @@ pub mod embedding;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod handle;
+mod heap;
 pub mod ledger;
 pub mod loader;
 pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
+#[cfg(test)]
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+pub(crate) mod plain;
 pub mod prompt_cache;
 pub mod quarantine;
 pub mod registry;

@@ -220,7 +220,8 @@ pub struct Eviction {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
-    /// Name or path; the default model when absent.
+    /// Name or path; the default model when absent. A model of a library is named `org/name`, or by
+    /// `name` alone; `:choice` names one of several GGUF files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -297,9 +298,10 @@ impl Method for PullModel {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
-    /// A name of the catalogue, or a path of a GGUF file or model folder to take over.
+    /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository of Hugging
+    /// Face's, or a path of a GGUF file or model folder to take over.
     pub model: String,
-    /// The name to give a model that comes from a path; its file name when absent.
+    /// The name to give the model; the catalogue's, the repository's or the file's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -314,7 +316,7 @@ pub struct PullResult {
     pub model: String,
     /// Bytes on disk.
     pub size_bytes: u64,
-    /// SHA-256 of the model file, in hexadecimal.
+    /// SHA-256 of the model file, in hexadecimal; empty when there are several.
     pub sha256: String,
     /// Whether it was here already.
     pub already_here: bool,

@@ -9,6 +9,7 @@ mod prompt;
 use std::time::Instant;
 
 use ingle_protocol::client::Client;
+use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
@@ -35,14 +36,14 @@ pub(crate) async fn run(app: &mut App, options: &BenchOptions) -> Outcome {
     let before = status(&client).await?;
     if before.active + before.queued > 0 {
         app.output.note(&format!(
-            "warning: {} generations are running or waiting, and will slow this one down",
-            before.active + before.queued
+            "warning: other generations (running: {}, waiting: {}) will make the figures worse",
+            before.active, before.queued
         ));
     }
     let loaded = load(app, &client, model, options).await?;
     check_context(&loaded, options)?;
     let mut bench = Bench {
-        prompts: Prompts::new(client.clone(), loaded.name.clone()),
+        prompts: Prompts::new(client.clone(), loaded.name.clone(), options.engine),
         client,
         model: loaded.name.clone(),
         options,
@@ -82,7 +83,7 @@ async fn load(
         match client.call::<UnloadModel>(&params).await {
             // What is missing may yet be pulled, below.
             Ok(_) => {}
-            Err(error) if error.code == ingle_protocol::error::ErrorCode::ModelNotFound => {}
+            Err(error) if error.code == ErrorCode::ModelNotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -140,6 +141,7 @@ impl Bench<'_> {
         for _ in 0..at_once {
             requests.push(GenerateParams {
                 model: Some(self.model.clone()),
+                engine: self.options.engine,
                 prompt: Some(self.prompts.next(prompt_tokens).await?),
                 max_tokens: Some(gen_tokens),
                 ignore_eos: true,
@@ -198,12 +200,13 @@ fn report(
             "PROMPT tok/s",
             "DECODE tok/s",
             "ALL PROMPTS tok/s",
-            "ALL DECODE tok/s",
+            "ALL OUTPUT tok/s",
         ];
         let rows = results.iter().map(row).collect();
         app.output.table(headings, &headings, rows)?;
         app.output.line("")?;
-        app.output.line("median (best); ALL: what the requests that ran at once made together")?;
+        app.output
+            .line("median (best); ALL: what the requests that ran at once came to together")?;
     }
     let cached: usize = results.iter().map(|figures| figures.cached_tokens).sum();
     if cached > 0 {
@@ -213,7 +216,7 @@ fn report(
     }
     if others > 0 {
         app.output.note(&format!(
-            "warning: {others} other generations ran meanwhile; the figures are too low"
+            "warning: other generations ran meanwhile ({others}); the figures are too low"
         ));
     }
     let most = results.iter().map(|figures| figures.at_once).max().unwrap_or(0);
@@ -236,6 +239,6 @@ fn row(figures: &Figures) -> [String; 7] {
         rate(&figures.prompt_tokens_per_s),
         rate(&figures.decode_tokens_per_s),
         rate(&figures.all_prompt_tokens_per_s),
-        rate(&figures.all_decode_tokens_per_s),
+        rate(&figures.all_output_tokens_per_s),
     ]
 }

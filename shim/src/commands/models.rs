@@ -32,12 +32,13 @@ pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Ou
     } else if result.already_here {
         app.output.line(&format!("{} is here already", result.model))?;
     } else {
-        app.output.line(&format!(
-            "pulled {} ({}, sha256 {})",
-            result.model,
-            output::bytes(result.size_bytes),
-            result.sha256
-        ))?;
+        // A model of several files has no one hash.
+        let hash = match result.sha256.as_str() {
+            "" => String::new(),
+            hash => format!(", sha256 {hash}"),
+        };
+        let size = output::bytes(result.size_bytes);
+        app.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -74,13 +75,14 @@ pub(crate) async fn list(app: &mut App) -> Outcome {
         [
             format!("{}{mark}", model.name),
             state(model.state).to_owned(),
+            source(&model.source).to_owned(),
             model.format,
             output::bytes(model.size_bytes),
             model.description,
         ]
     });
     let rows = rows.collect();
-    app.output.table(["NAME", "STATE", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    app.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
     Ok(exit::OK)
 }
 
@@ -92,6 +94,15 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Loaded => "loaded",
         ModelState::Broken => "broken",
         ModelState::Quarantined => "crashed",
+    }
+}
+
+/// Whose folder a model is in.
+fn source(source: &str) -> &str {
+    match source {
+        "huggingface" => "Hugging Face",
+        "lm_studio" => "LM Studio",
+        other => other,
     }
 }
 

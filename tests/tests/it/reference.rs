@@ -236,11 +236,13 @@ async fn penalised_smollm2_agrees_with_mlx_lm() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let repetition = GenerateParams {
+        engine: Some(EngineKind::Mlx),
         repetition_penalty: Some(1.3),
         repetition_window: Some(16),
         ..GenerateParams::default()
     };
     let counted = GenerateParams {
+        engine: Some(EngineKind::Mlx),
         frequency_penalty: Some(0.4),
         presence_penalty: Some(0.6),
         ..GenerateParams::default()
@@ -284,11 +286,18 @@ async fn penalised_smollm2_agrees_with_mlx_lm() {
 /// The further texts go on from a fork of the first one's KV cache, in one batch with it.
 #[tokio::test]
 async fn each_of_several_texts_is_what_its_seed_gives_alone() {
+    for engine in [EngineKind::Mlx, EngineKind::Gguf] {
+        check_several_texts(engine).await;
+    }
+}
+
+async fn check_several_texts(engine: EngineKind) {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
     let client = home.client().await;
     let one = GenerateParams {
+        engine: Some(engine),
         prompt: Some("Once upon a time".to_owned()),
         max_tokens: Some(12),
         temperature: Some(0.8),
@@ -302,6 +311,6 @@ async fn each_of_several_texts_is_what_its_seed_gives_alone() {
     for (text, seed) in std::iter::once((result.text, result.seed)).chain(others) {
         let alone = GenerateParams { seed: Some(seed), ..one.clone() };
         let call = client.start::<Generate>(&alone, alone.class()).unwrap();
-        assert_eq!(call.reply().await.unwrap().text, text);
+        assert_eq!(call.reply().await.unwrap().text, text, "{engine}");
     }
 }

@@ -43,9 +43,8 @@ pub(super) struct Figures {
     /// Prompt tokens of all requests of a round, for each second until the last had its first
     /// token.
     pub(super) all_prompt_tokens_per_s: Spread,
-    /// Generated tokens of all requests of a round, for each second from the first one's first
-    /// token to the last reply.
-    pub(super) all_decode_tokens_per_s: Spread,
+    /// Generated tokens of all requests of a round, for each second of the whole round.
+    pub(super) all_output_tokens_per_s: Spread,
 }
 
 impl Figures {
@@ -53,23 +52,20 @@ impl Figures {
     #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
     pub(super) fn of(at_once: usize, rounds: &[Round]) -> Self {
         let results = || rounds.iter().flat_map(|round| &round.results);
-        let ttfts = |round: &Round| -> Vec<f64> {
-            round.results.iter().map(|result| result.timings.ttft_ms / 1e3).collect()
-        };
         let sum = |round: &Round, count: fn(&GenerateResult) -> usize| -> f64 {
             round.results.iter().map(count).sum::<usize>() as f64
         };
         let all_prompts = rounds.iter().map(|round| {
-            let until = ttfts(round).into_iter().fold(0.0, f64::max);
+            let ttfts = round.results.iter().map(|result| result.timings.ttft_ms / 1e3);
+            let until = ttfts.fold(0.0, f64::max);
             let read = |result: &GenerateResult| {
                 result.usage.prompt_tokens.saturating_sub(result.usage.cached_tokens)
             };
             rate(sum(round, read), until)
         });
-        let all_decode = rounds.iter().map(|round| {
-            let from = ttfts(round).into_iter().fold(f64::INFINITY, f64::min);
-            rate(sum(round, |result| result.usage.completion_tokens), round.seconds - from)
-        });
+        let all_output = rounds
+            .iter()
+            .map(|round| rate(sum(round, |result| result.usage.completion_tokens), round.seconds));
         let timings = || results().map(|result| &result.timings);
         let usages = || results().map(|result| &result.usage);
         Self {
@@ -81,7 +77,7 @@ impl Figures {
             prompt_tokens_per_s: highest(timings().map(|timings| timings.prefill_tokens_per_s)),
             decode_tokens_per_s: highest(timings().map(|timings| timings.decode_tokens_per_s)),
             all_prompt_tokens_per_s: highest(all_prompts),
-            all_decode_tokens_per_s: highest(all_decode),
+            all_output_tokens_per_s: highest(all_output),
         }
     }
 }
@@ -130,7 +126,7 @@ mod tests {
         let rounds = [
             Round { seconds: 5.0, results: vec![result(1_000.0, 8.0, 0), result(2_000.0, 6.0, 0)] },
             Round {
-                seconds: 9.0,
+                seconds: 10.0,
                 results: vec![result(1_000.0, 4.0, 0), result(4_000.0, 2.0, 20)],
             },
         ];
@@ -139,9 +135,9 @@ mod tests {
         assert_eq!(figures.cached_tokens, 20);
         assert_eq!(figures.ttft_ms, Spread { median: 1_500.0, best: 1_000.0 });
         assert_eq!(figures.decode_tokens_per_s, Spread { median: 5.0, best: 8.0 });
-        // 200 tokens in 2 s, and 180 in 4 s; 40 tokens in 4 s, and in 8 s.
+        // 200 tokens in 2 s, and 180 in 4 s; 40 tokens in 5 s, and in 10 s.
         assert_eq!(figures.all_prompt_tokens_per_s, Spread { median: 72.5, best: 100.0 });
-        assert_eq!(figures.all_decode_tokens_per_s, Spread { median: 7.5, best: 10.0 });
+        assert_eq!(figures.all_output_tokens_per_s, Spread { median: 6.0, best: 8.0 });
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use ingle_protocol::client::Client;
+use ingle_protocol::wire::models::EngineKind;
 use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, TokenizeParams};
 
 use crate::output::Failure;
@@ -22,14 +23,15 @@ const WORDS: [&str; 32] = [
 pub(super) struct Prompts {
     client: Client,
     model: String,
+    engine: Option<EngineKind>,
     /// Different in every process.
     random: RandomState,
     made: u64,
 }
 
 impl Prompts {
-    pub(super) fn new(client: Client, model: String) -> Self {
-        Self { client, model, random: RandomState::new(), made: 0 }
+    pub(super) fn new(client: Client, model: String, engine: Option<EngineKind>) -> Self {
+        Self { client, model, engine, random: RandomState::new(), made: 0 }
     }
 
     /// A new prompt of so many tokens, or as near as its tokenizer allows.
@@ -38,6 +40,7 @@ impl Prompts {
         let text = words(self.random.hash_one(self.made), tokens);
         let params = TokenizeParams {
             model: Some(self.model.clone()),
+            engine: self.engine,
             text: Some(text.clone()),
             ..TokenizeParams::default()
         };
@@ -47,11 +50,8 @@ impl Prompts {
             return Ok(text);
         }
         ids.truncate(tokens);
-        let params = DetokenizeParams {
-            model: Some(self.model.clone()),
-            tokens: ids,
-            ..DetokenizeParams::default()
-        };
+        let params =
+            DetokenizeParams { model: Some(self.model.clone()), engine: self.engine, tokens: ids };
         Ok(self.client.call::<Detokenize>(&params).await?.text)
     }
 }
