@@ -23,6 +23,9 @@ pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
+#[cfg(test)]
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+pub(crate) mod plain;
 pub mod prompt_cache;
 pub mod quarantine;
 pub mod registry;

@@ -1,49 +1,65 @@
 //! How many prompt tokens one step may read.
 //!
 //! Owns the size of a prefill chunk. Pure policy: measured durations come in as arguments. Cancel
-//! and deadline are seen between chunks, so a chunk should take about
-//! [`Pacing::TARGET_MS`]; the engine's speed is not known beforehand, so the size follows what was
-//! measured.
+//! and deadline are seen between chunks, and streams stand still meanwhile, so a chunk should take
+//! about [`Pacing::TARGET_MS`], or twice that while nobody's stream waits: every chunk reads all
+//! weights, so larger ones are faster on the whole. The engine's speed is not known beforehand, so
+//! the size follows what was measured.
 
 use std::time::Duration;
 
 /// The chunk size of one loaded model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pacing {
-    chunk_tokens: usize,
+    /// Prompt tokens a millisecond; 0 before anything has been measured.
+    speed: f64,
 }
 
 impl Pacing {
-    /// What one chunk should take, in milliseconds.
+    /// What one chunk should take beside streams, in milliseconds.
     pub const TARGET_MS: u64 = 250;
+    /// The same while no other sequence is being generated.
+    pub const ALONE_TARGET_MS: u64 = 2 * Self::TARGET_MS;
     /// Smallest chunk. Below it matrix products lose their efficiency.
     pub const MIN_TOKENS: usize = 16;
     /// Largest chunk.
     pub const MAX_TOKENS: usize = 512;
-
     /// The size before anything has been measured.
+    const FIRST_TOKENS: usize = 64;
+
+    /// Nothing has been measured.
     #[must_use]
     pub const fn new() -> Self {
-        Self { chunk_tokens: 64 }
+        Self { speed: 0.0 }
     }
 
-    /// Prompt tokens of the next step.
+    /// Prompt tokens of the next step: a power of two, so that engines meet few different shapes.
     #[must_use]
-    pub const fn chunk_tokens(self) -> usize {
-        self.chunk_tokens
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens or milliseconds")]
+    pub fn chunk_tokens(self, alone: bool) -> usize {
+        if self.speed <= 0.0 {
+            return Self::FIRST_TOKENS;
+        }
+        let target_ms = if alone { Self::ALONE_TARGET_MS } else { Self::TARGET_MS };
+        let wanted = self.speed * target_ms as f64;
+        let mut tokens = Self::MIN_TOKENS;
+        while tokens < Self::MAX_TOKENS && (2 * tokens) as f64 <= wanted {
+            tokens *= 2;
+        }
+        tokens
     }
 
-    /// Learns from a step that read `tokens` prompt tokens in `elapsed`. The size doubles when
-    /// even the doubled chunk would have met the target, and halves when a chunk missed it by
-    /// half; in between it stays, so that it does not flutter. Chunks smaller than the present
-    /// size (a prompt's last one) say little and only slow ones count.
+    /// Learns from a step that read `tokens` prompt tokens in `elapsed`. A prompt's short tail is
+    /// slow for its size and says nothing. A speed counts as much as all before it, so that one
+    /// disturbed step does not spoil the next ones and a lasting change is followed soon.
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens")]
     pub fn learn(&mut self, tokens: usize, elapsed: Duration) {
-        let target = Duration::from_millis(Self::TARGET_MS);
-        if elapsed > target * 3 / 2 {
-            self.chunk_tokens = (self.chunk_tokens / 2).max(Self::MIN_TOKENS);
-        } else if tokens >= self.chunk_tokens && elapsed * 2 <= target {
-            self.chunk_tokens = (self.chunk_tokens * 2).min(Self::MAX_TOKENS);
+        let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
+        if tokens < Self::MIN_TOKENS || elapsed_ms <= 0.0 {
+            return;
         }
+        let speed = tokens as f64 / elapsed_ms;
+        self.speed = if self.speed > 0.0 { f64::midpoint(self.speed, speed) } else { speed };
     }
 }
 
@@ -57,28 +73,38 @@ impl Default for Pacing {
 mod tests {
     use super::*;
 
-    /// The size it settles on for an engine of a given speed.
-    fn settle(tokens_per_s: u64) -> usize {
+    /// The size it settles on for an engine of a given speed, beside streams and alone.
+    fn settle(tokens_per_s: u64) -> [usize; 2] {
         let mut pacing = Pacing::new();
         for _ in 0..20 {
-            let tokens = pacing.chunk_tokens();
+            let tokens = pacing.chunk_tokens(false);
             let elapsed = Duration::from_millis(tokens as u64 * 1_000 / tokens_per_s);
             pacing.learn(tokens, elapsed);
         }
-        pacing.chunk_tokens()
+        [pacing.chunk_tokens(false), pacing.chunk_tokens(true)]
     }
 
     #[test]
     fn the_chunk_follows_the_engines_speed() {
-        assert_eq!(settle(10), Pacing::MIN_TOKENS);
-        assert_eq!(settle(160), 32);
-        assert_eq!(settle(100_000), Pacing::MAX_TOKENS);
+        assert_eq!(settle(10), [Pacing::MIN_TOKENS; 2]);
+        assert_eq!(settle(160), [32, 64]);
+        assert_eq!(settle(600), [128, 256]);
+        assert_eq!(settle(100_000), [Pacing::MAX_TOKENS; 2]);
     }
 
     #[test]
-    fn a_prompts_short_tail_does_not_grow_the_chunk() {
+    fn a_prompts_short_tail_says_nothing() {
         let mut pacing = Pacing::new();
-        pacing.learn(1, Duration::from_millis(1));
+        pacing.learn(1, Duration::from_millis(100));
         assert_eq!(pacing, Pacing::new());
+    }
+
+    #[test]
+    fn one_disturbed_step_is_forgotten_soon() {
+        let mut pacing = Pacing::new();
+        for elapsed_ms in [100, 100, 2_000, 100, 100] {
+            pacing.learn(64, Duration::from_millis(elapsed_ms));
+        }
+        assert_eq!(pacing.chunk_tokens(false), 128);
     }
 }

@@ -151,6 +151,7 @@ struct ResidentEmbedder {
 /// What a load ends in.
 enum Target {
     Generator(Box<dyn Builder>),
+    #[cfg_attr(not(feature = "gguf"), allow(dead_code, reason = "only llama.cpp embeds"))]
     Embedder(Box<dyn EmbedderBuilder>),
 }
 

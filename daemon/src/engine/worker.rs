@@ -344,6 +344,7 @@ impl Worker {
     fn step(&mut self) {
         let models: BTreeSet<String> =
             self.running.iter().map(|sequence| sequence.request.model.name.clone()).collect();
+        let alone = self.running.iter().all(|one| matches!(one.phase, Phase::Prefill { .. }));
         for model in models {
             let Some(resident) = self.registry.resident(&model) else { continue };
             let mine = |sequence: &&mut Sequence| sequence.request.model.name == model;
@@ -361,7 +362,7 @@ impl Worker {
                 let requests = sequences.iter().map(|one| one.request.request_id.as_str());
                 self.journal.step(work, &first.request.model, requests);
             }
-            let outcomes = step_model(resident, &mut sequences);
+            let outcomes = step_model(resident, &mut sequences, alone);
             self.settle(&model, outcomes);
         }
     }
@@ -496,9 +497,13 @@ enum Outcome {
 }
 
 /// One forward pass over all sequences of one model: a token each, and as many prompt tokens as
-/// the pacing allows in all. One outcome a sequence.
-fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<Outcome> {
-    let mut prompt_left = resident.pacing.chunk_tokens();
+/// the pacing allows in all, which is more if nobody generates (`alone`). One outcome a sequence.
+fn step_model(
+    resident: &mut Resident,
+    sequences: &mut [&mut Sequence],
+    alone: bool,
+) -> Vec<Outcome> {
+    let mut prompt_left = resident.pacing.chunk_tokens(alone);
     let mut prompt_tokens = 0;
     // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
     let mut shares: Vec<usize> = sequences

@@ -21,12 +21,15 @@ pub enum Level {
 }
 
 /// The function that takes the lines, and whether it wants details too.
-static LOG: OnceLock<(fn(Level, &str), bool)> = OnceLock::new();
+static LOG: OnceLock<(LogFunction, bool)> = OnceLock::new();
+
+/// Takes one line.
+type LogFunction = fn(Level, &str);
 
 /// Names the function that is given every line, before anything is loaded. The first call counts;
 /// the function must not panic. Lines of [`Level::Debug`] come only if `wants_debug`: there are
 /// thousands of them.
-pub fn set_log(log: fn(Level, &str), wants_debug: bool) {
+pub fn set_log(log: LogFunction, wants_debug: bool) {
     let _ = LOG.set((log, wants_debug));
     start();
 }

@@ -177,7 +177,8 @@ async fn the_engine_is_the_callers_choice() {
     // While it works nobody moves it to another engine.
     let long = GenerateParams {
         prompt: Some("Once upon a time".to_owned()),
-        max_tokens: Some(1_000),
+        max_tokens: Some(4_000),
+        ignore_eos: true,
         stream: true,
         ..GenerateParams::default()
     };

@@ -3,14 +3,13 @@
 mod broken;
 mod embed;
 mod models;
-#[path = "../../mlx/tests/plain.rs"]
-mod plain;
 
 use std::time::Duration;
 
 use super::*;
 use crate::engine::backend::{EngineError, Generator, Row, SeqId, Trimmed};
 use crate::engine::loader::LoadItem;
+use crate::engine::plain;
 use crate::engine::sampling::{SampleSpec, Sampled};
 use models::{ModelFile, llama, mamba, tensors_of};
 

@@ -9,13 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::goldens::{self, goldens, load_all};
 use super::*;
+use ingle_protocol::wire::models::EngineKind;
+
 use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle, EngineModel, Weights};
 use crate::engine::memory::{Budget, MemoryOptions, ModelOptions};
 use crate::engine::role::Role;
 use crate::engine::settings::EngineSettings;
 use crate::formats::hf::{ModelFolder, Storage};
-use ingle_protocol::wire::models::EngineKind;
 
 /// A golden's config, to be changed, and its weights.
 fn parts(case: &str) -> (Value, Vec<u8>) {
@@ -172,9 +173,9 @@ fn a_scale_that_is_no_number_is_refused_by_name() {
 fn the_engine_thread_loads_a_folder() {
     let (_, folder) = goldens::open("llama-mixed");
     let bytes = crate::engine::loader::folder_loaded_bytes(&folder, weight_precision());
+    let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
     let home = tempfile::tempdir().unwrap();
     let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
-    let memory = MemoryOptions { budget: Budget::Bytes(1 << 30), ..MemoryOptions::default() };
     let (engine, exit) = EngineHandle::spawn(EngineSettings::default(), memory, journal).unwrap();
     let model = EngineModel {
         name: "tiny".to_owned(),

@@ -3,7 +3,6 @@
 mod folders;
 mod ggufs;
 mod goldens;
-mod plain;
 
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use half::f16;
 
 use super::*;
 use crate::engine::backend::{Generator, Row, SeqId, Trimmed};
+use crate::engine::plain;
 use crate::engine::sampling::{SampleSpec, Sampled};
 use crate::engine::tensor::{Floats, HostData, HostTensor};
 use crate::formats::gguf::testing::GgufWriter;

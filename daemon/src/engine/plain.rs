@@ -1,22 +1,22 @@
-//! A llama in plain loops and 64-bit floats: slow, obvious, and independent of MLX.
+//! A llama in plain loops and 64-bit floats: slow, obvious, and independent of every engine.
 
 use crate::engine::tensor::{HostData, HostTensor};
 
 /// Sizes of the test model. Most are no multiple of a vector's length, so that rests are tested
 /// too; the hidden size holds two groups of a quantised weight.
-pub(super) const LAYERS: usize = 2;
-pub(super) const HIDDEN: usize = 64;
-pub(super) const INTERMEDIATE: usize = 43;
-pub(super) const HEADS: usize = 4;
-pub(super) const KV_HEADS: usize = 2;
-pub(super) const HEAD_DIM: usize = 10;
-pub(super) const VOCAB: usize = 53;
-pub(super) const CONTEXT: usize = 700;
-pub(super) const EPS: f32 = 1e-5;
-pub(super) const ROPE_BASE: f32 = 100.0;
+pub(crate) const LAYERS: usize = 2;
+pub(crate) const HIDDEN: usize = 64;
+pub(crate) const INTERMEDIATE: usize = 43;
+pub(crate) const HEADS: usize = 4;
+pub(crate) const KV_HEADS: usize = 2;
+pub(crate) const HEAD_DIM: usize = 10;
+pub(crate) const VOCAB: usize = 53;
+pub(crate) const CONTEXT: usize = 700;
+pub(crate) const EPS: f32 = 1e-5;
+pub(crate) const ROPE_BASE: f32 = 100.0;
 
 /// Seeded weights of a tied or untied model, in the order of a file.
-pub(super) fn weights(tied: bool) -> Vec<HostTensor> {
+pub(crate) fn weights(tied: bool) -> Vec<HostTensor> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -52,7 +52,7 @@ pub(super) fn weights(tied: bool) -> Vec<HostTensor> {
 }
 
 /// Natural-log probabilities of every token after `tokens`.
-pub(super) fn logprobs(weights: &[HostTensor], tokens: &[u32]) -> Vec<f64> {
+pub(crate) fn logprobs(weights: &[HostTensor], tokens: &[u32]) -> Vec<f64> {
     let find = |name: &str| match weights.iter().find(|tensor| tensor.name == name) {
         Some(HostTensor { data: HostData::F32(values), .. }) => Some(values.as_slice()),
         _ => None,
