@@ -43,6 +43,18 @@ pub const ENGINE_EVENTS: usize = 64;
 pub const QUEUED_GENERATIONS: usize = 128;
 /// Generations running at once.
 pub const CONCURRENT_GENERATIONS: usize = 5;
+/// Requests for embeddings that wait or run.
+pub const QUEUED_EMBEDDINGS: usize = 64;
+/// Texts of one request for embeddings.
+pub const EMBED_INPUTS: usize = 256;
+/// Bytes of one of them.
+pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
+/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
+pub const EMBED_SLICE_TOKENS: usize = 512;
+/// Loads waiting for memory that no request asked for.
+pub const QUEUED_LOADS: usize = 64;
+/// Milliseconds a request waits for memory before requests that came later are held back for it.
+pub const MEMORY_PATIENCE_MS: u64 = 2_000;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.
@@ -54,6 +66,8 @@ pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 /// Bytes of their KV caches.
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
+/// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
+pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
@@ -68,6 +82,10 @@ pub const STOP_STRINGS: usize = 16;
 pub const STOP_STRING_BYTES: usize = 256;
 /// Alternatives reported for one token.
 pub const TOP_LOGPROBS: usize = 20;
+/// Tokens that one request may bias.
+pub const LOGIT_BIASES: usize = 1_024;
+/// Texts that one request may ask for.
+pub const CHOICES: usize = 8;
 /// Tokens generated when a request names no maximum.
 pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
@@ -120,10 +138,13 @@ pub const DRAIN_MS: u64 = 5_000;
 pub const LOG_FILES: usize = 7;
 
 const _: () = {
+    assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
-    assert!(QUEUED_GENERATIONS <= ENGINE_COMMANDS);
+    assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
+    assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
+    assert!(CHOICES <= QUEUED_GENERATIONS);
     assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);

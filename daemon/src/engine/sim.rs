@@ -16,7 +16,7 @@ use super::backend::{
     Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
 };
 use super::loader::{self, LoadItem, LoadStream};
-use super::sampling::{SampleSpec, Sampled};
+use super::sampling::{self, SampleSpec, Sampled};
 use super::tensor::{HostData, HostTensor};
 
 /// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
@@ -31,6 +31,10 @@ pub struct SimConfig {
     /// What it says; a text made from the prompt when absent.
     #[serde(default)]
     pub reply: Option<String>,
+    /// Draws each token from these logits, by the character it stands for; all others are
+    /// impossible. Without it tokens are not drawn, and the sampler's settings have no effect.
+    #[serde(default)]
+    pub logits: BTreeMap<char, f32>,
     /// Words of a text made from the prompt.
     #[serde(default = "default_words")]
     pub words: usize,
@@ -40,6 +44,9 @@ pub struct SimConfig {
     /// Milliseconds a prompt token takes.
     #[serde(default)]
     pub prompt_token_delay_ms: u64,
+    /// Prompt tokens it reads in all; a pass that asks for more fails.
+    #[serde(default)]
+    pub prompt_tokens: Option<u64>,
     /// Milliseconds the load takes.
     #[serde(default)]
     pub load_delay_ms: u64,
@@ -61,6 +68,19 @@ pub struct SimConfig {
     /// Tokens of context.
     #[serde(default = "default_context")]
     pub context_tokens: usize,
+    /// Bytes its weights count for.
+    #[serde(default)]
+    pub weight_bytes: u64,
+    /// Bytes a token of a sequence counts for.
+    #[serde(default = "default_kv_bytes")]
+    pub kv_bytes_per_token: u64,
+    /// Whether those bytes are really taken and written to, so that resident memory shows them.
+    #[serde(default)]
+    pub allocate: bool,
+}
+
+fn default_kv_bytes() -> u64 {
+    4
 }
 
 fn default_words() -> usize {
@@ -92,7 +112,7 @@ fn text_for(prompt: &[u32], words: usize) -> String {
     text
 }
 
-/// Starts a load: a few empty tensors, spread over the delay.
+/// Starts a load: a few tensors, empty or not, spread over the delay.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -100,23 +120,29 @@ pub fn load(
     config: SimConfig,
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
-    const STEPS: u32 = 10;
-    let pause = Duration::from_millis(config.load_delay_ms) / STEPS;
+    const TENSOR_BYTES: u64 = 32 << 20;
+    let weight_bytes = if config.allocate { config.weight_bytes } else { 0 };
+    let steps = u32::try_from(weight_bytes / TENSOR_BYTES).unwrap_or(u32::MAX).max(10);
+    let values = usize::try_from(weight_bytes / u64::from(steps) / 4).unwrap_or(0);
+    let pause = Duration::from_millis(config.load_delay_ms) / steps;
     let fail = config.fail_load;
     let stream = loader::spawn_work(cancel, move |outlet| {
-        for step in 1..=STEPS {
+        for step in 1..=steps {
             std::thread::sleep(pause);
             let name = format!("step.{step}");
-            let tensor = HostTensor { name, shape: vec![0], data: HostData::F32(Vec::new()) };
-            let (bytes_read, bytes_total) = (u64::from(step), u64::from(STEPS));
-            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, 0)?;
+            // Not zeros, which the system would hand out without taking memory for them.
+            let data = HostData::F32(vec![1.0; values]);
+            let tensor = HostTensor { name, shape: vec![values], data };
+            let (bytes_read, bytes_total) = (u64::from(step), u64::from(steps));
+            let bytes = tensor.bytes() as u64;
+            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
         }
         if fail {
             return Err(EngineError::Native("this model was told to fail".to_owned()).into());
         }
         Ok(())
     })?;
-    Ok((Box::new(SimBuilder(config)), stream))
+    Ok((Box::new(SimBuilder { config, weights: Vec::new() }), stream))
 }
 
 #[expect(clippy::panic, reason = "the fault this engine exists to inject")]
@@ -124,20 +150,28 @@ fn injected_panic(at: usize) -> ! {
     panic!("the sim model was told to panic at token {at}")
 }
 
-struct SimBuilder(SimConfig);
+struct SimBuilder {
+    config: SimConfig,
+    weights: Vec<HostTensor>,
+}
 
 impl Builder for SimBuilder {
-    fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        self.weights.push(tensor);
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
+        let weight_bytes = self.config.weight_bytes;
         Ok(Box::new(SimGenerator {
-            config: self.0,
-            info: ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes: 0 },
+            config: self.config,
+            info: ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes },
+            _weights: self.weights,
             sequences: BTreeMap::new(),
             next_id: 0,
             pass: Vec::new(),
+            specs: Vec::new(),
+            prompt_tokens: 0,
         }))
     }
 }
@@ -148,15 +182,23 @@ struct SimSequence {
     tokens: Vec<u32>,
     /// What it says and how much of it has been said; set when the first token is drawn.
     reply: Option<(Vec<u8>, usize)>,
+    /// Memory taken for its KV cache, if memory is taken at all.
+    kv: Vec<u8>,
 }
 
 struct SimGenerator {
     config: SimConfig,
     info: ModelInfo,
+    /// Held for the memory they take.
+    _weights: Vec<HostTensor>,
     sequences: BTreeMap<SeqId, SimSequence>,
     next_id: u64,
     /// Sequences of the pass under way that want logits.
     pass: Vec<SeqId>,
+    /// What to draw from them.
+    specs: Vec<SampleSpec>,
+    /// Prompt tokens read so far.
+    prompt_tokens: u64,
 }
 
 impl SimGenerator {
@@ -172,8 +214,9 @@ impl SimGenerator {
     }
 
     /// The next token of one sequence, or the fault its configuration asks for.
-    fn draw(&mut self, seq: SeqId) -> Result<Sampled, EngineError> {
+    fn draw(&mut self, seq: SeqId, spec: &SampleSpec) -> Result<Sampled, EngineError> {
         let config = self.config.clone();
+        let vocab_size = self.info.vocab_size;
         let sequence = self.sequence(seq)?;
         if sequence.reply.is_none() {
             let reply = config.reply.clone();
@@ -202,7 +245,18 @@ impl SimGenerator {
                 "this model was told to fail at token {said}"
             )));
         }
-        Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] })
+        if config.logits.is_empty() {
+            return Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] });
+        }
+        let mut logits = vec![f32::NEG_INFINITY; vocab_size];
+        for (&character, &logit) in &config.logits {
+            if let Some(slot) = logits.get_mut(character as usize) {
+                *slot = logit;
+            }
+        }
+        let position = sequence.tokens.len() - 1;
+        sampling::sample(&logits, spec)
+            .map_err(|error| EngineError::NotFinite { what: error.what, position })
     }
 }
 
@@ -245,7 +299,12 @@ impl Generator for SimGenerator {
     }
 
     fn bytes(&self, seq: SeqId) -> u64 {
-        self.sequences.get(&seq).map_or(0, |sequence| sequence.tokens.len() as u64 * 4)
+        let tokens = self.sequences.get(&seq).map_or(0, |sequence| sequence.tokens.len());
+        self.config.kv_bytes_per_token.saturating_mul(tokens as u64)
+    }
+
+    fn kv_bytes_per_token(&self) -> u64 {
+        self.config.kv_bytes_per_token
     }
 
     fn kv_bytes(&self) -> u64 {
@@ -256,14 +315,21 @@ impl Generator for SimGenerator {
         let mut prompt_tokens = 0;
         self.pass.clear();
         for row in rows {
+            let per_token = if self.config.allocate { self.config.kv_bytes_per_token } else { 0 };
             let sequence = self.sequence(row.seq)?;
             sequence.tokens.extend_from_slice(row.tokens);
+            let kv_bytes = per_token.saturating_mul(sequence.tokens.len() as u64);
+            sequence.kv.resize(usize::try_from(kv_bytes).unwrap_or(0), 1);
             if sequence.reply.is_none() {
                 prompt_tokens += row.tokens.len() as u64;
             }
             if row.wants_logits {
                 self.pass.push(row.seq);
             }
+        }
+        self.prompt_tokens += prompt_tokens;
+        if self.config.prompt_tokens.is_some_and(|limit| self.prompt_tokens > limit) {
+            return Err(EngineError::Native("this model was told to read no more".to_owned()));
         }
         let decode_ms = if self.pass.is_empty() { 0 } else { self.config.token_delay_ms };
         let delay_ms = decode_ms + prompt_tokens * self.config.prompt_token_delay_ms;
@@ -273,6 +339,7 @@ impl Generator for SimGenerator {
 
     fn sample(&mut self, _ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
         if specs.len() == self.pass.len() {
+            self.specs = specs.to_vec();
             Ok(())
         } else {
             Err(EngineError::Native("as many specs as rows are needed".to_owned()))
@@ -284,6 +351,7 @@ impl Generator for SimGenerator {
         _ticket: Ticket,
     ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
         let pass = std::mem::take(&mut self.pass);
-        Ok(pass.into_iter().map(|seq| self.draw(seq)).collect())
+        let specs = std::mem::take(&mut self.specs);
+        Ok(pass.into_iter().zip(&specs).map(|(seq, spec)| self.draw(seq, spec)).collect())
     }
 }

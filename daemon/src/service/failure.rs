@@ -2,6 +2,8 @@
 //!
 //! Owns the one mapping from the engine's errors to the protocol's list.
 
+use std::time::SystemTime;
+
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use serde_json::json;
@@ -15,7 +17,7 @@ impl From<EngineError> for ErrorBody {
             EngineError::InvalidModel { .. } | EngineError::Io { .. } => ErrorCode::ModelInvalid,
             EngineError::Unsupported { .. } => ErrorCode::ModelUnsupported,
             EngineError::Cancelled => ErrorCode::Cancelled,
-            EngineError::NoCapacity { .. } => ErrorCode::Overloaded,
+            EngineError::NoCapacity { .. } | EngineError::KvFull { .. } => ErrorCode::Overloaded,
             EngineError::NotFinite { .. } | EngineError::Native(_) => ErrorCode::EngineFailed,
         };
         let details = match &error {
@@ -24,6 +26,9 @@ impl From<EngineError> for ErrorBody {
             | EngineError::Io { file, .. } => json!({ "file": file }),
             EngineError::NoCapacity { sequences } => {
                 json!({ "sequences": sequences, "retry_after_ms": limits::RETRY_AFTER_MS })
+            }
+            EngineError::KvFull { tokens } => {
+                json!({ "kv_tokens": tokens, "retry_after_ms": limits::RETRY_AFTER_MS })
             }
             _ => serde_json::Value::Null,
         };
@@ -51,11 +56,50 @@ impl From<EngineFailure> for ErrorBody {
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
             }
+            EngineFailure::InsufficientMemory(shortage) => {
+                let holders = shortage.holders.iter().map(|holder| {
+                    json!({ "model": holder.model, "bytes": holder.bytes, "state": holder.state })
+                });
+                Self::new(ErrorCode::InsufficientMemory, message).with_details(json!({
+                    "needed_bytes": shortage.needed_bytes,
+                    "free_bytes": shortage.free_bytes,
+                    "budget_bytes": shortage.budget_bytes,
+                    "holders": holders.collect::<Vec<_>>(),
+                }))
+            }
+            EngineFailure::Quarantined { model, deaths } => {
+                let last = &deaths.last;
+                let next = format!(
+                    "Use another model, fetch this one again, or give it one more chance with \
+                     `ingle load --force {model}`; `ingle logs` shows what happened."
+                );
+                Self::new(ErrorCode::ModelCrashed, format!("{message}, {}", ago(last.at_unix_s)))
+                    .with_remediation(next)
+                    .with_details(json!({
+                        "deaths": deaths.count,
+                        "cause": last.cause,
+                        "phase": last.phase,
+                        "at_unix_s": last.at_unix_s,
+                        "requests": last.requests,
+                    }))
+            }
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(
                     "Send the request again: a new daemon is started when it is needed.",
                 ),
         }
+    }
+}
+
+/// How long ago a time in seconds since 1970 was, for a person.
+pub(super) fn ago(at_unix_s: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = now.map_or(0, |now| now.as_secs().saturating_sub(at_unix_s));
+    match seconds {
+        0..120 => format!("{seconds} seconds ago"),
+        120..7_200 => format!("{} minutes ago", seconds / 60),
+        7_200..172_800 => format!("{} hours ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
     }
 }

@@ -81,6 +81,7 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
         bos: special.bos,
         eos: special.ends,
         add_bos: metadata.bool_opt("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos),
+        fim: None,
     })
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Method, NoParams};
+use crate::keep_alive::KeepAlive;
 use crate::limits;
 use crate::timeouts::Class;
 
@@ -61,6 +62,52 @@ pub enum ModelState {
     Loaded,
     /// On disk, and its files cannot be read.
     Broken,
+    /// On disk, and refused because it ended the daemon twice in a row.
+    Quarantined,
+}
+
+/// What computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// llama.cpp.
+    Gguf,
+    /// MLX.
+    Mlx,
+    /// The simulated engine, for tests.
+    Sim,
+}
+
+impl EngineKind {
+    /// Every engine.
+    pub const ALL: [Self; 3] = [Self::Gguf, Self::Mlx, Self::Sim];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::Mlx => "mlx",
+            Self::Sim => "sim",
+        }
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for EngineKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|engine| engine.as_str() == name)
+            .ok_or_else(|| format!("there is no engine `{name}`; there are gguf, mlx and sim"))
+    }
 }
 
 /// Loads a model, or waits for the load under way.
@@ -70,8 +117,103 @@ pub struct LoadModel;
 impl Method for LoadModel {
     const NAME: &'static str = "models.load";
     const CLASS: Class = Class::Workflow;
-    type Params = ModelParams;
+    type Params = LoadParams;
     type Output = LoadedModel;
+}
+
+/// Which model to load, and how long it stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadParams {
+    /// Name or path; the default model when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// How long it stays after its last use; the configuration's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
+    /// Whether it is never evicted and never expires; as it was, or as configured, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
+    /// Whether to load a model that ended the daemon twice in a row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Whether [`ProgressEvent`]s are wanted before the reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+}
+
+/// What a load would take, without loading anything.
+#[derive(Debug)]
+pub struct EstimateModel;
+
+impl Method for EstimateModel {
+    const NAME: &'static str = "models.estimate";
+    type Params = LoadParams;
+    type Output = LoadEstimate;
+}
+
+/// What a load would take, and what would have to go for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadEstimate {
+    /// The model.
+    pub model: String,
+    /// The engine that would run it.
+    pub engine: String,
+    /// Whether it is in memory, or on its way there.
+    pub is_loaded: bool,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Bytes it takes besides, whatever is generated.
+    pub overhead_bytes: u64,
+    /// Bytes that pass through plain memory while it is loaded.
+    pub staging_bytes: u64,
+    /// Bytes of KV cache a thousand tokens take.
+    pub kv_bytes_per_1k_tokens: u64,
+    /// Tokens of context.
+    pub context_tokens: usize,
+    /// Bytes of KV cache one sequence with a full context takes.
+    pub kv_bytes_full_context: u64,
+    /// The memory budget in bytes.
+    pub budget_bytes: u64,
+    /// Bytes of it that are taken.
+    pub used_bytes: u64,
+    /// Bytes of it that are free.
+    pub free_bytes: u64,
+    /// Whether the load fits.
+    pub fit: Fit,
+    /// What would be evicted, in order.
+    pub evictions: Vec<Eviction>,
+    /// Why it would have to wait or be refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<String>,
+}
+
+/// Whether a load fits the memory budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// As things are.
+    Now,
+    /// Once what `evictions` names has been evicted, which the load does by itself.
+    AfterEvictions,
+    /// Once a model that is in use has become idle.
+    WhenIdle,
+    /// Never, as long as what is pinned stays and the budget is what it is.
+    Never,
+}
+
+/// Memory that is given up for a load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Whose memory.
+    pub model: String,
+    /// Whether the whole model goes, and not only its prompt cache.
+    pub unloads: bool,
+    /// Bytes that come free.
+    pub bytes: u64,
 }
 
 /// Names a model.
@@ -92,20 +234,32 @@ pub struct ModelParams {
 pub struct LoadedModel {
     /// Its name.
     pub name: String,
-    /// Its engine: `mlx` or `sim`.
+    /// Its engine: `gguf`, `mlx` or `sim`.
     pub engine: String,
     /// Its architecture.
     pub architecture: String,
     /// Bytes of its weights in memory.
     pub weight_bytes: u64,
-    /// Bytes of its sequences' KV caches.
+    /// Bytes of its sequences' KV caches, prompt cache included.
     pub kv_bytes: u64,
+    /// Bytes of those that are kept for prompts that begin alike.
+    #[serde(default)]
+    pub prompt_cache_bytes: u64,
     /// Tokens of context.
     pub context_tokens: usize,
     /// Generations running on it.
     pub active: usize,
     /// Milliseconds its load took.
     pub load_ms: f64,
+    /// Whether it is never evicted and never expires.
+    #[serde(default)]
+    pub pinned: bool,
+    /// How long it stays after its last use.
+    #[serde(default)]
+    pub keep_alive: KeepAlive,
+    /// Seconds until it is unloaded unless it is used; absent while it is in use, or when it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_s: Option<u64>,
 }
 
 /// Drops a model from memory.

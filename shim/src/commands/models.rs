@@ -7,15 +7,18 @@ use std::path::Path;
 use ingle_protocol::client::{Call, Client};
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
+use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::wire::models::{
-    ListModels, LoadModel, LoadedModel, ModelEntry, ModelParams, ModelState, ProgressEvent,
-    PullModel, PullParams, PullResult, UnloadModel,
+    EngineKind, EstimateModel, Fit, ListModels, LoadEstimate, LoadModel, LoadParams, LoadedModel,
+    ModelEntry, ModelParams, ModelState, ProgressEvent, PullModel, PullParams, PullResult,
+    UnloadModel,
 };
 use ingle_protocol::wire::status::Status;
 use ingle_protocol::wire::{Method, NoParams};
 use serde_json::json;
 
 use crate::app::{App, model_argument};
+use crate::cli::LoadOptions;
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
@@ -46,7 +49,7 @@ async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullR
 }
 
 /// Waits for a load or pull and shows how far it has come.
-async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
+pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
     let mut progress = Progress::new();
     while let Some(event) = call.event::<ProgressEvent>().await {
         progress.show(&event);
@@ -90,6 +93,7 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Loading => "loading",
         ModelState::Loaded => "loaded",
         ModelState::Broken => "broken",
+        ModelState::Quarantined => "crashed",
     }
 }
 
@@ -133,7 +137,7 @@ fn models_in(folder: &Path) -> Vec<ModelEntry> {
                 size_bytes: size_of(&entry.path()),
                 state: ModelState::OnDisk,
                 source: "ingle".to_owned(),
-                path: Some(entry.path().to_string_lossy().into_owned()),
+                path: entry.path().to_str().map(str::to_owned),
                 description: String::new(),
             })
         })
@@ -177,27 +181,61 @@ pub(crate) fn loaded_table(output: &mut Output, models: &[LoadedModel]) -> Resul
             model.engine.clone(),
             model.architecture.clone(),
             output::bytes(model.weight_bytes),
-            output::bytes(model.kv_bytes),
+            output::bytes(model.kv_bytes.saturating_sub(model.prompt_cache_bytes)),
+            output::bytes(model.prompt_cache_bytes),
             model.context_tokens.to_string(),
             model.active.to_string(),
+            stays(model),
         ]
     });
     output.table(
-        ["MODEL", "ENGINE", "ARCHITECTURE", "WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
-        &["WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
+        [
+            "MODEL",
+            "ENGINE",
+            "ARCHITECTURE",
+            "WEIGHTS",
+            "KV CACHE",
+            "KEPT",
+            "CONTEXT",
+            "RUNNING",
+            "STAYS",
+        ],
+        &["WEIGHTS", "KV CACHE", "KEPT", "CONTEXT", "RUNNING"],
         rows.collect(),
     )
 }
 
+/// How long a model stays in memory.
+fn stays(model: &LoadedModel) -> String {
+    match (model.pinned, model.expires_in_s) {
+        (true, _) => "pinned".to_owned(),
+        (false, Some(left)) => output::seconds(left),
+        (false, None) => match model.keep_alive {
+            KeepAlive::Forever => "forever".to_owned(),
+            keep_alive @ KeepAlive::For(_) => format!("{keep_alive} after use"),
+        },
+    }
+}
+
 /// Loads a model.
-pub(crate) async fn load(app: &mut App, model: Option<&str>, yes: bool) -> Outcome {
+pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
     let client = app.connect().await?;
-    let model = model.map(model_argument);
-    let params = ModelParams { model: model.clone(), stream: true };
+    let model = options.model.as_deref().map(model_argument);
+    if options.estimate {
+        return estimate(app, &client, model, options.engine).await;
+    }
+    let params = LoadParams {
+        model: model.clone(),
+        engine: options.engine,
+        keep_alive: options.keep_alive,
+        pin: (options.pin || options.no_pin).then_some(options.pin),
+        force: options.force,
+        stream: true,
+    };
     let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
     let loaded = match load().await {
         Err(failure) => {
-            pull_if_missing(app, &client, failure, model.as_deref(), yes).await?;
+            pull_if_missing(app, &client, failure, model.as_deref(), options.yes).await?;
             load().await?
         }
         loaded => loaded?,
@@ -215,6 +253,72 @@ pub(crate) async fn load(app: &mut App, model: Option<&str>, yes: bool) -> Outco
         ))?;
     }
     Ok(exit::OK)
+}
+
+/// Says what a load would take.
+async fn estimate(
+    app: &mut App,
+    client: &Client,
+    model: Option<String>,
+    engine: Option<EngineKind>,
+) -> Outcome {
+    let params = LoadParams { model, engine, ..LoadParams::default() };
+    let estimate = client.call::<EstimateModel>(&params).await?;
+    if app.output.json {
+        app.output.json(&estimate)?;
+        return Ok(exit::OK);
+    }
+    for (name, value) in estimate_lines(&estimate) {
+        app.output.line(&format!("{name:<15} {value}"))?;
+    }
+    Ok(exit::OK)
+}
+
+fn estimate_lines(estimate: &LoadEstimate) -> Vec<(&'static str, String)> {
+    let fits = match estimate.fit {
+        Fit::Now if estimate.is_loaded => "it is in memory already".to_owned(),
+        Fit::Now => "yes".to_owned(),
+        Fit::AfterEvictions => "yes, after evictions".to_owned(),
+        Fit::WhenIdle => "not before a model in use is idle".to_owned(),
+        Fit::Never => "no".to_owned(),
+    };
+    let mut lines = vec![
+        ("model", format!("{} ({})", estimate.model, estimate.engine)),
+        ("weights", output::bytes(estimate.weight_bytes)),
+    ];
+    if estimate.overhead_bytes > 0 {
+        lines.push(("besides", output::bytes(estimate.overhead_bytes)));
+    }
+    lines.extend([
+        ("while loading", output::bytes(estimate.staging_bytes)),
+        (
+            "KV cache",
+            format!(
+                "{} per 1000 tokens, {} for all {}",
+                output::bytes(estimate.kv_bytes_per_1k_tokens),
+                output::bytes(estimate.kv_bytes_full_context),
+                estimate.context_tokens
+            ),
+        ),
+        (
+            "free",
+            format!(
+                "{} of {}",
+                output::bytes(estimate.free_bytes),
+                output::bytes(estimate.budget_bytes)
+            ),
+        ),
+        ("fits", fits),
+    ]);
+    for eviction in &estimate.evictions {
+        let what = if eviction.unloads { "" } else { "'s prompt cache" };
+        let bytes = output::bytes(eviction.bytes);
+        lines.push(("evicts", format!("{}{what} ({bytes})", eviction.model)));
+    }
+    if let Some(shortage) = &estimate.shortage {
+        lines.push(("because", shortage.clone()));
+    }
+    lines
 }
 
 /// Drops a model from memory. Without a daemon there is nothing to drop.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{daemon, generate, models};
 use crate::app::App;
-use crate::cli::GenerateOptions;
+use crate::cli::{GenerateOptions, LoadOptions};
 use crate::fake::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
@@ -85,7 +85,7 @@ async fn without_a_daemon_the_models_on_disk_are_listed() {
 #[tokio::test]
 async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
     let (mut app, _home, _, _) = fake::app(false);
-    let failure = models::load(&mut app, None, false).await.unwrap_err();
+    let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
 }
@@ -167,6 +167,23 @@ async fn with_json_an_answer_is_one_object() {
     let options = GenerateOptions { timeout, ..GenerateOptions::default() };
     question(&mut app, &options).await.unwrap();
     assert_eq!(printed(&out.text())["text"], "Hello");
+}
+
+#[tokio::test]
+async fn several_texts_are_told_apart() {
+    let (mut app, _home, out, _) = fake::app(false);
+    fake::serve(&app.paths, |_, params| {
+        assert_eq!((&params["n"], &params["stream"]), (&json!(2), &Value::Null));
+        assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
+        let mut result = generated("one\n");
+        let other = json!({ "text": "two", "finish_reason": "stop", "seed": 9 });
+        result["alternatives"] = json!([other]);
+        reply(result)
+    });
+    let logit_bias = vec![(5, -1.5)];
+    let options = GenerateOptions { choices: Some(2), logit_bias, ..GenerateOptions::default() };
+    question(&mut app, &options).await.unwrap();
+    assert_eq!(out.text(), "--- 1 of 2, seed 7 ---\none\n--- 2 of 2, seed 9 ---\ntwo\n");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
 };
-use ingle_protocol::wire::models::{LoadModel, ModelParams, UnloadModel};
+use ingle_protocol::wire::models::{LoadModel, LoadParams, ModelParams, UnloadModel};
 use ingle_protocol::wire::status::{Status, StatusReply};
 use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, TokenizeParams};
 use ingle_tests::faults::Raw;
@@ -276,7 +276,7 @@ async fn models_are_loaded_and_unloaded_but_not_while_busy() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let client = home.client().await;
-    let loaded = client.call::<LoadModel>(&ModelParams::default()).await.unwrap();
+    let loaded = client.call::<LoadModel>(&LoadParams::default()).await.unwrap();
     assert_eq!((loaded.name.as_str(), loaded.engine.as_str()), ("sim", "sim"));
     let params = GenerateParams { max_tokens: Some(100_000), ..prompt("hi") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
@@ -361,9 +361,9 @@ async fn tokens_go_there_and_back() {
     let text = "Grüße 🙂";
     let params = TokenizeParams { text: Some(text.to_owned()), ..TokenizeParams::default() };
     let tokens = client.call::<Tokenize>(&params).await.unwrap().tokens;
-    let params = DetokenizeParams { model: None, tokens };
+    let params = DetokenizeParams { model: None, engine: None, tokens };
     assert_eq!(client.call::<Detokenize>(&params).await.unwrap().text, text);
-    let params = DetokenizeParams { model: None, tokens: vec![99_999] };
+    let params = DetokenizeParams { model: None, engine: None, tokens: vec![99_999] };
     let error = client.call::<Detokenize>(&params).await.unwrap_err();
     assert!(error.message.contains("99999"), "{error}");
 }

@@ -7,12 +7,16 @@
     reason = "in a test these are how it fails"
 )]
 
+mod bench;
 mod cli;
+mod crash;
 mod failures;
 mod generate;
 mod hostile;
 mod launch;
 mod mcp;
+mod memory;
 mod models;
 mod reference;
+mod sampling;
 mod tidy;
