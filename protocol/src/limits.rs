@@ -71,6 +71,10 @@ pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
+/// Milliseconds after an unload at which an idle engine thread gives free memory back once more:
+/// what the rest of the daemon held of the model has gone by then.
+pub const TRIM_AFTER_MS: u64 = 1_000;
+
 /// Milliseconds of silence after which the engine thread counts as stalled.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 

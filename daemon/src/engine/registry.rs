@@ -266,13 +266,15 @@ pub struct LoadEnd {
 pub struct Registry {
     slots: BTreeMap<String, Entry>,
     settings: EngineSettings,
+    /// When a model went last.
+    emptied_at: Option<Instant>,
 }
 
 impl Registry {
     /// No models yet.
     #[must_use]
     pub fn new(settings: EngineSettings) -> Self {
-        Self { slots: BTreeMap::new(), settings }
+        Self { slots: BTreeMap::new(), settings, emptied_at: None }
     }
 
     /// What the engines were told.
@@ -405,7 +407,7 @@ impl Registry {
             }
             Some(slot @ (Slot::Resident(_) | Slot::Embedder(_))) => {
                 drop(slot);
-                release_memory();
+                self.release_memory();
                 tracing::info!(model = name, "a model was unloaded");
                 true
             }
@@ -470,6 +472,26 @@ impl Registry {
         ended
     }
 
+    /// Gives back what the engines keep of a model that has gone.
+    fn release_memory(&mut self) {
+        #[cfg(feature = "mlx")]
+        super::mlx::cleanup();
+        super::heap::trim();
+        self.emptied_at = Some(Instant::now());
+    }
+
+    /// When free memory should be given back once more, if it should.
+    #[must_use]
+    pub fn trim_due(&self) -> Option<Instant> {
+        Some(self.emptied_at? + Duration::from_millis(limits::TRIM_AFTER_MS))
+    }
+
+    /// Gives free memory back once more.
+    pub fn trim(&mut self) {
+        self.emptied_at = None;
+        super::heap::trim();
+    }
+
     fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
         let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
             self.slots.remove(&name)
@@ -479,7 +501,7 @@ impl Registry {
         let Loading { target, waiters, engine, started_at, .. } = loading;
         let result = result.and_then(|()| target.finish(engine, started_at));
         if result.is_err() {
-            release_memory();
+            self.release_memory();
         }
         let result = result.and_then(|slot| {
             tracing::info!(model = name, %engine, "a model was loaded");
@@ -576,12 +598,6 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// Gives back what the engines keep of a model that has gone.
-fn release_memory() {
-    #[cfg(feature = "mlx")]
-    super::mlx::cleanup();
 }
 
 fn start_load(

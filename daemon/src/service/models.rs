@@ -411,10 +411,11 @@ impl Service {
                     None => return Err(error),
                 },
             };
+        // First, so that the engine, which gives free memory back, gives this back too.
+        self.models.forget(&model);
         let (done, outcome) = oneshot::channel();
         self.engine.send(Command::Unload { name: model.clone(), done })?;
         let was_loaded = self.within_limit("unloading the model", context, outcome).await?;
-        self.models.forget(&model);
         Ok(UnloadResult { model, was_loaded })
     }
 

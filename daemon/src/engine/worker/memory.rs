@@ -303,6 +303,9 @@ impl Worker {
             tracing::info!(model = name, "an idle model's keep-alive has run out");
             self.registry.unload(&name, &EngineFailure::Cancelled);
         }
+        if self.running.is_empty() && self.registry.trim_due().is_some_and(|at| at <= now) {
+            self.registry.trim();
+        }
         for name in self.registry.loading_names() {
             let is_wanted = self.registry.is_load_awaited(&name)
                 || self.embeddings.count(&name) > 0
@@ -324,11 +327,12 @@ impl Worker {
         expiries.map(|(name, at)| (name.to_owned(), at)).collect()
     }
 
-    /// How long an idle thread may sleep: until the next model expires.
+    /// How long an idle thread may sleep: until the next model expires or memory is given back.
     pub(super) fn idle_limit(&self, now: Instant) -> Duration {
         /// For when nothing expires; a command wakes the thread at once.
         const LONG: Duration = Duration::from_secs(24 * 60 * 60);
-        let next = self.expiries().into_iter().map(|(_, at)| at).min();
+        let expiries = self.expiries().into_iter().map(|(_, at)| at);
+        let next = expiries.chain(self.registry.trim_due()).min();
         next.map_or(LONG, |at| at.saturating_duration_since(now)).min(LONG)
     }
 
