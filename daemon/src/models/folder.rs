@@ -173,10 +173,9 @@ fn inspect_folder(
     // A repository with safetensors may hold GGUF files as well; those are asked for by choice.
     let has_both = listing.has(CONFIG) && has_safetensors(listing);
     let several = quant::models(listing.names()).len() > 1;
-    if choice.is_some() || !(has_both && several) {
-        if let Some(found) = gguf::chosen(folder, listing, choice)? {
-            return Ok(found);
-        }
+    let takes_gguf = choice.is_some() || !(has_both && several);
+    if takes_gguf && let Some(found) = gguf::chosen(folder, listing, choice)? {
+        return Ok(found);
     }
     if !listing.has(CONFIG) {
         let reason = if has_safetensors(listing) {

@@ -14,7 +14,8 @@ mod part;
 mod partial;
 #[cfg(feature = "hf-hub")]
 mod select;
-#[cfg(all(test, feature = "hf-hub"))]
+#[cfg(test)]
+#[cfg(feature = "hf-hub")]
 mod tests;
 #[cfg(feature = "hf-hub")]
 mod transfer;

@@ -264,10 +264,20 @@ impl ModelStore {
         &self,
         wanted: &Reference,
     ) -> Result<Option<ModelSource>, StoreError> {
-        let revision = wanted.revision.as_deref();
-        let find = |library: &Library| library.find(&wanted.repo, revision);
-        let mut shelves: Vec<Shelf> = self.libraries.iter().flat_map(find).collect();
-        // A full name means itself, whatever else ends like it.
+        let mut shelves: Vec<Shelf> = Vec::new();
+        for library in self.libraries.iter() {
+            let found = library.find(&wanted.repo, wanted.revision.as_deref());
+            // A full name means itself, whatever else ends like it; and what is found need not be
+            // looked for any further.
+            for shelf in &found {
+                if shelf.name.eq_ignore_ascii_case(&wanted.repo)
+                    && let Ok(found) = folder::inspect(&shelf.path, wanted.choice.as_deref())
+                {
+                    return Ok(Some(source(shelf.name.clone(), &shelf.path, found)));
+                }
+            }
+            shelves.extend(found);
+        }
         if shelves.iter().any(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo)) {
             shelves.retain(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo));
         }

@@ -290,6 +290,11 @@ impl Connection<'_> {
         })
         .await;
         match answer {
+            // A quick generation can end within one poll. Its events are in the channel still, and
+            // go out before it as those of any call that is waited for.
+            Some(answer) if self.events.capacity() < self.events.max_capacity() => {
+                self.calls.spawn(async move { (ids, answer) });
+            }
             Some(answer) => self.end(&ids, &answer),
             None => {
                 self.calls.spawn(async move { (ids, future.await) });

@@ -72,7 +72,7 @@ fn libraries_can_be_moved_and_left_out() {
     }
     let more = home.folder().join("more");
     let config = format!(
-        "default_model = \"sim\"\n[models]\nhuggingface = false\nfolders = [{:?}]\n",
+        "default_model = \"sim\"\n[library]\nhuggingface = false\nfolders = [{:?}]\n",
         more.to_str().unwrap()
     );
     home.write("config.toml", &config);
@@ -166,7 +166,7 @@ fn has_part(home: &Home) -> bool {
 async fn a_pull_from_a_hub_outlives_the_daemon() {
     let (address, ranges) = hub();
     let home = Home::new();
-    home.write("config.toml", &format!("[models]\nhuggingface_endpoint = \"{address}\"\n"));
+    home.write("config.toml", &format!("[library]\nhuggingface_endpoint = \"{address}\"\n"));
     let daemon = home.daemon();
     let client = home.client().await;
     let params =

@@ -57,6 +57,14 @@ fn mlx_is_named_in_its_own_engine_only() {
 }
 
 #[test]
+fn http_is_spoken_with_the_hub_only() {
+    let allowed =
+        |path: &Path| path.starts_with("daemon/src/models/hub") || path == Path::new(HERE);
+    let bad = offenders(allowed, |line| line.contains("reqwest::") || line.contains("rustls::"));
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
 fn llama_cpp_is_named_at_its_edges_only() {
     let allowed = |path: &Path| {
         path.starts_with("daemon/src/engine/gguf")

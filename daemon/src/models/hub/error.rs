@@ -112,7 +112,7 @@ impl From<&HubError> for ErrorBody {
                  `ingle pull` with their path.",
             ),
             HubError::Endpoint { .. } => failed().with_remediation(
-                "Correct HF_ENDPOINT, or `huggingface_endpoint` under [models] in config.toml.",
+                "Correct HF_ENDPOINT, or `huggingface_endpoint` under [library] in config.toml.",
             ),
             HubError::Denied { page, has_token, .. } => {
                 let next = if *has_token {
@@ -125,7 +125,7 @@ impl From<&HubError> for ErrorBody {
                     format!(
                         "Check the name's spelling. If the model is gated, ask for access at \
                          {page}. Then log in with `hf auth login`, or put a token into \
-                         `huggingface_token` under [models] in config.toml, or into HF_TOKEN \
+                         `huggingface_token` under [library] in config.toml, or into HF_TOKEN \
                          before the daemon starts."
                     )
                 };

@@ -476,6 +476,7 @@ async fn no_network_no_room_and_no_such_address_are_told() {
     assert_eq!((&body.details["free_bytes"], body.code), (&1_000.into(), ErrorCode::PullFailed));
     assert!(body.details["needed_bytes"].as_u64() > Some(WEIGHTS as u64), "{body:?}");
     assert_eq!(server.seen().len(), 1, "only the list was asked for");
+    assert!(room.models().is_empty());
 }
 
 #[tokio::test]

@@ -112,7 +112,10 @@ async fn hub(
         blocking(move || {
             let partial = Partial::open(&setup.models_dir, &name, &origin)?;
             let here = remote.bytes_here(&partial.model_dir());
-            check_space(&setup, total_bytes.saturating_sub(here)).map(|()| (partial, remote))
+            match check_space(&setup, total_bytes.saturating_sub(here)) {
+                Err(error) if here == 0 => partial.remove().and(Err(error)),
+                other => other.map(|()| (partial, remote)),
+            }
         })
         .await?
     };
