@@ -12,7 +12,7 @@ pub mod backend;
 pub mod crash_journal;
 pub mod dequantize;
 pub mod handle;
-mod heap;
+pub mod heap;
 pub mod ledger;
 pub mod loader;
 pub mod memory;
