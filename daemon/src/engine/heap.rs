@@ -1,6 +1,6 @@
 //! Gives free memory of the C heap back to the system.
 //!
-//! An unsafe edge of two calls. glibc takes large blocks from the system one by one and returns
+//! An unsafe edge of three calls. glibc takes large blocks from the system one by one and returns
 //! them at once, but the size from which a block counts as large grows with what a program frees:
 //! after a model has gone, tens of megabytes would stay resident, and never the same. Elsewhere the
 //! allocator returns memory by itself.
@@ -12,11 +12,14 @@
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE_BLOCK: libc::c_int = 1 << 20;
 
-/// Fixes the size from which a block counts as large. Called once, when the process starts.
+/// Fixes the size from which a block counts as large, and gives all threads one heap: what is free
+/// at the end of another thread's heap is never given back, and a vocabulary that one thread reads
+/// and another drops would stay there. Called once, when the process starts.
 pub fn configure() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: the call takes two numbers. Nothing depends on its success.
+    // SAFETY: the calls take two numbers each. Nothing depends on their success.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
     }
 }
