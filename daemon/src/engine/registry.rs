@@ -4,6 +4,8 @@
 //! worker only. The one place that names concrete engines. Knows nothing of queues or text, and
 //! decides nothing about eviction: it says what each model holds, and drops what it is told to.
 
+mod engine_limits;
+mod entry;
 mod estimate;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::engine_limits::EngineLimits;
+use self::entry::Entry;
 pub use self::estimate::{Estimate, estimate};
 use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
 use super::handle::{EngineFailure, EngineModel, Weights, millis};
@@ -127,41 +131,6 @@ enum Slot {
     Resident(Resident),
 }
 
-/// A model in memory, or on its way there.
-struct Entry {
-    version: String,
-    stay: Stay,
-    estimate: Estimate,
-    slot: Slot,
-}
-
-impl Entry {
-    fn holding(&self, name: &str) -> Holding {
-        let (weights, kept, loading) = match &self.slot {
-            // What is reserved covers the load's height.
-            Slot::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
-            Slot::Resident(resident) => {
-                let generator = &resident.generator;
-                let weights = generator.info().weight_bytes + generator.overhead_bytes();
-                // An engine whose sequences do not grow gets nothing back by closing them.
-                let grows = generator.kv_bytes_per_token() > 0;
-                let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
-                (weights, kept, false)
-            }
-        };
-        Holding {
-            model: name.to_owned(),
-            weights,
-            running: 0,
-            kept,
-            active: 0,
-            loading,
-            pinned: self.stay.pinned,
-            last_used: self.stay.last_used,
-        }
-    }
-}
-
 /// The outcome of a load that has just ended.
 pub struct LoadEnd {
     /// The model.
@@ -176,9 +145,16 @@ pub struct Registry {
     slots: BTreeMap<String, Entry>,
     /// When a model went last.
     emptied_at: Option<Instant>,
+    limits: EngineLimits,
 }
 
 impl Registry {
+    /// No models, and these settings for the engines.
+    #[must_use]
+    pub fn new(limits: EngineLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Whether another state of the model's files is in memory under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
@@ -202,7 +178,9 @@ impl Registry {
         estimate: Estimate,
         stay: Stay,
     ) -> Result<(), EngineError> {
-        let slot = Slot::Loading(start_load(model, stay.last_used)?);
+        let loading = start_load(model, stay.last_used)?;
+        self.limits.apply(loading.engine);
+        let slot = Slot::Loading(loading);
         let version = model.version.clone();
         self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
         Ok(())

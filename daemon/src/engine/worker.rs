@@ -22,7 +22,7 @@ use super::backend::{EngineError, Row};
 use super::crash_journal::{CrashJournal, Work};
 use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
 use super::memory::{MemoryOptions, ModelOptions};
-use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
+use super::registry::{EngineLimits, LoadEnd, LoadWaiter, Registry, Resident};
 use super::sampling::Sampled;
 use super::sequence::{self, Phase, Sequence, Waiting};
 use super::status::StatusCell;
@@ -64,7 +64,10 @@ impl Worker {
                 status: thread_status,
                 waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
                 running: Vec::new(),
-                registry: Registry::default(),
+                registry: Registry::new(EngineLimits {
+                    mlx_cache_bytes: memory.mlx_cache_bytes,
+                    mlx_wired_bytes: memory.mlx_wired_bytes,
+                }),
                 loads: Vec::new(),
                 memory,
                 budget_bytes,

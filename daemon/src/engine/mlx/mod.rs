@@ -45,6 +45,22 @@ pub fn builder(gguf: &GgufFile) -> Result<Box<dyn Builder>, EngineError> {
     Ok(Box::new(builder::ModelBuilder::new(gguf, device()?)?))
 }
 
+/// Sets how much freed memory MLX keeps for reuse, and how much it may wire down, in bytes; `None`
+/// leaves a limit as it is, and by default nothing is wired.
+///
+/// # Errors
+/// [`EngineError::Native`] when MLX refuses, as it does with wired memory where there is no Metal.
+pub fn set_limits(cache_bytes: Option<u64>, wired_bytes: Option<u64>) -> Result<(), EngineError> {
+    let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    if let Some(bytes) = cache_bytes {
+        memory::set_cache_limit(size(bytes))?;
+    }
+    if let Some(bytes) = wired_bytes {
+        memory::set_wired_limit(size(bytes))?;
+    }
+    Ok(())
+}
+
 /// What the loader must convert weights to. MLX's CPU backend has fast kernels for 32-bit floats
 /// only; on a GPU weights keep their own type.
 #[must_use]
