@@ -27,6 +27,7 @@ use crate::engine::memory::MemoryOptions;
 use crate::logging;
 use crate::memory_watch::MemoryWatch;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
+use crate::places;
 use crate::request::RequestNames;
 use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
@@ -212,7 +213,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
     journal.watch_signals();
-    let (engine, mut engine_exit) = EngineHandle::spawn(memory, journal)
+    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
@@ -221,16 +222,25 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         .map_err(|error| StartFailure::io("watch signals for", paths.home(), &error))?;
 
     let default_model = config.default_model.clone().unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let settings = config.engine.clone();
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let libraries = places::libraries(&config.library, &env, home.as_ref());
+    let store = ModelStore::new(paths.models_dir()).with_libraries(libraries.clone());
+    let pulls = PullSetup {
+        libraries,
+        hub: places::hub(&config.library, &env, home.as_ref()),
+        ..PullSetup::new(paths.models_dir())
+    };
     let watch = MemoryWatch::default();
     watch.sample();
     tokio::spawn(watch.clone().run(engine.clone()));
-    let store = ModelStore::new(paths.models_dir());
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
-        models: Models::new(store.clone(), default_model),
-        puller: Puller::new(PullSetup::new(store.models_dir().to_owned())),
+        models: Models::new(store, default_model, settings),
+        puller: Puller::new(pulls),
         memory: watch.clone(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),

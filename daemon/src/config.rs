@@ -6,14 +6,18 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
+use crate::engine::settings::{EngineSettings, is_built_in};
+use crate::models::hub::Secret;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,8 +26,39 @@ pub struct Config {
     pub timeouts: WorkTimeouts,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
+    /// Settings of the engines.
+    pub engine: EngineSettings,
+    /// Where models of other programs are, and how to reach Hugging Face.
+    pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
     pub memory: MemoryOptions,
+}
+
+/// Settings of the `[library]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LibraryConfig {
+    /// The cache of Hugging Face's programs.
+    pub huggingface: LibrarySetting,
+    /// LM Studio's folder.
+    pub lm_studio: LibrarySetting,
+    /// More folders with models, absolute.
+    pub folders: Vec<PathBuf>,
+    /// Hugging Face's address; its public one, or the environment's, when absent.
+    pub huggingface_endpoint: Option<String>,
+    /// What Hugging Face is shown for models that are not everyone's.
+    pub huggingface_token: Option<Secret>,
+}
+
+/// Whether and where the models of another program are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LibrarySetting {
+    /// Where that program keeps them.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    /// In this folder.
+    At(PathBuf),
 }
 
 /// The file as it is written: durations in seconds.
@@ -32,13 +67,46 @@ pub struct Config {
 struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
+    library: LibraryTable,
+    #[serde(default)]
     timeouts: TimeoutsTable,
+    #[serde(default)]
+    engine: EngineTable,
     #[serde(default)]
     memory: MemoryTable,
     #[serde(default)]
     mlx: MlxTable,
+    /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineTable {
+    prefer: Option<EngineKind>,
+    threads: Option<u32>,
+    gpu_layers: Option<u32>,
+    gguf_context_tokens: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LibraryTable {
+    huggingface: Option<SwitchOrPath>,
+    lm_studio: Option<SwitchOrPath>,
+    #[serde(default)]
+    folders: Vec<String>,
+    huggingface_endpoint: Option<String>,
+    huggingface_token: Option<Secret>,
+}
+
+/// `true`, `false` or a path.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it must be true, false or a path")]
+enum SwitchOrPath {
+    Switch(bool),
+    Path(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,9 +188,77 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
-        let memory = memory::options(&file.memory, &file.mlx, file.models)?;
-        Ok(Self { timeouts, default_model: file.default_model, memory })
+        let mut engine = engine_settings(&file.engine)?;
+        memory::set_mlx_limits(&mut engine, &file.mlx)?;
+        let library = library(file.library)?;
+        let memory = memory::options(&file.memory, file.models)?;
+        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
     }
+}
+
+fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
+    const THREADS: RangeInclusive<usize> = 1..=512;
+    const CONTEXT_TOKENS: RangeInclusive<usize> = 256..=(1 << 24);
+    let defaults = EngineSettings::default();
+    let check = |key: &str, found: usize, range: RangeInclusive<usize>| {
+        if range.contains(&found) {
+            return Ok(());
+        }
+        let (first, last) = range.into_inner();
+        Err(format!("engine.{key} is {found}; it must be from {first} to {last}"))
+    };
+    if let Some(threads) = table.threads {
+        check("threads", threads as usize, THREADS)?;
+    }
+    let gguf_context_tokens = table.gguf_context_tokens.unwrap_or(defaults.gguf_context_tokens);
+    check("gguf_context_tokens", gguf_context_tokens, CONTEXT_TOKENS)?;
+    if let Some(engine) = table.prefer.filter(|&engine| !is_built_in(engine)) {
+        return Err(format!("engine.prefer is {engine}, which this daemon was built without"));
+    }
+    Ok(EngineSettings {
+        prefer: table.prefer,
+        threads: table.threads,
+        gpu_layers: table.gpu_layers,
+        gguf_context_tokens,
+        ..defaults
+    })
+}
+
+fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
+    let setting = |key: &str, value: Option<SwitchOrPath>| match value {
+        None | Some(SwitchOrPath::Switch(true)) => Ok(LibrarySetting::Usual),
+        Some(SwitchOrPath::Switch(false)) => Ok(LibrarySetting::Off),
+        Some(SwitchOrPath::Path(path)) => absolute(key, &path).map(LibrarySetting::At),
+    };
+    let folders = table.folders.iter().map(|path| absolute("library.folders", path));
+    let endpoint = table.huggingface_endpoint;
+    if let Some(endpoint) = endpoint.as_deref()
+        && !endpoint.starts_with("https://")
+        && !endpoint.starts_with("http://")
+    {
+        return Err(format!(
+            "library.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
+        ));
+    }
+    Ok(LibraryConfig {
+        huggingface: setting("library.huggingface", table.huggingface)?,
+        lm_studio: setting("library.lm_studio", table.lm_studio)?,
+        folders: folders.collect::<Result<_, _>>()?,
+        huggingface_endpoint: endpoint,
+        huggingface_token: table.huggingface_token,
+    })
+}
+
+/// A path that means the same wherever the daemon was started.
+fn absolute(key: &str, path: &str) -> Result<PathBuf, String> {
+    let home = || std::env::home_dir().filter(|home| home.is_absolute());
+    let found = match path.strip_prefix("~/") {
+        Some(rest) => home().map(|home| home.join(rest)),
+        None => Some(PathBuf::from(path)),
+    };
+    found.filter(|path| path.is_absolute()).ok_or_else(|| {
+        format!("{key} is `{path}`; it must be an absolute path, or one that begins with ~/")
+    })
 }
 
 #[expect(
@@ -156,15 +292,29 @@ mod tests {
     }
 
     #[test]
+    fn libraries_are_on_off_or_elsewhere_and_a_token_is_never_shown() {
+        let config = Config::parse(
+            "[library]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
+             huggingface_token = \"hf_secret\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.library.huggingface, LibrarySetting::Off);
+        assert_eq!(config.library.lm_studio, LibrarySetting::At("/m".into()));
+        assert_eq!(config.library.folders, [PathBuf::from("/a")]);
+        assert!(!format!("{config:?}").contains("hf_secret"), "{config:?}");
+        assert_eq!(Config::parse("").unwrap().library.huggingface, LibrarySetting::Usual);
+    }
+
+    #[test]
     fn memory_settings_are_read() {
         let text = "[memory]\nbudget = \"70%\"\nkeep_alive = \"5m\"\n\
                     [models.\"SmolLM2\"]\nkeep_alive = 0\npin = true\n\
                     [mlx]\ncache_limit = \"512 MiB\"\n";
-        let memory = Config::parse(text).unwrap().memory;
+        let Config { memory, engine, .. } = Config::parse(text).unwrap();
         assert_eq!(memory.keep_alive, "5m".parse().unwrap());
         assert_eq!(memory.models["smollm2"].keep_alive, Some("0".parse().unwrap()));
         assert_eq!(memory.models["smollm2"].pin, Some(true));
-        assert_eq!((memory.mlx_cache_bytes, memory.mlx_wired_bytes), (Some(512 << 20), None));
+        assert_eq!((engine.mlx_cache_bytes, engine.mlx_wired_bytes), (Some(512 << 20), None));
     }
 
     #[test]
@@ -174,6 +324,13 @@ mod tests {
             ("[timeouts]\nchat = 0\n", "timeouts.chat"),
             ("[timeouts]\nchat = nan\n", "timeouts.chat"),
             ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+            ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
+            ("[engine]\nprefer = \"cuda\"\n", "cuda"),
+            ("[library]\nhuggingface = 3\n", "true, false or a path"),
+            ("[library]\nlm_studio = \"models\"\n", "library.lm_studio"),
+            ("[library]\nfolders = [\"/a\", \"b\"]\n", "library.folders"),
+            ("[library]\nhuggingface_endpoint = \"hub.example\"\n", "https://"),
             ("[memory]\nbudget = \"much\"\n", "memory.budget"),
             ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
             ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),

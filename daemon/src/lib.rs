@@ -12,6 +12,7 @@ pub mod logging;
 pub mod mcp;
 pub mod memory_watch;
 pub mod models;
+pub mod places;
 pub mod request;
 pub mod rpc;
 pub mod service;

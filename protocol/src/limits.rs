@@ -43,6 +43,14 @@ pub const ENGINE_EVENTS: usize = 64;
 pub const QUEUED_GENERATIONS: usize = 128;
 /// Generations running at once.
 pub const CONCURRENT_GENERATIONS: usize = 5;
+/// Requests for embeddings that wait or run.
+pub const QUEUED_EMBEDDINGS: usize = 64;
+/// Texts of one request for embeddings.
+pub const EMBED_INPUTS: usize = 256;
+/// Bytes of one of them.
+pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
+/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
+pub const EMBED_SLICE_TOKENS: usize = 512;
 /// Loads waiting for memory that no request asked for.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
@@ -58,6 +66,8 @@ pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 /// Bytes of their KV caches.
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
+/// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
+pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
@@ -76,6 +86,10 @@ pub const STOP_STRINGS: usize = 16;
 pub const STOP_STRING_BYTES: usize = 256;
 /// Alternatives reported for one token.
 pub const TOP_LOGPROBS: usize = 20;
+/// Tokens that one request may bias.
+pub const LOGIT_BIASES: usize = 1_024;
+/// Texts that one request may ask for.
+pub const CHOICES: usize = 8;
 /// Tokens generated when a request names no maximum.
 pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
@@ -84,10 +98,38 @@ pub const MESSAGES: usize = 4_096;
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
 
+/// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
+pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.
+pub const MODEL_JSON_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files of one model folder that are looked at.
+pub const MODEL_FOLDER_FILES: usize = 4_096;
+/// Files and folders of one library of other programs' models that are looked at.
+pub const LIBRARY_ENTRIES: usize = 20_000;
+/// Folders below such a library's own that are looked into.
+pub const LIBRARY_DEPTH: usize = 3;
+
 /// Progress events of one pull or load between its source and one waiter.
 pub const PROGRESS_EVENTS: usize = 16;
-/// Milliseconds the whole of a pull may take.
-pub const PULL_MS: u64 = 60 * 60 * 1_000;
+/// Milliseconds the whole of a pull may take. A download that stands still ends long before.
+pub const PULL_MS: u64 = 12 * 60 * 60 * 1_000;
+/// Milliseconds of silence after which a connection to Hugging Face counts as lost, and those one
+/// may take to come about.
+pub const HUB_STALL_MS: u64 = 30_000;
+/// Milliseconds before the first new attempt to reach Hugging Face; each later one waits twice as
+/// long.
+pub const HUB_RETRY_MS: u64 = 500;
+/// Attempts in a row that bring nothing, after which a download is given up.
+pub const HUB_ATTEMPTS: u32 = 5;
+/// Redirects followed for one request.
+pub const HUB_REDIRECTS: usize = 5;
+/// Bytes of what Hugging Face says of a repository.
+pub const HUB_LIST_BYTES: usize = 16 * 1024 * 1024;
+/// Chunks of a download between the network and the disk.
+pub const HUB_CHUNKS: usize = 16;
+/// Days after which a download that nobody went on with is removed.
+pub const HUB_PARTIAL_DAYS: u64 = 14;
 
 /// Milliseconds the daemon may take from its start to its readiness report.
 pub const START_MS: u64 = 20_000;
@@ -100,10 +142,13 @@ pub const DRAIN_MS: u64 = 5_000;
 pub const LOG_FILES: usize = 7;
 
 const _: () = {
+    assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
-    assert!(QUEUED_GENERATIONS <= ENGINE_COMMANDS);
+    assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
+    assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
+    assert!(CHOICES <= QUEUED_GENERATIONS);
     assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ingle_protocol::keep_alive::KeepAlive;
+use ingle_protocol::limits;
+use ingle_protocol::wire::models::EngineKind;
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -73,24 +75,48 @@ answer, Ctrl-D ends it. Elsewhere the prompt is read from standard input.")]
 Examples:
   ingle complete \"Once upon a time\" --max-tokens 40
   ingle complete - < prompt.txt
-  ingle complete \"1, 2, 3,\" --stop 7 --stats")]
+  ingle complete \"1, 2, 3,\" --stop 7 --stats
+  ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8")]
     Complete {
         /// The text to continue; `-`, or none where standard input is no terminal, reads it there
         prompt: Option<String>,
         #[command(flatten)]
         options: GenerateOptions,
     },
+    /// Turn texts into vectors, with an embedding model
+    #[command(after_help = "\
+Examples:
+  ingle embed --model minilm \"a campfire\" \"warm light in the woods\"
+  ingle embed --model ./bge-small.gguf --json < lines.txt | jq .dimensions
+
+Prints one vector a line, of length 1: the dot product of two is their similarity.")]
+    Embed {
+        /// The texts; the lines of standard input when there are none
+        texts: Vec<String>,
+        /// Name or path of the embedding model; the default model when absent
+        #[arg(long, short)]
+        model: Option<String>,
+        /// The engine to run it on, where its format leaves a choice
+        #[arg(long, value_name = "gguf|mlx")]
+        engine: Option<EngineKind>,
+    },
     /// Fetch a model
     #[command(after_help = "\
 Examples:
   ingle pull smollm2
+  ingle pull mlx-community/Qwen3-0.6B-4bit         safetensors of Hugging Face
+  ingle pull bartowski/Qwen_Qwen3-0.6B-GGUF:Q8_0   one of its GGUF files
+  ingle pull org/name@main                         the newest commit, if there is a newer one
   ingle pull ./my-model.gguf --name mine
 
-Two pulls of one model are one download. An interrupted pull leaves nothing behind.")]
+Two pulls of one model are one download. One from Hugging Face that was interrupted is gone on with
+by the next; HF_TOKEN, or a login with `hf auth login`, opens gated models. What Hugging Face's own
+programs or LM Studio have fetched need not be fetched again.")]
     Pull {
-        /// A name from `ingle models`, or the path of a GGUF file or model folder
+        /// A name from `ingle models`, `org/name[:choice][@revision]` on Hugging Face, or the path
+        /// of a GGUF file or model folder
         model: String,
-        /// The name to give a model that comes from a path
+        /// The name to give the model
         #[arg(long)]
         name: Option<String>,
     },
@@ -100,7 +126,8 @@ Examples:
   ingle models
   ingle models --json | jq -r '.models[].name'
 
-Without a running daemon only the models on disk are listed.")]
+Models in the folders of Hugging Face's programs and of LM Studio are listed with where they are
+from; they are used as they are, and never changed. Without a running daemon only the models on disk are listed.")]
     Models,
     /// List the models in memory
     #[command(after_help = "\
@@ -137,6 +164,24 @@ Examples:
         /// The model; the default one when absent
         model: Option<String>,
     },
+    /// Measure how quick a model is
+    #[command(after_help = "\
+Examples:
+  ingle bench
+  ingle bench smollm2 --cold
+  ingle bench --prompt-tokens 2000 --gen-tokens 32 --concurrency 1,2,4
+  ingle bench --json | jq '.results[0].decode_tokens_per_s.median'
+
+Figures are the daemon's own timings of whole requests, as every user of it has them. Each prompt is
+new, so that the prompt cache does not answer for the model; one round more than asked for is run
+first and not counted. FIRST TOKEN is from a request's acceptance to its first token, waiting for a
+slot included; PROMPT and DECODE are the rates of one request. ALL PROMPTS is the rate of those that
+ran at once until the last had its first token, ALL OUTPUT their generated tokens over the whole time.
+
+The model stays loaded afterwards. Other models are left alone, unless there is no room for this one
+beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which
+the system may have cached). Other generations meanwhile spoil the figures, and are told of.")]
+    Bench(BenchOptions),
     /// End the daemon
     #[command(after_help = "\
 Examples:
@@ -179,6 +224,41 @@ For a tool host to spawn. Many of these share one daemon and one copy of each mo
     Mcp,
 }
 
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchOptions {
+    /// Name or path of the model; the default one when absent
+    pub(crate) model: Option<String>,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_BENCH_TOKENS))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens to generate in each request
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(value_parser = clap::value_parser!(u32).range(2..=MAX_BENCH_TOKENS))]
+    pub(crate) gen_tokens: u32,
+    /// How often to measure
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// How many requests to run at once; several numbers are measured one after the other
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,2")]
+    #[arg(value_parser = at_once)]
+    pub(crate) concurrency: Vec<usize>,
+    /// Drop the model first, so that its load is measured
+    #[arg(long, conflicts_with = "warm")]
+    pub(crate) cold: bool,
+    /// Take the model as it is in memory (the default)
+    #[arg(long)]
+    pub(crate) warm: bool,
+    /// Fetch the model first, if need be, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
 /// What to load, and how long it stays.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct LoadOptions {
@@ -187,6 +267,9 @@ pub(crate) struct LoadOptions {
     /// Only say what the load would take, and what would be evicted for it
     #[arg(long, conflicts_with_all = ["keep_alive", "pin", "no_pin", "force"])]
     pub(crate) estimate: bool,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
     /// Keep it so long after its last use, such as 10m, 2h, 0 or forever
     #[arg(long, value_name = "TIME")]
     pub(crate) keep_alive: Option<KeepAlive>,
@@ -204,12 +287,25 @@ pub(crate) struct LoadOptions {
     pub(crate) yes: bool,
 }
 
+/// Most tokens of a benchmark's prompt or text: what one frame can carry for any tokenizer.
+const MAX_BENCH_TOKENS: i64 = 131_072;
+
+fn at_once(text: &str) -> Result<usize, String> {
+    let most = limits::IN_FLIGHT_PER_CONNECTION;
+    let value: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
+    let is_fine = (1..=most).contains(&value);
+    is_fine.then_some(value).ok_or_else(|| format!("must be from 1 to {most}"))
+}
+
 /// How to generate.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GenerateOptions {
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
     /// Tokens to generate at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,
@@ -225,9 +321,33 @@ pub(crate) struct GenerateOptions {
     /// Leave out tokens less likely than this share of the likeliest
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) min_p: Option<f32>,
+    /// Make what the last tokens of prompt and text held less likely (above 1) or likelier
+    #[arg(long, value_name = "X", value_parser = repetition)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// How many tokens the repetition penalty looks back on [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repetition_window: Option<u32>,
+    /// Make a token less likely each time it is generated, by up to 2; below 0, likelier
+    #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Make a token less likely once it has been generated, by up to 2; below 0, likelier
+    #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Make a token likelier by up to 100, or less likely; may be given several times
+    #[arg(long, value_name = "TOKEN=BIAS", value_parser = bias)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Generate so many texts from the one prompt
+    #[arg(long, short = 'n', value_name = "N", value_parser = choices())]
+    pub(crate) choices: Option<u32>,
     /// Draw the same way every time
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// With --json, give each token's log-probability
+    #[arg(long)]
+    pub(crate) logprobs: bool,
+    /// With --json, give the log-probabilities of the K likeliest tokens at each place too
+    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
+    pub(crate) top_logprobs: usize,
     /// End the text at this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
@@ -251,6 +371,30 @@ fn at_least_zero(text: &str) -> Result<f32, String> {
 fn share(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
     (0.0..=1.0).contains(&value).then_some(value).ok_or_else(|| "must be from 0 to 1".to_owned())
+}
+
+fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let is_fine = (least..=most).contains(&value);
+    is_fine.then_some(value).ok_or_else(|| format!("must be from {least} to {most}"))
+}
+
+fn repetition(text: &str) -> Result<f32, String> {
+    within(text, 0.01, 100.0)
+}
+
+fn additive(text: &str) -> Result<f32, String> {
+    within(text, -2.0, 2.0)
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let (token, bias) = text.split_once('=').ok_or("not of the form TOKEN=BIAS")?;
+    let token = token.parse().map_err(|_| "the token must be an id; see `tokenize`".to_owned())?;
+    Ok((token, within(bias, -100.0, 100.0)?))
+}
+
+fn choices() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=limits::CHOICES as i64)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -317,13 +461,23 @@ mod tests {
             &["chat", "--top-p", "1.5", "x"][..],
             &["chat", "--temperature", "nan", "x"],
             &["complete", "--max-tokens", "0", "x"],
+            &["complete", "--repetition-penalty", "0", "x"],
+            &["complete", "--presence-penalty", "-2.5", "x"],
+            &["complete", "--logit-bias", "the=5", "x"],
+            &["complete", "--logit-bias", "5=101", "x"],
+            &["complete", "-n", "0", "x"],
             &["complete", "--timeout", "-1", "x"],
             &["nonsense"],
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), i32::from(exit::USAGE), "{words:?}");
         }
-        let cli = parse(&["complete", "x", "--timeout", "0.5"]).unwrap();
+        let words = ["complete", "x", "--timeout", "0.5", "--frequency-penalty", "-1"];
+        let cli = parse(&[&words[..], &["--logit-bias", "5=-1.5"]].concat()).unwrap();
         let Command::Complete { options, .. } = cli.command else { panic!("not complete") };
         assert_eq!(options.timeout, Some(Duration::from_millis(500)));
+        assert_eq!(
+            (options.frequency_penalty, &options.logit_bias[..]),
+            (Some(-1.0), &[(5, -1.5)][..])
+        );
     }
 }

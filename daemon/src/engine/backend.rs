@@ -94,7 +94,7 @@ pub trait Generator {
     /// Bytes held by one sequence's KV cache; 0 for an unknown id.
     fn bytes(&self, seq: SeqId) -> u64;
 
-    /// Bytes held by the KV caches of all open sequences.
+    /// Bytes held for the KV caches of all sequences, used or not.
     fn kv_bytes(&self) -> u64;
 
     /// Bytes by which a sequence grows with each token. 0 when the engine has taken the memory of
@@ -112,7 +112,8 @@ pub trait Generator {
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when the numerics refuse; no sequence has advanced then.
+    /// [`EngineError::Native`] when the numerics refuse, and [`EngineError::KvFull`] when there is
+    /// no room for the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
 
     /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
@@ -128,6 +129,37 @@ pub trait Generator {
     /// An error for the pass as a whole: every row of it failed.
     fn collect(&mut self, ticket: Ticket)
     -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
+}
+
+/// A loaded model that turns texts into vectors. It keeps nothing between two calls.
+pub trait Embedder {
+    /// What the model is.
+    fn info(&self) -> &ModelInfo;
+
+    /// Tokens of one text at most.
+    fn context_tokens(&self) -> usize;
+
+    /// Numbers of one vector.
+    fn dimensions(&self) -> usize;
+
+    /// Bytes it keeps besides its weights.
+    fn overhead_bytes(&self) -> u64;
+
+    /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
+    /// on those that are embedded with it.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when a text is empty or too long, or the numerics refuse.
+    fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
+/// The engine thread's side of an embedding model's load, which the loader thread does whole.
+pub trait EmbedderBuilder {
+    /// Gives the model once the load is done.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
 }
 
 /// The engine thread's side of a load: takes tensors in whatever order the loader reads them.
@@ -185,6 +217,12 @@ pub enum EngineError {
     NoCapacity {
         /// How many there are.
         sequences: usize,
+    },
+    /// The KV cache that all sequences of a model share has no room for more tokens.
+    #[error("the model's KV cache of {tokens} tokens is full")]
+    KvFull {
+        /// How many it holds.
+        tokens: usize,
     },
     /// The logits of a row were NaN or infinite, so no token can be drawn from them.
     #[error("the model produced {what} instead of a number at position {position}")]

@@ -7,7 +7,7 @@
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
-use super::tensor::HostData;
+use super::tensor::{Floats, HostData};
 use crate::formats::gguf::GgmlType;
 
 /// Values of a ggml block that share one scale; MLX's group has the same size.
@@ -30,7 +30,16 @@ pub struct BadNumber {
 pub struct Converter {
     ggml_type: GgmlType,
     elements_done: usize,
-    out: HostData,
+    out: Out,
+}
+
+/// What has been converted so far.
+#[derive(Debug)]
+enum Out {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+    Bf16(Vec<u16>),
+    Quantized { bits: u8, packed: Vec<u32>, scales: Vec<u16>, biases: Vec<u16> },
 }
 
 impl Converter {
@@ -43,16 +52,15 @@ impl Converter {
             return None;
         }
         let out = if to_f32 || ggml_type == GgmlType::F32 {
-            HostData::F32(reserve(elements)?)
+            Out::F32(reserve(elements)?)
         } else if ggml_type == GgmlType::F16 {
-            HostData::F16(reserve(elements)?)
+            Out::F16(reserve(elements)?)
         } else if ggml_type == GgmlType::BF16 {
-            HostData::Bf16(reserve(elements)?)
+            Out::Bf16(reserve(elements)?)
         } else {
             let bits = if ggml_type == GgmlType::Q8_0 { 8 } else { 4 };
-            HostData::Quantized {
+            Out::Quantized {
                 bits,
-                group_size: GROUP,
                 packed: reserve(elements / 32 * usize::from(bits))?,
                 scales: reserve(elements / GROUP)?,
                 biases: reserve(elements / GROUP)?,
@@ -69,21 +77,21 @@ impl Converter {
         let kind = self.ggml_type;
         let done = self.elements_done;
         let result = match &mut self.out {
-            HostData::F32(out) if kind == GgmlType::F32 => push_f32(bytes, out),
-            HostData::F32(out) if kind == GgmlType::F16 => push_f16_as_f32(bytes, out),
-            HostData::F32(out) if kind == GgmlType::BF16 => push_bf16_as_f32(bytes, out),
-            HostData::F32(out) if kind == GgmlType::Q8_0 => push_q8_0_as_f32(bytes, out),
-            HostData::F32(out) if kind == GgmlType::Q4_0 => push_q4_0_as_f32(bytes, out),
-            HostData::F32(out) => push_q4_1_as_f32(bytes, out),
-            HostData::F16(out) => push_half(bytes, out, |bits| f16::from_bits(bits).to_f32()),
-            HostData::Bf16(out) => push_half(bytes, out, |bits| bf16::from_bits(bits).to_f32()),
-            HostData::Quantized { packed, scales, biases, .. } if kind == GgmlType::Q8_0 => {
+            Out::F32(out) if kind == GgmlType::F32 => push_f32(bytes, out),
+            Out::F32(out) if kind == GgmlType::F16 => push_f16_as_f32(bytes, out),
+            Out::F32(out) if kind == GgmlType::BF16 => push_bf16_as_f32(bytes, out),
+            Out::F32(out) if kind == GgmlType::Q8_0 => push_q8_0_as_f32(bytes, out),
+            Out::F32(out) if kind == GgmlType::Q4_0 => push_q4_0_as_f32(bytes, out),
+            Out::F32(out) => push_q4_1_as_f32(bytes, out),
+            Out::F16(out) => push_half(bytes, out, |bits| f16::from_bits(bits).to_f32()),
+            Out::Bf16(out) => push_half(bytes, out, |bits| bf16::from_bits(bits).to_f32()),
+            Out::Quantized { packed, scales, biases, .. } if kind == GgmlType::Q8_0 => {
                 repack_q8_0(bytes, packed, scales, biases)
             }
-            HostData::Quantized { packed, scales, biases, .. } if kind == GgmlType::Q4_0 => {
+            Out::Quantized { packed, scales, biases, .. } if kind == GgmlType::Q4_0 => {
                 repack_q4_0(bytes, packed, scales, biases)
             }
-            HostData::Quantized { packed, scales, biases, .. } => {
+            Out::Quantized { packed, scales, biases, .. } => {
                 repack_q4_1(bytes, packed, scales, biases)
             }
         };
@@ -94,11 +102,23 @@ impl Converter {
     /// The elements converted so far.
     #[must_use]
     pub fn finish(self) -> HostData {
-        self.out
+        match self.out {
+            Out::F32(values) => HostData::F32(values),
+            Out::F16(values) => HostData::F16(values),
+            Out::Bf16(values) => HostData::Bf16(values),
+            Out::Quantized { bits, packed, scales, biases } => HostData::Quantized {
+                bits,
+                group_size: GROUP,
+                packed,
+                scales: Floats::F16(scales),
+                biases: Floats::F16(biases),
+            },
+        }
     }
 }
 
-fn reserve<T>(len: usize) -> Option<Vec<T>> {
+/// Room for `len` values; `None` when the memory is not there.
+pub(super) fn reserve<T>(len: usize) -> Option<Vec<T>> {
     let mut values = Vec::new();
     values.try_reserve_exact(len).ok()?;
     Some(values)
@@ -284,7 +304,14 @@ mod tests {
 
     /// What MLX computes from the triplet: `w = scale * q + bias`.
     fn dequantize(data: &HostData) -> Vec<f32> {
-        let HostData::Quantized { bits, group_size, packed, scales, biases } = data else {
+        let HostData::Quantized {
+            bits,
+            group_size,
+            packed,
+            scales: Floats::F16(scales),
+            biases: Floats::F16(biases),
+        } = data
+        else {
             panic!("not quantised: {data:?}")
         };
         let per_word = 32 / usize::from(*bits);

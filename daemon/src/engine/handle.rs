@@ -3,15 +3,16 @@
 //! Owns the command and result types and the thread's start. No engine type crosses it: token ids,
 //! text and plain numbers do. Nothing here waits for the thread.
 
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
-use ingle_protocol::wire::models::{LoadEstimate, LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +21,14 @@ use super::crash_journal::CrashJournal;
 use super::ledger::Shortage;
 use super::memory::{MemoryOptions, ModelOptions};
 use super::quarantine::Deaths;
-use super::sampling::SamplerSettings;
+use super::role::Role;
+use super::sampling::{PenaltySettings, SamplerSettings};
+use super::settings::EngineSettings;
 use super::sim::SimConfig;
 use super::status::{EngineStatus, StatusCell};
 use super::worker::Worker;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
 use crate::text::output::TextOutput;
 
 /// A model as the engine knows it: its name and where its weights come from.
@@ -35,17 +39,35 @@ pub struct EngineModel {
     /// Which state of its files this is. Weights of one state must not meet the vocabulary of
     /// another.
     pub version: String,
+    /// What runs it.
+    pub engine: EngineKind,
+    /// What it is for.
+    pub role: Role,
     /// Its weights.
     pub weights: Weights,
 }
 
-/// Where a model's weights come from. The format decides the engine.
+/// Where a model's weights come from. The format decides which engines can run it.
 #[derive(Debug, Clone)]
 pub enum Weights {
     /// A GGUF file whose header has been read and checked.
     Gguf(Arc<GgufFile>),
+    /// A folder of safetensors whose config and headers have been read and checked.
+    Safetensors(Arc<ModelFolder>),
     /// The sim engine's settings.
-    Sim(SimConfig),
+    Sim(Box<SimConfig>),
+}
+
+impl Weights {
+    /// The file they come from, for messages; sim models have none.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Gguf(gguf) => gguf.path(),
+            Self::Safetensors(folder) => folder.path(),
+            Self::Sim(_) => Path::new("config.json"),
+        }
+    }
 }
 
 /// One generation.
@@ -65,20 +87,63 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// How tokens are drawn.
     pub settings: SamplerSettings,
+    /// How the text's past is held against its tokens.
+    pub penalties: PenaltySettings,
+    /// What is added to the logits of which tokens; each token once.
+    pub logit_bias: Arc<[(u32, f32)]>,
     /// Seed of the draws.
     pub seed: u64,
-    /// Alternatives to report for each token; 0 reports nothing.
-    pub top_logprobs: usize,
+    /// Whether to report log-probabilities, and with how many alternatives for each token.
+    pub logprobs: Option<usize>,
     /// Whether text is wanted as it comes.
     pub stream_text: bool,
     /// The daemon's limit, and W.
     pub deadline: Deadline,
-    /// Ends the work at the next token boundary.
+    /// Which of the texts its caller asked for this is.
+    pub choice: ChoiceOf,
+    /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
     pub cancel: CancellationToken,
     /// Events on the way; a closed receiver cancels the work.
     pub events: mpsc::Sender<GenerateEvent>,
     /// The one terminal event.
     pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
+}
+
+/// Texts to turn into vectors.
+#[derive(Debug)]
+pub struct EmbedRequest {
+    /// The daemon's name of the request.
+    pub request_id: String,
+    /// What runs it.
+    pub model: EngineModel,
+    /// The texts' token ids, none of them empty.
+    pub inputs: Vec<Vec<u32>>,
+    /// The daemon's limit, and W.
+    pub deadline: Deadline,
+    /// Ends the work between two slices.
+    pub cancel: CancellationToken,
+    /// The one terminal event: a vector for each text.
+    pub done: oneshot::Sender<Result<Vec<Vec<f32>>, EngineFailure>>,
+}
+
+/// A generation's place among those of one request: they have its id, its prompt, its cancel token
+/// and its events in common, and each has a slot of its own.
+#[derive(Debug, Clone, Default)]
+pub struct ChoiceOf {
+    /// Which it is. Choice 0 comes first and reads the prompt; the others go on from there.
+    pub index: usize,
+    /// When the first of them got its slot: W runs from there for all.
+    pub work_since: Arc<OnceLock<Instant>>,
+}
+
+impl GenerateRequest {
+    /// Says how far the request has come; the first choice speaks for all. An event that finds no
+    /// room is not missed.
+    pub fn report(&self, event: GenerateEvent) {
+        if self.choice.index == 0 {
+            let _ = self.events.try_send(event);
+        }
+    }
 }
 
 /// A finished generation.
@@ -161,6 +226,8 @@ pub enum EngineFailure {
 pub enum Command {
     /// Generate text.
     Generate(Box<GenerateRequest>),
+    /// Turn texts into vectors.
+    Embed(Box<EmbedRequest>),
     /// Make a model resident.
     Load {
         /// The model.
@@ -219,6 +286,7 @@ impl EngineHandle {
     /// # Errors
     /// When the system gives no thread.
     pub fn spawn(
+        settings: EngineSettings,
         memory: MemoryOptions,
         journal: CrashJournal,
     ) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
@@ -227,7 +295,7 @@ impl EngineHandle {
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status, memory, journal);
+            let exit = Worker::run_thread(inbox, worker_status, settings, memory, journal);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

@@ -14,9 +14,13 @@ use std::time::Duration;
 use ingle_protocol::limits;
 
 use super::backend::EngineError;
-use super::dequantize::Converter;
 use super::tensor::{HostTensor, WeightPrecision};
-use crate::formats::gguf::{GgmlType, GgufError, GgufErrorKind, GgufFile, TensorInfo};
+
+mod folder;
+mod gguf;
+
+pub use folder::folder_loaded_bytes;
+pub use gguf::{check_readable, loaded_bytes};
 
 /// Bytes read between two looks at the cancel flag, about.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -32,6 +36,13 @@ pub enum LoadItem {
         /// The tensor.
         tensor: HostTensor,
         /// Bytes read so far, this tensor included.
+        bytes_read: u64,
+        /// Bytes of all tensors.
+        bytes_total: u64,
+    },
+    /// How far a load has come whose tensors do not come through here.
+    Progress {
+        /// Bytes in place so far.
         bytes_read: u64,
         /// Bytes of all tensors.
         bytes_total: u64,
@@ -88,6 +99,7 @@ impl LoadStream {
             LoadItem::Tensor { tensor, .. } => {
                 self.queued_bytes.fetch_sub(tensor.bytes() as u64, Ordering::Relaxed);
             }
+            LoadItem::Progress { .. } => {}
             LoadItem::Done | LoadItem::Failed(_) => self.ended = true,
         }
         item
@@ -99,42 +111,37 @@ impl LoadStream {
     }
 }
 
-/// Refuses a file with a tensor type the loader cannot read. It needs no reading, so callers can
-/// refuse before they make room for the model.
-///
-/// # Errors
-/// [`EngineError::Unsupported`] naming the first such tensor, its type and the readable types.
-pub fn check_readable(gguf: &GgufFile) -> Result<(), EngineError> {
-    match gguf.tensors().iter().find(|tensor| !tensor.ggml_type.is_readable()) {
-        None => Ok(()),
-        Some(tensor) => Err(EngineError::Unsupported {
-            file: gguf.path().to_owned(),
-            problem: format!(
-                "tensor `{}` is stored as {}; this engine reads {}",
-                tensor.name,
-                tensor.ggml_type,
-                GgmlType::READABLE.map(GgmlType::name).join(", ")
-            ),
-        }),
-    }
+/// What the loader reads tensors from. Reading moves no file position, so a source may be shared.
+pub trait Source: Send + Sync + 'static {
+    /// Refuses what cannot be read, without reading it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] naming the first such tensor.
+    fn check_readable(&self) -> Result<(), EngineError>;
+
+    /// How many tensors there are.
+    fn tensor_count(&self) -> usize;
+
+    /// Bytes of all tensors together, as stored.
+    fn stored_bytes(&self) -> u64;
+
+    /// Reads and converts the tensor of that index, in pieces of at most a few MiB; returns it with
+    /// the bytes it took in the file. `buffer` is room for one piece, and `check_cancel` is asked
+    /// before each.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the tensor and what is wrong with it,
+    /// [`EngineError::Io`], and what `check_cancel` gives.
+    fn read(
+        &self,
+        index: usize,
+        precision: WeightPrecision,
+        buffer: &mut Vec<u8>,
+        check_cancel: &dyn Fn() -> Result<(), EngineError>,
+    ) -> Result<(HostTensor, u64), EngineError>;
 }
 
-/// Bytes of memory the tensors take once loaded; an exact sum, found without reading them.
-#[must_use]
-pub fn loaded_bytes(gguf: &GgufFile, precision: WeightPrecision) -> u64 {
-    let bytes_of = |tensor: &TensorInfo| {
-        let elements = tensor.elements() as u64;
-        match (precision, tensor.ggml_type) {
-            (WeightPrecision::AsStored, GgmlType::Q4_0 | GgmlType::Q4_1) => elements / 32 * 20,
-            (WeightPrecision::AsStored, GgmlType::Q8_0) => elements / 32 * 36,
-            (WeightPrecision::AsStored, GgmlType::F16 | GgmlType::BF16) => elements * 2,
-            _ => elements * 4,
-        }
-    };
-    gguf.tensors().iter().map(bytes_of).sum()
-}
-
-/// Starts the loader thread for all tensors of `gguf`, in the file's order.
+/// Starts the loader thread for all tensors of `source`, in its order.
 ///
 /// It ends promptly when `cancel` is set (with [`EngineError::Cancelled`]) or the stream is
 /// dropped. A panic of the thread arrives as [`LoadItem::Failed`].
@@ -142,11 +149,11 @@ pub fn loaded_bytes(gguf: &GgufFile, precision: WeightPrecision) -> u64 {
 /// # Errors
 /// [`EngineError::Native`] when the operating system gives no thread.
 pub fn spawn(
-    gguf: Arc<GgufFile>,
+    source: Arc<impl Source>,
     precision: WeightPrecision,
     cancel: Arc<AtomicBool>,
 ) -> Result<LoadStream, EngineError> {
-    spawn_work(cancel, move |outlet| load(&gguf, precision, outlet))
+    spawn_work(cancel, move |outlet| load(&*source, precision, outlet))
 }
 
 /// Starts a loader thread whose items come from `work`.
@@ -201,17 +208,6 @@ impl From<EngineError> for Ended {
     }
 }
 
-impl From<GgufError> for EngineError {
-    fn from(error: GgufError) -> Self {
-        let (file, problem) = (error.path, error.kind.to_string());
-        match error.kind {
-            GgufErrorKind::Io(_) => Self::Io { file, problem },
-            GgufErrorKind::Version { .. } => Self::Unsupported { file, problem },
-            _ => Self::InvalidModel { file, problem },
-        }
-    }
-}
-
 /// The loader's end of the channel.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -249,49 +245,35 @@ impl Outlet {
     }
 }
 
-fn load(gguf: &GgufFile, precision: WeightPrecision, outlet: &Outlet) -> Result<(), Ended> {
-    check_readable(gguf)?;
-    let bytes_total = gguf.tensor_bytes();
+impl Outlet {
+    /// Reports progress if there is room for it, and says whether to go on.
+    ///
+    /// # Errors
+    /// When the load was cancelled, or nobody listens any more.
+    #[cfg(feature = "gguf")]
+    pub(super) fn report(&self, bytes_read: u64, bytes_total: u64) -> Result<(), Ended> {
+        self.check_cancel()?;
+        match self.sender.try_send(LoadItem::Progress { bytes_read, bytes_total }) {
+            // Progress that finds no room is not missed.
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(Ended::NobodyListens),
+        }
+    }
+}
+
+fn load(source: &impl Source, precision: WeightPrecision, outlet: &Outlet) -> Result<(), Ended> {
+    source.check_readable()?;
+    let bytes_total = source.stored_bytes();
     let mut bytes_read = 0;
     let mut buffer = Vec::new();
-    for info in gguf.tensors() {
-        let tensor = read_tensor(gguf, info, precision, outlet, &mut buffer)?;
-        bytes_read += info.bytes;
+    for index in 0..source.tensor_count() {
+        let (tensor, stored_bytes) =
+            source.read(index, precision, &mut buffer, &|| outlet.check_cancel())?;
+        bytes_read += stored_bytes;
         let bytes = tensor.bytes() as u64;
         outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
     }
     Ok(())
-}
-
-fn read_tensor(
-    gguf: &GgufFile,
-    info: &TensorInfo,
-    precision: WeightPrecision,
-    outlet: &Outlet,
-    buffer: &mut Vec<u8>,
-) -> Result<HostTensor, EngineError> {
-    let invalid = |problem| EngineError::InvalidModel { file: gguf.path().to_owned(), problem };
-    let to_f32 = precision == WeightPrecision::Float32;
-    let Some(mut converter) = Converter::new(info.ggml_type, info.elements(), to_f32) else {
-        return Err(invalid(format!(
-            "tensor `{}`: there is no memory for its {} elements",
-            info.name,
-            info.elements()
-        )));
-    };
-    let block_bytes = info.ggml_type.block_bytes();
-    let chunk_bytes = (CHUNK_BYTES / block_bytes * block_bytes) as u64;
-    let mut offset = 0;
-    while offset < info.bytes {
-        outlet.check_cancel()?;
-        let len = chunk_bytes.min(info.bytes - offset);
-        buffer.resize(len as usize, 0);
-        gguf.read_tensor(info, offset, buffer)?;
-        converter.push(buffer).map_err(|bad| invalid(format!("tensor `{}`: {bad}", info.name)))?;
-        offset += len;
-    }
-    let shape = info.shape.clone();
-    Ok(HostTensor { name: info.name.clone(), shape, data: converter.finish() })
 }
 
 #[cfg(test)]

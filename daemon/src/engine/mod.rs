@@ -2,15 +2,19 @@
 //!
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
-//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, ledger,
-//! sampling, backend}` and `{mlx, sim} -> backend`; only `registry` names a concrete engine.
+//! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
+//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry` names a concrete engine.
 
 use std::any::Any;
 
 pub mod admission;
+pub mod affine;
 pub mod backend;
 pub mod crash_journal;
 pub mod dequantize;
+pub mod embedding;
+#[cfg(feature = "gguf")]
+pub mod gguf;
 pub mod handle;
 pub mod heap;
 pub mod ledger;
@@ -22,8 +26,10 @@ pub mod pacing;
 pub mod prompt_cache;
 pub mod quarantine;
 pub mod registry;
+pub mod role;
 pub mod sampling;
 pub mod sequence;
+pub mod settings;
 pub mod sim;
 pub mod status;
 pub mod tensor;

@@ -4,8 +4,6 @@
 //! worker only. The one place that names concrete engines. Knows nothing of queues or text, and
 //! decides nothing about eviction: it says what each model holds, and drops what it is told to.
 
-mod engine_limits;
-mod entry;
 mod estimate;
 
 use std::collections::BTreeMap;
@@ -14,13 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::models::{LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::engine_limits::EngineLimits;
-use self::entry::Entry;
 pub use self::estimate::{Estimate, estimate};
-use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
+use super::backend::{Builder, Embedder, EmbedderBuilder, EngineError, Generator, SeqId, Trimmed};
 use super::handle::{EngineFailure, EngineModel, Weights, millis};
 use super::ledger::Holding;
 #[cfg(feature = "mlx")]
@@ -29,6 +25,8 @@ use super::loader::{LoadItem, LoadStream};
 use super::memory::{ModelOptions, Stay};
 use super::pacing::Pacing;
 use super::prompt_cache::{PromptCache, Reuse};
+use super::role::Role;
+use super::settings::EngineSettings;
 use super::sim;
 
 /// Somebody who waits for a load.
@@ -47,17 +45,28 @@ pub struct Resident {
     /// Its prefill chunk size.
     pub pacing: Pacing,
     prompt_cache: PromptCache,
-    engine: &'static str,
+    engine: EngineKind,
     load_ms: f64,
 }
 
 impl Resident {
-    /// Opens a sequence for `prompt`, from a kept one if it begins alike: the sequence, and how
-    /// many of the prompt's tokens it holds already.
+    /// Opens a sequence for `prompt`: the sequence, and how many of the prompt's tokens it holds
+    /// already. It is forked from `reader`, a running one that has read the same prompt, or goes on
+    /// from a kept one if that begins alike.
     ///
     /// # Errors
     /// What the generator reports.
-    pub fn open(&mut self, prompt: &[u32]) -> Result<(SeqId, usize), EngineError> {
+    pub fn open(
+        &mut self,
+        prompt: &[u32],
+        reader: Option<SeqId>,
+    ) -> Result<(SeqId, usize), EngineError> {
+        // The last token is read again, because its logits are wanted.
+        let shared = prompt.len().saturating_sub(1);
+        let reader = reader.filter(|_| shared > 0);
+        if let Some(forked) = reader.and_then(|reader| self.fork(reader, shared)) {
+            return Ok((forked, shared));
+        }
         match self.prompt_cache.find(prompt) {
             Some(Reuse::Whole { seq, tokens }) => return Ok((seq, tokens)),
             Some(Reuse::Beginning { seq, tokens }) => {
@@ -75,6 +84,30 @@ impl Resident {
                     self.generator.close(kept);
                 }
                 opened => return Ok((opened?, 0)),
+            }
+        }
+    }
+
+    /// Closes the kept sequence that has not been used for longest, to make room in the KV cache.
+    /// False when none is kept.
+    pub fn give_up_kept(&mut self) -> bool {
+        let kept = self.prompt_cache.evict();
+        if let Some(seq) = kept {
+            self.generator.close(seq);
+        }
+        kept.is_some()
+    }
+
+    /// Forks a running sequence, at the cost of kept ones if need be. `None` where the engine
+    /// cannot: the prompt is read once more then.
+    fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
+        loop {
+            match self.generator.fork(reader, len) {
+                Err(EngineError::NoCapacity { .. }) => {
+                    let kept = self.prompt_cache.evict()?;
+                    self.generator.close(kept);
+                }
+                forked => return forked.ok(),
             }
         }
     }
@@ -108,11 +141,24 @@ impl Resident {
     }
 }
 
+/// A model that embeds.
+struct ResidentEmbedder {
+    embedder: Box<dyn Embedder>,
+    engine: EngineKind,
+    load_ms: f64,
+}
+
+/// What a load ends in.
+enum Target {
+    Generator(Box<dyn Builder>),
+    Embedder(Box<dyn EmbedderBuilder>),
+}
+
 struct Loading {
-    builder: Box<dyn Builder>,
+    target: Target,
     stream: LoadStream,
     _cancel: CancelOnDrop,
-    engine: &'static str,
+    engine: EngineKind,
     bytes_read: u64,
     bytes_total: u64,
     started_at: Instant,
@@ -129,6 +175,83 @@ impl Loading {
 enum Slot {
     Loading(Loading),
     Resident(Resident),
+    Embedder(ResidentEmbedder),
+}
+
+/// A model in memory, or on its way there.
+struct Entry {
+    version: String,
+    stay: Stay,
+    estimate: Estimate,
+    slot: Slot,
+}
+
+impl Entry {
+    fn holding(&self, name: &str) -> Holding {
+        let (weights, kept, loading) = match &self.slot {
+            // What is reserved covers the load's height.
+            Slot::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
+            Slot::Resident(resident) => {
+                let generator = &resident.generator;
+                let weights = generator.info().weight_bytes + generator.overhead_bytes();
+                // An engine whose sequences do not grow gets nothing back by closing them.
+                let grows = generator.kv_bytes_per_token() > 0;
+                let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
+                (weights, kept, false)
+            }
+            Slot::Embedder(resident) => {
+                let embedder = &resident.embedder;
+                (embedder.info().weight_bytes + embedder.overhead_bytes(), Vec::new(), false)
+            }
+        };
+        Holding {
+            model: name.to_owned(),
+            weights,
+            running: 0,
+            kept,
+            active: 0,
+            loading,
+            pinned: self.stay.pinned,
+            last_used: self.stay.last_used,
+        }
+    }
+
+    /// What is to be said of the model, unless it is still being loaded.
+    fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
+        let (info, engine, load_ms) = match &self.slot {
+            Slot::Loading(_) => return None,
+            Slot::Resident(resident) => {
+                (resident.generator.info(), resident.engine, resident.load_ms)
+            }
+            Slot::Embedder(resident) => {
+                (resident.embedder.info(), resident.engine, resident.load_ms)
+            }
+        };
+        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.slot {
+            Slot::Resident(resident) => (
+                resident.generator.kv_bytes(),
+                resident.prompt_cache.bytes(),
+                resident.generator.capacity().context_tokens,
+            ),
+            Slot::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
+            Slot::Loading(_) => (0, 0, 0),
+        };
+        Some(LoadedModel {
+            name: name.to_owned(),
+            engine: engine.as_str().to_owned(),
+            architecture: info.architecture.clone(),
+            weight_bytes: info.weight_bytes,
+            kv_bytes,
+            prompt_cache_bytes,
+            context_tokens,
+            active,
+            load_ms,
+            pinned: self.stay.pinned,
+            keep_alive: self.stay.keep_alive,
+            // The reader knows what time it is.
+            expires_in_s: None,
+        })
+    }
 }
 
 /// The outcome of a load that has just ended.
@@ -140,19 +263,24 @@ pub struct LoadEnd {
 }
 
 /// The models in memory, by name.
-#[derive(Default)]
 pub struct Registry {
     slots: BTreeMap<String, Entry>,
+    settings: EngineSettings,
     /// When a model went last.
     emptied_at: Option<Instant>,
-    limits: EngineLimits,
 }
 
 impl Registry {
-    /// No models, and these settings for the engines.
+    /// No models yet.
     #[must_use]
-    pub fn new(limits: EngineLimits) -> Self {
-        Self { limits, ..Self::default() }
+    pub fn new(settings: EngineSettings) -> Self {
+        Self { slots: BTreeMap::new(), settings, emptied_at: None }
+    }
+
+    /// What the engines were told.
+    #[must_use]
+    pub fn settings(&self) -> &EngineSettings {
+        &self.settings
     }
 
     /// Whether another state of the model's files is in memory under its name.
@@ -178,12 +306,31 @@ impl Registry {
         estimate: Estimate,
         stay: Stay,
     ) -> Result<(), EngineError> {
-        let loading = start_load(model, stay.last_used)?;
-        self.limits.apply(loading.engine);
+        let loading = start_load(model, &self.settings, stay.last_used)?;
+        self.set_limits(loading.engine);
         let slot = Slot::Loading(loading);
         let version = model.version.clone();
         self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
         Ok(())
+    }
+
+    /// Hands an engine its memory settings. MLX is left alone until a model needs it: if it does
+    /// not start, nobody else is harmed.
+    fn set_limits(&self, engine: EngineKind) {
+        #[cfg(feature = "mlx")]
+        if engine == EngineKind::Mlx {
+            let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+            let mut limits = super::mlx::Limits::default();
+            if let Some(bytes) = self.settings.mlx_cache_bytes {
+                limits.cache_bytes = size(bytes);
+            }
+            limits.wired_bytes = self.settings.mlx_wired_bytes.map(size);
+            if let Err(error) = super::mlx::set_limits(limits) {
+                tracing::warn!(%error, "a limit of the `mlx` settings could not be set");
+            }
+        }
+        #[cfg(not(feature = "mlx"))]
+        let _ = engine;
     }
 
     /// What every model holds, what runs on them left out.
@@ -209,7 +356,9 @@ impl Registry {
     /// When each resident model expires if nothing uses it; those that stay are left out.
     pub fn expiries(&self) -> impl Iterator<Item = (&str, Instant)> {
         self.slots.iter().filter_map(|(name, entry)| match entry.slot {
-            Slot::Resident(_) => Some((name.as_str(), entry.stay.expires_at()?)),
+            Slot::Resident(_) | Slot::Embedder(_) => {
+                Some((name.as_str(), entry.stay.expires_at()?))
+            }
             Slot::Loading(_) => None,
         })
     }
@@ -227,12 +376,10 @@ impl Registry {
     pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
         match self.slots.get_mut(name) {
             Some(Entry { slot: Slot::Loading(loading), .. }) => loading.waiters.push(waiter),
-            Some(Entry { slot: Slot::Resident(resident), stay, .. }) => {
+            entry => {
+                let described = entry.and_then(|entry| entry.describe(name, active));
                 // A caller that has gone needs no answer.
-                let _ = waiter.done.send(Ok(describe(name, resident, stay, active)));
-            }
-            None => {
-                let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+                let _ = waiter.done.send(described.ok_or(EngineFailure::Cancelled));
             }
         }
     }
@@ -254,10 +401,19 @@ impl Registry {
         }
     }
 
-    /// Whether the model can generate now.
+    /// The resident embedding model of that name.
+    pub fn embedder(&mut self, name: &str) -> Option<&mut dyn Embedder> {
+        match self.slots.get_mut(name) {
+            Some(Entry { slot: Slot::Embedder(resident), .. }) => Some(&mut *resident.embedder),
+            _ => None,
+        }
+    }
+
+    /// Whether the model can work now.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        self.look(name).is_some()
+        let slot = self.slots.get(name).map(|entry| &entry.slot);
+        matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
     }
 
     /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
@@ -270,8 +426,8 @@ impl Registry {
                 }
                 true
             }
-            Some(Slot::Resident(resident)) => {
-                drop(resident);
+            Some(slot @ (Slot::Resident(_) | Slot::Embedder(_))) => {
+                drop(slot);
                 self.release_memory();
                 tracing::info!(model = name, "a model was unloaded");
                 true
@@ -285,7 +441,7 @@ impl Registry {
     pub fn loading(&self) -> Option<(&str, f32)> {
         self.slots.iter().find_map(|(name, entry)| match &entry.slot {
             Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
-            Slot::Resident(_) => None,
+            Slot::Resident(_) | Slot::Embedder(_) => None,
         })
     }
 
@@ -308,11 +464,8 @@ impl Registry {
 
     /// What is resident; `active` counts a model's running generations.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let residents = self.slots.iter().filter_map(|(name, entry)| match &entry.slot {
-            Slot::Resident(resident) => Some(describe(name, resident, &entry.stay, active(name))),
-            Slot::Loading(_) => None,
-        });
-        residents.collect()
+        let slots = self.slots.iter();
+        slots.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
     }
 
     /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
@@ -366,28 +519,17 @@ impl Registry {
         else {
             return LoadEnd { name, result };
         };
-        let Loading { builder, waiters, engine, started_at, .. } = loading;
-        let result = result.and_then(|()| builder.finish());
+        let Loading { target, waiters, engine, started_at, .. } = loading;
+        let result = result.and_then(|()| target.finish(engine, started_at));
         if result.is_err() {
             self.release_memory();
         }
-        let result = result.map(|generator| {
-            let load_ms = millis(started_at.elapsed());
-            tracing::info!(model = name, engine, load_ms, "a model was loaded");
-            let resident = Resident {
-                generator,
-                pacing: Pacing::new(),
-                prompt_cache: PromptCache::new(
-                    limits::PROMPT_CACHE_SEQUENCES,
-                    limits::PROMPT_CACHE_BYTES,
-                ),
-                engine,
-                load_ms,
-            };
+        let result = result.and_then(|slot| {
+            tracing::info!(model = name, %engine, "a model was loaded");
             let stay = Stay { last_used: Instant::now(), ..stay };
-            let described = describe(&name, &resident, &stay, 0);
-            let slot = Slot::Resident(resident);
-            self.slots.insert(name.clone(), Entry { version, stay, estimate, slot });
+            let entry = Entry { version, stay, estimate, slot };
+            let described = entry.describe(&name, 0).ok_or(EngineError::Cancelled);
+            self.slots.insert(name.clone(), entry);
             described
         });
         for waiter in waiters {
@@ -395,6 +537,28 @@ impl Registry {
             let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
         }
         LoadEnd { name, result: result.map(|_| ()) }
+    }
+}
+
+impl Target {
+    fn finish(self, engine: EngineKind, started_at: Instant) -> Result<Slot, EngineError> {
+        Ok(match self {
+            Self::Generator(builder) => Slot::Resident(Resident {
+                generator: builder.finish()?,
+                pacing: Pacing::new(),
+                prompt_cache: PromptCache::new(
+                    limits::PROMPT_CACHE_SEQUENCES,
+                    limits::PROMPT_CACHE_BYTES,
+                ),
+                engine,
+                load_ms: millis(started_at.elapsed()),
+            }),
+            Self::Embedder(builder) => Slot::Embedder(ResidentEmbedder {
+                embedder: builder.finish()?,
+                engine,
+                load_ms: millis(started_at.elapsed()),
+            }),
+        })
     }
 }
 
@@ -415,9 +579,15 @@ impl Loading {
             }?;
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
-                    if let Err(error) = self.builder.adopt(tensor) {
+                    if let Target::Generator(builder) = &mut self.target
+                        && let Err(error) = builder.adopt(tensor)
+                    {
                         return Some(Err(error));
                     }
+                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
+                    self.report();
+                }
+                LoadItem::Progress { bytes_read, bytes_total } => {
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
                     self.report();
                 }
@@ -451,51 +621,58 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn describe(name: &str, resident: &Resident, stay: &Stay, active: usize) -> LoadedModel {
-    let info = resident.generator.info();
-    LoadedModel {
-        name: name.to_owned(),
-        engine: resident.engine.to_owned(),
-        architecture: info.architecture.clone(),
-        weight_bytes: info.weight_bytes,
-        kv_bytes: resident.generator.kv_bytes(),
-        prompt_cache_bytes: resident.prompt_cache.bytes(),
-        context_tokens: resident.generator.capacity().context_tokens,
-        active,
-        load_ms: resident.load_ms,
-        pinned: stay.pinned,
-        keep_alive: stay.keep_alive,
-        // The reader knows what time it is.
-        expires_in_s: None,
-    }
-}
-
-fn start_load(model: &EngineModel, now: Instant) -> Result<Loading, EngineError> {
+fn start_load(
+    model: &EngineModel,
+    settings: &EngineSettings,
+    now: Instant,
+) -> Result<Loading, EngineError> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let (engine, builder, stream): (_, Box<dyn Builder>, _) = match &model.weights {
+    let (target, stream) = match (model.engine, model.role, &model.weights) {
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Role::Generates, Weights::Gguf(gguf)) => {
+            let (builder, stream) = super::gguf::load(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
+        }
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Role::Embeds, Weights::Gguf(gguf)) => {
+            let (builder, stream) =
+                super::gguf::load_embedder(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Embedder(builder), stream)
+        }
         #[cfg(feature = "mlx")]
-        Weights::Gguf(gguf) => {
+        (EngineKind::Mlx, Role::Generates, Weights::Gguf(gguf)) => {
             let builder = super::mlx::builder(gguf)?;
             let precision = super::mlx::weight_precision();
-            ("mlx", builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
+            let stream = loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
-        #[cfg(not(feature = "mlx"))]
-        Weights::Gguf(gguf) => {
-            return Err(EngineError::Unsupported {
-                file: gguf.path().to_owned(),
-                problem: "this daemon was built without an engine for GGUF files".to_owned(),
-            });
+        #[cfg(feature = "mlx")]
+        (EngineKind::Mlx, Role::Generates, Weights::Safetensors(folder)) => {
+            let builder = super::mlx::folder_builder(folder)?;
+            let precision = super::mlx::weight_precision();
+            let stream = loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
-        Weights::Sim(config) => {
-            let (builder, stream) = sim::load(config.clone(), Arc::clone(&cancel))?;
-            ("sim", builder, stream)
+        (EngineKind::Sim, Role::Generates, Weights::Sim(config)) => {
+            let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
+        }
+        (engine, role, weights) => {
+            let what = match role {
+                Role::Generates => "",
+                Role::Embeds => ", an embedding model",
+            };
+            let problem = format!("the engine `{engine}` of this daemon cannot run it{what}");
+            let file = weights.path().to_owned();
+            return Err(EngineError::Unsupported { file, problem });
         }
     };
+    tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
     Ok(Loading {
-        builder,
+        target,
         stream,
         _cancel: CancelOnDrop(cancel),
-        engine,
+        engine: model.engine,
         bytes_read: 0,
         bytes_total: 0,
         started_at: now,

@@ -4,8 +4,18 @@
 //! the uniform draw is an argument, so an engine that samples on its device must give the same
 //! token for the same logits, settings and draw (up to rounding at a boundary): cumulative
 //! probability runs over the kept tokens in the order of their ids.
+//!
+//! The chain is llama.cpp's default one (`common_params_sampling`): logit bias, penalties, top-k,
+//! top-p, min-p, temperature. Bias and penalties hold for greedy decoding too. Log-probabilities
+//! are of the model's own distribution, before any of these, as vLLM (`raw_logprobs`) and
+//! llama.cpp's server (`n_probs`) report them: they do not depend on how the caller draws.
 
-use std::cmp::Ordering;
+mod penalties;
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
 
 /// Largest temperature accepted; beyond it every distribution is flat.
 pub const MAX_TEMPERATURE: f32 = 100.0;
@@ -13,7 +23,10 @@ pub const MAX_TEMPERATURE: f32 = 100.0;
 /// Up to this many of the likeliest tokens are found in one pass with a small sorted list.
 const SHORT_LIST: usize = 64;
 
-/// How tokens are drawn. The order of the filters is llama.cpp's: top-k, top-p, min-p, temperature.
+/// Numbers added up side by side, so that the compiler can use vector registers.
+const LANES: usize = 8;
+
+/// How tokens are drawn from the logits that bias and penalties have left.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerSettings {
     /// 0 is greedy; 1 leaves the distribution as it is.
@@ -28,14 +41,23 @@ pub struct SamplerSettings {
 }
 
 /// What one row of one step asks of the sampler.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SampleSpec {
     /// How to draw.
     pub settings: SamplerSettings,
     /// A uniform draw in `[0, 1)`; unused when greedy.
     pub uniform: f32,
-    /// How many of the likeliest tokens to report with their log-probabilities.
-    pub top_logprobs: usize,
+    /// Logit bias and penalties; `None` where there are none, which is the quick case. Shared with
+    /// the sequence that counts for it, so that a step copies nothing.
+    pub penalties: Option<Arc<Penalties>>,
+    /// Whether log-probabilities are wanted, and with how many of the likeliest tokens.
+    pub logprobs: Option<usize>,
+}
+
+impl SampleSpec {
+    /// The likeliest token and nothing else.
+    pub const GREEDY: Self =
+        Self { settings: SamplerSettings::GREEDY, uniform: 0.0, penalties: None, logprobs: None };
 }
 
 /// One drawn token.
@@ -43,10 +65,11 @@ pub struct SampleSpec {
 pub struct Sampled {
     /// Its id.
     pub token: u32,
-    /// Its natural-log probability under the model's own distribution (before any filter).
+    /// Its natural-log probability under the model's own distribution, before bias, penalties and
+    /// filters; 0 where [`SampleSpec::logprobs`] did not ask for it.
     pub logprob: f32,
-    /// The likeliest tokens with their log-probabilities, likeliest first, at most
-    /// [`SampleSpec::top_logprobs`].
+    /// The likeliest tokens of that distribution with their log-probabilities, likeliest first, as
+    /// many as [`SampleSpec::logprobs`] asked for.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -54,7 +77,7 @@ pub struct Sampled {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("`{field}` must be {expected}, not {found}")]
 pub struct InvalidSetting {
-    /// The field of [`SamplerSettings`].
+    /// The parameter's name.
     pub field: &'static str,
     /// The values it takes.
     pub expected: &'static str,
@@ -79,18 +102,22 @@ impl SamplerSettings {
     /// # Errors
     /// [`InvalidSetting`] naming the first field at fault and the values it takes.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let check = |field, found: f32, max: f32, expected| {
-            // NaN is in no range, so it is refused too.
-            if (0.0..=max).contains(&found) {
-                Ok(())
-            } else {
-                Err(InvalidSetting { field, expected, found })
-            }
-        };
-        check("temperature", self.temperature, MAX_TEMPERATURE, "a number from 0 to 100")?;
-        check("top_p", self.top_p, 1.0, "a number from 0 to 1")?;
-        check("min_p", self.min_p, 1.0, "a number from 0 to 1")
+        let temperature = 0.0..=MAX_TEMPERATURE;
+        check("temperature", self.temperature, temperature, "a number from 0 to 100")?;
+        check("top_p", self.top_p, 0.0..=1.0, "a number from 0 to 1")?;
+        check("min_p", self.min_p, 0.0..=1.0, "a number from 0 to 1")
     }
+}
+
+fn check(
+    field: &'static str,
+    found: f32,
+    range: RangeInclusive<f32>,
+    expected: &'static str,
+) -> Result<(), InvalidSetting> {
+    // NaN is in no range, so it is refused too.
+    let is_fine = range.contains(&found);
+    is_fine.then_some(()).ok_or(InvalidSetting { field, expected, found })
 }
 
 /// Draws one token from the logits of the whole vocabulary.
@@ -102,17 +129,21 @@ impl SamplerSettings {
 /// [`NotFinite`] when a logit is NaN or positive infinity, or when no token is possible.
 pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, NotFinite> {
     let likeliest_id = argmax(logits)?;
-    let max = f64::from(logits[likeliest_id as usize]);
-    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
-    let log_total = total.ln();
-    let logprob = |id: u32| (f64::from(logits[id as usize]) - max - log_total) as f32;
-
-    let token = if spec.settings.temperature <= 0.0 {
-        likeliest_id
-    } else {
-        draw(logits, max, total, spec).unwrap_or(likeliest_id)
+    let token = match &spec.penalties {
+        None => choose(logits, likeliest_id, spec),
+        Some(penalties) => {
+            let mut logits = logits.to_vec();
+            penalties.apply(&mut logits);
+            choose(&logits, argmax(&logits)?, spec)
+        }
     };
-    let top = likeliest(logits, spec.top_logprobs);
+    let Some(count) = spec.logprobs else {
+        return Ok(Sampled { token, logprob: 0.0, top: Vec::new() });
+    };
+    let max = logits[likeliest_id as usize];
+    let log_total = sum(&weights(logits, max, 1.0)).ln();
+    let logprob = |id: u32| (f64::from(logits[id as usize]) - f64::from(max) - log_total) as f32;
+    let top = likeliest(logits, count);
     Ok(Sampled {
         token,
         logprob: logprob(token),
@@ -122,128 +153,140 @@ pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, NotFinite> {
 
 /// The lowest id with the largest logit, after checking them all.
 fn argmax(logits: &[f32]) -> Result<u32, NotFinite> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
-            return Err(NotFinite { what: "NaN" });
-        }
-        if logit > best.1 {
-            best = (id, logit);
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let mut has_nan = [false; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut look = |lane: usize, logit: f32| {
+        best[lane] = if logit > best[lane] { logit } else { best[lane] };
+        has_nan[lane] |= logit.is_nan();
+    };
+    for chunk in chunks {
+        for (lane, &logit) in chunk.iter().enumerate() {
+            look(lane, logit);
         }
     }
-    match best.1 {
+    for &logit in rest {
+        look(0, logit);
+    }
+    if has_nan.contains(&true) {
+        return Err(NotFinite { what: "NaN" });
+    }
+    match best.into_iter().fold(f32::NEG_INFINITY, f32::max) {
         f32::INFINITY => Err(NotFinite { what: "infinity" }),
         f32::NEG_INFINITY => Err(NotFinite { what: "no possible token" }),
-        _ => Ok(best.0 as u32),
+        max => Ok(logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32),
     }
 }
 
-/// Draws by the spec's uniform number. `max` is the largest logit and `total` the sum of
-/// `exp(logit - max)`.
-fn draw(logits: &[f32], max: f64, total: f64, spec: &SampleSpec) -> Option<u32> {
-    let settings = &spec.settings;
-    let temperature = f64::from(settings.temperature);
-    let weight = |id: u32| ((f64::from(logits[id as usize]) - max) / temperature).exp();
-    match kept(logits, max, total, settings) {
-        None => pick(0..logits.len() as u32, weight, spec.uniform),
+/// The token that the settings and the uniform number choose.
+fn choose(logits: &[f32], likeliest_id: u32, spec: &SampleSpec) -> u32 {
+    let (settings, max) = (&spec.settings, logits[likeliest_id as usize]);
+    if settings.temperature <= 0.0 || settings.top_k == 1 {
+        return likeliest_id;
+    }
+    let drawn = match kept(logits, max, settings) {
+        None => pick(&weights(logits, max, settings.temperature), spec.uniform),
         Some(mut ids) => {
             ids.sort_unstable();
-            pick(ids.into_iter(), weight, spec.uniform)
+            let logits: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+            let index = pick(&weights(&logits, max, settings.temperature), spec.uniform);
+            index.and_then(|index| ids.get(index as usize).copied())
         }
-    }
+    };
+    drawn.unwrap_or(likeliest_id)
 }
 
-/// The first id at which the cumulative weight exceeds `uniform` times the whole.
-fn pick(
-    ids: impl Iterator<Item = u32> + Clone,
-    weight: impl Fn(u32) -> f64,
-    uniform: f32,
-) -> Option<u32> {
-    let whole: f64 = ids.clone().map(&weight).sum();
-    let target = f64::from(uniform.clamp(0.0, 1.0)) * whole;
-    let mut cumulative = 0.0;
-    let mut last = None;
-    for id in ids {
-        let weight = weight(id);
-        if weight > 0.0 {
-            cumulative += weight;
-            last = Some(id);
-            if cumulative > target {
-                break;
+/// The first index at which the cumulative weight exceeds `uniform` times the whole.
+fn pick(weights: &[f32], uniform: f32) -> Option<u32> {
+    /// Weights that are added up before they are looked at one by one.
+    const BLOCK: usize = 256;
+    let target = f64::from(uniform.clamp(0.0, 1.0)) * sum(weights);
+    let (mut cumulative, mut last) = (0.0, None);
+    for (number, block) in weights.chunks(BLOCK).enumerate() {
+        let after = cumulative + sum(block);
+        if after > target || number * BLOCK + block.len() == weights.len() {
+            for (index, &weight) in block.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                cumulative += f64::from(weight);
+                last = Some((number * BLOCK + index) as u32);
+                if cumulative > target {
+                    return last;
+                }
             }
+        } else if let Some(index) = block.iter().rposition(|&weight| weight > 0.0) {
+            last = Some((number * BLOCK + index) as u32);
         }
+        cumulative = after;
     }
     last
 }
 
 /// The tokens that pass top-k, top-p and min-p; `None` when all do. Each filter keeps a head of
 /// the list of tokens sorted by likelihood, so together they keep the shortest of the heads.
-fn kept(logits: &[f32], max: f64, total: f64, settings: &SamplerSettings) -> Option<Vec<u32>> {
+fn kept(logits: &[f32], max: f32, settings: &SamplerSettings) -> Option<Vec<u32>> {
     let vocab = logits.len();
     let top_k = match settings.top_k as usize {
         0 => vocab,
         k => k.min(vocab),
     };
-    let threshold = max + f64::from(settings.min_p).ln();
+    let threshold = f64::from(max) + f64::from(settings.min_p).ln();
+    let passes_min_p = |&id: &u32| f64::from(logits[id as usize]) >= threshold;
     if top_k == vocab && settings.top_p >= 1.0 {
-        return (settings.min_p > 0.0).then(|| {
-            let passes = |&id: &u32| f64::from(logits[id as usize]) >= threshold;
-            (0..vocab as u32).filter(passes).collect()
-        });
+        return (settings.min_p > 0.0).then(|| (0..vocab as u32).filter(passes_min_p).collect());
     }
-
-    let mut ids = if settings.top_p >= 1.0 {
-        likeliest(logits, top_k)
-    } else {
-        let weight = |id: &u32| (f64::from(logits[*id as usize]) - max).exp();
-        // Top-p is a share of what top-k has left.
-        let limited = (top_k < vocab).then(|| likeliest(logits, top_k));
-        let mass = limited.as_ref().map_or(total, |ids| ids.iter().map(weight).sum());
-        let wanted = f64::from(settings.top_p) * mass;
-        let head = |ids: &[u32]| {
-            let mut cumulative = 0.0;
-            let reached = ids.iter().position(|id| {
-                cumulative += weight(id);
-                cumulative >= wanted
-            });
-            reached.map(|last| last + 1)
-        };
-        match limited {
-            Some(mut ids) => {
-                ids.truncate(head(&ids).unwrap_or(ids.len()));
-                ids
-            }
-            // Nearly always a short list reaches the share; sorting the vocabulary is the rest.
-            None => {
-                let mut len = SHORT_LIST;
-                loop {
-                    let mut ids = likeliest(logits, len);
-                    match head(&ids) {
-                        Some(last) => {
-                            ids.truncate(last);
-                            break ids;
-                        }
-                        None if ids.len() == vocab => break ids,
-                        None => len *= 8,
-                    }
-                }
-            }
+    let mut ids = if top_k < vocab {
+        let mut ids = likeliest(logits, top_k);
+        if settings.top_p < 1.0 {
+            // Top-p is a share of what top-k has left.
+            let left: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+            let weights = weights(&left, max, 1.0);
+            let wanted = f64::from(settings.top_p) * sum(&weights);
+            ids.truncate(head(weights.into_iter(), wanted).unwrap_or(ids.len()));
         }
+        ids
+    } else {
+        nucleus(logits, max, settings.top_p)
     };
     if settings.min_p > 0.0 {
-        ids.retain(|&id| f64::from(logits[id as usize]) >= threshold);
+        ids.retain(passes_min_p);
     }
     Some(ids)
 }
 
+/// How many of the first weights it takes to reach `wanted`.
+fn head(weights: impl Iterator<Item = f32>, wanted: f64) -> Option<usize> {
+    let mut cumulative = 0.0;
+    let mut weights = weights.map(f64::from);
+    let reached = weights.position(|weight| {
+        cumulative += weight;
+        cumulative >= wanted
+    });
+    reached.map(|last| last + 1)
+}
+
+/// The likeliest tokens that sum to `top_p` of the whole, likeliest first.
+fn nucleus(logits: &[f32], max: f32, top_p: f32) -> Vec<u32> {
+    let weights = weights(logits, max, 1.0);
+    let total = sum(&weights);
+    let wanted = f64::from(top_p) * total;
+    let weight = |&id: &u32| weights[id as usize];
+    // Nearly always a short list reaches the share.
+    let mut ids = likeliest(logits, SHORT_LIST);
+    if let Some(len) = head(ids.iter().map(weight), wanted) {
+        ids.truncate(len);
+        return ids;
+    }
+    // All tokens below this weight together are less than what may be left out.
+    let least = ((total - wanted) / logits.len() as f64 * 0.999) as f32;
+    let candidates = weights.iter().enumerate().filter(|(_, weight)| **weight >= least);
+    let mut ranks: Vec<u64> = candidates.map(|(id, _)| rank(id as u32, logits[id])).collect();
+    ranks.sort_unstable();
+    let mut ids: Vec<u32> = ranks.into_iter().map(|rank| rank as u32).collect();
+    ids.truncate(head(ids.iter().map(weight), wanted).unwrap_or(ids.len()));
+    ids
+}
+
 /// The `count` likeliest tokens, likeliest first, ties by the lowest id.
 fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
-    let by_likelihood = |&a: &u32, &b: &u32| -> Ordering {
-        logits[b as usize]
-            .partial_cmp(&logits[a as usize])
-            .unwrap_or(Ordering::Equal)
-            .then(a.cmp(&b))
-    };
     if count == 0 {
         return Vec::new();
     }
@@ -252,22 +295,74 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
         let mut bar = f32::NEG_INFINITY;
         for (id, &logit) in logits.iter().enumerate() {
             // A later id loses a tie, so only a larger logit enters a full list.
-            if best.len() < count || logit > bar {
+            if logit > bar || best.len() < count {
                 let place = best.partition_point(|&other| logits[other as usize] >= logit);
                 best.insert(place, id as u32);
                 best.truncate(count);
-                bar = best.last().map_or(bar, |&last| logits[last as usize]);
+                if best.len() == count {
+                    bar = best.last().map_or(bar, |&last| logits[last as usize]);
+                }
             }
         }
         return best;
     }
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count, by_likelihood);
-        ids.truncate(count);
+    let mut ranks: Vec<u64> =
+        logits.iter().enumerate().map(|(id, &logit)| rank(id as u32, logit)).collect();
+    if count < ranks.len() {
+        ranks.select_nth_unstable(count);
+        ranks.truncate(count);
     }
-    ids.sort_unstable_by(by_likelihood);
-    ids
+    ranks.sort_unstable();
+    ranks.into_iter().map(|rank| rank as u32).collect()
+}
+
+/// A number that is smaller for likelier tokens, and among equals for lower ids, which are its low
+/// half. Sorting these needs no look at the logits.
+fn rank(id: u32, logit: f32) -> u64 {
+    // Adding 0 makes -0 the same as 0. A float's bits order like an integer's once those of the
+    // negative ones are turned over.
+    let bits = (logit + 0.0).to_bits();
+    let rising = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(!rising) << 32 | u64::from(id)
+}
+
+/// `exp((logit - max) / temperature)` of every logit.
+fn weights(logits: &[f32], max: f32, temperature: f32) -> Vec<f32> {
+    logits.iter().map(|&logit| exp((logit - max) / temperature)).collect()
+}
+
+/// The natural exponential of a number that is not positive, to within 2 units in the last place;
+/// 0 where the result has no normal representation. Cephes' `expf` (Moshier) without branches and
+/// calls, so that the compiler makes vector code of it: the library's function took most of the
+/// time of a draw from a large vocabulary.
+fn exp(x: f32) -> f32 {
+    const LEAST: f32 = -87.0;
+    /// Adding it leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x > LEAST { x } else { LEAST };
+    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first of which n times is exact.
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut series = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        series = series * r + coefficient;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    let value = (series * r * r + r + 1.0) * power;
+    if x > LEAST { value } else { 0.0 }
+}
+
+/// The sum in double precision.
+fn sum(weights: &[f32]) -> f64 {
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for (lane, &weight) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(weight);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied().map(f64::from)).sum()
 }
 
 /// A seeded stream of uniform draws, one per sampled token: SplitMix64 (Steele, Lea and Flood,
@@ -286,12 +381,29 @@ impl UniformDraws {
 
     /// The next draw, in `[0, 1)`, with 24 random bits.
     pub fn draw(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1_u32 << 24) as f32
+    }
+
+    fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1_u32 << 24) as f32
+        z ^ (z >> 31)
     }
+}
+
+/// The seed of one of several choices. Choice 0 has the request's own, so that it is the text the
+/// request gives alone; asking alone with another choice's seed gives that choice's text.
+#[must_use]
+pub fn choice_seed(seed: u64, choice: usize) -> u64 {
+    if choice == 0 {
+        return seed;
+    }
+    // Not the seed plus a step: streams of such seeds would be each other's continuations. JSON
+    // readers keep integers up to 2^53 exactly.
+    let of_seed = UniformDraws::new(seed).next();
+    UniformDraws::new(of_seed ^ choice as u64).next() >> 11
 }
 
 #[cfg(test)]

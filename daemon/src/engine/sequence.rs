@@ -4,6 +4,7 @@
 //! an argument. A reader that does not keep up costs nothing here: text that found no room stays
 //! in `text` and goes out with the next delta or with the terminal event.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ingle_protocol::timeouts::Layer;
@@ -11,7 +12,7 @@ use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, Token
 
 use super::backend::SeqId;
 use super::handle::{Completion, EngineFailure, GenerateRequest, millis};
-use super::sampling::{SampleSpec, Sampled, UniformDraws};
+use super::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
 
 /// A request on its way to a slot.
 #[derive(Debug)]
@@ -53,14 +54,18 @@ impl Waiting {
     /// Why the request must leave the queue at `now`, if it must.
     #[must_use]
     pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        let what = if self.memory_since.is_some() {
-            "waiting for memory that other models hold"
-        } else if self.load_since.is_some() && self.load_until.is_none() {
+        let deadline = &self.request.deadline;
+        if let Some(&since) = self.request.choice.work_since.get() {
+            // Its request is at work already: only this one of its texts has no slot.
+            let ends_at = deadline.work_ends_at(since);
+            return ended(&self.request, ends_at, "the work", Layer::Work, now);
+        }
+        let what = if self.load_since.is_some() && self.load_until.is_none() {
             "loading the model"
         } else {
             "waiting for a slot"
         };
-        ended(&self.request, self.request.deadline.work_ends_at(now), what, Layer::Daemon, now)
+        ended(&self.request, deadline.work_ends_at(now), what, Layer::Daemon, now)
     }
 }
 
@@ -109,6 +114,7 @@ pub struct Sequence {
     /// Where it stands.
     pub phase: Phase,
     draws: UniformDraws,
+    penalties: Option<Arc<Penalties>>,
     text: String,
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
@@ -138,10 +144,14 @@ impl Sequence {
         let load_ms = waiting.load_ms();
         let request = waiting.request;
         let waited_ms = millis(now.saturating_duration_since(request.deadline.accepted_at));
+        let work_since = *request.choice.work_since.get_or_init(|| now);
+        let bias = Arc::clone(&request.logit_bias);
+        let penalties = Penalties::new(request.penalties, bias, &request.prompt);
         Self {
             seq,
             phase: Phase::Prefill { prefilled: cached_tokens },
             draws: UniformDraws::new(request.seed),
+            penalties: penalties.map(Arc::new),
             text: String::new(),
             sent_bytes: 0,
             logprobs: Vec::new(),
@@ -153,9 +163,15 @@ impl Sequence {
             queue_ms: (waited_ms - load_ms).max(0.0),
             started_at: now,
             prefilled_at: None,
-            ends_at: request.deadline.work_ends_at(now),
+            ends_at: request.deadline.work_ends_at(work_since),
             request,
         }
+    }
+
+    /// Whether its KV cache holds all of the prompt.
+    #[must_use]
+    pub fn has_read_prompt(&self) -> bool {
+        matches!(self.phase, Phase::Decode { .. })
     }
 
     /// Why the work must stop at `now`, if it must.
@@ -204,7 +220,8 @@ impl Sequence {
         SampleSpec {
             settings: self.request.settings,
             uniform: self.draws.draw(),
-            top_logprobs: self.request.top_logprobs,
+            penalties: self.penalties.clone(),
+            logprobs: self.request.logprobs,
         }
     }
 
@@ -216,8 +233,7 @@ impl Sequence {
                 done_tokens: *prefilled,
                 total_tokens: self.request.prompt.len(),
             };
-            // Progress that finds no room is not missed.
-            let _ = self.request.events.try_send(event);
+            self.request.report(event);
         }
     }
 
@@ -226,10 +242,14 @@ impl Sequence {
         self.prefilled_at.get_or_insert(now);
         let token = sampled.token;
         self.generated.push(token);
+        if let Some(penalties) = &mut self.penalties {
+            // The engine has let go of the last step's spec, so nothing is copied.
+            Arc::make_mut(penalties).push(token);
+        }
         if self.request.end_tokens.contains(&token) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
-        if self.request.top_logprobs > 0 {
+        if self.request.logprobs.is_some() {
             let Sampled { token, logprob, top } = sampled;
             self.logprobs.push(TokenLogprob { token, logprob, top });
         }
@@ -252,6 +272,7 @@ impl Sequence {
         // A full channel keeps the text here: it joins the next delta.
         if let Ok(room) = self.request.events.try_reserve() {
             room.send(GenerateEvent::Delta {
+                choice: self.request.choice.index,
                 text: self.text[self.sent_bytes..].to_owned(),
                 logprobs: self.logprobs[self.sent_logprobs..].to_vec(),
             });
@@ -320,8 +341,10 @@ pub struct Finish {
     pub stop_string: Option<String>,
 }
 
-/// The terminal event of a request that never ran.
+/// The terminal event of a request that never ran, or not to its end. Its other choices end with
+/// it: the request has one outcome.
 pub fn fail(request: GenerateRequest, failure: EngineFailure) {
+    request.cancel.cancel();
     drop(request.events);
     // A caller that has gone needs no answer.
     let _ = request.done.send(Err(failure));

@@ -16,7 +16,7 @@ use super::backend::{
     Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
 };
 use super::loader::{self, LoadItem, LoadStream};
-use super::sampling::{SampleSpec, Sampled};
+use super::sampling::{self, SampleSpec, Sampled};
 use super::tensor::{HostData, HostTensor};
 
 /// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
@@ -31,6 +31,10 @@ pub struct SimConfig {
     /// What it says; a text made from the prompt when absent.
     #[serde(default)]
     pub reply: Option<String>,
+    /// Draws each token from these logits, by the character it stands for; all others are
+    /// impossible. Without it tokens are not drawn, and the sampler's settings have no effect.
+    #[serde(default)]
+    pub logits: BTreeMap<char, f32>,
     /// Words of a text made from the prompt.
     #[serde(default = "default_words")]
     pub words: usize,
@@ -40,6 +44,9 @@ pub struct SimConfig {
     /// Milliseconds a prompt token takes.
     #[serde(default)]
     pub prompt_token_delay_ms: u64,
+    /// Prompt tokens it reads in all; a pass that asks for more fails.
+    #[serde(default)]
+    pub prompt_tokens: Option<u64>,
     /// Milliseconds the load takes.
     #[serde(default)]
     pub load_delay_ms: u64,
@@ -163,6 +170,8 @@ impl Builder for SimBuilder {
             sequences: BTreeMap::new(),
             next_id: 0,
             pass: Vec::new(),
+            specs: Vec::new(),
+            prompt_tokens: 0,
         }))
     }
 }
@@ -186,6 +195,10 @@ struct SimGenerator {
     next_id: u64,
     /// Sequences of the pass under way that want logits.
     pass: Vec<SeqId>,
+    /// What to draw from them.
+    specs: Vec<SampleSpec>,
+    /// Prompt tokens read so far.
+    prompt_tokens: u64,
 }
 
 impl SimGenerator {
@@ -201,8 +214,9 @@ impl SimGenerator {
     }
 
     /// The next token of one sequence, or the fault its configuration asks for.
-    fn draw(&mut self, seq: SeqId) -> Result<Sampled, EngineError> {
+    fn draw(&mut self, seq: SeqId, spec: &SampleSpec) -> Result<Sampled, EngineError> {
         let config = self.config.clone();
+        let vocab_size = self.info.vocab_size;
         let sequence = self.sequence(seq)?;
         if sequence.reply.is_none() {
             let reply = config.reply.clone();
@@ -231,7 +245,18 @@ impl SimGenerator {
                 "this model was told to fail at token {said}"
             )));
         }
-        Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] })
+        if config.logits.is_empty() {
+            return Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] });
+        }
+        let mut logits = vec![f32::NEG_INFINITY; vocab_size];
+        for (&character, &logit) in &config.logits {
+            if let Some(slot) = logits.get_mut(character as usize) {
+                *slot = logit;
+            }
+        }
+        let position = sequence.tokens.len() - 1;
+        sampling::sample(&logits, spec)
+            .map_err(|error| EngineError::NotFinite { what: error.what, position })
     }
 }
 
@@ -302,6 +327,10 @@ impl Generator for SimGenerator {
                 self.pass.push(row.seq);
             }
         }
+        self.prompt_tokens += prompt_tokens;
+        if self.config.prompt_tokens.is_some_and(|limit| self.prompt_tokens > limit) {
+            return Err(EngineError::Native("this model was told to read no more".to_owned()));
+        }
         let decode_ms = if self.pass.is_empty() { 0 } else { self.config.token_delay_ms };
         let delay_ms = decode_ms + prompt_tokens * self.config.prompt_token_delay_ms;
         std::thread::sleep(Duration::from_millis(delay_ms));
@@ -310,6 +339,7 @@ impl Generator for SimGenerator {
 
     fn sample(&mut self, _ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
         if specs.len() == self.pass.len() {
+            self.specs = specs.to_vec();
             Ok(())
         } else {
             Err(EngineError::Native("as many specs as rows are needed".to_owned()))
@@ -321,6 +351,7 @@ impl Generator for SimGenerator {
         _ticket: Ticket,
     ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
         let pass = std::mem::take(&mut self.pass);
-        Ok(pass.into_iter().map(|seq| self.draw(seq)).collect())
+        let specs = std::mem::take(&mut self.specs);
+        Ok(pass.into_iter().zip(&specs).map(|(seq, spec)| self.draw(seq, spec)).collect())
     }
 }

@@ -31,11 +31,33 @@ pub enum HostData {
         group_size: usize,
         /// `out * in * bits / 32` words.
         packed: Vec<u32>,
-        /// `out * in / group_size` half-precision bit patterns.
-        scales: Vec<u16>,
-        /// As many biases as scales, half-precision bit patterns.
-        biases: Vec<u16>,
+        /// `out * in / group_size` scales.
+        scales: Floats,
+        /// As many biases as scales, of the same type.
+        biases: Floats,
     },
+}
+
+/// Floating-point numbers in the type they are stored in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Floats {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// IEEE half-precision bit patterns.
+    F16(Vec<u16>),
+    /// bfloat16 bit patterns.
+    Bf16(Vec<u16>),
+}
+
+impl Floats {
+    /// Bytes of memory they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len() * 4,
+            Self::F16(values) | Self::Bf16(values) => values.len() * 2,
+        }
+    }
 }
 
 /// What floating-point types the loader converts weights to.
@@ -61,7 +83,7 @@ impl HostTensor {
             HostData::F32(values) => values.len() * 4,
             HostData::F16(values) | HostData::Bf16(values) => values.len() * 2,
             HostData::Quantized { packed, scales, biases, .. } => {
-                packed.len() * 4 + (scales.len() + biases.len()) * 2
+                packed.len() * 4 + scales.bytes() + biases.bytes()
             }
         }
     }

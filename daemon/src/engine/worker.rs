@@ -20,11 +20,13 @@ use self::memory::{Asker, PendingLoad, Residence};
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
 use super::crash_journal::{CrashJournal, Work};
-use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
+use super::embedding::Embeddings;
+use super::handle::{Command, EmbedRequest, EngineExit, EngineFailure, GenerateRequest};
 use super::memory::{MemoryOptions, ModelOptions};
-use super::registry::{EngineLimits, LoadEnd, LoadWaiter, Registry, Resident};
-use super::sampling::Sampled;
+use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
+use super::sampling::{SampleSpec, Sampled};
 use super::sequence::{self, Phase, Sequence, Waiting};
+use super::settings::EngineSettings;
 use super::status::StatusCell;
 
 /// The state of the engine thread.
@@ -33,6 +35,7 @@ pub struct Worker {
     status: StatusCell,
     waiting: Admission<Waiting>,
     running: Vec<Sequence>,
+    embeddings: Embeddings,
     registry: Registry,
     /// Loads that wait for memory.
     loads: Vec<PendingLoad>,
@@ -52,6 +55,7 @@ impl Worker {
     pub fn run_thread(
         inbox: Receiver<Command>,
         status: StatusCell,
+        settings: EngineSettings,
         memory: MemoryOptions,
         mut journal: CrashJournal,
     ) -> EngineExit {
@@ -64,10 +68,8 @@ impl Worker {
                 status: thread_status,
                 waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
                 running: Vec::new(),
-                registry: Registry::new(EngineLimits {
-                    mlx_cache_bytes: memory.mlx_cache_bytes,
-                    mlx_wired_bytes: memory.mlx_wired_bytes,
-                }),
+                embeddings: Embeddings::default(),
+                registry: Registry::new(settings),
                 loads: Vec::new(),
                 memory,
                 budget_bytes,
@@ -115,12 +117,14 @@ impl Worker {
             // Before the step, which may take long or never end.
             self.publish();
             self.step();
+            self.embed();
         }
     }
 
     fn is_idle(&self) -> bool {
         self.running.is_empty()
             && self.waiting.is_empty()
+            && self.embeddings.is_empty()
             && self.loads.is_empty()
             && self.registry.loading().is_none()
     }
@@ -132,6 +136,7 @@ impl Worker {
                 // At once, so that a burst does not fill the queue while slots are free.
                 self.admit();
             }
+            Command::Embed(request) => self.enqueue_texts(*request),
             Command::Load { model, options, force, progress, done } => {
                 if self.draining {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
@@ -172,13 +177,17 @@ impl Worker {
                     for index in (0..self.running.len()).rev() {
                         self.take_out(index).fail(EngineFailure::ShuttingDown);
                     }
+                    self.embeddings.fail(None, &EngineFailure::ShuttingDown);
                 }
                 for load in self.loads.drain(..) {
                     let _ = load.waiter.done.send(Err(EngineFailure::ShuttingDown));
                 }
                 // A load is worth nothing to a daemon that ends, unless a request waits for it.
                 for name in self.registry.loading_names() {
-                    if !self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name) {
+                    let is_awaited =
+                        self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name)
+                            || self.embeddings.count(&name) > 0;
+                    if !is_awaited {
                         self.registry.unload(&name, &EngineFailure::ShuttingDown);
                     }
                 }
@@ -192,6 +201,7 @@ impl Worker {
         for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
             sequence::fail(waiting.request, EngineFailure::Cancelled);
         }
+        self.embeddings.fail(Some(name), &EngineFailure::Cancelled);
         self.registry.unload(name, &EngineFailure::Cancelled)
     }
 
@@ -218,11 +228,13 @@ impl Worker {
         if !self.registry.is_resident(&waiting.request.model.name) {
             waiting.memory(residence == Residence::Awaited, now);
         }
-        let events = waiting.request.events.clone();
+        // The first of a request's choices speaks for all.
+        let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
         match self.waiting.push(waiting) {
             Ok(position) => {
                 self.status.update(|status| status.accepted += 1);
-                if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
+                let waits = position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS;
+                if let Some(events) = events.filter(|_| waits) {
                     // Progress that finds no room is not missed.
                     let _ = events.try_send(GenerateEvent::Queued { position });
                 }
@@ -237,6 +249,7 @@ impl Worker {
     /// Ends what was cancelled or ran out of time, waiting or running.
     fn drop_ended(&mut self) {
         let now = Instant::now();
+        self.embeddings.drop_ended(now);
         for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
             let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
             sequence::fail(waiting.request, failure);
@@ -248,13 +261,19 @@ impl Worker {
         }
     }
 
-    /// Takes a sequence out and keeps its KV cache for prompts that begin alike.
+    /// Takes a sequence out and keeps its KV cache for prompts that begin alike. Of a request's
+    /// several choices only the first is kept: they share what is long, the prompt, and together
+    /// they would take the place of everybody else's.
     fn take_out(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
         let model = &sequence.request.model.name;
         self.registry.touch(model, Instant::now());
         if let Some(resident) = self.registry.resident(model) {
-            resident.keep(sequence.seq, sequence.cached_text());
+            if sequence.request.choice.index == 0 {
+                resident.keep(sequence.seq, sequence.cached_text());
+            } else {
+                resident.generator.close(sequence.seq);
+            }
         }
         sequence
     }
@@ -266,12 +285,13 @@ impl Worker {
         self.beat(heartbeat);
         self.journal.adopts();
         let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
-        let ended = self.registry.adopt(slice, self.running.is_empty());
+        let can_embed =
+            self.embeddings.next_model(|model| self.registry.is_resident(model)).is_some();
+        let ended = self.registry.adopt(slice, self.running.is_empty() && !can_embed);
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
-                // Progress that finds no room is not missed.
-                let _ = waiting.request.events.try_send(GenerateEvent::Loading { fraction });
+                waiting.request.report(GenerateEvent::Loading { fraction });
             }
         }
         let now = Instant::now();
@@ -290,6 +310,7 @@ impl Worker {
                     for waiting in self.waiting.remove_where(mine) {
                         sequence::fail(waiting.request, error.clone().into());
                     }
+                    self.embeddings.fail(Some(&name), &error.into());
                 }
             }
         }
@@ -304,12 +325,13 @@ impl Worker {
                 continue;
             }
             self.registry.touch(&waiting.request.model.name, now);
+            let first = first_choice(&self.running, &waiting.request).map(|first| first.seq);
             let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
                 sequence::fail(waiting.request, EngineFailure::Cancelled);
                 continue;
             };
             let context_tokens = resident.generator.capacity().context_tokens;
-            match resident.open(&waiting.request.prompt) {
+            match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
                     self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
                 }
@@ -344,6 +366,58 @@ impl Worker {
         }
     }
 
+    /// Takes a request for embeddings in, or answers it.
+    fn enqueue_texts(&mut self, request: EmbedRequest) {
+        let refused = if self.draining {
+            Some(EngineFailure::ShuttingDown)
+        } else {
+            self.quarantined(&request.model)
+        };
+        match refused {
+            None => {
+                self.status.update(|status| status.accepted += 1);
+                self.embeddings.push(request);
+            }
+            Some(failure) => {
+                // A caller that has gone needs no answer.
+                let _ = request.done.send(Err(failure));
+            }
+        }
+    }
+
+    /// Starts the loads that requests for embeddings need and there is memory for, then works off a
+    /// slice of one request.
+    fn embed(&mut self) {
+        let now = Instant::now();
+        for model in self.embeddings.models() {
+            let asker = self.asker(self.waiting.len(), None, now);
+            if let Err(failure) = self.make_resident(&model, 0, ModelOptions::default(), asker, now)
+            {
+                self.embeddings.fail(Some(&model.name), &failure);
+            }
+        }
+        let registry = &self.registry;
+        let Some(next) = self.embeddings.next_model(|model| registry.is_resident(model)) else {
+            return;
+        };
+        let (model, request_id) = (next.model.clone(), next.request_id.clone());
+        self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
+        self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
+        match self.registry.embedder(&model.name) {
+            Some(embedder) => {
+                if self.embeddings.step(&model.name, embedder) {
+                    self.journal.succeeded(&model.name);
+                }
+                self.registry.touch(&model.name, Instant::now());
+            }
+            // The service does not ask for it.
+            None => {
+                let problem = format!("`{}` is not an embedding model", model.name);
+                self.embeddings.fail(Some(&model.name), &EngineError::Native(problem).into());
+            }
+        }
+    }
+
     /// Hands each outcome to its sequence of `model`, in running order.
     fn settle(&mut self, model: &str, outcomes: Vec<Outcome>) {
         let now = Instant::now();
@@ -373,7 +447,9 @@ impl Worker {
     }
 
     fn active_on(&self, model: &str) -> usize {
-        self.running.iter().filter(|sequence| sequence.request.model.name == model).count()
+        let running = self.running.iter();
+        running.filter(|sequence| sequence.request.model.name == model).count()
+            + self.embeddings.count(model)
     }
 
     fn beat(&self, phase: Heartbeat) {
@@ -401,6 +477,14 @@ impl Worker {
     }
 }
 
+/// The running first choice of the request that `request` is a further choice of.
+fn first_choice<'a>(running: &'a [Sequence], request: &GenerateRequest) -> Option<&'a Sequence> {
+    let is_first = |sequence: &&Sequence| {
+        sequence.request.choice.index == 0 && sequence.request.request_id == request.request_id
+    };
+    running.iter().find(is_first).filter(|_| request.choice.index > 0)
+}
+
 /// What one step came to for one sequence.
 enum Outcome {
     /// It took no part, or read a prompt chunk that was not the last.
@@ -417,7 +501,7 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
     let mut prompt_left = resident.pacing.chunk_tokens();
     let mut prompt_tokens = 0;
     // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
-    let shares: Vec<usize> = sequences
+    let mut shares: Vec<usize> = sequences
         .iter()
         .map(|sequence| {
             let tokens = sequence.next_tokens(prompt_left).len();
@@ -428,23 +512,47 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
             tokens
         })
         .collect();
+    let specs = specs(sequences, &shares);
     let started_at = Instant::now();
-    let sampled = run_pass(resident, sequences, &shares);
+    let mut refused: Vec<Option<EngineError>> = vec![None; shares.len()];
+    let sampled = loop {
+        match run_pass(resident, sequences, &shares, &specs) {
+            Err(EngineError::KvFull { .. }) if resident.give_up_kept() => {}
+            // Nothing is left to give up but the youngest sequence, for the sake of the others.
+            Err(error @ EngineError::KvFull { .. }) => {
+                let Some(youngest) = shares.iter().rposition(|&share| share > 0) else {
+                    break Err(error);
+                };
+                resident.generator.close(sequences[youngest].seq);
+                shares[youngest] = 0;
+                refused[youngest] = Some(error);
+                if shares.iter().all(|&share| share == 0) {
+                    break Ok(Vec::new());
+                }
+            }
+            sampled => break sampled,
+        }
+    };
     if prompt_tokens > 0 {
         resident.pacing.learn(prompt_tokens, started_at.elapsed());
     }
     let mut sampled = match sampled {
         Ok(sampled) => sampled.into_iter(),
         Err(error) => {
-            let failed = |&share: &usize| match share {
-                0 => Outcome::Nothing,
-                _ => Outcome::Failed(error.clone()),
+            let failed = |(&share, refused): (&usize, Option<EngineError>)| match (share, refused) {
+                (_, Some(refused)) => Outcome::Failed(refused),
+                (0, None) => Outcome::Nothing,
+                (_, None) => Outcome::Failed(error.clone()),
             };
-            return shares.iter().map(failed).collect();
+            return shares.iter().zip(refused).map(failed).collect();
         }
     };
     let mut outcomes = Vec::with_capacity(shares.len());
-    for (sequence, share) in sequences.iter_mut().zip(shares) {
+    for ((sequence, share), refused) in sequences.iter_mut().zip(shares).zip(refused) {
+        if let Some(refused) = refused {
+            outcomes.push(Outcome::Failed(refused));
+            continue;
+        }
         let wanted = share > 0 && sequence.wants_logits(share);
         if share > 0 {
             sequence.prefilled(share);
@@ -461,17 +569,24 @@ fn step_model(resident: &mut Resident, sequences: &mut [&mut Sequence]) -> Vec<O
     outcomes
 }
 
+/// What each sequence that gets a token draws it with. Made once a step, because each takes a
+/// number from its sequence's seeded stream.
+fn specs(sequences: &mut [&mut Sequence], shares: &[usize]) -> Vec<Option<SampleSpec>> {
+    let draws = |(sequence, &share): (&mut &mut Sequence, &usize)| {
+        (share > 0 && sequence.wants_logits(share)).then(|| sequence.sample_spec())
+    };
+    sequences.iter_mut().zip(shares).map(draws).collect()
+}
+
 fn run_pass(
     resident: &mut Resident,
-    sequences: &mut [&mut Sequence],
+    sequences: &[&mut Sequence],
     shares: &[usize],
+    specs: &[Option<SampleSpec>],
 ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
-    let specs: Vec<_> = sequences
-        .iter_mut()
-        .zip(shares)
-        .filter(|(sequence, share)| **share > 0 && sequence.wants_logits(**share))
-        .map(|(sequence, _)| sequence.sample_spec())
-        .collect();
+    let takes_part = |&(spec, share): &(&Option<SampleSpec>, &usize)| *share > 0 && spec.is_some();
+    let specs: Vec<SampleSpec> =
+        specs.iter().zip(shares).filter(takes_part).filter_map(|(spec, _)| spec.clone()).collect();
     let rows: Vec<Row<'_>> = sequences
         .iter()
         .zip(shares)

@@ -51,6 +51,16 @@ struct ChatArguments {
     max_tokens: Option<u32>,
     /// 0 (the default) always gives the likeliest answer; 1 varies freely.
     temperature: Option<f32>,
+    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
+    top_p: Option<f32>,
+    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
+    /// against a text that goes in circles.
+    repetition_penalty: Option<f32>,
+    /// With the same seed, the same text is drawn again.
+    seed: Option<u64>,
+    /// Strings that end the answer.
+    #[serde(default)]
+    stop: Vec<String>,
 }
 
 /// Arguments of `generate`.
@@ -65,6 +75,13 @@ struct GenerateArguments {
     max_tokens: Option<u32>,
     /// 0 (the default) always gives the likeliest text; 1 varies freely.
     temperature: Option<f32>,
+    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
+    top_p: Option<f32>,
+    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
+    /// against a text that goes in circles.
+    repetition_penalty: Option<f32>,
+    /// With the same seed, the same text is drawn again.
+    seed: Option<u64>,
     /// Strings that end the text.
     #[serde(default)]
     stop: Vec<String>,
@@ -111,6 +128,10 @@ impl Tools {
             messages: Some(system.into_iter().chain([user]).collect()),
             max_tokens: arguments.max_tokens,
             temperature: arguments.temperature,
+            top_p: arguments.top_p,
+            repetition_penalty: arguments.repetition_penalty,
+            seed: arguments.seed,
+            stop: arguments.stop,
             ..GenerateParams::default()
         };
         self.run(params, context).await
@@ -126,6 +147,9 @@ impl Tools {
             prompt: Some(arguments.prompt),
             max_tokens: arguments.max_tokens,
             temperature: arguments.temperature,
+            top_p: arguments.top_p,
+            repetition_penalty: arguments.repetition_penalty,
+            seed: arguments.seed,
             stop: arguments.stop,
             ..GenerateParams::default()
         };
@@ -165,6 +189,7 @@ impl Tools {
             "model": result.model,
             "text": result.text,
             "finish_reason": result.finish_reason,
+            "seed": result.seed,
             "usage": result.usage,
         });
         let mut answer = CallToolResult::structured(structured);

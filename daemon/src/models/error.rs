@@ -3,6 +3,7 @@
 //! Owns both error types and their one mapping to the protocol's list. They are `Clone`, because
 //! callers who share a pull share its failure.
 
+use super::hub::HubError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde_json::json;
 use std::io;
@@ -32,10 +33,26 @@ pub enum StoreError {
     NotFound {
         /// The name asked for.
         name: String,
-        /// Whether it can be pulled by this name.
-        in_catalog: bool,
+        /// Whether it can be pulled by this name, as far as is known here.
+        can_pull: bool,
         /// A name that was probably meant.
         suggestion: Option<String>,
+    },
+    /// Several models are called that.
+    #[error("`{name}` can mean {}", candidates.join(", "))]
+    Ambiguous {
+        /// The name asked for.
+        name: String,
+        /// The full names.
+        candidates: Vec<String>,
+    },
+    /// The folder holds several GGUF models.
+    #[error("`{}` holds {} GGUF models", path.display(), choices.len())]
+    Choose {
+        /// The folder.
+        path: PathBuf,
+        /// What tells them apart.
+        choices: Vec<String>,
     },
     /// Nothing is at that path.
     #[error("there is nothing at `{}`", path.display())]
@@ -75,6 +92,9 @@ pub enum PullError {
     /// The source or the name is at fault.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Hugging Face has no such model, gives it to others only, or cannot be reached.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The catalogue has no such model.
     #[error("the catalogue has no model `{name}`")]
     NotInCatalog {
@@ -199,9 +219,9 @@ impl From<&StoreError> for ErrorBody {
             StoreError::RelativePath { path } => Self::new(ErrorCode::InvalidParams, message)
                 .with_details(json!({ "path": path }))
                 .with_remediation("Give the absolute path, or one that starts with `~/`."),
-            StoreError::NotFound { name, in_catalog, suggestion } => {
+            StoreError::NotFound { name, can_pull, suggestion } => {
                 let next = match suggestion {
-                    _ if *in_catalog => format!("Run `ingle pull {name}`."),
+                    _ if *can_pull => format!("Run `ingle pull {name}`."),
                     Some(near) => format!(
                         "Did you mean `{near}`? `ingle models` lists all; a model elsewhere is \
                          named by its absolute path."
@@ -212,6 +232,17 @@ impl From<&StoreError> for ErrorBody {
                     .with_details(json!({ "model": name, "suggestion": suggestion }))
                     .with_remediation(next)
             }
+            StoreError::Ambiguous { candidates, .. } => {
+                Self::new(ErrorCode::InvalidParams, message)
+                    .with_details(json!({ "candidates": candidates }))
+                    .with_remediation("Give the full name.")
+            }
+            StoreError::Choose { path, choices } => Self::new(ErrorCode::InvalidParams, message)
+                .with_details(json!({ "path": path, "choices": choices }))
+                .with_remediation(format!(
+                    "Add one of these to the model's name: {}; or give the path of the file itself.",
+                    listed(choices)
+                )),
             StoreError::PathNotFound { path } => Self::new(ErrorCode::ModelNotFound, message)
                 .with_details(json!({ "path": path }))
                 .with_remediation("Check the path; it must be a GGUF file or a model folder."),
@@ -223,7 +254,7 @@ impl From<&StoreError> for ErrorBody {
                 ),
             StoreError::Unsupported { path, .. } => Self::new(ErrorCode::ModelUnsupported, message)
                 .with_details(json!({ "path": path }))
-                .with_remediation("Use a GGUF file of the model."),
+                .with_remediation("Use a GGUF file or the safetensors of the model."),
             StoreError::Unreadable { path, source } => {
                 let code = match source.kind() {
                     io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
@@ -237,6 +268,17 @@ impl From<&StoreError> for ErrorBody {
     }
 }
 
+/// Choices as they are written after a name, a screenful at most.
+pub(super) fn listed(choices: &[String]) -> String {
+    const SHOWN: usize = 24;
+    let mut shown: Vec<String> =
+        choices.iter().take(SHOWN).map(|choice| format!("`:{choice}`")).collect();
+    if let Some(more) = choices.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
+}
+
 impl From<StoreError> for ErrorBody {
     fn from(error: StoreError) -> Self {
         Self::from(&error)
@@ -248,13 +290,14 @@ impl From<&PullError> for ErrorBody {
         let failed = || Self::new(ErrorCode::PullFailed, error.to_string());
         match error {
             PullError::Store(error) => Self::from(error),
+            PullError::Hub(error) => Self::from(error),
             PullError::NotInCatalog { name, suggestion } => {
                 let next = match suggestion {
                     Some(near) => format!(
                         "Did you mean `{near}`? To take over a file, give its absolute path."
                     ),
-                    None => "Run `ingle models` to see what can be pulled; to take over a file, \
-                             give its absolute path."
+                    None => "Run `ingle models` to see what can be pulled; a model of Hugging \
+                             Face is named `org/name`, a file by its absolute path."
                         .to_owned(),
                 };
                 Self::new(ErrorCode::ModelNotFound, error.to_string())
@@ -285,8 +328,8 @@ impl From<&PullError> for ErrorBody {
             PullError::HashMismatch { what, found, expected } => failed()
                 .with_details(json!({ "file": what, "found": found, "expected": expected }))
                 .with_remediation(
-                    "Nothing was kept. Try again; if it happens again, the package index that pip \
-                     uses serves another file under this name.",
+                    "The file was thrown away. Try again; if it happens again, the server, or a \
+                     mirror or proxy before it, serves another file under this name.",
                 ),
             PullError::BadArchive { what, .. } => failed().with_details(json!({ "file": what })),
             PullError::NoSpace { path, needed_bytes, free_bytes } => failed()

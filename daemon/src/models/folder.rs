@@ -3,26 +3,37 @@
 //! Owns the rules by which a folder or file counts as a model. Looks at names, sizes and a few
 //! bytes only; what the weights hold is the engine's to check. Knows nothing of names or catalogue.
 
+mod gguf;
+mod listing;
+pub(super) mod safetensors;
+
 use super::error::StoreError;
+use super::names::Reference;
+use super::quant;
+use listing::{Sum, broken, read_bounded, read_error, read_json, unsupported};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
+
+pub(super) use listing::Listing;
 
 /// The manifest's file name.
 const MANIFEST: &str = "ingle.json";
-/// A sim model's configuration.
-const CONFIG: &str = "config.json";
-/// Bytes of a JSON file that is read at all.
-const JSON_BYTES: u64 = 1024 * 1024;
+/// A model's configuration, where it is a folder.
+pub(super) const CONFIG: &str = "config.json";
+
+/// What a manifest's source begins with for a model of Hugging Face's.
+pub(super) const HUB_SOURCE: &str = "hf:";
 
 /// How a model is stored, which decides the engine that runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelFormat {
-    /// One GGUF file.
+    /// A GGUF file, or one split into parts.
     Gguf,
+    /// A folder with `config.json` and safetensors.
+    Safetensors,
     /// A folder whose `config.json` says `"model_type": "sim"`.
     Sim,
 }
@@ -33,6 +44,7 @@ impl ModelFormat {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gguf => "gguf",
+            Self::Safetensors => "safetensors",
             Self::Sim => "sim",
         }
     }
@@ -42,10 +54,26 @@ impl ModelFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) format: ModelFormat,
-    /// The GGUF file, or a sim model's `config.json`.
+    /// The GGUF file (of a split one the first part), the safetensors file or index, or a sim
+    /// model's `config.json`.
     pub(super) file: PathBuf,
+    /// What tells it from the other GGUF models of its folder, if there are several.
+    pub(super) label: Option<String>,
+    /// All files the model is made of.
+    pub(super) files: Vec<PathBuf>,
+    /// Bytes of the weights.
     pub(super) size_bytes: u64,
+    /// When the last of the files was written.
     pub(super) modified: SystemTime,
+    /// A number that changes when any of the files does.
+    pub(super) stamp: u64,
+}
+
+impl Found {
+    /// Whether it is the model that `manifest` describes.
+    pub(super) fn holds(&self, manifest: &Manifest) -> bool {
+        self.file.file_name().is_some_and(|name| *name == *manifest.file)
+    }
 }
 
 /// What a pull writes beside the model, as `ingle.json`.
@@ -53,11 +81,17 @@ pub(super) struct Found {
 pub struct Manifest {
     /// Where the model came from.
     pub source: String,
-    /// The model file's name in the folder.
+    /// The version that was fetched, where the source has versions: a commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Which of several models of the source it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<String>,
+    /// The model file's name in the folder; of several files the one that names the others.
     pub file: String,
-    /// Its bytes.
+    /// Bytes of the weights.
     pub size_bytes: u64,
-    /// Its SHA-256, in lower-case hexadecimal.
+    /// SHA-256 of the model file, in lower-case hexadecimal; empty when there are several.
     pub sha256: String,
     /// When it was fetched, in seconds since 1970.
     pub fetched_at_unix_s: u64,
@@ -69,6 +103,20 @@ impl Manifest {
         serde_json::from_slice(&read_bounded(&folder.join(MANIFEST)).ok()?).ok()
     }
 
+    /// Whether it is of a model that was pulled from the repository `wanted`.
+    pub(super) fn is_from(&self, wanted: &Reference) -> bool {
+        let repo = self.source.strip_prefix(HUB_SOURCE);
+        let is_choice = |choice: &str| {
+            self.choice.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(choice))
+                || quant::is_choice(&self.file, choice)
+        };
+        repo.is_some_and(|repo| repo.eq_ignore_ascii_case(&wanted.repo))
+            && wanted.choice.as_deref().is_none_or(is_choice)
+            && wanted.revision.as_deref().is_none_or(|revision| {
+                self.revision.as_deref().is_some_and(|commit| commit.starts_with(revision))
+            })
+    }
+
     /// Writes the manifest into `folder`, down to the disk.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let file = File::create_new(folder.join(MANIFEST))?;
@@ -77,197 +125,109 @@ impl Manifest {
     }
 }
 
-/// Finds the model that is at `path`, a GGUF file or a model folder.
+/// Finds the model that is at `path`, a GGUF file or a model folder. `choice` tells the GGUF files
+/// of a folder apart, by file name or quantisation.
 ///
 /// # Errors
-/// When nothing is there, or what is there is no whole model of a known format.
-pub(super) fn inspect(path: &Path) -> Result<Found, StoreError> {
+/// When nothing is there, or what is there is no whole model of a known format, or several.
+pub(super) fn inspect(path: &Path, choice: Option<&str>) -> Result<Found, StoreError> {
     let metadata = fs::metadata(path).map_err(|error| read_error(path, error))?;
     if metadata.is_file() {
-        return gguf(path);
+        return gguf::found(path);
     }
     if !metadata.is_dir() {
         return Err(broken(path, "is neither a file nor a folder"));
     }
-    let mut files = Vec::new();
-    let mut has_safetensors = false;
-    for entry in fs::read_dir(path).map_err(|error| read_error(path, error))? {
-        let file = entry.map_err(|error| read_error(path, error))?.path();
-        has_safetensors |= has_extension(&file, "safetensors");
-        // Hidden files are never models: copying tools leave `._model.gguf` beside `model.gguf`.
-        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if has_extension(&file, "gguf") && !hidden {
-            files.push(file);
-        }
-    }
-    files.sort();
-    let config = path.join(CONFIG);
-    match files.as_slice() {
-        [file] => {
-            let found = gguf(file)?;
-            match Manifest::read(path) {
-                Some(manifest) if manifest.size_bytes != found.size_bytes => Err(broken(
-                    file,
-                    &format!(
-                        "has {} bytes, and {} were fetched",
-                        found.size_bytes, manifest.size_bytes
-                    ),
-                )),
-                _ => Ok(found),
-            }
-        }
-        [] if config.exists() => sim(path, &config),
-        [] if has_safetensors => Err(unsupported(path, "holds safetensors, which no engine reads")),
-        [] => Err(broken(path, "holds neither a GGUF file nor a config.json")),
-        [first, ..] if is_split(first) => {
-            Err(unsupported(path, "holds a GGUF model split into parts; join it into one file"))
-        }
-        several => Err(broken(
-            path,
-            &format!("holds {} GGUF files; keep one, or name the file itself", several.len()),
+    let found = inspect_folder(path, &Listing::read(path)?, choice)?;
+    match Manifest::read(path) {
+        // A folder can hold more than what was fetched into it.
+        Some(manifest) if !found.holds(&manifest) => Ok(found),
+        Some(manifest) if manifest.size_bytes != found.size_bytes => Err(broken(
+            &found.file,
+            &format!("has {} bytes, and {} were fetched", found.size_bytes, manifest.size_bytes),
         )),
+        _ => Ok(found),
     }
 }
 
-fn gguf(path: &Path) -> Result<Found, StoreError> {
-    if !has_extension(path, "gguf") {
-        return Err(broken(path, "is not a GGUF file: its name does not end in .gguf"));
+/// The choices among the models of a folder: one `None` for a folder with one model, none for a
+/// folder without weights.
+pub(super) fn choices(folder: &Path) -> Result<Vec<Option<String>>, StoreError> {
+    let listing = Listing::read(folder)?;
+    let models = quant::models(listing.names());
+    let one_is_enough = models.len() <= 1 || has_safetensors(&listing);
+    if one_is_enough {
+        let is_model = !models.is_empty()
+            || listing.has(CONFIG) && has_safetensors(&listing)
+            || listing.has(CONFIG) && is_sim(folder);
+        return Ok(if is_model { vec![None] } else { Vec::new() });
     }
-    let metadata = fs::metadata(path).map_err(|error| read_error(path, error))?;
-    if !metadata.is_file() {
-        return Err(broken(path, "is not a file"));
+    Ok(models.iter().map(|path| Some(quant::label(path, &models))).collect())
+}
+
+fn inspect_folder(
+    folder: &Path,
+    listing: &Listing,
+    choice: Option<&str>,
+) -> Result<Found, StoreError> {
+    // A repository with safetensors may hold GGUF files as well; those are asked for by choice.
+    let has_both = listing.has(CONFIG) && has_safetensors(listing);
+    let several = quant::models(listing.names()).len() > 1;
+    if choice.is_some() || !(has_both && several) {
+        if let Some(found) = gguf::chosen(folder, listing, choice)? {
+            return Ok(found);
+        }
     }
-    let mut magic = Vec::with_capacity(4);
-    File::open(path)
-        .and_then(|file| file.take(4).read_to_end(&mut magic))
-        .map_err(|error| read_error(path, error))?;
-    if magic != b"GGUF" {
-        let reason = if magic.is_empty() {
-            "is empty"
+    if !listing.has(CONFIG) {
+        let reason = if has_safetensors(listing) {
+            "holds safetensors without the config.json that says what they are"
         } else {
-            "is not a GGUF file: it does not start with the bytes `GGUF`"
+            "holds neither a GGUF file nor a config.json"
         };
-        return Err(broken(path, reason));
+        return Err(broken(folder, &format!("{reason}{}", listing.unfinished())));
     }
-    found(ModelFormat::Gguf, path, &metadata)
-}
-
-fn sim(folder: &Path, config: &Path) -> Result<Found, StoreError> {
-    // Opening a pipe would wait for somebody to write to it.
-    if !fs::metadata(config).map_err(|error| read_error(config, error))?.is_file() {
-        return Err(broken(config, "is not a file"));
-    }
-    let bytes = read_bounded(config).map_err(|error| read_error(config, error))?;
-    let value: serde_json::Value = serde_json::from_slice(&bytes)
-        .map_err(|error| broken(config, &format!("is not JSON: {error}")))?;
+    let config = folder.join(CONFIG);
+    let value = read_json(&config)?;
     match value["model_type"].as_str() {
         Some("sim") => {
-            let metadata = fs::metadata(config).map_err(|error| read_error(config, error))?;
-            found(ModelFormat::Sim, config, &metadata)
+            let mut sum = Sum::new();
+            sum.add(&config, true)?;
+            Ok(Found {
+                format: ModelFormat::Sim,
+                label: None,
+                files: vec![config.clone()],
+                file: config,
+                size_bytes: sum.bytes,
+                modified: sum.modified,
+                stamp: sum.stamp(),
+            })
         }
-        Some(other) => Err(unsupported(
-            folder,
-            &format!("is a model of type `{other}` without a GGUF file, which no engine reads"),
-        )),
-        None => Err(broken(config, "names no `model_type`")),
+        kind => match (safetensors::found(folder, listing)?, kind) {
+            (Some(found), _) => Ok(found),
+            (None, None) => Err(broken(&config, "names no `model_type`")),
+            (None, Some(kind)) => Err(unsupported(
+                folder,
+                &format!(
+                    "is a model of type `{kind}` without weights that can be read: it has neither \
+                     a GGUF file nor safetensors{}",
+                    listing.unfinished()
+                ),
+            )),
+        },
     }
 }
 
-fn found(format: ModelFormat, file: &Path, metadata: &fs::Metadata) -> Result<Found, StoreError> {
-    let modified = metadata.modified().map_err(|error| read_error(file, error))?;
-    Ok(Found { format, file: file.to_owned(), size_bytes: metadata.len(), modified })
+fn has_safetensors(listing: &Listing) -> bool {
+    listing.top().any(|name| name.ends_with(".safetensors") || name.contains(".safetensors."))
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(JSON_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > JSON_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    Ok(bytes)
+fn is_sim(folder: &Path) -> bool {
+    read_json(&folder.join(CONFIG)).is_ok_and(|config| config["model_type"] == "sim")
 }
 
 pub(super) fn has_extension(path: &Path, wanted: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
-/// Whether a file is part of a split model, such as `model-00001-of-00003.gguf`.
-fn is_split(path: &Path) -> bool {
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    stem.rsplit_once("-of-").is_some_and(|(_, parts)| parts.bytes().all(|b| b.is_ascii_digit()))
-}
-
-fn broken(path: &Path, reason: &str) -> StoreError {
-    StoreError::Broken { path: path.to_owned(), reason: reason.to_owned() }
-}
-
-fn unsupported(path: &Path, reason: &str) -> StoreError {
-    StoreError::Unsupported { path: path.to_owned(), reason: reason.to_owned() }
-}
-
-fn read_error(path: &Path, error: io::Error) -> StoreError {
-    let path = path.to_owned();
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::PathNotFound { path },
-        _ => StoreError::Unreadable { path, source: Arc::new(error) },
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What `inspect` says of a folder with these files.
-    fn verdict(files: &[(&str, &str)]) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            fs::write(folder.path().join(name), content).unwrap();
-        }
-        match inspect(folder.path()) {
-            Ok(found) => format!(
-                "{} {}",
-                found.format.as_str(),
-                found.file.file_name().unwrap().to_str().unwrap()
-            ),
-            Err(error) => error.to_string().replace(folder.path().to_str().unwrap(), ""),
-        }
-    }
-
-    #[test]
-    fn a_folder_is_a_gguf_or_a_sim_model_or_says_why_not() {
-        for (files, expected) in [
-            (&[("a.gguf", "GGUF...")][..], "gguf a.gguf"),
-            (&[("A.GGUF", "GGUF"), ("config.json", "{}"), ("._b.gguf", "")], "gguf A.GGUF"),
-            (&[("config.json", r#"{"model_type":"sim"}"#)], "sim config.json"),
-            (&[("a.gguf", "GGUF"), ("b.gguf", "GGUF")], "holds 2 GGUF files"),
-            (&[("m-1-of-2.gguf", "GGUF"), ("m-2-of-2.gguf", "GGUF")], "split into parts"),
-            (&[("a.gguf", "")], "a.gguf` is empty"),
-            (&[("a.gguf", "GGML")], "does not start with the bytes"),
-            (&[("config.json", "{")], "is not JSON"),
-            (&[("config.json", "{}")], "names no `model_type`"),
-            (&[("config.json", r#"{"model_type":"llama"}"#)], "of type `llama`"),
-            (&[("w.safetensors", "")], "holds safetensors"),
-            (&[], "holds neither"),
-        ] {
-            let verdict = verdict(files);
-            assert!(verdict.contains(expected), "{files:?}: {verdict}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_lost_bytes_since_its_pull_is_broken() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("a.gguf"), "GGUF").unwrap();
-        let manifest = Manifest {
-            source: "here".into(),
-            file: "a.gguf".into(),
-            size_bytes: 5,
-            sha256: String::new(),
-            fetched_at_unix_s: 0,
-        };
-        manifest.write(folder.path()).unwrap();
-        assert_eq!(Manifest::read(folder.path()), Some(manifest));
-        let error = inspect(folder.path()).unwrap_err();
-        assert!(error.to_string().ends_with("has 4 bytes, and 5 were fetched"), "{error}");
-    }
-}
+mod tests;

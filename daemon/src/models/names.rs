@@ -1,7 +1,8 @@
 //! Model names: which are allowed, when an input is a path instead, and what a typo may have meant.
 //!
-//! Owns the grammar `[a-z0-9][a-z0-9._-]{0,63}`, which leaves no room for path traversal. Knows
-//! nothing of which models exist. Pure but for the user's home folder, which `~` stands for.
+//! Owns the grammar of Ingle's own names, `[a-z0-9][a-z0-9._-]{0,63}`, and that of repositories and
+//! libraries, `org/name[:choice][@revision]`. Neither leaves room for path traversal. Knows nothing
+//! of which models exist. Pure but for the user's home folder, which `~` stands for.
 
 use super::error::StoreError;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,52 @@ pub(super) const NAME_CHARS: usize = 64;
 /// Bytes of a path or name that is looked at at all.
 const INPUT_BYTES: usize = 4_096;
 
+/// Characters of either part of a repository's name (Hugging Face's limit).
+const REPO_PART_CHARS: usize = 96;
+/// What marks a name as one of Hugging Face's even without a `/` in it.
+const HUB_PREFIX: &str = "hf:";
+
 /// What a caller named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Named {
-    /// A model's name, folded to lower case.
-    Name(String),
+    /// A model's name: Ingle's own, or that of a repository or library.
+    Model(Reference),
     /// An absolute path.
     Path(PathBuf),
+}
+
+/// A model's name with what may follow it: `[hf:][org/]name[:choice][@revision]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reference {
+    /// `org/name` or `name`, as it was written.
+    pub(super) repo: String,
+    /// Which of its GGUF files: a file name or a quantisation.
+    pub(super) choice: Option<String>,
+    /// A branch, tag or commit.
+    pub(super) revision: Option<String>,
+    /// Whether it can be Hugging Face's only.
+    pub(super) is_hub: bool,
+}
+
+impl Reference {
+    /// The name in Ingle's own spelling, if it can be one of the models folder.
+    pub(super) fn own_name(&self) -> Option<String> {
+        let name = self.repo.to_ascii_lowercase();
+        (!self.is_hub && self.revision.is_none() && is_valid_name(&name)).then_some(name)
+    }
+}
+
+impl std::fmt::Display for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.repo)?;
+        if let Some(choice) = &self.choice {
+            write!(f, ":{choice}")?;
+        }
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether `name` is a model's name in its one spelling.
@@ -35,6 +75,14 @@ pub(super) const fn is_valid_name(name: &str) -> bool {
     !bytes.is_empty() && bytes.len() <= NAME_CHARS
 }
 
+/// Whether `text` can be one part of a repository's or library's model name.
+pub(super) fn is_repo_part(text: &str) -> bool {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=REPO_PART_CHARS).contains(&text.len())
+        && text.bytes().all(is_fine)
+        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
+}
+
 /// The one spelling of the name `input`.
 pub(super) fn fold(input: &str) -> Result<String, StoreError> {
     let name = input.trim().to_ascii_lowercase();
@@ -47,6 +95,7 @@ pub(super) fn fold(input: &str) -> Result<String, StoreError> {
 
 /// Tells a name from a path, and makes a path that starts with `~` absolute.
 pub(super) fn parse(input: &str) -> Result<Named, StoreError> {
+    let input = input.trim();
     if input.len() > INPUT_BYTES {
         return Err(StoreError::InvalidName { name: clipped(input) });
     }
@@ -59,9 +108,53 @@ pub(super) fn parse(input: &str) -> Result<Named, StoreError> {
         }
         Some(_) => Err(relative()),
         None if input.starts_with('/') => Ok(Named::Path(PathBuf::from(input))),
-        None if input.contains('/') || input == "." || input == ".." => Err(relative()),
-        None => fold(input).map(Named::Name),
+        None => match reference(input) {
+            Some(reference) => Ok(Named::Model(reference)),
+            // What has a folder in it, and is no repository, was meant as a path.
+            None if input.contains('/') || matches!(input, "." | "..") => Err(relative()),
+            None => Err(StoreError::InvalidName { name: clipped(input) }),
+        },
     }
+}
+
+/// Reads `[hf:][org/]name[:choice][@revision]`, the last two in either order.
+fn reference(input: &str) -> Option<Reference> {
+    let (is_hub, rest) = match input.strip_prefix(HUB_PREFIX) {
+        Some(rest) => (true, rest),
+        None => (false, input),
+    };
+    let (before, revision) = match rest.split_once('@') {
+        Some((before, after)) => (before, Some(after)),
+        None => (rest, None),
+    };
+    let (repo, first) = match before.split_once(':') {
+        Some((repo, choice)) => (repo, Some(choice)),
+        None => (before, None),
+    };
+    let (revision, second) = match revision.and_then(|after| after.split_once(':')) {
+        Some((revision, choice)) => (Some(revision), Some(choice)),
+        None => (revision, None),
+    };
+    let choice = match (first, second) {
+        (Some(_), Some(_)) => return None,
+        (one, other) => one.or(other),
+    };
+    let is_path_like =
+        |text: &str| text.split('/').all(is_repo_part) && text.split('/').count() <= 4;
+    let is_repo = match repo.split_once('/') {
+        // A file in a folder is a path, whatever the folder is called.
+        Some((org, name)) => {
+            is_repo_part(org) && is_repo_part(name) && !name.to_ascii_lowercase().ends_with(".gguf")
+        }
+        None => is_repo_part(repo),
+    };
+    let is_fine = is_repo && choice.is_none_or(is_path_like) && revision.is_none_or(is_path_like);
+    is_fine.then(|| Reference {
+        repo: repo.to_owned(),
+        choice: choice.map(str::to_owned),
+        revision: revision.map(str::to_owned),
+        is_hub,
+    })
 }
 
 /// A name for the model at `path`: its file stem, with what a name cannot hold replaced by `-`.
@@ -142,16 +235,53 @@ mod tests {
 
     #[test]
     fn a_name_is_folded_and_a_path_is_told_from_it() {
-        assert_eq!(parse(" SmolLM2 ").unwrap(), Named::Name("smollm2".into()));
+        let Named::Model(name) = parse(" SmolLM2 ").unwrap() else { panic!("not a name") };
+        assert_eq!(name.own_name().as_deref(), Some("smollm2"));
         assert_eq!(parse("/m/a.gguf").unwrap(), Named::Path("/m/a.gguf".into()));
         let home = std::env::home_dir().unwrap();
         assert_eq!(parse("~/a.gguf").unwrap(), Named::Path(home.join("a.gguf")));
-        for relative in ["a/b", "./a.gguf", "..", ".", "~someone/a"] {
+        for relative in ["a/b/c", "a/b.gguf", "a/", "./a.gguf", "..", ".", "~someone/a"] {
             let error = parse(relative).unwrap_err();
             assert!(matches!(error, StoreError::RelativePath { .. }), "{relative}");
         }
         let long = parse(&"x".repeat(1_000_000)).unwrap_err();
         assert!(long.to_string().len() < 400, "{long}");
+    }
+
+    #[test]
+    fn repositories_are_named_with_choice_and_revision() {
+        let parts = |input: &str| match parse(input).unwrap() {
+            Named::Model(Reference { repo, choice, revision, is_hub }) => {
+                (repo, choice.unwrap_or_default(), revision.unwrap_or_default(), is_hub)
+            }
+            Named::Path(path) => panic!("{path:?}"),
+        };
+        for (input, repo, choice, revision, is_hub) in [
+            ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", "", "", false),
+            ("hf:gpt2", "gpt2", "", "", true),
+            ("org/name:Q4_K_M", "org/name", "Q4_K_M", "", false),
+            ("org/name:sub/m-Q8_0.gguf@v1.0", "org/name", "sub/m-Q8_0.gguf", "v1.0", false),
+            ("hf:org/name@refs/pr/1:Q8_0", "org/name", "Q8_0", "refs/pr/1", true),
+            ("tiny:Q8_0", "tiny", "Q8_0", "", false),
+        ] {
+            let expected = (repo.to_owned(), choice.to_owned(), revision.to_owned(), is_hub);
+            assert_eq!(parts(input), expected, "{input}");
+        }
+        for bad in [
+            "org/../name",
+            "org/.hidden",
+            "org/name:",
+            "org/name@",
+            "org/name:../x",
+            "a:b@c:d",
+            "org/name@../x",
+            "hf:",
+            "org/na me",
+            "org/näme",
+            "hf:/etc",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

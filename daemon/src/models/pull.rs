@@ -11,6 +11,10 @@ mod work;
 
 use super::catalog::{CATALOG, CatalogEntry};
 use super::error::PullError;
+#[cfg(feature = "hf-hub")]
+use super::hub;
+use super::hub::HubSetup;
+use super::library::Library;
 use super::staging;
 use ingle_protocol::limits;
 use plan::Plan;
@@ -37,6 +41,10 @@ pub struct PullSetup {
     pub free_bytes: fn(&Path) -> io::Result<u64>,
     /// What the whole of a pull may take.
     pub limit: Duration,
+    /// Where other programs keep models, which need not be fetched again.
+    pub libraries: Vec<Library>,
+    /// How Hugging Face is reached.
+    pub hub: HubSetup,
 }
 
 impl PullSetup {
@@ -49,6 +57,8 @@ impl PullSetup {
             python: vec!["python3".into()],
             free_bytes: staging::free_bytes,
             limit: Duration::from_millis(limits::PULL_MS),
+            libraries: Vec::new(),
+            hub: HubSetup::default(),
         }
     }
 }
@@ -145,6 +155,14 @@ impl Puller {
             // Clutter, not a reason to stay down.
             Err(error) => tracing::warn!(%error, "cannot remove what interrupted pulls left"),
         }
+        #[cfg(feature = "hf-hub")]
+        match hub::fetch::remove_stale(&setup.models_dir, std::time::SystemTime::now()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed downloads that nobody went on with"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove downloads that nobody went on with")
+            }
+        }
         Self {
             shared: Arc::new(Shared {
                 setup,
@@ -170,7 +188,11 @@ impl Puller {
         name: Option<&str>,
         progress: &mut (dyn FnMut(PullProgress) + Send),
     ) -> Result<PullOutcome, PullError> {
-        let plan = plan::make(&self.shared.setup, model, name)?;
+        let plan = {
+            let setup = self.shared.setup.clone();
+            let (model, name) = (model.to_owned(), name.map(str::to_owned));
+            work::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
+        };
         let flight = self.board(plan)?;
         let mut state = flight.state.clone();
         loop {

@@ -1,12 +1,14 @@
 //! What models are here: names and paths to files, and the list of all.
 //!
-//! Owns the lookup in the models folder. Reads it anew on every call, so that a model that a
-//! person puts there by hand is seen at once. Never writes; fetching is `pull`'s.
+//! Owns the lookup in the models folder and in the libraries of other programs. Reads them anew on
+//! every call, so that a model that a person puts there by hand is seen at once. Never writes;
+//! fetching is `pull`'s.
 
 use super::catalog::{self, CATALOG, CatalogEntry};
 use super::error::StoreError;
-use super::folder::{self, Found, ModelFormat};
-use super::names::{self, Named};
+use super::folder::{self, Found, Manifest, ModelFormat};
+use super::library::{Library, LibraryKind, Shelf};
+use super::names::{self, Named, Reference};
 use ingle_protocol::wire::models::{ModelEntry, ModelState};
 use std::fs;
 use std::io;
@@ -14,27 +16,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The models folder and the catalogue.
+/// The models folder, the catalogue, and the libraries of other programs.
 #[derive(Debug, Clone)]
 pub struct ModelStore {
     models_dir: PathBuf,
     catalog: &'static [CatalogEntry],
+    libraries: Arc<[Library]>,
 }
 
 /// A model on disk, ready to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSource {
-    /// Its name, or for a model outside the models folder its canonical path. Two spellings of
-    /// one model give one name.
+    /// Its name, or for a model outside the models folder and all libraries its canonical path.
+    /// Two spellings of one model give one name.
     pub name: String,
     /// How it is stored.
     pub format: ModelFormat,
-    /// The GGUF file, or the sim model's folder.
+    /// The GGUF file (of a split one the first part), or the folder.
     pub path: PathBuf,
-    /// Bytes of the model file.
+    /// Bytes of the weights.
     pub size_bytes: u64,
-    /// When the model file was last written.
+    /// When the last of its files was written.
     pub modified: SystemTime,
+    /// A number that changes when any of its files does.
+    pub stamp: u64,
 }
 
 /// One line of the list of models.
@@ -44,10 +49,12 @@ pub struct StoreEntry {
     pub name: String,
     /// How it is stored; `None` while it is not here or cannot be read.
     pub format: Option<ModelFormat>,
-    /// Bytes of the model file, or to fetch.
+    /// Bytes of the weights, or to fetch.
     pub size_bytes: u64,
-    /// Whether it is on disk.
-    pub on_disk: bool,
+    /// Where it is; `None` while it is not here.
+    pub path: Option<PathBuf>,
+    /// Whose it is, if not Ingle's.
+    pub library: Option<LibraryKind>,
     /// What is wrong with it.
     pub broken: Option<String>,
     /// One line about it; empty when nothing is known.
@@ -57,14 +64,20 @@ pub struct StoreEntry {
 impl ModelStore {
     /// The models in `models_dir`, and those of Ingle's own catalogue.
     #[must_use]
-    pub const fn new(models_dir: PathBuf) -> Self {
+    pub fn new(models_dir: PathBuf) -> Self {
         Self::with_catalog(models_dir, CATALOG)
     }
 
     /// The same with another catalogue, whose first entry is the default model.
     #[must_use]
-    pub const fn with_catalog(models_dir: PathBuf, catalog: &'static [CatalogEntry]) -> Self {
-        Self { models_dir, catalog }
+    pub fn with_catalog(models_dir: PathBuf, catalog: &'static [CatalogEntry]) -> Self {
+        Self { models_dir, catalog, libraries: Arc::default() }
+    }
+
+    /// The same with the libraries of other programs, of which the first counts most.
+    #[must_use]
+    pub fn with_libraries(self, libraries: Vec<Library>) -> Self {
+        Self { libraries: libraries.into(), ..self }
     }
 
     /// The folder of the models that are named rather than pointed at.
@@ -80,96 +93,240 @@ impl ModelStore {
     }
 
     /// Finds a model by its name, by the absolute path (or one that starts with `~/`) of a GGUF
-    /// file or model folder, or the default one. Does a few small reads and no more.
+    /// file or model folder, or the default one. Does a few small reads for a model of Ingle's
+    /// own, and looks through the libraries for another.
     ///
     /// # Errors
-    /// When the name or path is malformed, nothing is there, or what is there is no whole model.
+    /// When the name or path is malformed or ambiguous, nothing is there, or what is there is no
+    /// whole model.
     pub fn resolve(&self, model: Option<&str>) -> Result<ModelSource, StoreError> {
         match names::parse(model.unwrap_or(self.default_model()))? {
-            Named::Name(name) => self.resolve_name(name),
+            Named::Model(reference) => self.resolve_reference(&reference),
             Named::Path(path) => self.resolve_path(&path),
         }
     }
 
-    /// Everything in the models folder and the catalogue, by name.
+    /// Everything in the models folder, the catalogue and the libraries, by name.
     ///
     /// # Errors
     /// When the models folder is there and cannot be read.
     pub fn list(&self) -> Result<Vec<StoreEntry>, StoreError> {
-        let mut entries: Vec<StoreEntry> = self
-            .folder_names()?
-            .into_iter()
-            .map(|name| {
-                let found = if names::is_valid_name(&name) {
-                    folder::inspect(&self.models_dir.join(&name)).map_err(|error| error.to_string())
-                } else {
-                    Err(format!(
-                        "rename the folder: model names are lower-case letters, digits, `.`, `_` \
-                         and `-`, such as `{}`",
-                        names::from_path(Path::new(&name)).unwrap_or("my-model".to_owned())
-                    ))
-                };
-                self.entry_on_disk(name, found)
-            })
-            .collect();
+        let mut entries = Vec::new();
+        for name in self.folder_names()? {
+            let path = self.models_dir.join(&name);
+            if names::is_valid_name(&name) {
+                entries.extend(self.entries_at(&name, &path, None));
+            } else {
+                let reason = format!(
+                    "rename the folder: model names are lower-case letters, digits, `.`, `_` \
+                     and `-`, such as `{}`",
+                    names::from_path(Path::new(&name)).unwrap_or("my-model".to_owned())
+                );
+                entries.push(self.entry(name, path, None, Err(reason)));
+            }
+        }
+        for library in self.libraries.iter() {
+            match library.shelves() {
+                Ok(shelves) => {
+                    entries.extend(shelves.iter().flat_map(|shelf| {
+                        self.entries_at(&shelf.name, &shelf.path, Some(shelf.kind))
+                    }))
+                }
+                Err(error) => {
+                    let root = &library.root;
+                    let name = root.display().to_string();
+                    let reason = format!("cannot be read: {error}");
+                    entries.push(self.entry(name, root.clone(), Some(library.kind), Err(reason)));
+                }
+            }
+        }
         for offer in self.catalog {
             if !entries.iter().any(|entry| entry.name == offer.name) {
                 entries.push(StoreEntry {
                     name: offer.name.to_owned(),
                     format: None,
                     size_bytes: offer.wheel_bytes,
-                    on_disk: false,
+                    path: None,
+                    library: None,
                     broken: None,
                     description: describe(offer),
                 });
             }
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        // Of two models with one name the first is meant by it: Ingle's own, or the library's that
+        // counts more. The sort keeps their order.
+        entries.sort_by_key(|entry| entry.name.to_ascii_lowercase());
+        entries.dedup_by(|later, first| {
+            later.library.is_some() && later.name.eq_ignore_ascii_case(&first.name)
+        });
         Ok(entries)
     }
 
-    fn entry_on_disk(&self, name: String, found: Result<Found, String>) -> StoreEntry {
-        let description = catalog::find(self.catalog, &name).map(describe).unwrap_or_default();
-        let (format, size_bytes, broken) = match found {
-            Ok(found) => (Some(found.format), found.size_bytes, None),
-            Err(reason) => (None, 0, Some(reason)),
+    /// The entries of a folder, which can hold several models, or of a file.
+    fn entries_at(&self, name: &str, path: &Path, library: Option<LibraryKind>) -> Vec<StoreEntry> {
+        let choices = if path.is_dir() {
+            folder::choices(path).unwrap_or_else(|_| vec![None])
+        } else {
+            vec![None]
         };
-        StoreEntry { name, format, size_bytes, on_disk: true, broken, description }
+        // Many repositories of a cache are no models at all, and nobody put them there for Ingle.
+        let choices = match library {
+            None if choices.is_empty() => vec![None],
+            _ => choices,
+        };
+        let mut entries = Vec::new();
+        for choice in choices {
+            let found = folder::inspect(path, choice.as_deref());
+            if library.is_some() && matches!(found, Err(StoreError::Unsupported { .. })) {
+                continue;
+            }
+            let name = match &choice {
+                Some(choice) => format!("{name}:{choice}"),
+                None => name.to_owned(),
+            };
+            let found = found.map_err(|error| error.to_string());
+            entries.push(self.entry(name, path.to_owned(), library, found));
+        }
+        entries
     }
 
-    fn resolve_name(&self, name: String) -> Result<ModelSource, StoreError> {
-        let folder = self.models_dir.join(&name);
-        match folder::inspect(&folder) {
+    fn entry(
+        &self,
+        name: String,
+        path: PathBuf,
+        library: Option<LibraryKind>,
+        found: Result<Found, String>,
+    ) -> StoreEntry {
+        let offer = catalog::find(self.catalog, &name).filter(|_| library.is_none());
+        let description = offer.map(describe).unwrap_or_default();
+        let (format, size_bytes, path, broken) = match found {
+            Ok(found) => {
+                let path = if found.format == ModelFormat::Gguf { found.file } else { path };
+                (Some(found.format), found.size_bytes, path, None)
+            }
+            Err(reason) => (None, 0, path, Some(reason)),
+        };
+        StoreEntry { name, format, size_bytes, path: Some(path), library, broken, description }
+    }
+
+    fn resolve_reference(&self, wanted: &Reference) -> Result<ModelSource, StoreError> {
+        if let Some(name) = wanted.own_name() {
+            match self.own(&name, wanted.choice.as_deref()) {
+                Err(StoreError::NotFound { .. }) => {}
+                other => return other,
+            }
+        }
+        if let Some(source) = self.pulled(wanted)? {
+            return Ok(source);
+        }
+        self.in_libraries(wanted)?.ok_or_else(|| self.not_found(wanted))
+    }
+
+    /// The model in the folder called `name` of the models folder.
+    fn own(&self, name: &str, choice: Option<&str>) -> Result<ModelSource, StoreError> {
+        let folder = self.models_dir.join(name);
+        match folder::inspect(&folder, choice) {
             // Only the folder's own absence: a dangling link inside it is a broken model.
-            Err(StoreError::PathNotFound { path }) if path == folder => Err(self.not_found(name)),
+            Err(StoreError::PathNotFound { path }) if path == folder => {
+                Err(StoreError::NotFound { name: name.into(), can_pull: false, suggestion: None })
+            }
             Err(StoreError::PathNotFound { path }) => {
                 Err(StoreError::Broken { path, reason: "is a link to nothing".to_owned() })
             }
             Err(error) => Err(error),
-            Ok(found) => Ok(source(name, &folder, found)),
+            Ok(found) => Ok(source(name.to_owned(), &folder, found)),
         }
+    }
+
+    /// The model of the models folder that was pulled from the repository `wanted`.
+    fn pulled(&self, wanted: &Reference) -> Result<Option<ModelSource>, StoreError> {
+        if !wanted.is_hub && !wanted.repo.contains('/') {
+            return Ok(None);
+        }
+        let names: Vec<String> = self
+            .folder_names()?
+            .into_iter()
+            .filter(|name| {
+                names::is_valid_name(name)
+                    && Manifest::read(&self.models_dir.join(name))
+                        .is_some_and(|manifest| manifest.is_from(wanted))
+            })
+            .collect();
+        match names.as_slice() {
+            [] => Ok(None),
+            [name] => self.own(name, None).map(Some),
+            _ => Err(StoreError::Ambiguous { name: wanted.to_string(), candidates: names }),
+        }
+    }
+
+    /// The model in the first library that has a whole one of that name.
+    pub(super) fn in_libraries(
+        &self,
+        wanted: &Reference,
+    ) -> Result<Option<ModelSource>, StoreError> {
+        let revision = wanted.revision.as_deref();
+        let find = |library: &Library| library.find(&wanted.repo, revision);
+        let mut shelves: Vec<Shelf> = self.libraries.iter().flat_map(find).collect();
+        // A full name means itself, whatever else ends like it.
+        if shelves.iter().any(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo)) {
+            shelves.retain(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo));
+        }
+        let mut candidates: Vec<String> = shelves.iter().map(|shelf| shelf.name.clone()).collect();
+        candidates.sort_by_key(|name| name.to_ascii_lowercase());
+        candidates.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
+        if candidates.len() > 1 {
+            return Err(StoreError::Ambiguous { name: wanted.to_string(), candidates });
+        }
+        let mut first_error = None;
+        for shelf in shelves {
+            match folder::inspect(&shelf.path, wanted.choice.as_deref()) {
+                Ok(found) => return Ok(Some(source(shelf.name, &shelf.path, found))),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(None), Err)
     }
 
     fn resolve_path(&self, path: &Path) -> Result<ModelSource, StoreError> {
         let path = canonical(path)?;
-        let found = folder::inspect(&path)?;
-        // A path into the models folder is another spelling of a name.
+        let found = folder::inspect(&path, None)?;
+        // A path into the models folder or a library is another spelling of a name.
         let models = fs::canonicalize(&self.models_dir).ok();
         let own = path.ancestors().take(2).find(|folder| folder.parent() == models.as_deref());
-        let name = own
-            .and_then(|folder| folder.file_name()?.to_str())
-            .filter(|name| names::is_valid_name(name))
-            .map_or_else(|| found_path(&path, &found), str::to_owned);
-        Ok(source(name, &path, found))
+        let own = own
+            .and_then(|folder| Some((folder, folder.file_name()?.to_str()?.to_owned())))
+            .filter(|(_, name)| names::is_valid_name(name));
+        let folder = if found.format == ModelFormat::Gguf { found.file.parent() } else { None };
+        let folder = folder.filter(|_| !path.is_dir()).unwrap_or(&path);
+        let named = own.or_else(|| {
+            let name_of = |at| self.libraries.iter().find_map(|library| library.name_of(at));
+            // A loose file of a library is a model of its own.
+            let [file, folder] = [&path, folder].map(|at| name_of(at).map(|name| (at, name)));
+            file.or(folder)
+        });
+        let Some((folder, name)) = named else {
+            return Ok(source(found_path(&path, &found), &path, found));
+        };
+        // Among several files of the folder the name needs to say which.
+        let choice = found.file.file_name().and_then(|name| name.to_str());
+        let choice = choice.filter(|_| found.format == ModelFormat::Gguf && folder.is_dir());
+        let found = folder::inspect(folder, choice)?;
+        Ok(source(name, folder, found))
     }
 
-    fn not_found(&self, name: String) -> StoreError {
+    fn not_found(&self, wanted: &Reference) -> StoreError {
+        let name = wanted.own_name().unwrap_or_else(|| wanted.to_string());
         let in_catalog = catalog::find(self.catalog, &name).is_some();
-        let here = self.folder_names().unwrap_or_default();
-        let offers = self.catalog.iter().map(|offer| offer.name);
-        let known = here.iter().map(String::as_str).chain(offers);
-        let suggestion = if in_catalog { None } else { names::nearest(&name, known) };
-        StoreError::NotFound { in_catalog, suggestion: suggestion.map(str::to_owned), name }
+        let is_repo = wanted.is_hub || wanted.repo.contains('/');
+        let can_pull = in_catalog || is_repo && cfg!(feature = "hf-hub");
+        let mut known = self.folder_names().unwrap_or_default();
+        known.extend(self.catalog.iter().map(|offer| offer.name.to_owned()));
+        for library in self.libraries.iter() {
+            known.extend(library.shelves().unwrap_or_default().into_iter().map(|at| at.name));
+        }
+        let known = known.iter().map(String::as_str);
+        let suggestion = if can_pull { None } else { names::nearest(&name, known) };
+        StoreError::NotFound { can_pull, suggestion: suggestion.map(str::to_owned), name }
     }
 
     /// Names of the folders in the models folder, hidden ones (such as a pull's staging) left out.
@@ -198,16 +355,23 @@ impl ModelStore {
 impl From<StoreEntry> for ModelEntry {
     /// The entry of a model that is not in memory; a broken one is described by what is wrong.
     fn from(entry: StoreEntry) -> Self {
-        let state = match (&entry.broken, entry.on_disk) {
+        let state = match (&entry.broken, &entry.path) {
             (Some(_), _) => ModelState::Broken,
-            (None, true) => ModelState::OnDisk,
-            (None, false) => ModelState::Available,
+            (None, Some(_)) => ModelState::OnDisk,
+            (None, None) => ModelState::Available,
+        };
+        let source = match (entry.library, &entry.path) {
+            (Some(library), _) => library.as_str(),
+            (None, Some(_)) => "ingle",
+            (None, None) => "",
         };
         Self {
             name: entry.name,
             format: entry.format.map_or("", ModelFormat::as_str).to_owned(),
             size_bytes: entry.size_bytes,
             state,
+            source: source.to_owned(),
+            path: entry.path.map(|path| path.to_string_lossy().into_owned()),
             description: entry.broken.unwrap_or(entry.description),
         }
     }
@@ -234,123 +398,27 @@ fn describe(offer: &CatalogEntry) -> String {
     format!("{} ({})", offer.description, offer.license)
 }
 
-/// The name of a model outside the models folder: its file's path, however it was reached.
+/// The name of a model outside the models folder and all libraries: its file's path, however it
+/// was reached.
 fn found_path(path: &Path, found: &Found) -> String {
     match found.format {
         ModelFormat::Gguf => found.file.to_string_lossy().into_owned(),
-        ModelFormat::Sim => path.to_string_lossy().into_owned(),
+        ModelFormat::Safetensors | ModelFormat::Sim => path.to_string_lossy().into_owned(),
     }
 }
 
 fn source(name: String, folder: &Path, found: Found) -> ModelSource {
+    let name = match &found.label {
+        Some(label) => format!("{name}:{label}"),
+        None => name,
+    };
     let path = match found.format {
         ModelFormat::Gguf => found.file,
-        ModelFormat::Sim => folder.to_owned(),
+        ModelFormat::Safetensors | ModelFormat::Sim => folder.to_owned(),
     };
-    let Found { format, size_bytes, modified, .. } = found;
-    ModelSource { name, format, path, size_bytes, modified }
+    let Found { format, size_bytes, modified, stamp, .. } = found;
+    ModelSource { name, format, path, size_bytes, modified, stamp }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ingle_protocol::error::{ErrorBody, ErrorCode};
-    use std::os::unix::fs::symlink;
-
-    struct Room {
-        dir: tempfile::TempDir,
-        store: ModelStore,
-    }
-
-    fn room() -> Room {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ModelStore::new(dir.path().join("models"));
-        fs::create_dir(store.models_dir()).unwrap();
-        Room { dir, store }
-    }
-
-    impl Room {
-        fn put(&self, path: &str, content: &str) -> PathBuf {
-            let path = self.dir.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, content).unwrap();
-            fs::canonicalize(path).unwrap()
-        }
-    }
-
-    #[test]
-    fn a_name_and_every_spelling_of_its_path_are_one_model() {
-        let room = room();
-        let file = room.put("models/tiny/a.gguf", "GGUF1234");
-        let by_name = room.store.resolve(Some("Tiny")).unwrap();
-        assert_eq!((by_name.name.as_str(), by_name.size_bytes), ("tiny", 8));
-        for path in [file.clone(), file.parent().unwrap().join("../tiny/.")] {
-            assert_eq!(room.store.resolve(path.to_str()).unwrap().name, "tiny");
-        }
-        let folder = room.put("elsewhere/b.gguf", "GGUF");
-        let named = [folder.to_str(), folder.parent().unwrap().to_str()]
-            .map(|path| room.store.resolve(path).unwrap().name);
-        assert_eq!(named, [folder.to_str().unwrap(), folder.to_str().unwrap()]);
-    }
-
-    #[test]
-    fn links_are_followed_and_a_dangling_one_is_named() {
-        let room = room();
-        let file = room.put("elsewhere/b.gguf", "GGUF");
-        symlink(file.parent().unwrap(), room.store.models_dir().join("linked")).unwrap();
-        assert_eq!(room.store.resolve(Some("linked")).unwrap().name, "linked");
-        fs::create_dir(room.store.models_dir().join("lost")).unwrap();
-        symlink("/nowhere/c.gguf", room.store.models_dir().join("lost/c.gguf")).unwrap();
-        let error = room.store.resolve(Some("lost")).unwrap_err();
-        assert!(error.to_string().ends_with("c.gguf` is a link to nothing"), "{error}");
-    }
-
-    #[test]
-    fn a_sim_folder_is_resolved_to_the_folder() {
-        let room = room();
-        room.put("models/sim/config.json", r#"{"model_type":"sim"}"#);
-        let source = room.store.resolve(Some("sim")).unwrap();
-        assert_eq!(source.format, ModelFormat::Sim);
-        assert_eq!(source.path, room.store.models_dir().join("sim"));
-    }
-
-    #[test]
-    fn what_is_missing_is_told_with_the_next_step() {
-        let room = room();
-        room.put("models/tiny/a.gguf", "GGUF");
-        let body = |model| ErrorBody::from(room.store.resolve(model).unwrap_err());
-        let default = body(None);
-        assert_eq!(default.code, ErrorCode::ModelNotFound);
-        assert_eq!(default.remediation, "Run `ingle pull smollm2`.");
-        assert!(body(Some("tinny")).remediation.contains("`tiny`"));
-        assert!(body(Some("smolm")).remediation.contains("`smollm2`"));
-        assert_eq!(body(Some("gpt-5")).remediation, ErrorCode::ModelNotFound.remediation());
-        assert_eq!(body(Some("/nowhere/a.gguf")).code, ErrorCode::ModelNotFound);
-        for bad in ["../tiny", "tiny/a.gguf", "..", "", "a b", "~root/x"] {
-            assert_eq!(body(Some(bad)).code, ErrorCode::InvalidParams, "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_list_has_what_is_here_what_is_broken_and_what_can_be_had() {
-        let room = room();
-        room.put("models/tiny/a.gguf", "GGUF");
-        room.put("models/empty/readme.txt", "");
-        room.put("models/BIG/a.gguf", "GGUF");
-        room.put("models/.staging-1/a.gguf", "GGUF");
-        let list: Vec<ModelEntry> =
-            room.store.list().unwrap().into_iter().map(ModelEntry::from).collect();
-        let states: Vec<_> = list.iter().map(|entry| (entry.name.as_str(), entry.state)).collect();
-        assert_eq!(
-            states,
-            [
-                ("BIG", ModelState::Broken),
-                ("empty", ModelState::Broken),
-                ("smollm2", ModelState::Available),
-                ("tiny", ModelState::OnDisk),
-            ]
-        );
-        assert!(list[0].description.contains("`big`"), "{}", list[0].description);
-        assert_eq!(ModelStore::new("/nowhere".into()).list().unwrap().len(), 1);
-    }
-}
+mod tests;

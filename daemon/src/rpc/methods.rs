@@ -10,6 +10,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::Method;
+use ingle_protocol::wire::embed::Embed;
 use ingle_protocol::wire::envelope::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
@@ -54,6 +55,10 @@ pub fn table(
     add::<Generate, _, _>(&mut module, |service, params, scope| async move {
         generate(&service, params, &scope).await
     })?;
+    add::<Embed, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, Embed::CLASS, params.budget, &scope);
+        service.embed(params, &context).await
+    })?;
     add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, LoadModel::CLASS, None, &scope);
         let (progress, forward) = progress(params.stream, &scope);
@@ -62,7 +67,7 @@ pub fn table(
     })?;
     add::<EstimateModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, EstimateModel::CLASS, None, &scope);
-        service.estimate_model(params.model.as_deref(), &context).await
+        service.estimate_model(&params, &context).await
     })?;
     add::<UnloadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, UnloadModel::CLASS, None, &scope);
@@ -167,7 +172,7 @@ async fn generate(
         }
     }
     let (rest, result) = generation.finish().await?;
-    if let Some(rest) = rest {
+    for rest in rest {
         send_event(scope, rest).await?;
     }
     Ok(result)

@@ -17,7 +17,7 @@ impl From<EngineError> for ErrorBody {
             EngineError::InvalidModel { .. } | EngineError::Io { .. } => ErrorCode::ModelInvalid,
             EngineError::Unsupported { .. } => ErrorCode::ModelUnsupported,
             EngineError::Cancelled => ErrorCode::Cancelled,
-            EngineError::NoCapacity { .. } => ErrorCode::Overloaded,
+            EngineError::NoCapacity { .. } | EngineError::KvFull { .. } => ErrorCode::Overloaded,
             EngineError::NotFinite { .. } | EngineError::Native(_) => ErrorCode::EngineFailed,
         };
         let details = match &error {
@@ -26,6 +26,9 @@ impl From<EngineError> for ErrorBody {
             | EngineError::Io { file, .. } => json!({ "file": file }),
             EngineError::NoCapacity { sequences } => {
                 json!({ "sequences": sequences, "retry_after_ms": limits::RETRY_AFTER_MS })
+            }
+            EngineError::KvFull { tokens } => {
+                json!({ "kv_tokens": tokens, "retry_after_ms": limits::RETRY_AFTER_MS })
             }
             _ => serde_json::Value::Null,
         };

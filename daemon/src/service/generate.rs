@@ -3,14 +3,21 @@
 //! Owns validation, defaults, the prompt's way through template and tokenizer, and the daemon's own
 //! limit of 1.5 W. Every accepted request ends in exactly one terminal event: the one result of
 //! [`Generation::finish`].
+//!
+//! A request for several texts is as many generations to the engine, each with a slot of its own,
+//! so that it waits in the one queue like everybody else. Here they become one request again: one
+//! of them that fails ends all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
-use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResult, Message};
+use ingle_protocol::wire::generate::{
+    Choice, GenerateEvent, GenerateParams, GenerateResult, Message,
+};
 use ingle_protocol::wire::tokens::{
     DetokenizeParams, DetokenizeResult, TokenizeParams, TokenizeResult,
 };
@@ -19,9 +26,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
+use super::embed::check_role;
 use super::models::{OpenModel, blocking};
-use crate::engine::handle::{Command, Completion, EngineFailure, GenerateRequest, millis};
-use crate::engine::sampling::SamplerSettings;
+use crate::engine::handle::{
+    ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, millis,
+};
+use crate::engine::role::Role;
+use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
 use crate::request::RequestContext;
 use crate::text::chat_template::ChatMessage;
 use crate::text::output::TextOutput;
@@ -31,11 +42,18 @@ use crate::text::output::TextOutput;
 pub struct Generation {
     context: RequestContext,
     model: String,
-    seed: u64,
     stream_text: bool,
     events: mpsc::Receiver<GenerateEvent>,
-    done: oneshot::Receiver<Result<Completion, EngineFailure>>,
+    /// At least one.
+    choices: Vec<PendingChoice>,
     _cancel_on_drop: DropGuard,
+}
+
+/// One of the texts of a generation.
+#[derive(Debug)]
+struct PendingChoice {
+    seed: u64,
+    done: oneshot::Receiver<Result<Completion, EngineFailure>>,
 }
 
 impl Generation {
@@ -45,46 +63,80 @@ impl Generation {
         tokio::time::timeout_at(limit, self.events.recv()).await.ok()?
     }
 
-    /// The terminal event: what is left of the text, if it was streamed, and the result.
+    /// The terminal event: what is left of the texts, if they were streamed, and the result.
     ///
     /// # Errors
     /// What the engine reported; `TIMEOUT` from the daemon layer at 1.5 W.
-    pub async fn finish(mut self) -> Result<(Option<GenerateEvent>, GenerateResult), ErrorBody> {
+    pub async fn finish(mut self) -> Result<(Vec<GenerateEvent>, GenerateResult), ErrorBody> {
         // Events that nobody wants are read all the same: a closed channel means that the caller
         // has gone, and ends the work.
         while self.event().await.is_some() {}
-        let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
-        let outcome = match tokio::time::timeout_at(limit, &mut self.done).await {
-            Ok(Ok(outcome)) => outcome.map_err(ErrorBody::from),
-            Ok(Err(_)) => Err(EngineFailure::ThreadEnded.into()),
-            Err(_) => Err(daemon_timeout("the request", &self.context, Instant::now())),
-        };
-        let completion = outcome.map_err(|error| error.with_request_id(&self.context.id))?;
-        Ok(self.result(completion))
+        let completions =
+            self.completions().await.map_err(|error| error.with_request_id(&self.context.id))?;
+        self.result(completions).ok_or_else(|| {
+            ErrorBody::new(ErrorCode::Internal, "a generation without a single text")
+        })
     }
 
-    fn result(self, completion: Completion) -> (Option<GenerateEvent>, GenerateResult) {
-        let accepted_at = self.context.deadline.accepted_at;
-        let mut timings = completion.timings;
-        timings.total_ms = millis(accepted_at.elapsed());
-        let rest = completion.text.get(completion.sent_bytes..).unwrap_or_default();
-        // The last tokens may have no text of their own, and still have probabilities.
-        let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
-        let is_rest = self.stream_text && !(rest.is_empty() && logprobs.is_empty());
-        let rest = is_rest
-            .then(|| GenerateEvent::Delta { text: rest.to_owned(), logprobs: logprobs.to_vec() });
+    /// Every choice's outcome, or the failure of the one that took the others with it.
+    async fn completions(&mut self) -> Result<Vec<Completion>, ErrorBody> {
+        let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
+        let mut completions = Vec::with_capacity(self.choices.len());
+        let mut cancelled = None;
+        for choice in &mut self.choices {
+            match tokio::time::timeout_at(limit, &mut choice.done).await {
+                Ok(Ok(Ok(completion))) => completions.push(completion),
+                // Cancelled by its caller, or by a choice that failed and comes later.
+                Ok(Ok(Err(EngineFailure::Cancelled))) => cancelled = Some(EngineFailure::Cancelled),
+                Ok(Ok(Err(failure))) => return Err(failure.into()),
+                Ok(Err(_)) => return Err(EngineFailure::ThreadEnded.into()),
+                Err(_) => {
+                    return Err(daemon_timeout("the request", &self.context, Instant::now()));
+                }
+            }
+        }
+        cancelled.map_or(Ok(completions), |cancelled| Err(cancelled.into()))
+    }
+
+    fn result(self, completions: Vec<Completion>) -> Option<(Vec<GenerateEvent>, GenerateResult)> {
+        let mut usage = completions.first()?.usage;
+        usage.completion_tokens =
+            completions.iter().map(|completion| completion.usage.completion_tokens).sum();
+        let mut timings = completions.first()?.timings;
+        timings.total_ms = millis(self.context.deadline.accepted_at.elapsed());
+        let (mut rest, mut choices) = (Vec::new(), Vec::with_capacity(completions.len()));
+        for (index, (completion, pending)) in completions.into_iter().zip(self.choices).enumerate()
+        {
+            let text = completion.text.get(completion.sent_bytes..).unwrap_or_default();
+            // The last tokens may have no text of their own, and still have probabilities.
+            let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
+            if self.stream_text && !(text.is_empty() && logprobs.is_empty()) {
+                let (text, logprobs) = (text.to_owned(), logprobs.to_vec());
+                rest.push(GenerateEvent::Delta { choice: index, text, logprobs });
+            }
+            choices.push(Choice {
+                text: completion.text,
+                finish_reason: completion.finish_reason,
+                stop_string: completion.stop_string,
+                seed: pending.seed,
+                logprobs: if self.stream_text { Vec::new() } else { completion.logprobs },
+            });
+        }
+        let mut choices = choices.into_iter();
+        let first = choices.next()?;
         let result = GenerateResult {
             request_id: self.context.id,
             model: self.model,
-            text: completion.text,
-            finish_reason: completion.finish_reason,
-            stop_string: completion.stop_string,
-            seed: self.seed,
-            usage: completion.usage,
+            text: first.text,
+            finish_reason: first.finish_reason,
+            stop_string: first.stop_string,
+            seed: first.seed,
+            usage,
             timings,
-            logprobs: if self.stream_text { Vec::new() } else { completion.logprobs },
+            logprobs: first.logprobs,
+            alternatives: choices.collect(),
         };
-        (rest, result)
+        Some((rest, result))
     }
 }
 
@@ -115,43 +167,57 @@ impl Service {
         if self.draining.is_cancelled() {
             return Err(EngineFailure::ShuttingDown.into());
         }
-        let settings = validate(&params)?;
-        let GenerateParams { model, messages, prompt, .. } = params;
+        let (settings, penalties) = validate(&params)?;
+        let wanted = params.choices();
+        let GenerateParams { model, engine, messages, prompt, .. } = params;
         let prepared = async {
-            let open = self.models.open(model.as_deref()).await?;
+            let open = self.open(model.as_deref(), engine).await?;
+            check_role(&open, Role::Generates)?;
             tokenize(open, messages, prompt).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
         check_context(&prompt, &open)?;
+        let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
-        let output = TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop)?;
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
-        let (done_tx, done) = oneshot::channel();
-        let request = GenerateRequest {
-            request_id: context.id.clone(),
-            model: open.engine.clone(),
-            output,
-            end_tokens: open.text.eos.clone(),
-            prompt,
-            max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
-            settings,
-            seed,
-            top_logprobs: params.top_logprobs,
-            stream_text: params.stream,
-            deadline: context.deadline,
-            cancel: context.cancel.clone(),
-            events: events_tx,
-            done: done_tx,
-        };
-        self.engine.send(Command::Generate(Box::new(request)))?;
+        // From here on, leaving early ends what the engine has been given already.
         let cancel_on_drop = context.cancel.clone().drop_guard();
+        // A token of their own: a choice that fails ends the others through it.
+        let cancel = context.cancel.child_token();
+        let work_since = Arc::default();
+        let mut choices = Vec::with_capacity(wanted);
+        for index in 0..wanted {
+            let seed = sampling::choice_seed(seed, index);
+            let (done_tx, done) = oneshot::channel();
+            let request = GenerateRequest {
+                request_id: context.id.clone(),
+                model: open.engine.clone(),
+                output: TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?,
+                end_tokens: if params.ignore_eos { Vec::new() } else { open.text.eos.clone() },
+                prompt: prompt.clone(),
+                max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
+                settings,
+                penalties,
+                logit_bias: Arc::clone(&logit_bias),
+                seed,
+                logprobs: (params.logprobs || params.top_logprobs > 0)
+                    .then_some(params.top_logprobs),
+                stream_text: params.stream,
+                deadline: context.deadline,
+                choice: ChoiceOf { index, work_since: Arc::clone(&work_since) },
+                cancel: cancel.clone(),
+                events: events_tx.clone(),
+                done: done_tx,
+            };
+            self.engine.send(Command::Generate(Box::new(request)))?;
+            choices.push(PendingChoice { seed, done });
+        }
         Ok(Generation {
             model: open.engine.name.clone(),
-            seed,
             stream_text: params.stream,
             events,
-            done,
+            choices,
             _cancel_on_drop: cancel_on_drop,
             context,
         })
@@ -166,10 +232,10 @@ impl Service {
         params: TokenizeParams,
         context: &RequestContext,
     ) -> Result<TokenizeResult, ErrorBody> {
-        let TokenizeParams { model, text, messages } = params;
+        let TokenizeParams { model, engine, text, messages } = params;
         one_of("text", text.is_some(), messages.is_some())?;
         let work = async {
-            let open = self.models.open(model.as_deref()).await?;
+            let open = self.open(model.as_deref(), engine).await?;
             tokenize(open, messages, text).await
         };
         let (open, tokens) = self.in_time("tokenizing", context, work).await?;
@@ -186,7 +252,7 @@ impl Service {
         context: &RequestContext,
     ) -> Result<DetokenizeResult, ErrorBody> {
         let work = async {
-            let open = self.models.open(params.model.as_deref()).await?;
+            let open = self.open(params.model.as_deref(), params.engine).await?;
             blocking(move || {
                 let text = open.text.tokenizer.decode(&params.tokens)?;
                 Ok(DetokenizeResult { model: open.engine.name.clone(), text })
@@ -210,8 +276,15 @@ fn one_of(field: &str, has_text: bool, has_messages: bool) -> Result<(), ErrorBo
     }
 }
 
-/// Checks every parameter and fills in the sampler's defaults.
-fn validate(params: &GenerateParams) -> Result<SamplerSettings, ErrorBody> {
+impl From<InvalidSetting> for ErrorBody {
+    fn from(error: InvalidSetting) -> Self {
+        Self::new(ErrorCode::InvalidParams, error.to_string())
+            .with_details(json!({ "field": error.field }))
+    }
+}
+
+/// Checks every parameter that needs no model and fills in the sampler's defaults.
+fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
     one_of("prompt", params.prompt.is_some(), params.messages.is_some())?;
     if let Some(messages) = &params.messages {
         if messages.is_empty() {
@@ -243,11 +316,49 @@ fn validate(params: &GenerateParams) -> Result<SamplerSettings, ErrorBody> {
         top_p: params.top_p.unwrap_or(1.0),
         min_p: params.min_p.unwrap_or(0.0),
     };
-    settings.validate().map_err(|error| {
-        ErrorBody::new(ErrorCode::InvalidParams, error.to_string())
-            .with_details(json!({ "field": error.field }))
-    })?;
-    Ok(settings)
+    settings.validate()?;
+    let none = PenaltySettings::NONE;
+    let window =
+        params.repetition_window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
+    let penalties = PenaltySettings {
+        repetition: params.repetition_penalty.unwrap_or(none.repetition),
+        repetition_window: window.unwrap_or(none.repetition_window),
+        frequency: params.frequency_penalty.unwrap_or(none.frequency),
+        presence: params.presence_penalty.unwrap_or(none.presence),
+    };
+    penalties.validate()?;
+    if penalties.repetition_window == 0 {
+        let problem = "must be at least 1; a `repetition_penalty` of 1 turns the penalty off";
+        return Err(invalid("repetition_window", problem));
+    }
+    if !(1..=limits::CHOICES).contains(&params.choices()) {
+        return Err(invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+    }
+    Ok((settings, penalties))
+}
+
+/// The bias as the engine takes it.
+fn logit_bias(
+    biases: &BTreeMap<u32, f32>,
+    vocab_size: usize,
+) -> Result<Arc<[(u32, f32)]>, ErrorBody> {
+    if biases.len() > limits::LOGIT_BIASES {
+        let problem = format!("has more than {} entries", limits::LOGIT_BIASES);
+        return Err(invalid("logit_bias", &problem));
+    }
+    for (&id, &bias) in biases {
+        if id as usize >= vocab_size {
+            let problem =
+                format!("names token {id}, and the model's ids end at {}", vocab_size - 1);
+            return Err(invalid("logit_bias", &problem));
+        }
+        if !(-MAX_BIAS..=MAX_BIAS).contains(&bias) {
+            let range = format!("from -{MAX_BIAS} to {MAX_BIAS}");
+            let problem = format!("of token {id} must be a number {range}, not {bias}");
+            return Err(invalid("logit_bias", &problem));
+        }
+    }
+    Ok(biases.iter().map(|(&id, &bias)| (id, bias)).collect())
 }
 
 /// Template and tokenizer, on a thread that may take its time.

@@ -1,8 +1,9 @@
-//! One API under all edges: generate, tokenize, models, status.
+//! One API under all edges: generate, embed, tokenize, models, status.
 //!
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+pub mod embed;
 pub mod failure;
 pub mod generate;
 pub mod models;

@@ -10,8 +10,8 @@ use std::time::Instant;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::{
-    LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState, ProgressEvent,
-    PullParams, PullResult, UnloadResult,
+    EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
+    ProgressEvent, PullParams, PullResult, UnloadResult,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,11 +20,14 @@ use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::memory::ModelOptions;
 use crate::engine::quarantine::{Deaths, version_hash};
+use crate::engine::role::Role;
+use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
-use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress, StoreEntry};
+use crate::formats::hf::{FolderError, ModelFolder};
+use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress};
 use crate::request::RequestContext;
-use crate::text::{TextError, TextModel, gguf_vocab};
+use crate::text::{TextError, TextModel, gguf_vocab, hf_text};
 
 /// A model whose header and text half are in memory.
 #[derive(Debug)]
@@ -39,12 +42,16 @@ pub struct OpenModel {
     pub context_tokens: usize,
 }
 
+/// A model's name and the engine whose tokenizer it was opened with.
+type OpenKey = (String, EngineKind);
+
 /// The models on disk, and those opened so far.
 #[derive(Debug)]
 pub struct Models {
     store: ModelStore,
     default_model: String,
-    opened: Mutex<HashMap<String, Arc<OpenModel>>>,
+    settings: EngineSettings,
+    opened: Mutex<HashMap<OpenKey, Arc<OpenModel>>>,
     /// Held while a model is opened, so that ten first requests read its header once.
     opening: tokio::sync::Mutex<()>,
 }
@@ -52,39 +59,51 @@ pub struct Models {
 impl Models {
     /// The models of `store`.
     #[must_use]
-    pub fn new(store: ModelStore, default_model: String) -> Self {
+    pub fn new(store: ModelStore, default_model: String, settings: EngineSettings) -> Self {
         Self {
             store,
             default_model,
+            settings,
             opened: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Finds and opens the model of that name or path; the default one for `None`.
+    /// Finds and opens the model of that name or path (the default one for `None`), for the engine
+    /// asked for. Without one it is the engine that `resident` says the model is on already, the
+    /// one that the settings prefer, or the format's own, whichever of these is there first.
     ///
     /// # Errors
     /// `MODEL_NOT_FOUND`, `MODEL_INVALID` or `MODEL_UNSUPPORTED`, naming the file and the problem.
-    pub async fn open(&self, name: Option<&str>) -> Result<Arc<OpenModel>, ErrorBody> {
+    pub async fn open(
+        &self,
+        name: Option<&str>,
+        engine: Option<EngineKind>,
+        resident: impl Fn(&str) -> Option<EngineKind>,
+    ) -> Result<Arc<OpenModel>, ErrorBody> {
         let source = self.resolve(name).await?;
-        if let Some(open) = self.cached(&source) {
+        let choice =
+            EngineChoice { asked: engine, wished: resident(&source.name).or(self.settings.prefer) };
+        let engine = choice.of(&source)?;
+        if let Some(open) = self.cached(&source, engine) {
             return Ok(open);
         }
         let _only_one = self.opening.lock().await;
-        if let Some(open) = self.cached(&source) {
+        if let Some(open) = self.cached(&source, engine) {
             return Ok(open);
         }
-        let open = blocking(move || open_model(source)).await?;
+        let settings = self.settings.clone();
+        let open = blocking(move || open_model(source, engine, &settings)).await?;
         let open = Arc::new(open);
         let mut opened = self.lock();
         if opened.len() >= limits::OPEN_MODELS {
             // Requests that use it keep it for as long as they need it.
             let idle = opened.iter().find(|(_, open)| Arc::strong_count(open) == 1);
-            if let Some(name) = idle.map(|(name, _)| name.clone()) {
-                opened.remove(&name);
+            if let Some(key) = idle.map(|(key, _)| key.clone()) {
+                opened.remove(&key);
             }
         }
-        opened.insert(open.source.name.clone(), Arc::clone(&open));
+        opened.insert((open.source.name.clone(), engine), Arc::clone(&open));
         drop(opened);
         Ok(open)
     }
@@ -96,17 +115,74 @@ impl Models {
         blocking(move || Ok(store.resolve(Some(&name))?)).await
     }
 
-    fn cached(&self, source: &ModelSource) -> Option<Arc<OpenModel>> {
-        self.lock().get(&source.name).filter(|open| open.source == *source).cloned()
+    fn cached(&self, source: &ModelSource, engine: EngineKind) -> Option<Arc<OpenModel>> {
+        let key = (source.name.clone(), engine);
+        self.lock().get(&key).filter(|open| open.source == *source).cloned()
     }
 
     fn forget(&self, name: &str) {
-        self.lock().remove(name);
+        self.lock().retain(|(opened, _), _| opened != name);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OpenModel>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OpenKey, Arc<OpenModel>>> {
         // The map is whole after every statement, so a panic elsewhere cannot have torn it.
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which engine a model is to run on.
+#[derive(Debug, Clone, Copy)]
+struct EngineChoice {
+    /// What the caller demands.
+    asked: Option<EngineKind>,
+    /// What is taken if it can run the format.
+    wished: Option<EngineKind>,
+}
+
+impl EngineChoice {
+    fn of(self, source: &ModelSource) -> Result<EngineKind, ErrorBody> {
+        let able = engines(source.format);
+        let built = || able.iter().copied().filter(|&engine| is_built_in(engine));
+        let unsupported = |problem: String, next: String| {
+            let message = format!("{}: {problem}", source.path.display());
+            Err(ErrorBody::new(ErrorCode::ModelUnsupported, message)
+                .with_details(serde_json::json!({ "file": source.path }))
+                .with_remediation(next))
+        };
+        let names = |engines: &[EngineKind]| {
+            engines.iter().map(|engine| engine.as_str()).collect::<Vec<_>>().join(" or ")
+        };
+        let format = source.format.as_str();
+        match self.asked {
+            Some(asked) if !able.contains(&asked) => unsupported(
+                format!("the engine `{asked}` cannot run the format {format}"),
+                format!("Leave the engine out, or ask for {}.", names(able)),
+            ),
+            Some(asked) if !is_built_in(asked) => unsupported(
+                format!("this daemon was built without the engine `{asked}`"),
+                "Leave the engine out, or build the daemon with it.".to_owned(),
+            ),
+            Some(asked) => Ok(asked),
+            None => match self.wished.filter(|wish| built().any(|engine| engine == *wish)) {
+                Some(wished) => Ok(wished),
+                None => match built().next() {
+                    Some(engine) => Ok(engine),
+                    None => unsupported(
+                        format!("this daemon was built without an engine for the format {format}"),
+                        format!("Build the daemon with {}.", names(able)),
+                    ),
+                },
+            },
+        }
+    }
+}
+
+/// The engines that run a format, the best first, whether they are built in or not.
+fn engines(format: ModelFormat) -> &'static [EngineKind] {
+    match format {
+        ModelFormat::Gguf => &[EngineKind::Gguf, EngineKind::Mlx],
+        ModelFormat::Safetensors => &[EngineKind::Mlx],
+        ModelFormat::Sim => &[EngineKind::Sim],
     }
 }
 
@@ -119,28 +195,54 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?
 }
 
-fn open_model(source: ModelSource) -> Result<OpenModel, ErrorBody> {
+fn open_model(
+    source: ModelSource,
+    engine: EngineKind,
+    settings: &EngineSettings,
+) -> Result<OpenModel, ErrorBody> {
     let name = source.name.clone();
-    let (weights, text, context_tokens) = match source.format {
+    let (weights, role, text, trained_tokens) = match source.format {
         ModelFormat::Gguf => {
             let gguf = Arc::new(GgufFile::open(&source.path)?);
-            let text = gguf_vocab::text_model(&gguf)?;
-            let context_tokens = context_tokens(&gguf)?;
-            (Weights::Gguf(gguf), text, context_tokens)
+            let role = Role::of_gguf(&gguf)?;
+            let text = gguf_text_model(&gguf, engine)?;
+            let trained_tokens = context_tokens(&gguf)?;
+            (Weights::Gguf(gguf), role, text, trained_tokens)
+        }
+        ModelFormat::Safetensors => {
+            let text = hf_text::text_model(&source.path)?;
+            let folder = Arc::new(ModelFolder::open(&source.path)?);
+            let trained_tokens = folder.context_tokens()?;
+            (Weights::Safetensors(folder), Role::Generates, text, trained_tokens)
         }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(config), TextModel::bytes(), context_tokens)
+            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
         }
     };
-    let engine = EngineModel { name, version: version(&source), weights };
+    let version = version(&source, engine);
+    let context_tokens = settings.context_tokens(engine, trained_tokens);
+    let engine = EngineModel { name, version, engine, role, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
 }
 
-/// Which state of its files a model is in.
-fn version(source: &ModelSource) -> String {
-    format!("{} {} {:?}", source.path.display(), source.size_bytes, source.modified)
+/// Which state of its files a model is in. The same files on another engine are another model to
+/// the engine thread.
+fn version(source: &ModelSource, engine: EngineKind) -> String {
+    format!("{} {:016x} {engine}", source.path.display(), source.stamp)
+}
+
+/// The tokenizer follows the engine: llama.cpp's own reads every vocabulary that llama.cpp runs.
+fn gguf_text_model(gguf: &GgufFile, engine: EngineKind) -> Result<TextModel, TextError> {
+    match engine {
+        #[cfg(feature = "gguf")]
+        EngineKind::Gguf => {
+            crate::engine::gguf::forward_log();
+            crate::text::llama_vocab::text_model(gguf)
+        }
+        _ => gguf_vocab::text_model(gguf),
+    }
 }
 
 /// Tokens of context of a GGUF model; a file that does not say gets what llama.cpp assumes.
@@ -155,6 +257,12 @@ fn context_tokens(gguf: &GgufFile) -> Result<usize, GgufError> {
 impl From<GgufError> for ErrorBody {
     fn from(error: GgufError) -> Self {
         // One mapping: a file at fault is the same error wherever it is found out.
+        EngineError::from(error).into()
+    }
+}
+
+impl From<FolderError> for ErrorBody {
+    fn from(error: FolderError) -> Self {
         EngineError::from(error).into()
     }
 }
@@ -178,6 +286,23 @@ impl From<TextError> for ErrorBody {
 }
 
 impl Service {
+    /// Finds and opens a model for the engine asked for, or else the one it is on already.
+    ///
+    /// # Errors
+    /// As [`Models::open`].
+    pub(super) async fn open(
+        &self,
+        name: Option<&str>,
+        engine: Option<EngineKind>,
+    ) -> Result<Arc<OpenModel>, ErrorBody> {
+        let status = self.engine.status();
+        let resident = |name: &str| {
+            let loaded = status.models.iter().find(|model| model.name == name)?;
+            loaded.engine.parse().ok()
+        };
+        self.models.open(name, engine, resident).await
+    }
+
     /// All models that are here or in the catalogue.
     ///
     /// # Errors
@@ -189,36 +314,35 @@ impl Service {
         let (entries, crashed) = blocking(move || {
             let is_same = |(name, deaths): &(String, Deaths)| {
                 let source = store.resolve(Some(name));
-                source.is_ok_and(|source| deaths.version == version_hash(&version(&source)))
+                source.is_ok_and(|source| {
+                    let engines = EngineKind::ALL.into_iter();
+                    engines
+                        .map(|engine| version_hash(&version(&source, engine)))
+                        .any(|version| deaths.version == version)
+                })
             };
             let crashed: Vec<_> = crashed.into_iter().filter(is_same).collect();
             Ok((store.list()?, crashed))
         })
         .await?;
         let models = entries.into_iter().map(|entry| {
-            let StoreEntry { name, format, size_bytes, on_disk, broken, description } = entry;
-            let crashed = crashed.iter().find(|(crashed, _)| *crashed == name);
+            let entry = ModelEntry::from(entry);
+            let crashed = crashed.iter().find(|(crashed, _)| *crashed == entry.name);
             let crashed = crashed.map(|(_, deaths)| format!("it {deaths}"));
-            let state = if engine.models.iter().any(|loaded| loaded.name == name) {
+            let state = if engine.models.iter().any(|loaded| loaded.name == entry.name) {
                 ModelState::Loaded
-            } else if engine.loading.contains(&name) {
+            } else if engine.loading.contains(&entry.name) {
                 ModelState::Loading
-            } else if broken.is_some() {
-                ModelState::Broken
-            } else if crashed.is_some() {
+            } else if entry.state == ModelState::OnDisk && crashed.is_some() {
                 ModelState::Quarantined
-            } else if on_disk {
-                ModelState::OnDisk
             } else {
-                ModelState::Available
+                entry.state
             };
-            ModelEntry {
-                format: format.map_or("", ModelFormat::as_str).to_owned(),
-                description: broken.or(crashed).unwrap_or(description),
-                name,
-                size_bytes,
-                state,
-            }
+            let description = match crashed {
+                Some(crashed) if state == ModelState::Quarantined => crashed,
+                _ => entry.description,
+            };
+            ModelEntry { state, description, ..entry }
         });
         Ok(ModelList { default: self.models.default_model.clone(), models: models.collect() })
     }
@@ -233,8 +357,13 @@ impl Service {
         progress: mpsc::Sender<ProgressEvent>,
         context: &RequestContext,
     ) -> Result<LoadedModel, ErrorBody> {
-        let open = self.models.open(params.model.as_deref());
-        let open = self.in_time("opening the model", context, open).await?;
+        let open = self
+            .in_time(
+                "opening the model",
+                context,
+                self.open(params.model.as_deref(), params.engine),
+            )
+            .await?;
         let (done, outcome) = oneshot::channel();
         let model = open.engine.clone();
         let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
@@ -249,10 +378,16 @@ impl Service {
     /// What opening the model reports; `TIMEOUT` at the daemon's limit.
     pub async fn estimate_model(
         &self,
-        name: Option<&str>,
+        params: &LoadParams,
         context: &RequestContext,
     ) -> Result<LoadEstimate, ErrorBody> {
-        let open = self.in_time("opening the model", context, self.models.open(name)).await?;
+        let open = self
+            .in_time(
+                "opening the model",
+                context,
+                self.open(params.model.as_deref(), params.engine),
+            )
+            .await?;
         let (done, outcome) = oneshot::channel();
         self.engine.send(Command::Estimate { model: open.engine.clone(), done })?;
         self.within_limit("estimating the load", context, outcome).await
@@ -319,7 +454,7 @@ impl Service {
         }
     }
 
-    async fn within_limit<T>(
+    pub(super) async fn within_limit<T>(
         &self,
         what: &'static str,
         context: &RequestContext,

@@ -196,13 +196,13 @@ fn checked_merges(merges: &[String], tokens: &[String]) -> Result<Vec<(String, S
 
 /// GPT-2's one-to-one mapping of bytes to visible characters (`bytes_to_unicode` in its
 /// `encoder.py`): printable Latin-1 stands for itself, the rest follows from U+0100 on.
-struct ByteAlphabet {
+pub(super) struct ByteAlphabet {
     characters: Vec<char>,
     bytes: HashMap<char, u8>,
 }
 
 impl ByteAlphabet {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut shifted = '\u{100}'..='\u{1ff}';
         let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
         let characters: Vec<char> = (0..=u8::MAX)
@@ -224,7 +224,7 @@ impl ByteAlphabet {
 
     /// Appends the token's bytes. A token with a character outside the alphabet stands for its
     /// own text, as in the `tokenizers` crate.
-    fn decode(&self, token: &str, out: &mut Vec<u8>) {
+    pub(super) fn decode(&self, token: &str, out: &mut Vec<u8>) {
         let start = out.len();
         for character in token.chars() {
             match self.bytes.get(&character) {

@@ -16,7 +16,7 @@ const MAX_TOKENS: usize = 4 << 20;
 
 /// Special tokens that end a turn under any of these names, whatever the file's keys say. The
 /// list is llama.cpp's (`special_eog_ids`).
-const END_NAMES: &[&str] = &[
+pub(super) const END_NAMES: &[&str] = &[
     "<|endoftext|>",
     "<|im_end|>",
     "<|end|>",
@@ -81,6 +81,7 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
         bos: special.bos,
         eos: special.ends,
         add_bos: metadata.bool_opt("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos),
+        fim: None,
     })
 }
 

@@ -9,6 +9,9 @@ pub mod chat_template;
 pub mod detokenize;
 pub mod error;
 pub mod gguf_vocab;
+pub mod hf_text;
+#[cfg(feature = "gguf")]
+pub mod llama_vocab;
 pub mod output;
 mod pretokenize;
 pub mod stop;
@@ -39,6 +42,19 @@ pub struct TextModel {
     pub eos: Vec<u32>,
     /// Whether a prompt begins with `bos`.
     pub add_bos: bool,
+    /// The tokens of fill-in-the-middle, in models that were trained for it.
+    pub fim: Option<FimTokens>,
+}
+
+/// What stands around the parts of a text with a gap, for a model that fills gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FimTokens {
+    /// Before the text that the gap comes after.
+    pub prefix: u32,
+    /// Before the text that comes after the gap.
+    pub suffix: u32,
+    /// Before the text that fills the gap.
+    pub middle: u32,
 }
 
 impl TextModel {
@@ -51,6 +67,7 @@ impl TextModel {
             bos: Some(ByteTokenizer::BOS),
             eos: vec![ByteTokenizer::EOS],
             add_bos: false,
+            fim: None,
         }
     }
 
@@ -94,6 +111,7 @@ impl std::fmt::Debug for TextModel {
             .field("bos", &self.bos)
             .field("eos", &self.eos)
             .field("add_bos", &self.add_bos)
+            .field("fim", &self.fim)
             .finish()
     }
 }

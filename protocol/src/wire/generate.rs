@@ -1,11 +1,15 @@
 //! `generate`: text from messages or from a raw prompt.
 //!
 //! Owns the request, its events and its result. Streamed or not, the reply is the one terminal
-//! event; a stream's text is the concatenation of its `delta` events and equals the result's text.
+//! event; a stream's text is the concatenation of its `delta` events and equals the result's text,
+//! for each of the texts a request may ask for.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::Method;
+use super::models::EngineKind;
 use crate::deadline::Budget;
 use crate::timeouts::Class;
 
@@ -37,6 +41,9 @@ pub struct GenerateParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
     /// A conversation, rendered through the model's chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
@@ -58,13 +65,46 @@ pub struct GenerateParams {
     /// Drop tokens less likely than this share of the likeliest; 0 (the default) keeps all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f32>,
+    /// Divides (a positive) or multiplies (any other) the logit of each token that occurs among
+    /// the last `repetition_window` tokens of prompt and text, 0.01 to 100; 1 (the default) does
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
+    /// How many of the last tokens that is, at least 1; 64 when absent. What is longer than the
+    /// text so far is the whole of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition_window: Option<u32>,
+    /// Taken off a token's logit for each time it has been generated, -2 to 2; 0 (the default)
+    /// does nothing. The prompt does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<f32>,
+    /// Taken off a token's logit if it has been generated at all, -2 to 2; 0 (the default) does
+    /// nothing. The prompt does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<f32>,
+    /// Added to the logits of these token ids before anything else, -100 to 100. In JSON the ids
+    /// are strings.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// How many texts to generate from the one prompt, 1 when absent. Each has a seed of its own;
+    /// the first has `seed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
     /// Seed of the draws; a random one, reported in the result, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// Strings that end the text; they are not part of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
-    /// Alternatives to report for each token; 0 (the default) reports none.
+    /// Whether the text goes on after a token that would end it, up to `max_tokens`: for
+    /// measurements.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_eos: bool,
+    /// Whether to report each token's log-probability. It is that of the model's own distribution,
+    /// before bias, penalties and temperature.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub logprobs: bool,
+    /// Alternatives to report for each token; more than 0 (the default) implies `logprobs`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub top_logprobs: usize,
     /// Whether events are wanted before the reply.
@@ -81,6 +121,12 @@ fn is_zero(value: &usize) -> bool {
 }
 
 impl GenerateParams {
+    /// How many texts are wanted.
+    #[must_use]
+    pub fn choices(&self) -> usize {
+        self.n.map_or(1, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+
     /// Messages are chat, a raw prompt is completions (SPEC section 1).
     #[must_use]
     pub fn class(&self) -> Class {
@@ -111,6 +157,9 @@ pub enum GenerateEvent {
     },
     /// More text.
     Delta {
+        /// Which of the request's texts it belongs to, from 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        choice: usize,
         /// What follows the text so far; always whole characters.
         text: String,
         /// One entry for each token behind the text, where they were asked for.
@@ -148,7 +197,7 @@ pub struct Usage {
     /// How many of them did not have to be read, because an earlier request began alike.
     #[serde(default)]
     pub cached_tokens: usize,
-    /// Tokens generated, the end token included.
+    /// Tokens generated for all of the texts, the end tokens included.
     pub completion_tokens: usize,
 }
 
@@ -171,7 +220,7 @@ pub struct Timings {
     pub decode_tokens_per_s: f64,
 }
 
-/// The reply.
+/// The reply. The members of a [`Choice`] that stand here are those of the first text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerateResult {
     /// The daemon's name of the request.
@@ -189,8 +238,28 @@ pub struct GenerateResult {
     pub seed: u64,
     /// Tokens in and out.
     pub usage: Usage,
-    /// Where the time went.
+    /// Where the time went; but for `total_ms`, of the first text.
     pub timings: Timings,
+    /// One entry a token, where they were asked for and not streamed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<TokenLogprob>,
+    /// The other texts, where `n` asked for more than one: choice 1 first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Choice>,
+}
+
+/// One of a request's further texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// All of the text, streamed or not.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The stop string that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_string: Option<String>,
+    /// The seed of its draws: a request with this seed gives this text as its first.
+    pub seed: u64,
     /// One entry a token, where they were asked for and not streamed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,

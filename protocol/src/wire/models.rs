@@ -31,12 +31,19 @@ pub struct ModelList {
 pub struct ModelEntry {
     /// The name to ask for it by.
     pub name: String,
-    /// `gguf` or `sim`; empty while it is not here.
+    /// `gguf`, `safetensors` or `sim`; empty while it is not here.
     pub format: String,
     /// Bytes on disk, or to fetch.
     pub size_bytes: u64,
     /// Where it stands.
     pub state: ModelState,
+    /// Whose folder it is in: `ingle`, `huggingface`, `lm_studio` or `folder` (one of the settings);
+    /// empty while it is not here.
+    #[serde(default)]
+    pub source: String,
+    /// Its file or folder; absent while it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// One line about it, or what is wrong with it.
     pub description: String,
 }
@@ -59,6 +66,50 @@ pub enum ModelState {
     Quarantined,
 }
 
+/// What computes a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// llama.cpp.
+    Gguf,
+    /// MLX.
+    Mlx,
+    /// The simulated engine, for tests.
+    Sim,
+}
+
+impl EngineKind {
+    /// Every engine.
+    pub const ALL: [Self; 3] = [Self::Gguf, Self::Mlx, Self::Sim];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::Mlx => "mlx",
+            Self::Sim => "sim",
+        }
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for EngineKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|engine| engine.as_str() == name)
+            .ok_or_else(|| format!("there is no engine `{name}`; there are gguf, mlx and sim"))
+    }
+}
+
 /// Loads a model, or waits for the load under way.
 #[derive(Debug)]
 pub struct LoadModel;
@@ -77,6 +128,9 @@ pub struct LoadParams {
     /// Name or path; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
     /// How long it stays after its last use; the configuration's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<KeepAlive>,
@@ -97,7 +151,7 @@ pub struct EstimateModel;
 
 impl Method for EstimateModel {
     const NAME: &'static str = "models.estimate";
-    type Params = ModelParams;
+    type Params = LoadParams;
     type Output = LoadEstimate;
 }
 
@@ -166,7 +220,8 @@ pub struct Eviction {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
-    /// Name or path; the default model when absent.
+    /// Name or path; the default model when absent. A model of a library is named `org/name`, or by
+    /// `name` alone; `:choice` names one of several GGUF files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -179,7 +234,7 @@ pub struct ModelParams {
 pub struct LoadedModel {
     /// Its name.
     pub name: String,
-    /// Its engine: `mlx` or `sim`.
+    /// Its engine: `gguf`, `mlx` or `sim`.
     pub engine: String,
     /// Its architecture.
     pub architecture: String,
@@ -243,9 +298,10 @@ impl Method for PullModel {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
-    /// A name of the catalogue, or a path of a GGUF file or model folder to take over.
+    /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository of Hugging
+    /// Face's, or a path of a GGUF file or model folder to take over.
     pub model: String,
-    /// The name to give a model that comes from a path; its file name when absent.
+    /// The name to give the model; the catalogue's, the repository's or the file's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -260,7 +316,7 @@ pub struct PullResult {
     pub model: String,
     /// Bytes on disk.
     pub size_bytes: u64,
-    /// SHA-256 of the model file, in hexadecimal.
+    /// SHA-256 of the model file, in hexadecimal; empty when there are several.
     pub sha256: String,
     /// Whether it was here already.
     pub already_here: bool,

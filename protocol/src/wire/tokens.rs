@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Method;
 use super::generate::Message;
+use super::models::EngineKind;
 
 /// Text to token ids.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub struct TokenizeParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The engine whose tokenizer is meant; the one it is on already, or else its format's, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
     /// Text, tokenized as a raw prompt would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -56,6 +60,9 @@ pub struct DetokenizeParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// As in [`TokenizeParams`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
     /// The ids.
     pub tokens: Vec<u32>,
 }

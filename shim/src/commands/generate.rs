@@ -26,6 +26,10 @@ pub(crate) async fn chat(
 ) -> Outcome {
     let is_attended = io::stdin().is_terminal() && app.output.out_is_terminal();
     if words.is_empty() && is_attended && !app.output.json {
+        if options.choices.is_some_and(|choices| choices > 1) {
+            let message = "a conversation goes on from one answer, and --choices asks for several";
+            return Err(Failure::usage(message, "Leave --choices out, or ask one question."));
+        }
         return Session::new(app, system, options).run().await;
     }
     let question = if words.is_empty() { read_stdin()? } else { fill_in(words)? };
@@ -71,6 +75,8 @@ async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOp
     let result = result?;
     if app.output.json {
         app.output.json(&result)?;
+    } else if !result.alternatives.is_empty() {
+        choices(&mut app.output, &result)?;
     } else {
         end_answer(&mut app.output, &result, &text)?;
     }
@@ -81,7 +87,7 @@ async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOp
 }
 
 /// Generates, prints the text as it comes, and leaves it in `text` too. With `--json` nothing is
-/// printed here.
+/// printed here, nor of several texts, which would come all at once.
 pub(crate) async fn generate(
     output: &mut Output,
     client: &Client,
@@ -89,9 +95,11 @@ pub(crate) async fn generate(
     text: &mut String,
 ) -> Result<GenerateResult, Failure> {
     // Events are for a person; a script that wants one object needs none.
-    let params = GenerateParams { stream: !output.json || output.is_watched(), ..params.clone() };
+    let is_shown = !output.json && params.choices() == 1;
+    let params = GenerateParams { stream: is_shown || output.is_watched(), ..params.clone() };
     let mut call = client.start::<Generate>(&params, params.class())?;
     let mut progress = Progress::new();
+    let mut pieces = 0;
     while let Some(event) = call.event::<GenerateEvent>().await {
         match event {
             GenerateEvent::Queued { position: 0 } => progress.say("queued", "next"),
@@ -102,17 +110,30 @@ pub(crate) async fn generate(
             GenerateEvent::Prefill { done_tokens, total_tokens } => {
                 progress.tokens("reading", done_tokens, total_tokens);
             }
-            GenerateEvent::Delta { text: delta, .. } => {
+            GenerateEvent::Delta { text: delta, .. } if is_shown => {
                 progress.clear();
                 text.push_str(&delta);
-                if !output.json {
-                    output.text(&delta)?;
-                }
+                output.text(&delta)?;
+            }
+            GenerateEvent::Delta { .. } => {
+                pieces += 1;
+                progress.say("generating", &format!("{pieces} pieces"));
             }
         }
     }
     progress.clear();
     Ok(call.reply().await?)
+}
+
+/// Prints several texts, each under a line that tells them apart.
+fn choices(output: &mut Output, result: &GenerateResult) -> Result<(), Failure> {
+    let others = result.alternatives.iter().map(|choice| (&choice.text, choice.seed));
+    let all: Vec<_> = std::iter::once((&result.text, result.seed)).chain(others).collect();
+    for (index, (text, seed)) in all.iter().enumerate() {
+        output.line(&format!("--- {} of {}, seed {seed} ---", index + 1, all.len()))?;
+        output.line(text.trim_end_matches('\n'))?;
+    }
+    Ok(())
 }
 
 /// Ends the line of an answer, and says when it is not the whole answer.
@@ -157,12 +178,21 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
     let work_ms = |timeout: std::time::Duration| timeout.as_millis().try_into().unwrap_or(u64::MAX);
     GenerateParams {
         model: options.model.as_deref().map(model_argument),
+        engine: options.engine,
         max_tokens: options.max_tokens,
         temperature: options.temperature,
         top_k: options.top_k,
         top_p: options.top_p,
         min_p: options.min_p,
+        repetition_penalty: options.repetition_penalty,
+        repetition_window: options.repetition_window,
+        frequency_penalty: options.frequency_penalty,
+        presence_penalty: options.presence_penalty,
+        logit_bias: options.logit_bias.iter().copied().collect(),
+        n: options.choices,
         seed: options.seed,
+        logprobs: options.logprobs,
+        top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
         budget: options
             .timeout

@@ -4,7 +4,9 @@
 //!
 //! [`Failure`]: crate::output::Failure
 
+mod bench;
 mod daemon;
+mod embed;
 mod generate;
 mod logs;
 mod models;
@@ -33,8 +35,12 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,
         Command::Ps => models::ps(&mut app).await,
+        Command::Embed { texts, model, engine } => {
+            embed::embed(&mut app, texts, model.as_deref(), engine).await
+        }
         Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
+        Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,

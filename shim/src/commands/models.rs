@@ -9,8 +9,9 @@ use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::wire::models::{
-    EstimateModel, Fit, ListModels, LoadEstimate, LoadModel, LoadParams, LoadedModel, ModelEntry,
-    ModelParams, ModelState, ProgressEvent, PullModel, PullParams, PullResult, UnloadModel,
+    EngineKind, EstimateModel, Fit, ListModels, LoadEstimate, LoadModel, LoadParams, LoadedModel,
+    ModelEntry, ModelParams, ModelState, ProgressEvent, PullModel, PullParams, PullResult,
+    UnloadModel,
 };
 use ingle_protocol::wire::status::Status;
 use ingle_protocol::wire::{Method, NoParams};
@@ -31,12 +32,13 @@ pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Ou
     } else if result.already_here {
         app.output.line(&format!("{} is here already", result.model))?;
     } else {
-        app.output.line(&format!(
-            "pulled {} ({}, sha256 {})",
-            result.model,
-            output::bytes(result.size_bytes),
-            result.sha256
-        ))?;
+        // A model of several files has no one hash.
+        let hash = match result.sha256.as_str() {
+            "" => String::new(),
+            hash => format!(", sha256 {hash}"),
+        };
+        let size = output::bytes(result.size_bytes);
+        app.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -47,7 +49,7 @@ async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullR
 }
 
 /// Waits for a load or pull and shows how far it has come.
-async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
+pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
     let mut progress = Progress::new();
     while let Some(event) = call.event::<ProgressEvent>().await {
         progress.show(&event);
@@ -73,13 +75,14 @@ pub(crate) async fn list(app: &mut App) -> Outcome {
         [
             format!("{}{mark}", model.name),
             state(model.state).to_owned(),
+            source(&model.source).to_owned(),
             model.format,
             output::bytes(model.size_bytes),
             model.description,
         ]
     });
     let rows = rows.collect();
-    app.output.table(["NAME", "STATE", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    app.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
     Ok(exit::OK)
 }
 
@@ -91,6 +94,15 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Loaded => "loaded",
         ModelState::Broken => "broken",
         ModelState::Quarantined => "crashed",
+    }
+}
+
+/// Whose folder a model is in.
+fn source(source: &str) -> &str {
+    match source {
+        "huggingface" => "Hugging Face",
+        "lm_studio" => "LM Studio",
+        other => other,
     }
 }
 
@@ -124,6 +136,8 @@ fn models_in(folder: &Path) -> Vec<ModelEntry> {
                 format: String::new(),
                 size_bytes: size_of(&entry.path()),
                 state: ModelState::OnDisk,
+                source: "ingle".to_owned(),
+                path: entry.path().to_str().map(str::to_owned),
                 description: String::new(),
             })
         })
@@ -208,10 +222,11 @@ pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
     let client = app.connect().await?;
     let model = options.model.as_deref().map(model_argument);
     if options.estimate {
-        return estimate(app, &client, model).await;
+        return estimate(app, &client, model, options.engine).await;
     }
     let params = LoadParams {
         model: model.clone(),
+        engine: options.engine,
         keep_alive: options.keep_alive,
         pin: (options.pin || options.no_pin).then_some(options.pin),
         force: options.force,
@@ -241,8 +256,13 @@ pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
 }
 
 /// Says what a load would take.
-async fn estimate(app: &mut App, client: &Client, model: Option<String>) -> Outcome {
-    let params = ModelParams { model, stream: false };
+async fn estimate(
+    app: &mut App,
+    client: &Client,
+    model: Option<String>,
+    engine: Option<EngineKind>,
+) -> Outcome {
+    let params = LoadParams { model, engine, ..LoadParams::default() };
     let estimate = client.call::<EstimateModel>(&params).await?;
     if app.output.json {
         app.output.json(&estimate)?;

@@ -170,6 +170,23 @@ async fn with_json_an_answer_is_one_object() {
 }
 
 #[tokio::test]
+async fn several_texts_are_told_apart() {
+    let (mut app, _home, out, _) = fake::app(false);
+    fake::serve(&app.paths, |_, params| {
+        assert_eq!((&params["n"], &params["stream"]), (&json!(2), &Value::Null));
+        assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
+        let mut result = generated("one\n");
+        let other = json!({ "text": "two", "finish_reason": "stop", "seed": 9 });
+        result["alternatives"] = json!([other]);
+        reply(result)
+    });
+    let logit_bias = vec![(5, -1.5)];
+    let options = GenerateOptions { choices: Some(2), logit_bias, ..GenerateOptions::default() };
+    question(&mut app, &options).await.unwrap();
+    assert_eq!(out.text(), "--- 1 of 2, seed 7 ---\none\n--- 2 of 2, seed 9 ---\ntwo\n");
+}
+
+#[tokio::test]
 async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
     let (mut app, _home, out, _) = fake::app(false);
     let mut is_here = false;

@@ -361,9 +361,9 @@ async fn tokens_go_there_and_back() {
     let text = "Grüße 🙂";
     let params = TokenizeParams { text: Some(text.to_owned()), ..TokenizeParams::default() };
     let tokens = client.call::<Tokenize>(&params).await.unwrap().tokens;
-    let params = DetokenizeParams { model: None, tokens };
+    let params = DetokenizeParams { model: None, engine: None, tokens };
     assert_eq!(client.call::<Detokenize>(&params).await.unwrap().text, text);
-    let params = DetokenizeParams { model: None, tokens: vec![99_999] };
+    let params = DetokenizeParams { model: None, engine: None, tokens: vec![99_999] };
     let error = client.call::<Detokenize>(&params).await.unwrap_err();
     assert!(error.message.contains("99999"), "{error}");
 }

@@ -7,6 +7,7 @@
     reason = "in a test these are how it fails"
 )]
 
+mod bench;
 mod cli;
 mod crash;
 mod failures;
@@ -15,5 +16,7 @@ mod hostile;
 mod launch;
 mod mcp;
 mod memory;
+mod models;
 mod reference;
+mod sampling;
 mod tidy;

@@ -1,9 +1,11 @@
 //! What a dead daemon's journal comes to.
 
+use ingle_protocol::wire::models::EngineKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::engine::handle::Weights;
+use crate::engine::role::Role;
 
 struct Room {
     folder: tempfile::TempDir,
@@ -39,8 +41,10 @@ impl Room {
 fn model(name: &str) -> EngineModel {
     let sim = serde_json::from_str(r#"{"model_type": "sim"}"#).unwrap();
     EngineModel {
+        role: Role::Generates,
         name: name.to_owned(),
         version: format!("/models/{name} 1"),
+        engine: EngineKind::Sim,
         weights: Weights::Sim(sim),
     }
 }

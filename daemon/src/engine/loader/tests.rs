@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::tensor::HostData;
 use crate::formats::gguf::testing::GgufWriter;
+use crate::formats::gguf::{GgmlType, GgufFile};
 
 const LIMIT: Duration = Duration::from_secs(10);
 

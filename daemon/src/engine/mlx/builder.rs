@@ -1,12 +1,15 @@
 //! From tensors to a generator: the MLX side of a load.
 
+use std::collections::HashSet;
+
 use super::Device;
 use super::generator::MlxGenerator;
-use super::models::{self, Plan};
+use super::models::{self, Plan, Source};
 use super::weights::Weights;
 use crate::engine::backend::{Builder, EngineError, Generator, ModelInfo};
 use crate::engine::tensor::HostTensor;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
 
 /// Takes the tensors of one model.
 pub(super) struct ModelBuilder {
@@ -18,9 +21,28 @@ pub(super) struct ModelBuilder {
 
 impl ModelBuilder {
     /// Reads the hyperparameters and lists the tensors to come.
-    pub(super) fn new(gguf: &GgufFile, device: Device) -> Result<Self, EngineError> {
-        let (architecture, plan) = models::plan(gguf)?;
+    pub(super) fn from_gguf(gguf: &GgufFile, device: Device) -> Result<Self, EngineError> {
+        let (architecture, plan) = models::plan(&Source::Gguf(gguf))?;
         let weights = Weights::new(gguf.path().to_owned(), plan.tensors());
+        Ok(Self { architecture, plan, weights, device })
+    }
+
+    /// The same for a folder, and checks that its tensors are those of the architecture.
+    pub(super) fn from_folder(folder: &ModelFolder, device: Device) -> Result<Self, EngineError> {
+        let (architecture, plan) = models::plan(&Source::Folder(folder))?;
+        let weights = Weights::new(folder.path().to_owned(), plan.tensors());
+        let mut names = HashSet::new();
+        for tensor in folder.tensors() {
+            weights.check(&tensor.name, &tensor.shape).map_err(|error| match error {
+                EngineError::InvalidModel { problem, .. } => {
+                    let file = folder.file_of(tensor.main_part()).to_owned();
+                    EngineError::InvalidModel { file, problem }
+                }
+                other => other,
+            })?;
+            names.insert(tensor.name.as_str());
+        }
+        weights.check_all_in(|name| names.contains(name))?;
         Ok(Self { architecture, plan, weights, device })
     }
 }

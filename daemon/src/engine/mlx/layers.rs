@@ -37,39 +37,70 @@ pub(super) struct LayerBuilder<'a> {
 }
 
 impl LayerBuilder<'_> {
-    /// A linear layer.
+    /// A linear layer; its bias is the one among the weights, if there is one.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when the weight is missing.
-    pub(super) fn linear(&mut self, name: &str) -> Result<Linear, EngineError> {
-        Linear::new(self.weights.take(name)?.as_dtype(self.dtype)?, self.device)
+    pub(super) fn linear(&mut self, module: &str) -> Result<Linear, EngineError> {
+        let (weight, bias) = self.take(module, None)?;
+        Linear::new(weight, bias, self.device)
     }
 
-    /// Several linear layers of the same input as one.
+    /// Several linear layers of the same input as one; of each its outputs may be wanted in
+    /// another order than the file has them in.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when a weight is missing.
-    pub(super) fn fused_linear(&mut self, names: &[String]) -> Result<FusedLinear, EngineError> {
-        let weights = names
+    pub(super) fn fused_linear(
+        &mut self,
+        modules: &[(String, Option<&Array>)],
+    ) -> Result<FusedLinear, EngineError> {
+        let weights = modules
             .iter()
-            .map(|name| self.weights.take(name)?.as_dtype(self.dtype))
+            .map(|(module, order)| self.take(module, *order))
             .collect::<Result<_, _>>()?;
         FusedLinear::new(weights, self.device)
     }
 
-    /// A norm.
+    /// A norm; of its features another order may be wanted.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when the scale is missing or quantised.
-    pub(super) fn rms_norm(&mut self, name: &str, eps: f32) -> Result<RmsNorm, EngineError> {
-        let weight = self.weights.take_dense(name)?.as_dtype(self.dtype)?;
+    pub(super) fn rms_norm(
+        &mut self,
+        module: &str,
+        order: Option<&Array>,
+        eps: f32,
+    ) -> Result<RmsNorm, EngineError> {
+        let weight = self.take_dense(&format!("{module}.weight"), order)?;
         Ok(RmsNorm { weight, eps, cpu: cpu::serves(self.device, self.dtype) })
+    }
+
+    fn take(
+        &mut self,
+        module: &str,
+        order: Option<&Array>,
+    ) -> Result<(Weight, Option<Array>), EngineError> {
+        let weight = self.weights.take(&format!("{module}.weight"))?.as_dtype(self.dtype)?;
+        let weight = order.map_or(Ok(weight.clone()), |order| weight.with_rows(order))?;
+        let bias = format!("{module}.bias");
+        let bias = self.weights.has(&bias).then(|| self.take_dense(&bias, order)).transpose()?;
+        Ok((weight, bias))
+    }
+
+    fn take_dense(&mut self, name: &str, order: Option<&Array>) -> Result<Array, EngineError> {
+        let array = self.weights.take_dense(name)?.as_dtype(self.dtype)?;
+        let Some(order) = order else { return Ok(array) };
+        let array = take_axis(array, order, 0)?;
+        array.eval()?;
+        Ok(array)
     }
 }
 
-/// A matrix product with a weight `[out, in]`, without bias.
+/// A matrix product with a weight `[out, in]`, and a bias if there is one.
 pub(super) struct Linear {
     weight: Weight,
+    bias: Option<Array>,
     /// The dense weight seen as `[in, out]`; a view, made once.
     transposed: Option<Array>,
     /// Whether Ingle's own product is used for few rows.
@@ -77,19 +108,19 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    fn new(weight: Weight, device: Device) -> Result<Self, EngineError> {
+    fn new(weight: Weight, bias: Option<Array>, device: Device) -> Result<Self, EngineError> {
         let (transposed, few_rows) = match &weight {
             Weight::Dense(weight) => {
                 (Some(weight.swap_axes(0, 1)?), cpu::serves(device, weight.dtype()))
             }
             Weight::Quantized { .. } => (None, false),
         };
-        Ok(Self { weight, transposed, few_rows })
+        Ok(Self { weight, bias, transposed, few_rows })
     }
 
     /// `[tokens, in]` to `[tokens, out]`.
     pub(super) fn forward(&self, x: &Array) -> Result<Array, EngineError> {
-        Ok(match (&self.weight, &self.transposed) {
+        let product = match (&self.weight, &self.transposed) {
             (Weight::Dense(weight), _)
                 if self.few_rows && x.shape()[0] as usize <= CPU_FEW_ROWS =>
             {
@@ -100,7 +131,11 @@ impl Linear {
             (Weight::Quantized { packed, scales, biases, group_size, bits }, _) => {
                 ops::quantized_matmul(x, packed, scales, biases, true, *group_size, *bits)?
             }
-        })
+        };
+        match &self.bias {
+            Some(bias) => Ok(product.add(bias)?),
+            None => Ok(product),
+        }
     }
 }
 
@@ -111,16 +146,19 @@ pub(super) struct FusedLinear {
 }
 
 impl FusedLinear {
-    /// Fuses weights of the same input width; they are evaluated here, so that the unfused copies
-    /// can be freed one layer at a time.
-    fn new(weights: Vec<Weight>, device: Device) -> Result<Self, EngineError> {
-        let weights = match fuse(&weights)? {
+    /// Fuses layers of the same input width; they are evaluated here, so that what they were made
+    /// from can be freed one layer at a time.
+    fn new(layers: Vec<(Weight, Option<Array>)>, device: Device) -> Result<Self, EngineError> {
+        let layers = match fuse(&layers)? {
             Some(fused) => vec![fused],
-            None => weights,
+            None => layers,
         };
-        let parts = weights
+        let parts = layers
             .into_iter()
-            .map(|weight| Linear::new(weight, device))
+            .map(|(weight, bias)| {
+                weight.eval()?;
+                Linear::new(weight, bias, device)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self { parts })
     }
@@ -138,29 +176,31 @@ impl FusedLinear {
     }
 }
 
-/// Stacks weights along their output axis; `None` when they are stored differently.
-fn fuse(weights: &[Weight]) -> Result<Option<Weight>, EngineError> {
+/// Stacks layers along their output axis; `None` when they are stored differently.
+fn fuse(
+    layers: &[(Weight, Option<Array>)],
+) -> Result<Option<(Weight, Option<Array>)>, EngineError> {
     let mut dense = Vec::new();
     let mut quantized = (Vec::new(), Vec::new(), Vec::new());
     let mut format = None;
-    for weight in weights {
+    for (weight, bias) in layers {
         let this = match weight {
             Weight::Dense(array) => {
                 dense.push(array);
-                (array.dtype(), 0, 0)
+                (array.dtype(), 0, 0, bias.is_some())
             }
             Weight::Quantized { packed, scales, biases, group_size, bits } => {
                 quantized.0.push(packed);
                 quantized.1.push(scales);
                 quantized.2.push(biases);
-                (packed.dtype(), *group_size, *bits)
+                (packed.dtype(), *group_size, *bits, bias.is_some())
             }
         };
         if *format.get_or_insert(this) != this {
             return Ok(None);
         }
     }
-    let Some((_, group_size, bits)) = format else { return Ok(None) };
+    let Some((_, group_size, bits, has_bias)) = format else { return Ok(None) };
     let fused = if bits == 0 {
         Weight::Dense(ops::concatenate(&dense, 0)?)
     } else {
@@ -172,13 +212,15 @@ fn fuse(weights: &[Weight]) -> Result<Option<Weight>, EngineError> {
             bits,
         }
     };
-    match &fused {
-        Weight::Dense(array) => array.eval()?,
-        Weight::Quantized { packed, scales, biases, .. } => {
-            mlx_rs::transforms::eval([packed, scales, biases])?;
-        }
-    }
-    Ok(Some(fused))
+    let bias = if has_bias {
+        let biases: Vec<&Array> = layers.iter().filter_map(|(_, bias)| bias.as_ref()).collect();
+        let bias = ops::concatenate(&biases, 0)?;
+        bias.eval()?;
+        Some(bias)
+    } else {
+        None
+    };
+    Ok(Some((fused, bias)))
 }
 
 /// A token embedding `[vocabulary, features]`, which may also serve as the output head.
@@ -219,7 +261,7 @@ impl Embedding {
     /// # Errors
     /// [`EngineError::Native`] when MLX refuses.
     pub(super) fn as_linear(&self, device: Device) -> Result<Linear, EngineError> {
-        Linear::new(self.weight.clone(), device)
+        Linear::new(self.weight.clone(), None, device)
     }
 }
 

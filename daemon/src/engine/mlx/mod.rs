@@ -14,21 +14,21 @@ mod cpu;
 mod generator;
 mod kv_cache;
 mod layers;
+mod memory;
 mod models;
 mod rope;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-use mlx_rs::{DeviceType, memory};
+use mlx_rs::DeviceType;
 
 use super::backend::{Builder, EngineError};
 use super::tensor::WeightPrecision;
 use crate::formats::gguf::GgufFile;
-
-/// Freed memory that MLX keeps for reuse, at most. Passes of a like size need like buffers, so some
-/// of it saves time; without a bound a long prompt's buffers would stay for good.
-const CACHE_LIMIT_BYTES: usize = 256 << 20;
+use crate::formats::hf::ModelFolder;
+use builder::ModelBuilder;
+pub use memory::{Limits, MemoryUse, clear_cache, memory, set_limits};
 
 /// Starts building the model of a GGUF file: its tensors come through [`Builder::adopt`].
 ///
@@ -39,26 +39,17 @@ const CACHE_LIMIT_BYTES: usize = 256 << 20;
 /// [`EngineError::InvalidModel`] when a hyperparameter is missing or contradicts another, and
 /// [`EngineError::Native`] when MLX does not start.
 pub fn builder(gguf: &GgufFile) -> Result<Box<dyn Builder>, EngineError> {
-    // The first fallible call installs mlx-rs' error handler. MLX's own would end the process, so
-    // this must come before any call that has no result.
-    memory::set_cache_limit(CACHE_LIMIT_BYTES)?;
-    Ok(Box::new(builder::ModelBuilder::new(gguf, device()?)?))
+    memory::start()?;
+    Ok(Box::new(ModelBuilder::from_gguf(gguf, device()?)?))
 }
 
-/// Sets how much freed memory MLX keeps for reuse, and how much it may wire down, in bytes; `None`
-/// leaves a limit as it is, and by default nothing is wired.
+/// The same for a folder. Its tensors are checked against the architecture here.
 ///
 /// # Errors
-/// [`EngineError::Native`] when MLX refuses, as it does with wired memory where there is no Metal.
-pub fn set_limits(cache_bytes: Option<u64>, wired_bytes: Option<u64>) -> Result<(), EngineError> {
-    let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-    if let Some(bytes) = cache_bytes {
-        memory::set_cache_limit(size(bytes))?;
-    }
-    if let Some(bytes) = wired_bytes {
-        memory::set_wired_limit(size(bytes))?;
-    }
-    Ok(())
+/// As [`builder`].
+pub fn folder_builder(folder: &ModelFolder) -> Result<Box<dyn Builder>, EngineError> {
+    memory::start()?;
+    Ok(Box::new(ModelBuilder::from_folder(folder, device()?)?))
 }
 
 /// What the loader must convert weights to. MLX's CPU backend has fast kernels for 32-bit floats
@@ -75,7 +66,7 @@ pub fn weight_precision() -> WeightPrecision {
 /// Frees what MLX keeps for reuse. Called on the engine thread after the last model is dropped.
 pub fn cleanup() {
     // Nothing can be done about a failure while shutting down.
-    let _ = memory::clear_cache();
+    let _ = clear_cache();
 }
 
 /// What MLX computes on.

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::PathBuf;
 
+use mlx_rs::ops::indexing::take_axis;
+use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 use super::dim;
 use crate::engine::backend::EngineError;
-use crate::engine::tensor::{HostData, HostTensor};
+use crate::engine::tensor::{Floats, HostData, HostTensor};
 
 /// A tensor that an architecture has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub(super) enum Weight {
     Quantized {
         /// Packed values, `[out, in * bits / 32]`, `uint32`.
         packed: Array,
-        /// Scales, `[out, in / group_size]`, half precision.
+        /// Scales, `[out, in / group_size]`, a floating-point type.
         scales: Array,
         /// Biases, shaped and typed like the scales.
         biases: Array,
@@ -57,6 +59,35 @@ pub(super) enum Weight {
 }
 
 impl Weight {
+    /// The same weight with its rows (its outputs) in another order.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when MLX refuses.
+    pub(super) fn with_rows(&self, order: &Array) -> Result<Self, EngineError> {
+        Ok(match self {
+            Self::Dense(array) => Self::Dense(take_axis(array, order, 0)?),
+            Self::Quantized { packed, scales, biases, group_size, bits } => Self::Quantized {
+                packed: take_axis(packed, order, 0)?,
+                scales: take_axis(scales, order, 0)?,
+                biases: take_axis(biases, order, 0)?,
+                group_size: *group_size,
+                bits: *bits,
+            },
+        })
+    }
+
+    /// Computes what has been queued for the weight, so that what it was made from can go.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when MLX refuses.
+    pub(super) fn eval(&self) -> Result<(), EngineError> {
+        match self {
+            Self::Dense(array) => array.eval()?,
+            Self::Quantized { packed, scales, biases, .. } => eval([packed, scales, biases])?,
+        }
+        Ok(())
+    }
+
     /// The same weight with its floating-point numbers in another type.
     ///
     /// # Errors
@@ -102,18 +133,7 @@ impl Weights {
     /// [`EngineError::InvalidModel`] when the tensor is unknown, comes twice, or has another shape
     /// or size than expected.
     pub(super) fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
-        let Some(expected) = self.expected.get(&tensor.name) else {
-            return Err(self.invalid(format!(
-                "tensor `{}` is not part of this architecture as Ingle knows it",
-                tensor.name
-            )));
-        };
-        if tensor.shape != expected.shape {
-            return Err(self.invalid(format!(
-                "tensor `{}` has shape {:?}, expected {:?}",
-                tensor.name, tensor.shape, expected.shape
-            )));
-        }
+        self.check(&tensor.name, &tensor.shape)?;
         if self.adopted.contains_key(&tensor.name) {
             return Err(self.invalid(format!("tensor `{}` occurs twice", tensor.name)));
         }
@@ -126,13 +146,39 @@ impl Weights {
         Ok(())
     }
 
+    /// Checks a tensor that is still to come.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when it is unknown or has another shape than expected.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), EngineError> {
+        let Some(expected) = self.expected.get(name) else {
+            return Err(self.invalid(format!(
+                "tensor `{name}` is not part of this architecture as Ingle knows it"
+            )));
+        };
+        if shape != expected.shape {
+            return Err(self.invalid(format!(
+                "tensor `{name}` has shape {shape:?}, expected {:?}",
+                expected.shape
+            )));
+        }
+        Ok(())
+    }
+
     /// Checks that every required tensor has been adopted.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first one missing.
     pub(super) fn check_complete(&self) -> Result<(), EngineError> {
-        let missing =
-            |tensor: &&Expected| !tensor.optional && !self.adopted.contains_key(&tensor.name);
+        self.check_all_in(|name| self.adopted.contains_key(name))
+    }
+
+    /// Checks that every required tensor is among those of which `is_there` is true.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the first one missing.
+    pub(super) fn check_all_in(&self, is_there: impl Fn(&str) -> bool) -> Result<(), EngineError> {
+        let missing = |tensor: &&Expected| !tensor.optional && !is_there(&tensor.name);
         match self.expected.values().find(missing) {
             None => Ok(()),
             Some(tensor) => Err(self.invalid(format!(
@@ -168,6 +214,22 @@ impl Weights {
         }
     }
 
+    /// Removes a weight and returns its numbers, each of them finite.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when it is missing, quantised, or holds something else.
+    pub(super) fn take_f32(&mut self, name: &str) -> Result<Vec<f32>, EngineError> {
+        let array = self.take_dense(name)?.as_dtype(Dtype::Float32)?;
+        array.eval()?;
+        match array.try_as_slice::<f32>() {
+            Ok(values) if values.iter().all(|value| value.is_finite()) => Ok(values.to_vec()),
+            Ok(_) => {
+                Err(self.invalid(format!("tensor `{name}` holds something else than numbers")))
+            }
+            Err(error) => Err(EngineError::Native(format!("MLX: {error}"))),
+        }
+    }
+
     fn invalid(&self, problem: String) -> EngineError {
         EngineError::InvalidModel { file: self.file.clone(), problem }
     }
@@ -192,13 +254,21 @@ fn to_weight(shape: &[usize], data: HostData) -> Result<Weight, String> {
             let words = [rows, columns * usize::from(bits) / 32];
             Weight::Quantized {
                 packed: to_array(&words, packed, Dtype::Uint32)?,
-                scales: to_array(&groups, scales, Dtype::Float16)?,
-                biases: to_array(&groups, biases, Dtype::Float16)?,
+                scales: floats_to_array(&groups, scales)?,
+                biases: floats_to_array(&groups, biases)?,
                 group_size: i32::try_from(group_size).map_err(|error| error.to_string())?,
                 bits: i32::from(bits),
             }
         }
     })
+}
+
+fn floats_to_array(shape: &[usize], values: Floats) -> Result<Array, String> {
+    match values {
+        Floats::F32(values) => to_array(shape, values, Dtype::Float32),
+        Floats::F16(bits) => to_array(shape, bits, Dtype::Float16),
+        Floats::Bf16(bits) => to_array(shape, bits, Dtype::Bfloat16),
+    }
 }
 
 /// Moves `values` into an array of the given shape without copying them on the CPU.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn spec(settings: SamplerSettings, uniform: f32) -> SampleSpec {
-    SampleSpec { settings, uniform, top_logprobs: 0 }
+    SampleSpec { settings, uniform, ..SampleSpec::GREEDY }
 }
 
 fn plain(temperature: f32) -> SamplerSettings {
@@ -99,7 +99,7 @@ proptest! {
         let wide: Vec<f64> = logits.iter().copied().map(f64::from).collect();
         let shares = softmax(&wide);
         let settings = SamplerSettings { top_k: 3, ..plain(0.7) };
-        let spec = SampleSpec { settings, uniform: 0.5, top_logprobs: count };
+        let spec = SampleSpec { logprobs: Some(count), ..spec(settings, 0.5) };
         let sampled = sample(&logits, &spec).unwrap();
         prop_assert!((f64::from(sampled.logprob) - shares[sampled.token as usize].ln()).abs() < 1e-5);
         prop_assert_eq!(sampled.top.len(), count.min(logits.len()));
@@ -162,4 +162,58 @@ fn equal_seeds_give_equal_even_draws() {
     }
     assert!(buckets.iter().all(|count| (850..1150).contains(count)), "{buckets:?}");
     assert_ne!(UniformDraws::new(8).draw(), UniformDraws::new(7).draw());
+}
+
+#[test]
+fn the_exponential_is_exact_to_single_precision() {
+    for step in 0..87_000 {
+        let x = -(step as f32) / 1_000.0;
+        let exact = f64::from(x).exp();
+        assert!((f64::from(exp(x)) - exact).abs() <= exact * 2.5e-7, "{x}");
+    }
+    assert_eq!((exp(0.0), exp(-88.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
+}
+
+/// The short list does not reach the share here, and the last kept token is one of many alike.
+#[test]
+fn a_wide_nucleus_ends_where_the_share_is_reached() {
+    let logits: Vec<f32> = (0..30_000_i16).map(|id| -f32::from(id % 500) / 100.0).collect();
+    let settings = SamplerSettings { top_p: 0.9, ..plain(1.0) };
+    let expected = reference(&logits, &settings);
+    let ids: Vec<u32> = expected.into_iter().map(|entry| entry.0).collect();
+    assert_eq!(kept(&logits, 0.0, &settings).unwrap(), ids);
+    let settings = SamplerSettings { top_k: 777, ..plain(1.0) };
+    let ids: Vec<u32> = reference(&logits, &settings).into_iter().map(|entry| entry.0).collect();
+    assert_eq!(kept(&logits, 0.0, &settings).unwrap(), ids);
+}
+
+#[test]
+fn penalties_change_what_is_drawn_and_not_what_is_reported() {
+    let logits = [3.0, 2.5, 0.0];
+    let settings = PenaltySettings { presence: 1.0, ..PenaltySettings::NONE };
+    let mut penalties = Penalties::new(settings, [(2, -5.0)].into(), &[]).unwrap();
+    penalties.push(0);
+    let penalties = Some(Arc::new(penalties));
+    let greedy = SampleSpec { penalties, logprobs: Some(2), ..spec(SamplerSettings::GREEDY, 0.0) };
+    let sampled = sample(&logits, &greedy).unwrap();
+    assert_eq!(sampled.token, 1, "2.5 is more than 3.0 - 1.0");
+    let shares = softmax(&logits.map(f64::from));
+    assert!((f64::from(sampled.logprob) - shares[1].ln()).abs() < 1e-6);
+    assert_eq!(sampled.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [0, 1]);
+    let unasked = SampleSpec { logprobs: None, ..greedy };
+    let expected = Sampled { token: 1, logprob: 0.0, top: Vec::new() };
+    assert_eq!(sample(&logits, &unasked).unwrap(), expected);
+}
+
+#[test]
+fn choices_have_streams_of_their_own_and_the_first_has_the_requests() {
+    assert_eq!(choice_seed(7, 0), 7);
+    let firsts = |seed| {
+        let mut draws = UniformDraws::new(seed);
+        (0..64).map(|_| draws.draw().to_bits()).collect::<Vec<_>>()
+    };
+    let streams: Vec<_> = (0..8).map(|choice| firsts(choice_seed(7, choice))).collect();
+    let all: std::collections::BTreeSet<u32> = streams.iter().flatten().copied().collect();
+    assert_eq!(all.len(), 8 * 64, "no stream goes over into another");
+    assert!(choice_seed(u64::MAX, 3) < 1 << 53);
 }

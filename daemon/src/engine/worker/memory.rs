@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::{Eviction, Fit, LoadEstimate};
 
-use super::Worker;
+use super::{Worker, first_choice};
 use crate::engine::admission::Turn;
 use crate::engine::handle::{EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::ledger::{Ledger, Need, Plan, Step};
@@ -72,7 +72,8 @@ impl Worker {
                 Asker::Before(count) => count,
             };
             let waiting = self.waiting.iter().take(protects);
-            holding.active = waiting.filter(|waiting| mine(&waiting.request)).count();
+            holding.active = waiting.filter(|waiting| mine(&waiting.request)).count()
+                + self.embeddings.count(&holding.model);
             for sequence in self.running.iter().filter(|sequence| mine(&sequence.request)) {
                 holding.active += 1;
                 let bytes = running_bytes(&self.registry, sequence);
@@ -132,9 +133,9 @@ impl Worker {
         if self.registry.contains(&model.name) {
             return Ok(Residence::Granted);
         }
-        let estimate = estimate(model);
+        let estimate = estimate(model, self.registry.settings());
         // What is staged has gone before the first sequence grows.
-        let beside = estimate.staging.max(estimate.kv_bytes(sequence_tokens));
+        let beside = estimate.staging.max(estimate.growth(sequence_tokens));
         let bytes = estimate.loaded_bytes().saturating_add(beside);
         match self.ledger(asker).plan(Need { model: &model.name, bytes }) {
             Plan::Fits(steps) => {
@@ -244,8 +245,11 @@ impl Worker {
             if held_since.is_some_and(|since| since < accepted_at) {
                 return Turn::HoldsTheRest;
             }
+            // The other choices of a request go on from the first one's prompt.
+            let is_read =
+                first_choice(&self.running, &waiting.request).is_none_or(Sequence::has_read_prompt);
             let is_first = !blocked.iter().any(|(_, model)| model == name);
-            if is_first && self.registry.is_resident(name) {
+            if is_first && is_read && self.registry.is_resident(name) {
                 let plan = self.plan_admission(index, waiting, now);
                 if !matches!(plan, Plan::Wait(_)) {
                     chosen = plan;
@@ -304,6 +308,7 @@ impl Worker {
         }
         for name in self.registry.loading_names() {
             let is_wanted = self.registry.is_load_awaited(&name)
+                || self.embeddings.count(&name) > 0
                 || self.waiting.iter().any(|waiting| waiting.request.model.name == name);
             if !is_wanted {
                 tracing::info!(model = name, "a load that nobody waits for is cancelled");
@@ -333,7 +338,7 @@ impl Worker {
 
     /// What a load of `model` would take and evict.
     pub(super) fn estimate(&self, model: &EngineModel) -> LoadEstimate {
-        let estimate = estimate(model);
+        let estimate = estimate(model, self.registry.settings());
         let ledger = self.ledger(Asker::Patient);
         let is_loaded =
             self.registry.contains(&model.name) && !self.registry.is_other_version(model);
@@ -351,7 +356,7 @@ impl Worker {
         });
         LoadEstimate {
             model: model.name.clone(),
-            engine: estimate.engine.to_owned(),
+            engine: estimate.engine.as_str().to_owned(),
             is_loaded,
             weight_bytes: estimate.weights,
             overhead_bytes: estimate.overhead,

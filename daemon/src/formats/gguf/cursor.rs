@@ -3,9 +3,7 @@
 //! Owns the position and the checks that nothing is read, or allocated, past the end of the file
 //! or past the size allowed for a header. Knows little-end numbers and strings, nothing of keys.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
+use super::super::data::Data;
 use super::error::GgufErrorKind;
 use super::limits::MAX_HEADER_BYTES;
 
@@ -13,7 +11,7 @@ use super::limits::MAX_HEADER_BYTES;
 const WINDOW_BYTES: usize = 1 << 20;
 
 pub(super) struct Cursor<'a> {
-    file: &'a File,
+    data: &'a Data,
     file_bytes: u64,
     window: Vec<u8>,
     window_start: u64,
@@ -23,9 +21,9 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(file: &'a File, file_bytes: u64) -> Self {
+    pub(super) fn new(data: &'a Data, file_bytes: u64) -> Self {
         Self {
-            file,
+            data,
             file_bytes,
             window: Vec::new(),
             window_start: 0,
@@ -74,7 +72,7 @@ impl<'a> Cursor<'a> {
         let left = self.file_bytes - self.position;
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
         self.window.resize(len, 0);
-        self.file
+        self.data
             .read_exact_at(&mut self.window, self.position)
             .map_err(|error| GgufErrorKind::Io(error.to_string()))?;
         self.window_start = self.position;

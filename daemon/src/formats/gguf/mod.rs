@@ -17,8 +17,6 @@ pub(crate) mod testing;
 mod tests;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub use error::{GgufError, GgufErrorKind};
@@ -26,6 +24,7 @@ pub use ggml_type::GgmlType;
 pub use metadata::{Array, Metadata, Value};
 pub use tensor_index::TensorInfo;
 
+use super::data::Data;
 use cursor::Cursor;
 
 const DEFAULT_ALIGNMENT: u32 = 32;
@@ -36,7 +35,7 @@ const DEFAULT_ALIGNMENT: u32 = 32;
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    file: File,
+    data: Data,
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
@@ -49,18 +48,22 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError`] naming the file, the key or tensor, and what was found and expected.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        Self::read(path).map_err(|kind| kind.at(path))
+        let data =
+            Data::open(path).map_err(|error| GgufErrorKind::Io(error.to_string()).at(path))?;
+        Self::read(path, data).map_err(|kind| kind.at(path))
     }
 
-    fn read(path: &Path) -> Result<Self, GgufErrorKind> {
-        let io = |error: std::io::Error| GgufErrorKind::Io(error.to_string());
-        let file = File::open(path).map_err(io)?;
-        let attributes = file.metadata().map_err(io)?;
-        if !attributes.is_file() {
-            return Err(GgufErrorKind::Io("it is not a regular file".to_owned()));
-        }
-        let file_bytes = attributes.len();
-        let mut cursor = Cursor::new(&file, file_bytes);
+    /// The same checks on bytes in memory; `path` is for messages only.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, GgufError> {
+        Self::read(path, Data::Memory(bytes)).map_err(|kind| kind.at(path))
+    }
+
+    fn read(path: &Path, data: Data) -> Result<Self, GgufErrorKind> {
+        let file_bytes = data.len().map_err(|error| GgufErrorKind::Io(error.to_string()))?;
+        let mut cursor = Cursor::new(&data, file_bytes);
 
         let magic = cursor.array()?;
         if &magic != b"GGUF" {
@@ -77,7 +80,7 @@ impl GgufFile {
         let tensors = tensor_index::read(&mut cursor, tensor_count, alignment, file_bytes)?;
         let by_name =
             tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
-        Ok(Self { path: path.to_owned(), file, version, metadata, tensors, by_name })
+        Ok(Self { path: path.to_owned(), data, version, metadata, tensors, by_name })
     }
 
     /// Where the file is.
@@ -138,11 +141,9 @@ impl GgufFile {
         if end > tensor.offset.saturating_add(tensor.bytes) {
             return Err(truncated(tensor.offset.saturating_add(tensor.bytes)).at(&self.path));
         }
-        self.file.read_exact_at(out, start).map_err(|error| {
+        self.data.read_exact_at(out, start).map_err(|error| {
             let kind = match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => {
-                    truncated(self.file.metadata().map_or(0, |attributes| attributes.len()))
-                }
+                std::io::ErrorKind::UnexpectedEof => truncated(self.data.len().unwrap_or(0)),
                 _ => GgufErrorKind::Io(error.to_string()),
             };
             kind.at(&self.path)

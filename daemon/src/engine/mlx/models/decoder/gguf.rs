@@ -1,0 +1,129 @@
+//! The decoder's hyperparameters from GGUF metadata.
+//!
+//! Owns the keys that all architectures of the family have, each behind the architecture's name.
+
+use super::names::{Module, Names};
+use super::{Config, Head, Parts};
+use crate::engine::backend::EngineError;
+use crate::engine::mlx::rope::{Heads, Pairs, Rope};
+use crate::formats::gguf::GgufFile;
+
+impl Config {
+    /// Reads and checks the keys of `architecture`, which has at least `parts`: biases may be in any
+    /// file.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] and [`EngineError::Unsupported`], naming the key.
+    pub(in super::super) fn from_gguf(
+        gguf: &GgufFile,
+        architecture: &str,
+        pairs: Pairs,
+        parts: Parts,
+    ) -> Result<Self, EngineError> {
+        let keys = Keys { gguf, architecture };
+        let experts = keys.number_opt("expert_count")?.unwrap_or(0);
+        if experts > 0 {
+            let problem = format!("a mixture of {experts} experts; only dense models run here");
+            return Err(unsupported(gguf, problem));
+        }
+        let hidden = keys.size("embedding_length")?;
+        let query = keys.size("attention.head_count")?;
+        let key_value = keys.size_opt("attention.head_count_kv")?.unwrap_or(query);
+        let head_dim = keys.size_opt("attention.key_length")?.unwrap_or(hidden / query);
+        let rotated = keys.size_opt("rope.dimension_count")?.unwrap_or(head_dim);
+        let vocab_size = match gguf.tensor("token_embd.weight") {
+            Some(embedding) => embedding.shape[0],
+            None => keys.size("vocab_size")?,
+        };
+        let has_bias =
+            |module| gguf.tensor(&format!("{}.bias", Names::Gguf.layer(0, module))).is_some();
+        let config = Self {
+            names: Names::Gguf,
+            layers: keys.size("block_count")?,
+            hidden,
+            intermediate: keys.size("feed_forward_length")?,
+            heads: Heads { query, key_value },
+            rope: keys.rope(head_dim, rotated, pairs)?,
+            norm_eps: gguf.metadata().f32(&keys.full("attention.layer_norm_rms_epsilon"))?,
+            vocab_size,
+            context_tokens: keys.size("context_length")?,
+            head: Head::OwnIfThere,
+            parts: Parts {
+                qkv_bias: parts.qkv_bias || has_bias(Module::QUERY),
+                output_bias: parts.output_bias || has_bias(Module::ATTENTION_OUTPUT),
+                mlp_bias: parts.mlp_bias || has_bias(Module::GATE),
+                ..parts
+            },
+        };
+        config.check().map_err(|problem| invalid(gguf, problem))?;
+        Ok(config)
+    }
+}
+
+/// The keys of one architecture.
+struct Keys<'a> {
+    gguf: &'a GgufFile,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn number_opt(&self, key: &str) -> Result<Option<u32>, EngineError> {
+        Ok(self.gguf.metadata().u32_opt(&self.full(key))?)
+    }
+
+    /// A positive integer, if the key is there. The ceiling lies far above any real model and keeps
+    /// products of sizes from overflowing.
+    fn size_opt(&self, key: &str) -> Result<Option<usize>, EngineError> {
+        match self.number_opt(key)? {
+            Some(value @ 1..=0xFF_FFFF) => Ok(usize::try_from(value).ok()),
+            Some(value) => Err(invalid(
+                self.gguf,
+                format!("`{}` is {value}, expected 1 to 16777215", self.full(key)),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// A positive integer.
+    fn size(&self, key: &str) -> Result<usize, EngineError> {
+        self.size_opt(key)?
+            .ok_or_else(|| invalid(self.gguf, format!("`{}` is missing", self.full(key))))
+    }
+
+    fn rope(&self, head_dim: usize, rotated: usize, pairs: Pairs) -> Result<Rope, EngineError> {
+        let metadata = self.gguf.metadata();
+        let base = metadata.f32_opt(&self.full("rope.freq_base"))?.unwrap_or(10_000.0);
+        let mut rope = Rope::new(head_dim, rotated, base.into(), pairs);
+        let scaling = metadata.string_opt(&self.full("rope.scaling.type"))?.unwrap_or("none");
+        match scaling {
+            "none" => {}
+            "linear" => {
+                let key = self.full("rope.scaling.factor");
+                let factor = f64::from(metadata.f32(&key)?);
+                if !(factor.is_finite() && factor > 0.0) {
+                    let problem = format!("`{key}` is {factor}, expected a positive number");
+                    return Err(invalid(self.gguf, problem));
+                }
+                rope.stretch(std::iter::repeat(factor));
+            }
+            other => {
+                let problem =
+                    format!("rope scaling of type `{other}`; supported: `none`, `linear`");
+                return Err(unsupported(self.gguf, problem));
+            }
+        }
+        Ok(rope)
+    }
+}
+
+fn invalid(gguf: &GgufFile, problem: String) -> EngineError {
+    EngineError::InvalidModel { file: gguf.path().to_owned(), problem }
+}
+
+fn unsupported(gguf: &GgufFile, problem: String) -> EngineError {
+    EngineError::Unsupported { file: gguf.path().to_owned(), problem }
+}

@@ -1,0 +1,194 @@
+//! Model folders as Hugging Face and MLX lay them out: `config.json` and safetensors.
+//!
+//! Owns finding the files and the checks that make them safe to use: after [`ModelFolder::open`]
+//! every weight has a unique name, a whole shape and bytes that are there, and quantised ones
+//! agree with the config. Knows no architecture: whether the weights are those of a `llama` is for
+//! those who compute.
+
+mod config;
+mod error;
+mod limits;
+mod quantization;
+mod shards;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use config::Config;
+pub use error::{FolderError, FolderErrorKind};
+pub use quantization::Affine;
+pub use tensors::{Part, Storage, Tensor};
+
+use super::safetensors::SafetensorsFile;
+use quantization::Quantization;
+use shards::{Shards, read_bounded};
+
+/// An open model folder: its config and tensor index in memory, its tensors on disk.
+///
+/// It can be shared between threads: reading tensors moves no file position.
+#[derive(Debug)]
+pub struct ModelFolder {
+    path: PathBuf,
+    config: Config,
+    files: Vec<SafetensorsFile>,
+    tensors: Vec<Tensor>,
+}
+
+impl ModelFolder {
+    /// Opens and checks the folder. Reads the config, the index and the files' headers only.
+    ///
+    /// # Errors
+    /// [`FolderError`] naming the file, the key or tensor, and what was found and expected.
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let config_path = path.join("config.json");
+        let bytes = read_bounded(&config_path, limits::MAX_CONFIG_BYTES)?;
+        let config = Config::parse(&config_path, &bytes)?;
+        let shards = Shards::find(path)?;
+        let files = shards
+            .files
+            .iter()
+            .map(|name| SafetensorsFile::open(&path.join(name)))
+            .collect::<Result<_, _>>()?;
+        Self::join(path, config, &shards, files)
+    }
+
+    /// The same checks on a config and a single weights file in memory; `path` is for messages
+    /// only.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn from_bytes(path: &Path, config: &[u8], weights: Vec<u8>) -> Result<Self, FolderError> {
+        let config = Config::parse(&path.join("config.json"), config)?;
+        let name = "model.safetensors";
+        let file = SafetensorsFile::from_bytes(&path.join(name), weights)?;
+        let shards = Shards {
+            path: path.join(name),
+            files: vec![name.to_owned()],
+            weight_map: BTreeMap::new(),
+        };
+        Self::join(path, config, &shards, vec![file])
+    }
+
+    fn join(
+        path: &Path,
+        config: Config,
+        shards: &Shards,
+        files: Vec<SafetensorsFile>,
+    ) -> Result<Self, FolderError> {
+        let quantization = Quantization::read(&config)?;
+        let tied = config.flag_opt("tie_word_embeddings")?.unwrap_or(false);
+        let mut parts: BTreeMap<String, Part> = BTreeMap::new();
+        for (shard, file) in files.iter().enumerate() {
+            for info in file.tensors() {
+                let part = Part { shard, info: info.clone() };
+                if let Some(other) = parts.insert(info.name.clone(), part) {
+                    return Err(FolderErrorKind::Invalid(format!(
+                        "tensor `{}` is in {} too",
+                        info.name, shards.files[other.shard]
+                    ))
+                    .at(file.path()));
+                }
+            }
+        }
+        if parts.len() > limits::MAX_TENSORS {
+            return Err(FolderErrorKind::Invalid(format!(
+                "its files hold {} tensors, more than the {} allowed",
+                parts.len(),
+                limits::MAX_TENSORS
+            ))
+            .at(path));
+        }
+        for (tensor, file) in &shards.weight_map {
+            let found = parts.get(tensor).map(|part| &shards.files[part.shard]);
+            if found != Some(file) {
+                let found =
+                    found.map_or("it is in none".to_owned(), |name| format!("it is in {name}"));
+                return Err(FolderErrorKind::Invalid(format!(
+                    "tensor `{tensor}` should be in {file}, but {found}"
+                ))
+                .at(&shards.path));
+            }
+        }
+        parts.retain(|name, _| !is_left_out(name, tied));
+        let tensors = tensors::join(parts, quantization.as_ref())
+            .map_err(|(shard, kind)| kind.at(files[shard].path()))?;
+        Ok(Self { path: path.to_owned(), config, files, tensors })
+    }
+
+    /// Where the folder is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json`.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tokens the model can take. Layers that attend to a window only are computed in full here,
+    /// which gives the same as long as the context is no longer than the window: so it ends there.
+    ///
+    /// # Errors
+    /// When the config does not say, or names a kind of attention that is not known.
+    pub fn context_tokens(&self) -> Result<usize, FolderError> {
+        let config = &self.config;
+        let context = config.size("max_position_embeddings")?;
+        let slides = match config.strings_opt("layer_types")? {
+            Some(types) => {
+                let known = ["full_attention", "sliding_attention"];
+                if types.iter().any(|layer| !known.contains(&layer.as_str())) {
+                    let supported = "`full_attention`, `sliding_attention`";
+                    return Err(config.unsupported("layer_types", supported));
+                }
+                types.iter().any(|layer| layer == "sliding_attention")
+            }
+            None => config.flag_opt("use_sliding_window")?.unwrap_or(true),
+        };
+        let window = if slides { config.size_opt("sliding_window")? } else { None };
+        Ok(window.map_or(context, |window| context.min(window)))
+    }
+
+    /// All weights a model may want, in the order of the files' bytes.
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The file that `part` is in.
+    #[must_use]
+    pub fn file_of(&self, part: &Part) -> &Path {
+        self.files.get(part.shard).map_or(&self.path, SafetensorsFile::path)
+    }
+
+    /// Bytes of all weights together, as stored.
+    #[must_use]
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(Tensor::stored_bytes).sum()
+    }
+
+    /// Fills `out` with the stored bytes of one part of a weight, from `offset` on.
+    ///
+    /// # Errors
+    /// When the file has become shorter meanwhile, or the operating system refuses.
+    pub fn read(&self, part: &Part, offset: u64, out: &mut [u8]) -> Result<(), FolderError> {
+        match self.files.get(part.shard) {
+            Some(file) => Ok(file.read_tensor(&part.info, offset, out)?),
+            None => Err(FolderErrorKind::Invalid(format!(
+                "tensor `{}` is of another folder",
+                part.info.name
+            ))
+            .at(&self.path)),
+        }
+    }
+}
+
+/// Tensors that are stored but computed anew or shared by every implementation: the angles of the
+/// rotary embedding, and the output head where it is the embedding.
+fn is_left_out(name: &str, tied: bool) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
+}

@@ -1,0 +1,140 @@
+//! Text models from Hugging Face and MLX model folders: `tokenizer.json` and what lies beside it.
+//!
+//! Owns which file says what, and which wins. Knows nothing of weights or architectures. Sources:
+//! `tokenization_utils_base.py` and `configuration_utils.py` of transformers, `tokenizer_utils.py`
+//! of mlx-lm.
+//!
+//! A continuation keeps the space its first token begins with, as in llama.cpp and in incremental
+//! detokenising at large: `Once upon` goes on with ` a time`. Only `decode`, which takes its ids
+//! for a whole text, drops the space that encoding put before it.
+
+mod pieces;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::chat_template::ChatTemplate;
+use super::gguf_vocab::END_NAMES;
+use super::{FimTokens, TextError, TextModel};
+use settings::Settings;
+use tokenizer::HfTokenizer;
+
+/// Builds the text model of a model folder. Blocks while it reads; the largest tokenizers take
+/// about a second.
+///
+/// # Errors
+/// [`TextError::InvalidVocabulary`] naming the file and what is wrong with it or missing;
+/// [`TextError::Unsupported`] for a folder whose only tokenizer is of another kind.
+pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
+    let file = folder.join(settings::TOKENIZER);
+    let Some(json) = settings::tokenizer_bytes(folder)? else { return Err(absent(folder)) };
+    let settings = Settings::read(folder)?;
+    let tokenizer = HfTokenizer::new(&json, &settings.added)
+        .map_err(|problem| TextError::InvalidVocabulary { file, problem })?;
+    drop(json);
+
+    let prefix = prefix_token(&tokenizer.post_processor(), 0);
+    let bos = settings.bos.as_deref().and_then(|name| tokenizer.id(name)).or(prefix);
+    let eos = ends(&settings, &tokenizer);
+    // The name of the token that a template may write, which is the configuration's to say.
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    let chat_template = settings.chat_template.as_ref().map(|source| {
+        Arc::new(ChatTemplate::new(source, &name(&settings.bos), &name(&settings.eos)))
+    });
+    let fim = fim_tokens(&tokenizer);
+    Ok(TextModel {
+        add_bos: bos.is_some() && settings.add_bos.unwrap_or(prefix.is_some()),
+        tokenizer: Arc::new(tokenizer),
+        chat_template,
+        bos: prefix.or(bos),
+        eos,
+        fim,
+    })
+}
+
+/// What stands around the parts of a text with a gap. No file says it; the names are those that
+/// llama.cpp knows (`llama-vocab.cpp`).
+fn fim_tokens(tokenizer: &HfTokenizer) -> Option<FimTokens> {
+    const NAMES: [[&str; 3]; 4] = [
+        ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+        ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+        ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
+        ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
+    ];
+    NAMES.iter().find_map(|[prefix, suffix, middle]| {
+        Some(FimTokens {
+            prefix: tokenizer.id(prefix)?,
+            suffix: tokenizer.id(suffix)?,
+            middle: tokenizer.id(middle)?,
+        })
+    })
+}
+
+/// Why a folder without `tokenizer.json` cannot be used.
+fn absent(folder: &Path) -> TextError {
+    let has = |name: &str| folder.join(name).exists();
+    let convert = "open it with transformers' AutoTokenizer, call save_pretrained, and put the \
+                   tokenizer.json that it writes here, or fetch a conversion of the model that \
+                   has one";
+    if has("tokenizer.model") {
+        let problem = format!(
+            "is a SentencePiece file, which is not supported without a tokenizer.json; {convert}"
+        );
+        return TextError::Unsupported { file: folder.join("tokenizer.model"), problem };
+    }
+    if has("vocab.json") || has("vocab.txt") || has("tekken.json") {
+        let problem = format!("the folder has a tokenizer of an old kind; {convert}");
+        return TextError::Unsupported { file: folder.to_owned(), problem };
+    }
+    let problem = "the folder has no tokenizer.json; fetch the model again with all of its files";
+    TextError::InvalidVocabulary { file: folder.to_owned(), problem: problem.to_owned() }
+}
+
+/// The one token that the post-processor puts before every text.
+fn prefix_token(processor: &Value, depth: usize) -> Option<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match processor["type"].as_str()? {
+        "Sequence" if depth < 8 => {
+            let processors = processor["processors"].as_array()?;
+            processors.iter().find_map(|processor| prefix_token(processor, depth + 1))
+        }
+        "TemplateProcessing" => {
+            let pieces = processor["single"].as_array()?;
+            let before: Vec<&str> =
+                pieces.iter().map_while(|piece| piece["SpecialToken"]["id"].as_str()).collect();
+            // What stands after the text belongs to encoders, or to training.
+            let (true, &[name]) = (before.len() < pieces.len(), before.as_slice()) else {
+                return None;
+            };
+            match processor["special_tokens"][name]["ids"].as_array()?.as_slice() {
+                [one] => id(one),
+                _ => None,
+            }
+        }
+        "RobertaProcessing" | "BertProcessing" => id(&processor["cls"][1]),
+        _ => None,
+    }
+}
+
+/// The tokens that end a generation: all that the files name; where none does, those whose names
+/// say it.
+fn ends(settings: &Settings, tokenizer: &HfTokenizer) -> Vec<u32> {
+    use super::tokenizer::Tokenizer as _;
+    let named = settings.eos.as_deref().and_then(|name| tokenizer.id(name));
+    let mut ends: Vec<u32> = settings.eos_ids.iter().copied().chain(named).collect();
+    // Some configurations name ids of a padded vocabulary, or -1 for none.
+    ends.retain(|id| (*id as usize) < tokenizer.vocab_size());
+    if ends.is_empty() {
+        let specials = tokenizer.specials().into_iter();
+        ends.extend(specials.filter(|(name, _)| END_NAMES.contains(&&**name)).map(|(_, id)| id));
+    }
+    ends.sort_unstable();
+    ends.dedup();
+    ends
+}
