@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
+use crate::engine::heap;
 use crate::engine::memory::MemoryOptions;
 use crate::logging;
 use crate::memory_watch::MemoryWatch;
@@ -74,6 +75,7 @@ struct Held {
 /// the start lock.
 #[must_use]
 pub fn serve(launched: bool) -> ExitCode {
+    heap::configure();
     let held = match prepare(launched) {
         Ok(held) => held,
         Err(failure) => return give_up(launched, &failure),

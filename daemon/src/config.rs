@@ -188,9 +188,10 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
-        let engine = engine_settings(&file.engine)?;
+        let mut engine = engine_settings(&file.engine)?;
+        memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
-        let memory = memory::options(&file.memory, &file.mlx, file.models)?;
+        let memory = memory::options(&file.memory, file.models)?;
         Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
     }
 }
@@ -219,6 +220,7 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
         threads: table.threads,
         gpu_layers: table.gpu_layers,
         gguf_context_tokens,
+        ..defaults
     })
 }
 
@@ -308,11 +310,11 @@ mod tests {
         let text = "[memory]\nbudget = \"70%\"\nkeep_alive = \"5m\"\n\
                     [models.\"SmolLM2\"]\nkeep_alive = 0\npin = true\n\
                     [mlx]\ncache_limit = \"512 MiB\"\n";
-        let memory = Config::parse(text).unwrap().memory;
+        let Config { memory, engine, .. } = Config::parse(text).unwrap();
         assert_eq!(memory.keep_alive, "5m".parse().unwrap());
         assert_eq!(memory.models["smollm2"].keep_alive, Some("0".parse().unwrap()));
         assert_eq!(memory.models["smollm2"].pin, Some(true));
-        assert_eq!((memory.mlx_cache_bytes, memory.mlx_wired_bytes), (Some(512 << 20), None));
+        assert_eq!((engine.mlx_cache_bytes, engine.mlx_wired_bytes), (Some(512 << 20), None));
     }
 
     #[test]

@@ -60,9 +60,17 @@ class Daemon:
         """One more connection."""
         return Connection(self.socket)
 
-    def resident_bytes(self, field="VmRSS"):
-        """Resident memory now (VmRSS) or at its height (VmHWM)."""
-        text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+    def resident_bytes(self):
+        """Resident memory now, counted page by page."""
+        return self.proc_field("smaps_rollup", "Rss")
+
+    def peak_bytes(self):
+        """The most memory that has been resident."""
+        return self.proc_field("status", "VmHWM")
+
+    def proc_field(self, name, field):
+        """Bytes of a line such as `Rss:  1234 kB`."""
+        text = pathlib.Path(f"/proc/{self.process.pid}/{name}").read_text(encoding="utf-8")
         line = next(line for line in text.splitlines() if line.startswith(field + ":"))
         return int(line.split()[1]) * 1024
 

@@ -9,6 +9,7 @@ use ingle_protocol::keep_alive::KeepAlive;
 use serde::Deserialize;
 
 use crate::engine::memory::{Budget, MemoryOptions, ModelOptions};
+use crate::engine::settings::EngineSettings;
 
 /// Smallest budget that is taken for meant, in bytes.
 const MIN_BUDGET: u64 = 1 << 20;
@@ -40,14 +41,9 @@ pub(super) struct ModelTable {
 /// The memory settings of these tables; the machine's memory is not filled in.
 pub(super) fn options(
     memory: &MemoryTable,
-    mlx: &MlxTable,
     models: BTreeMap<String, ModelTable>,
 ) -> Result<MemoryOptions, String> {
     let budget = memory.budget.as_deref().map(budget).transpose()?.unwrap_or_default();
-    let size = |key: &str, text: &Option<String>| match text {
-        Some(text) => bytes(text).map(Some).ok_or_else(|| bad_size(key, text)),
-        None => Ok(None),
-    };
     let model = |ModelTable { keep_alive, pin }| ModelOptions { keep_alive, pin };
     Ok(MemoryOptions {
         budget,
@@ -55,9 +51,18 @@ pub(super) fn options(
         keep_alive: memory.keep_alive.unwrap_or_default(),
         // Names of models are in lower case; people write them as they like.
         models: models.into_iter().map(|(name, table)| (lower(name), model(table))).collect(),
-        mlx_cache_bytes: size("mlx.cache_limit", &mlx.cache_limit)?,
-        mlx_wired_bytes: size("mlx.wired_limit", &mlx.wired_limit)?,
     })
+}
+
+/// Fills in what MLX may keep and wire down.
+pub(super) fn set_mlx_limits(settings: &mut EngineSettings, mlx: &MlxTable) -> Result<(), String> {
+    let size = |key: &str, text: &Option<String>| match text {
+        Some(text) => bytes(text).map(Some).ok_or_else(|| bad_size(key, text)),
+        None => Ok(None),
+    };
+    settings.mlx_cache_bytes = size("mlx.cache_limit", &mlx.cache_limit)?;
+    settings.mlx_wired_bytes = size("mlx.wired_limit", &mlx.wired_limit)?;
+    Ok(())
 }
 
 /// A model outside the models folder is named by its path, whose case matters.

@@ -61,10 +61,6 @@ pub struct MemoryOptions {
     pub keep_alive: KeepAlive,
     /// What is different for single models, by name.
     pub models: BTreeMap<String, ModelOptions>,
-    /// Freed memory that MLX keeps for reuse, at most, in bytes.
-    pub mlx_cache_bytes: Option<u64>,
-    /// Memory that MLX may wire down, in bytes; nothing is wired when absent.
-    pub mlx_wired_bytes: Option<u64>,
 }
 
 impl MemoryOptions {

@@ -16,7 +16,7 @@ pub mod embedding;
 #[cfg(feature = "gguf")]
 pub mod gguf;
 pub mod handle;
-mod heap;
+pub mod heap;
 pub mod ledger;
 pub mod loader;
 pub mod memory;

@@ -307,10 +307,31 @@ impl Registry {
         estimate: Estimate,
         stay: Stay,
     ) -> Result<(), EngineError> {
-        let slot = Slot::Loading(start_load(model, &self.settings, stay.last_used)?);
+        let loading = start_load(model, &self.settings, stay.last_used)?;
+        self.set_limits(loading.engine);
+        let slot = Slot::Loading(loading);
         let version = model.version.clone();
         self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
         Ok(())
+    }
+
+    /// Hands an engine its memory settings. MLX is left alone until a model needs it: if it does
+    /// not start, nobody else is harmed.
+    fn set_limits(&self, engine: EngineKind) {
+        #[cfg(feature = "mlx")]
+        if engine == EngineKind::Mlx {
+            let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+            let mut limits = super::mlx::Limits::default();
+            if let Some(bytes) = self.settings.mlx_cache_bytes {
+                limits.cache_bytes = size(bytes);
+            }
+            limits.wired_bytes = self.settings.mlx_wired_bytes.map(size);
+            if let Err(error) = super::mlx::set_limits(limits) {
+                tracing::warn!(%error, "a limit of the `mlx` settings could not be set");
+            }
+        }
+        #[cfg(not(feature = "mlx"))]
+        let _ = engine;
     }
 
     /// What every model holds, what runs on them left out.

@@ -15,11 +15,22 @@ pub struct EngineSettings {
     pub gpu_layers: Option<u32>,
     /// Tokens of one sequence of a GGUF model at most, however many it was trained with.
     pub gguf_context_tokens: usize,
+    /// Freed memory that MLX keeps for reuse, at most, in bytes; a default of its own when absent.
+    pub mlx_cache_bytes: Option<u64>,
+    /// Memory that MLX keeps from being paged out, in bytes; none when absent.
+    pub mlx_wired_bytes: Option<u64>,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { prefer: None, threads: None, gpu_layers: None, gguf_context_tokens: 8_192 }
+        Self {
+            prefer: None,
+            threads: None,
+            gpu_layers: None,
+            gguf_context_tokens: 8_192,
+            mlx_cache_bytes: None,
+            mlx_wired_bytes: None,
+        }
     }
 }
 
