@@ -26,9 +26,12 @@ use std::time::Instant;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
+use ingled::engine::crash_journal::CrashJournal;
 use ingled::engine::handle::{
     ChoiceOf, Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
 };
+use ingled::engine::memory::{Budget, MemoryOptions};
+use ingled::engine::role::Role;
 use ingled::engine::sampling::{PenaltySettings, SamplerSettings};
 use ingled::engine::settings::EngineSettings;
 use ingled::formats::gguf::GgufFile;
@@ -172,11 +175,15 @@ impl Ours {
             EngineSettings { threads: Some(options.threads), ..EngineSettings::default() };
         let gguf = Arc::new(GgufFile::open(&options.model).unwrap());
         let text = llama_vocab::text_model(&gguf).unwrap();
-        let (engine, _exit) = EngineHandle::spawn(settings).unwrap();
+        let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
+        let home = tempfile::tempdir().unwrap();
+        let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
+        let (engine, _exit) = EngineHandle::spawn(settings, memory, journal).unwrap();
         let model = EngineModel {
             name: "bench".to_owned(),
             version: String::new(),
             engine: EngineKind::Gguf,
+            role: Role::Generates,
             weights: Weights::Gguf(gguf),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -20,8 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
+use crate::engine::memory::MemoryOptions;
 use crate::logging;
+use crate::memory_watch::MemoryWatch;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
 use crate::places;
 use crate::request::RequestNames;
@@ -29,7 +32,7 @@ use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
 use crate::service::models::Models;
-use crate::signals;
+use crate::{signals, system_memory};
 
 /// Why the daemon does not run.
 struct StartFailure {
@@ -204,7 +207,11 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
-    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone())
+    let memory =
+        MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
+    let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
+    journal.watch_signals();
+    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
@@ -216,19 +223,23 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let settings = config.engine.clone();
     let home = std::env::home_dir().filter(|home| home.is_absolute());
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let libraries = places::libraries(&config.models, &env, home.as_ref());
+    let libraries = places::libraries(&config.library, &env, home.as_ref());
     let store = ModelStore::new(paths.models_dir()).with_libraries(libraries.clone());
     let pulls = PullSetup {
         libraries,
-        hub: places::hub(&config.models, &env, home.as_ref()),
+        hub: places::hub(&config.library, &env, home.as_ref()),
         ..PullSetup::new(paths.models_dir())
     };
+    let watch = MemoryWatch::default();
+    watch.sample();
+    tokio::spawn(watch.clone().run(engine.clone()));
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
         models: Models::new(store, default_model, settings),
         puller: Puller::new(pulls),
+        memory: watch.clone(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),

@@ -2,6 +2,9 @@
 //!
 //! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
 
+mod memory;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,8 @@ use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 
+use self::memory::{MemoryTable, MlxTable, ModelTable};
+use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::models::hub::Secret;
 
@@ -24,12 +29,14 @@ pub struct Config {
     /// Settings of the engines.
     pub engine: EngineSettings,
     /// Where models of other programs are, and how to reach Hugging Face.
-    pub models: ModelsConfig,
+    pub library: LibraryConfig,
+    /// What models may take, and how long they stay. The machine's memory is not filled in.
+    pub memory: MemoryOptions,
 }
 
-/// Settings of the `[models]` table.
+/// Settings of the `[library]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ModelsConfig {
+pub struct LibraryConfig {
     /// The cache of Hugging Face's programs.
     pub huggingface: LibrarySetting,
     /// LM Studio's folder.
@@ -60,11 +67,18 @@ pub enum LibrarySetting {
 struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
-    models: ModelsTable,
+    library: LibraryTable,
     #[serde(default)]
     timeouts: TimeoutsTable,
     #[serde(default)]
     engine: EngineTable,
+    #[serde(default)]
+    memory: MemoryTable,
+    #[serde(default)]
+    mlx: MlxTable,
+    /// By the model's name.
+    #[serde(default)]
+    models: BTreeMap<String, ModelTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,7 +92,7 @@ struct EngineTable {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ModelsTable {
+struct LibraryTable {
     huggingface: Option<SwitchOrPath>,
     lm_studio: Option<SwitchOrPath>,
     #[serde(default)]
@@ -175,8 +189,9 @@ impl Config {
             );
         }
         let engine = engine_settings(&file.engine)?;
-        let models = models(file.models)?;
-        Ok(Self { timeouts, default_model: file.default_model, engine, models })
+        let library = library(file.library)?;
+        let memory = memory::options(&file.memory, &file.mlx, file.models)?;
+        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
     }
 }
 
@@ -207,25 +222,25 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
     })
 }
 
-fn models(table: ModelsTable) -> Result<ModelsConfig, String> {
+fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
     let setting = |key: &str, value: Option<SwitchOrPath>| match value {
         None | Some(SwitchOrPath::Switch(true)) => Ok(LibrarySetting::Usual),
         Some(SwitchOrPath::Switch(false)) => Ok(LibrarySetting::Off),
         Some(SwitchOrPath::Path(path)) => absolute(key, &path).map(LibrarySetting::At),
     };
-    let folders = table.folders.iter().map(|path| absolute("models.folders", path));
+    let folders = table.folders.iter().map(|path| absolute("library.folders", path));
     let endpoint = table.huggingface_endpoint;
     if let Some(endpoint) = endpoint.as_deref()
         && !endpoint.starts_with("https://")
         && !endpoint.starts_with("http://")
     {
         return Err(format!(
-            "models.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
+            "library.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
         ));
     }
-    Ok(ModelsConfig {
-        huggingface: setting("models.huggingface", table.huggingface)?,
-        lm_studio: setting("models.lm_studio", table.lm_studio)?,
+    Ok(LibraryConfig {
+        huggingface: setting("library.huggingface", table.huggingface)?,
+        lm_studio: setting("library.lm_studio", table.lm_studio)?,
         folders: folders.collect::<Result<_, _>>()?,
         huggingface_endpoint: endpoint,
         huggingface_token: table.huggingface_token,
@@ -277,15 +292,27 @@ mod tests {
     #[test]
     fn libraries_are_on_off_or_elsewhere_and_a_token_is_never_shown() {
         let config = Config::parse(
-            "[models]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
+            "[library]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
              huggingface_token = \"hf_secret\"\n",
         )
         .unwrap();
-        assert_eq!(config.models.huggingface, LibrarySetting::Off);
-        assert_eq!(config.models.lm_studio, LibrarySetting::At("/m".into()));
-        assert_eq!(config.models.folders, [PathBuf::from("/a")]);
+        assert_eq!(config.library.huggingface, LibrarySetting::Off);
+        assert_eq!(config.library.lm_studio, LibrarySetting::At("/m".into()));
+        assert_eq!(config.library.folders, [PathBuf::from("/a")]);
         assert!(!format!("{config:?}").contains("hf_secret"), "{config:?}");
-        assert_eq!(Config::parse("").unwrap().models.huggingface, LibrarySetting::Usual);
+        assert_eq!(Config::parse("").unwrap().library.huggingface, LibrarySetting::Usual);
+    }
+
+    #[test]
+    fn memory_settings_are_read() {
+        let text = "[memory]\nbudget = \"70%\"\nkeep_alive = \"5m\"\n\
+                    [models.\"SmolLM2\"]\nkeep_alive = 0\npin = true\n\
+                    [mlx]\ncache_limit = \"512 MiB\"\n";
+        let memory = Config::parse(text).unwrap().memory;
+        assert_eq!(memory.keep_alive, "5m".parse().unwrap());
+        assert_eq!(memory.models["smollm2"].keep_alive, Some("0".parse().unwrap()));
+        assert_eq!(memory.models["smollm2"].pin, Some(true));
+        assert_eq!((memory.mlx_cache_bytes, memory.mlx_wired_bytes), (Some(512 << 20), None));
     }
 
     #[test]
@@ -298,10 +325,14 @@ mod tests {
             ("[engine]\nthreads = 0\n", "engine.threads"),
             ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
             ("[engine]\nprefer = \"cuda\"\n", "cuda"),
-            ("[models]\nhuggingface = 3\n", "true, false or a path"),
-            ("[models]\nlm_studio = \"models\"\n", "models.lm_studio"),
-            ("[models]\nfolders = [\"/a\", \"b\"]\n", "models.folders"),
-            ("[models]\nhuggingface_endpoint = \"hub.example\"\n", "https://"),
+            ("[library]\nhuggingface = 3\n", "true, false or a path"),
+            ("[library]\nlm_studio = \"models\"\n", "library.lm_studio"),
+            ("[library]\nfolders = [\"/a\", \"b\"]\n", "library.folders"),
+            ("[library]\nhuggingface_endpoint = \"hub.example\"\n", "https://"),
+            ("[memory]\nbudget = \"much\"\n", "memory.budget"),
+            ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
+            ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),
+            ("[models.\"a\"]\npinned = true\n", "pinned"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{LibrarySetting, ModelsConfig};
+use crate::config::{LibraryConfig, LibrarySetting};
 use crate::models::hub::{HubSetup, Secret};
 use crate::models::{Library, LibraryKind};
 
@@ -25,7 +25,7 @@ fn huggingface_home(env: Environment<'_>, home: Option<&PathBuf>) -> Option<Path
 /// The libraries to look in, the first of which counts most. `home` is the user's.
 #[must_use]
 pub fn libraries(
-    config: &ModelsConfig,
+    config: &LibraryConfig,
     env: Environment<'_>,
     home: Option<&PathBuf>,
 ) -> Vec<Library> {
@@ -59,7 +59,7 @@ pub fn libraries(
 
 /// How the hub is reached.
 #[must_use]
-pub fn hub(config: &ModelsConfig, env: Environment<'_>, home: Option<&PathBuf>) -> HubSetup {
+pub fn hub(config: &LibraryConfig, env: Environment<'_>, home: Option<&PathBuf>) -> HubSetup {
     let endpoint = config.huggingface_endpoint.clone().or_else(|| env("HF_ENDPOINT"));
     let token = config.huggingface_token.clone().or_else(|| env("HF_TOKEN").map(Secret::new));
     let token_file = env("HF_TOKEN_PATH").map(PathBuf::from);
@@ -79,11 +79,11 @@ mod tests {
     #[test]
     fn settings_come_before_the_environment_and_that_before_what_is_usual() {
         let home = PathBuf::from("/home/me");
-        let roots = |config: &ModelsConfig, env: Environment<'_>| -> Vec<String> {
+        let roots = |config: &LibraryConfig, env: Environment<'_>| -> Vec<String> {
             let libraries = libraries(config, env, Some(&home));
             libraries.iter().map(|library| library.root.display().to_string()).collect()
         };
-        let usual = ModelsConfig::default();
+        let usual = LibraryConfig::default();
         assert_eq!(
             roots(&usual, &|_| None),
             [
@@ -97,11 +97,11 @@ mod tests {
         assert_eq!(hub(&usual, &env, Some(&home)).token_file, Some("/big/hf/token".into()));
         let env = |name: &str| (name == "HF_HUB_CACHE").then(|| "/hub".to_owned());
         assert_eq!(roots(&usual, &env)[0], "/hub");
-        let config = ModelsConfig {
+        let config = LibraryConfig {
             huggingface: LibrarySetting::At("/mine".into()),
             lm_studio: LibrarySetting::Off,
             folders: vec!["/more".into()],
-            ..ModelsConfig::default()
+            ..LibraryConfig::default()
         };
         assert_eq!(roots(&config, &env), ["/mine", "/more"]);
         assert!(libraries(&usual, &|_| None, None).is_empty());

@@ -11,6 +11,12 @@ LIBCLANG_VERSION=18.1.1
 LIBCLANG_SHA256_X86_64=c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b
 LIBCLANG_SHA256_AARCH64=54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592
 
+# The CMake that builds llama.cpp where the system has none.
+CMAKE_VERSION=3.31.6
+CMAKE_SHA256_X86_64=1c8b05df0602365da91ee6a3336fe57525b137706c4ab5675498f662ae1dbcec
+CMAKE_SHA256_AARCH64=42d9883b8958da285d53d5f69d40d9650c2d1bcf922d82b3ebdceb2b3a7d4521
+CMAKE_SHA256_MACOS=da9d4fd9abd571fd016ddb27da0428b10277010b23bb21e3678f8b9e96e1686e
+
 # Prints one line about what happens now.
 say() {
     printf '==> %s\n' "$*" >&2
@@ -106,6 +112,10 @@ has_clang_headers() {
         '/usr/local/lib*/clang/*/include/stddef.h'
 }
 
+has_cmake() {
+    have cmake
+}
+
 has_openblas() {
     is_macos || [ -n "${INGLE_OPENBLAS:-}" ] || any_file \
         '/usr/lib/*-linux-gnu/libopenblas.so.0' '/usr/lib/*-linux-gnu/openblas-pthread/libopenblas.so.0' \
@@ -117,6 +127,8 @@ missing_packages() {
     has_compiler || echo g++
     has_pip || printf '%s\n' python3 python3-pip
     has_libclang || echo libclang-dev
+    has_cmake || echo cmake
+    have make || echo make
     has_openblas || echo libopenblas0-pthread
 }
 
@@ -134,36 +146,60 @@ instruction_for() {
     if have apt-get; then
         printf 'run: sudo apt-get install %s\n' "$*"
     elif have dnf; then
-        echo 'run: sudo dnf install gcc-c++ python3-pip clang-libs openblas-threads'
+        echo 'run: sudo dnf install gcc-c++ make cmake python3-pip clang-libs openblas-threads'
     elif have pacman; then
-        echo 'run: sudo pacman -S gcc python-pip clang openblas'
+        echo 'run: sudo pacman -S gcc make cmake python-pip clang openblas'
     elif have zypper; then
-        echo 'run: sudo zypper install gcc-c++ python3-pip libclang13 libopenblas_pthreads0'
+        echo 'run: sudo zypper install gcc-c++ make cmake python3-pip libclang13 libopenblas_pthreads0'
     else
-        echo 'install a C++ compiler, Python 3 with pip, libclang and OpenBLAS'
+        echo 'install a C++ compiler, make, CMake, Python 3 with pip, libclang and OpenBLAS'
     fi
+}
+
+# Puts the Python wheel $1 in version $2 into the cache. $3 is the Debian package to name when that
+# fails; what follows are the hashes it may have.
+fetch_wheel() {
+    local name=$1 version=$2 debian=$3 home requirements hash
+    shift 3
+    home=$(cache_dir)/$name-$version
+    if [ -d "$home" ]; then
+        return
+    fi
+    say "fetching $name $version with pip"
+    mkdir -p "$(cache_dir)"
+    requirements=$(mktemp)
+    printf '%s==%s' "$name" "$version" >"$requirements"
+    for hash in "$@"; do
+        printf ' --hash=sha256:%s' "$hash" >>"$requirements"
+    done
+    printf '\n' >>"$requirements"
+    rm -rf "$home.partial"
+    # --target keeps it out of every Python environment, a system's protected one included.
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
+        --no-deps --no-compile --only-binary=:all: --require-hashes \
+        --target "$home.partial" --requirement "$requirements" >&2 ||
+        die "$name is missing, and pip could not fetch it" "$(instruction_for "$debian")"
+    rm -f "$requirements"
+    mv "$home.partial" "$home"
 }
 
 # Puts libclang from its Python wheel into the cache, and lets bindgen know.
 use_libclang_wheel() {
-    local home requirements
-    home=$(cache_dir)/libclang-$LIBCLANG_VERSION
-    if [ ! -d "$home" ]; then
-        say "fetching libclang $LIBCLANG_VERSION with pip"
-        mkdir -p "$(cache_dir)"
-        requirements=$(mktemp)
-        printf 'libclang==%s --hash=sha256:%s --hash=sha256:%s\n' "$LIBCLANG_VERSION" \
-            "$LIBCLANG_SHA256_X86_64" "$LIBCLANG_SHA256_AARCH64" >"$requirements"
-        rm -rf "$home.partial"
-        # --target keeps it out of every Python environment, a system's protected one included.
-        PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check \
-            --no-deps --no-compile --only-binary=:all: --require-hashes \
-            --target "$home.partial" --requirement "$requirements" >&2 ||
-            die "libclang is missing, and pip could not fetch it" "$(instruction_for libclang-dev)"
-        rm -f "$requirements"
-        mv "$home.partial" "$home"
+    fetch_wheel libclang "$LIBCLANG_VERSION" libclang-dev \
+        "$LIBCLANG_SHA256_X86_64" "$LIBCLANG_SHA256_AARCH64"
+    LIBCLANG_PATH=$(cache_dir)/libclang-$LIBCLANG_VERSION/clang/native
+    export LIBCLANG_PATH
+}
+
+# The same for CMake; llama.cpp's build finds it by PATH or by the variable.
+use_cmake_wheel() {
+    fetch_wheel cmake "$CMAKE_VERSION" cmake \
+        "$CMAKE_SHA256_X86_64" "$CMAKE_SHA256_AARCH64" "$CMAKE_SHA256_MACOS"
+    CMAKE=$(cache_dir)/cmake-$CMAKE_VERSION/cmake/data/bin/cmake
+    if is_macos; then
+        CMAKE=$(cache_dir)/cmake-$CMAKE_VERSION/cmake/data/CMake.app/Contents/bin/cmake
     fi
-    export LIBCLANG_PATH="$home/clang/native"
+    export CMAKE
 }
 
 # Makes sure that everything the build needs is there, and sets the variables it reads.
@@ -185,11 +221,17 @@ ensure_tools() {
         fi
         die "a C++ compiler is missing" "$(instruction_for "${missing[@]}")"
     fi
+    if ! have make; then
+        die "make is missing" "$(instruction_for "${missing[@]}")"
+    fi
     if ! has_pip; then
         die "Python 3 with pip is missing" "$(instruction_for "${missing[@]}")"
     fi
     if ! has_libclang; then
         use_libclang_wheel
+    fi
+    if ! has_cmake; then
+        use_cmake_wheel
     fi
     # libclang alone, as in the wheel, comes without them; GCC's do as well.
     if ! has_clang_headers; then

@@ -72,6 +72,8 @@ error_codes! {
     ModelUnsupported, "MODEL_UNSUPPORTED", -32006, false, "Use a model of a supported architecture and type; the message says which.";
     /// The model ended the daemon twice in a row.
     ModelCrashed, "MODEL_CRASHED", -32007, false, "Use another model; `ingle logs` shows what happened.";
+    /// The memory budget has no room, and nothing can be evicted.
+    InsufficientMemory, "INSUFFICIENT_MEMORY", -32021, true, "Unload or unpin a model, use a smaller one, ask for fewer tokens, or raise `memory.budget` in config.toml.";
     /// Prompt and output do not fit the model's context.
     ContextTooLong, "CONTEXT_TOO_LONG", -32019, false, "Shorten the prompt or ask for fewer tokens.";
     /// A frame is over the size limit.

@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod error;
 pub mod exit;
 pub mod frame;
+pub mod keep_alive;
 pub mod launch;
 pub mod limits;
 pub mod paths;

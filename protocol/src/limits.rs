@@ -43,6 +43,18 @@ pub const ENGINE_EVENTS: usize = 64;
 pub const QUEUED_GENERATIONS: usize = 128;
 /// Generations running at once.
 pub const CONCURRENT_GENERATIONS: usize = 5;
+/// Requests for embeddings that wait or run.
+pub const QUEUED_EMBEDDINGS: usize = 64;
+/// Texts of one request for embeddings.
+pub const EMBED_INPUTS: usize = 256;
+/// Bytes of one of them.
+pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
+/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
+pub const EMBED_SLICE_TOKENS: usize = 512;
+/// Loads waiting for memory that no request asked for.
+pub const QUEUED_LOADS: usize = 64;
+/// Milliseconds a request waits for memory before requests that came later are held back for it.
+pub const MEMORY_PATIENCE_MS: u64 = 2_000;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.
@@ -130,7 +142,8 @@ const _: () = {
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
-    assert!(QUEUED_GENERATIONS <= ENGINE_COMMANDS);
+    assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
+    assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
     assert!(CHOICES <= QUEUED_GENERATIONS);
     assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);

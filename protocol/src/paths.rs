@@ -178,6 +178,18 @@ impl Paths {
         self.run_dir().join("start.lock")
     }
 
+    /// What the engine thread is about to do, for the daemon that comes after a crash.
+    #[must_use]
+    pub fn crash_journal(&self) -> PathBuf {
+        self.run_dir().join("engine.journal")
+    }
+
+    /// Models that have ended the daemon.
+    #[must_use]
+    pub fn quarantine(&self) -> PathBuf {
+        self.home.join("quarantine.json")
+    }
+
     /// Log files.
     #[must_use]
     pub fn logs_dir(&self) -> PathBuf {

@@ -81,18 +81,31 @@ fn bug(payload: &(dyn std::any::Any + Send)) -> Failure {
 }
 
 /// A model as the daemon must hear of it: the daemon works in another folder, so a path is made
-/// absolute. What has no slash in it is a name, unless it is a GGUF file that is here.
+/// absolute. What has no slash in it is a name, unless it is a GGUF file that is here; what looks
+/// like `org/name` is one too, unless a file or folder of that name is here.
 pub(crate) fn model_argument(model: &str) -> String {
     let path = Path::new(model);
     let is_gguf = path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("gguf"));
     let is_path = model.contains('/') || matches!(model, "." | "..") || (is_gguf && path.is_file());
-    if !is_path || model.starts_with('~') {
+    let is_name = model.starts_with("hf:") || (is_repository(model) && !path.exists());
+    if !is_path || is_name || model.starts_with('~') {
         return model.to_owned();
     }
     std::path::absolute(path).map_or_else(
         |_| model.to_owned(),
         |path| path.to_string_lossy().trim_end_matches('/').to_owned(),
     )
+}
+
+/// Whether `model` has the shape `org/name[:choice][@revision]`.
+fn is_repository(model: &str) -> bool {
+    let name = model.split([':', '@']).next().unwrap_or(model);
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let is_file = name.to_ascii_lowercase().ends_with(".gguf");
+    !is_file && name.split('/').count() == 2 && name.split('/').all(is_part)
 }
 
 #[cfg(test)]
@@ -107,5 +120,14 @@ mod tests {
         assert_eq!(model_argument("~/m.gguf"), "~/m.gguf");
         assert_eq!(model_argument("./m"), here.join("m").to_str().unwrap());
         assert_eq!(model_argument("/a/m/"), "/a/m");
+        for name in ["org/name", "org/name:Q8_0", "org/name@refs/pr/1", "hf:org/name:a/b.gguf"] {
+            assert_eq!(model_argument(name), name);
+        }
+        // A folder that is here, a file, and what is too deep to be a repository.
+        for path in ["src/commands", "models/tiny.gguf", "a/b/c", "../models", "org/"] {
+            let absolute = here.join(path);
+            let absolute = absolute.to_str().unwrap().trim_end_matches('/');
+            assert_eq!(model_argument(path), absolute, "{path}");
+        }
     }
 }

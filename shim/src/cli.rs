@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
@@ -82,17 +83,40 @@ Examples:
         #[command(flatten)]
         options: GenerateOptions,
     },
+    /// Turn texts into vectors, with an embedding model
+    #[command(after_help = "\
+Examples:
+  ingle embed --model minilm \"a campfire\" \"warm light in the woods\"
+  ingle embed --model ./bge-small.gguf --json < lines.txt | jq .dimensions
+
+Prints one vector a line, of length 1: the dot product of two is their similarity.")]
+    Embed {
+        /// The texts; the lines of standard input when there are none
+        texts: Vec<String>,
+        /// Name or path of the embedding model; the default model when absent
+        #[arg(long, short)]
+        model: Option<String>,
+        /// The engine to run it on, where its format leaves a choice
+        #[arg(long, value_name = "gguf|mlx")]
+        engine: Option<EngineKind>,
+    },
     /// Fetch a model
     #[command(after_help = "\
 Examples:
   ingle pull smollm2
+  ingle pull mlx-community/Qwen3-0.6B-4bit         safetensors of Hugging Face
+  ingle pull bartowski/Qwen_Qwen3-0.6B-GGUF:Q8_0   one of its GGUF files
+  ingle pull org/name@main                         the newest commit, if there is a newer one
   ingle pull ./my-model.gguf --name mine
 
-Two pulls of one model are one download. An interrupted pull leaves nothing behind.")]
+Two pulls of one model are one download. One from Hugging Face that was interrupted is gone on with
+by the next; HF_TOKEN, or a login with `hf auth login`, opens gated models. What Hugging Face's own
+programs or LM Studio have fetched need not be fetched again.")]
     Pull {
-        /// A name from `ingle models`, or the path of a GGUF file or model folder
+        /// A name from `ingle models`, `org/name[:choice][@revision]` on Hugging Face, or the path
+        /// of a GGUF file or model folder
         model: String,
-        /// The name to give a model that comes from a path
+        /// The name to give the model
         #[arg(long)]
         name: Option<String>,
     },
@@ -102,7 +126,8 @@ Examples:
   ingle models
   ingle models --json | jq -r '.models[].name'
 
-Without a running daemon only the models on disk are listed.")]
+Models in the folders of Hugging Face's programs and of LM Studio are listed with where they are
+from; they are used as they are, and never changed. Without a running daemon only the models on disk are listed.")]
     Models,
     /// List the models in memory
     #[command(after_help = "\
@@ -124,17 +149,13 @@ Exits with 69 when the daemon does not run; it is not started.")]
     #[command(after_help = "\
 Examples:
   ingle load
-  ingle load smollm2 --engine mlx")]
-    Load {
-        /// The model; the default one when absent
-        model: Option<String>,
-        /// The engine to run it on, where its format leaves a choice
-        #[arg(long, value_name = "gguf|mlx")]
-        engine: Option<EngineKind>,
-        /// Fetch the model first, if need be, without asking
-        #[arg(long, short)]
-        yes: bool,
-    },
+  ingle load smollm2 --keep-alive 2h
+  ingle load smollm2 --pin
+  ingle load --estimate smollm2
+
+A pinned model is never evicted and never expires; `ingle unload` works on it all the same. For a
+model in memory already, --pin, --no-pin and --keep-alive change how long it stays.")]
+    Load(LoadOptions),
     /// Drop a model from memory
     #[command(after_help = "\
 Examples:
@@ -233,6 +254,34 @@ pub(crate) struct BenchOptions {
     /// Take the model as it is in memory (the default)
     #[arg(long)]
     pub(crate) warm: bool,
+    /// Fetch the model first, if need be, without asking
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// What to load, and how long it stays.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LoadOptions {
+    /// The model; the default one when absent
+    pub(crate) model: Option<String>,
+    /// Only say what the load would take, and what would be evicted for it
+    #[arg(long, conflicts_with_all = ["keep_alive", "pin", "no_pin", "force"])]
+    pub(crate) estimate: bool,
+    /// The engine to run it on, where its format leaves a choice
+    #[arg(long, value_name = "gguf|mlx")]
+    pub(crate) engine: Option<EngineKind>,
+    /// Keep it so long after its last use, such as 10m, 2h, 0 or forever
+    #[arg(long, value_name = "TIME")]
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Never evict it, and never let it expire
+    #[arg(long)]
+    pub(crate) pin: bool,
+    /// Take the pin back
+    #[arg(long, conflicts_with = "pin")]
+    pub(crate) no_pin: bool,
+    /// Load it although it ended the daemon twice in a row
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Fetch the model first, if need be, without asking
     #[arg(long, short)]
     pub(crate) yes: bool,

@@ -10,6 +10,17 @@ use std::collections::VecDeque;
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueueFull<T>(pub T);
 
+/// What can be done for a waiting item now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It can run.
+    Runs,
+    /// It cannot run yet, and holds nobody up.
+    Waits,
+    /// It cannot run yet and has waited so long that what came later must stand back.
+    HoldsTheRest,
+}
+
 /// A bounded queue of waiting items and a limit on running ones.
 #[derive(Debug)]
 pub struct Admission<T> {
@@ -38,13 +49,25 @@ impl<T> Admission<T> {
         Ok(self.queue.len() - 1)
     }
 
-    /// Takes the first item that is `ready`, if fewer than the limit are running.
-    pub fn take(&mut self, running: usize, ready: impl FnMut(&T) -> bool) -> Option<T> {
+    /// Takes out the item at `index`, counted from the queue's head.
+    pub fn remove(&mut self, index: usize) -> Option<T> {
+        self.queue.remove(index)
+    }
+
+    /// Which item runs next, counted from the queue's head: the first whose turn it is, if fewer
+    /// than the limit are running.
+    pub fn next(&self, running: usize, mut turn: impl FnMut(usize, &T) -> Turn) -> Option<usize> {
         if running >= self.running_limit {
             return None;
         }
-        let index = self.queue.iter().position(ready)?;
-        self.queue.remove(index)
+        for (index, item) in self.queue.iter().enumerate() {
+            match turn(index, item) {
+                Turn::Runs => return Some(index),
+                Turn::Waits => {}
+                Turn::HoldsTheRest => return None,
+            }
+        }
+        None
     }
 
     /// Takes out every item that `leaves`, in queue order.
@@ -52,6 +75,11 @@ impl<T> Admission<T> {
         let (out, stay): (Vec<T>, Vec<T>) = self.queue.drain(..).partition(|item| leaves(item));
         self.queue = stay.into();
         out
+    }
+
+    /// The waiting items, first come first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.queue.iter()
     }
 
     /// The waiting items, first come first.
@@ -90,10 +118,30 @@ mod tests {
         for item in ["cold 1", "warm 1", "cold 2"] {
             admission.push(item).unwrap();
         }
-        let warm = |item: &&str| item.starts_with("warm");
-        assert_eq!(admission.take(0, warm), Some("warm 1"));
-        assert_eq!(admission.take(0, warm), None);
-        assert_eq!(admission.take(0, |_| true), Some("cold 1"));
+        let warm = |_: usize, item: &&str| match item.starts_with("warm") {
+            true => Turn::Runs,
+            false => Turn::Waits,
+        };
+        assert_eq!(admission.next(0, warm), Some(1));
+        assert_eq!(admission.next(2, warm), None, "as many run as may");
+        assert_eq!(admission.remove(1), Some("warm 1"));
+        assert_eq!(admission.next(0, warm), None);
+        assert_eq!(admission.next(0, |_, _| Turn::Runs), Some(0));
+    }
+
+    #[test]
+    fn an_item_that_has_waited_long_holds_back_what_came_later() {
+        let mut admission = Admission::new(4, 2);
+        for item in ["warm 1", "starving", "warm 2"] {
+            admission.push(item).unwrap();
+        }
+        let turn = |_: usize, item: &&str| match item.starts_with("warm") {
+            true => Turn::Runs,
+            false => Turn::HoldsTheRest,
+        };
+        assert_eq!(admission.next(0, turn), Some(0));
+        admission.remove(0);
+        assert_eq!(admission.next(0, turn), None);
     }
 
     proptest! {
@@ -108,7 +156,9 @@ mod tests {
                     let full = admission.len() == 8;
                     prop_assert_eq!(admission.push(next).is_err(), full);
                     next += 1;
-                } else if let Some(item) = admission.take(running, |_| true) {
+                } else if let Some(item) =
+                    admission.next(running, |_, _| Turn::Runs).and_then(|index| admission.remove(index))
+                {
                     prop_assert!(running < 3);
                     prop_assert!(last_taken < Some(item));
                     last_taken = Some(item);

@@ -97,6 +97,18 @@ pub trait Generator {
     /// Bytes held for the KV caches of all sequences, used or not.
     fn kv_bytes(&self) -> u64;
 
+    /// Bytes by which a sequence grows with each token. 0 when the engine has taken the memory of
+    /// its whole context already.
+    fn kv_bytes_per_token(&self) -> u64 {
+        0
+    }
+
+    /// Bytes held besides the weights, whatever the sequences are: a context allocated up front,
+    /// buffers.
+    fn overhead_bytes(&self) -> u64 {
+        0
+    }
+
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
@@ -117,6 +129,37 @@ pub trait Generator {
     /// An error for the pass as a whole: every row of it failed.
     fn collect(&mut self, ticket: Ticket)
     -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
+}
+
+/// A loaded model that turns texts into vectors. It keeps nothing between two calls.
+pub trait Embedder {
+    /// What the model is.
+    fn info(&self) -> &ModelInfo;
+
+    /// Tokens of one text at most.
+    fn context_tokens(&self) -> usize;
+
+    /// Numbers of one vector.
+    fn dimensions(&self) -> usize;
+
+    /// Bytes it keeps besides its weights.
+    fn overhead_bytes(&self) -> u64;
+
+    /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
+    /// on those that are embedded with it.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when a text is empty or too long, or the numerics refuse.
+    fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
+/// The engine thread's side of an embedding model's load, which the loader thread does whole.
+pub trait EmbedderBuilder {
+    /// Gives the model once the load is done.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
 }
 
 /// The engine thread's side of a load: takes tensors in whatever order the loader reads them.

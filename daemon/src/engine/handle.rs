@@ -12,11 +12,16 @@ use ingle_protocol::deadline::Deadline;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
-use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
+use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::crash_journal::CrashJournal;
+use super::ledger::Shortage;
+use super::memory::{MemoryOptions, ModelOptions};
+use super::quarantine::Deaths;
+use super::role::Role;
 use super::sampling::{PenaltySettings, SamplerSettings};
 use super::settings::EngineSettings;
 use super::sim::SimConfig;
@@ -36,6 +41,8 @@ pub struct EngineModel {
     pub version: String,
     /// What runs it.
     pub engine: EngineKind,
+    /// What it is for.
+    pub role: Role,
     /// Its weights.
     pub weights: Weights,
 }
@@ -100,6 +107,23 @@ pub struct GenerateRequest {
     pub events: mpsc::Sender<GenerateEvent>,
     /// The one terminal event.
     pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
+}
+
+/// Texts to turn into vectors.
+#[derive(Debug)]
+pub struct EmbedRequest {
+    /// The daemon's name of the request.
+    pub request_id: String,
+    /// What runs it.
+    pub model: EngineModel,
+    /// The texts' token ids, none of them empty.
+    pub inputs: Vec<Vec<u32>>,
+    /// The daemon's limit, and W.
+    pub deadline: Deadline,
+    /// Ends the work between two slices.
+    pub cancel: CancellationToken,
+    /// The one terminal event: a vector for each text.
+    pub done: oneshot::Sender<Result<Vec<Vec<f32>>, EngineFailure>>,
 }
 
 /// A generation's place among those of one request: they have its id, its prompt, its cancel token
@@ -178,6 +202,17 @@ pub enum EngineFailure {
         /// How many.
         active: usize,
     },
+    /// The memory budget has no room for it, and never will as things are.
+    #[error("{0}")]
+    InsufficientMemory(Box<Shortage>),
+    /// The model has ended the daemon twice in a row.
+    #[error("the model `{model}` {deaths}")]
+    Quarantined {
+        /// The model.
+        model: String,
+        /// What happened.
+        deaths: Box<Deaths>,
+    },
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -191,14 +226,27 @@ pub enum EngineFailure {
 pub enum Command {
     /// Generate text.
     Generate(Box<GenerateRequest>),
+    /// Turn texts into vectors.
+    Embed(Box<EmbedRequest>),
     /// Make a model resident.
     Load {
         /// The model.
         model: EngineModel,
+        /// How long it stays.
+        options: ModelOptions,
+        /// Whether it is given one more chance if it is in quarantine.
+        force: bool,
         /// Its progress; dropped events are not missed.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
         done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+    },
+    /// Tell what a load would take and evict.
+    Estimate {
+        /// The model.
+        model: EngineModel,
+        /// The answer.
+        done: oneshot::Sender<Result<LoadEstimate, EngineFailure>>,
     },
     /// Drop a model.
     Unload {
@@ -239,13 +287,15 @@ impl EngineHandle {
     /// When the system gives no thread.
     pub fn spawn(
         settings: EngineSettings,
+        memory: MemoryOptions,
+        journal: CrashJournal,
     ) -> std::io::Result<(Self, oneshot::Receiver<EngineExit>)> {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let worker_status = status.clone();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status, settings);
+            let exit = Worker::run_thread(inbox, worker_status, settings, memory, journal);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;

@@ -55,17 +55,7 @@ impl PromptCache {
     /// The best beginning for `prompt`. At least the prompt's last token is left to be read,
     /// because its logits are wanted.
     pub fn find(&mut self, prompt: &[u32]) -> Option<Reuse> {
-        let readable = prompt.len().saturating_sub(1);
-        let common = |kept: &Kept| {
-            kept.tokens.iter().zip(&prompt[..readable]).take_while(|(a, b)| a == b).count()
-        };
-        let (index, tokens) = self
-            .kept
-            .iter()
-            .enumerate()
-            .map(|(index, kept)| (index, common(kept)))
-            .max_by_key(|&(_, tokens)| tokens)
-            .filter(|&(_, tokens)| tokens >= MIN_COMMON_TOKENS)?;
+        let (index, tokens) = self.best(prompt)?;
         let kept = self.kept.remove(index);
         let seq = kept.seq;
         if tokens == kept.tokens.len() {
@@ -73,6 +63,20 @@ impl PromptCache {
         }
         self.kept.push(kept);
         Some(Reuse::Beginning { seq, tokens })
+    }
+
+    /// The kept sequence that has most in common with the prompt, and how many tokens.
+    fn best(&self, prompt: &[u32]) -> Option<(usize, usize)> {
+        let readable = prompt.len().saturating_sub(1);
+        let common = |kept: &Kept| {
+            kept.tokens.iter().zip(&prompt[..readable]).take_while(|(a, b)| a == b).count()
+        };
+        self.kept
+            .iter()
+            .enumerate()
+            .map(|(index, kept)| (index, common(kept)))
+            .max_by_key(|&(_, tokens)| tokens)
+            .filter(|&(_, tokens)| tokens >= MIN_COMMON_TOKENS)
     }
 
     /// Keeps a sequence whose KV cache holds `tokens`. Returns the sequences to close for it,
@@ -102,7 +106,23 @@ impl PromptCache {
         (!self.kept.is_empty()).then(|| self.kept.remove(0).seq)
     }
 
-    fn bytes(&self) -> u64 {
+    /// Which kept sequence `prompt` would take over as a whole, counted from the least recently
+    /// used one. Changes nothing.
+    #[must_use]
+    pub fn whole(&self, prompt: &[u32]) -> Option<usize> {
+        let (index, tokens) = self.best(prompt)?;
+        (tokens == self.kept[index].tokens.len()).then_some(index)
+    }
+
+    /// Bytes of each kept sequence, least recently used first.
+    #[must_use]
+    pub fn kept_bytes(&self) -> Vec<u64> {
+        self.kept.iter().map(|kept| kept.bytes).collect()
+    }
+
+    /// Bytes of all kept sequences.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.kept.iter().map(|kept| kept.bytes).sum()
     }
 }
@@ -120,6 +140,8 @@ mod tests {
     fn the_next_turn_goes_on_from_the_last() {
         let mut cache = PromptCache::new(4, 1_000);
         assert!(cache.keep(SeqId(1), tokens(0..20), 100).is_empty());
+        assert_eq!(cache.whole(&tokens(0..30)), Some(0));
+        assert_eq!(cache.whole(&tokens(0..15)), None);
         assert_eq!(cache.find(&tokens(0..30)), Some(Reuse::Whole { seq: SeqId(1), tokens: 20 }));
         assert_eq!(cache.find(&tokens(0..30)), None, "it has left the index");
     }
@@ -175,6 +197,7 @@ mod tests {
                     None => SeqId(number as u64),
                 };
                 open.insert(seq);
+                prop_assert_eq!(cache.kept_bytes().iter().sum::<u64>(), cache.bytes());
                 for closed in cache.keep(seq, prompt, bytes) {
                     prop_assert!(open.remove(&closed));
                 }

@@ -1,7 +1,10 @@
 //! The models in memory: loading, resident, unloaded.
 //!
 //! Owns every generator and every load under way; lives on the engine thread and is written by the
-//! worker only. The one place that names concrete engines. Knows nothing of queues or text.
+//! worker only. The one place that names concrete engines. Knows nothing of queues or text, and
+//! decides nothing about eviction: it says what each model holds, and drops what it is told to.
+
+mod estimate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,13 +15,17 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::backend::{Builder, EngineError, Generator, SeqId, Trimmed};
+pub use self::estimate::{Estimate, estimate};
+use super::backend::{Builder, Embedder, EmbedderBuilder, EngineError, Generator, SeqId, Trimmed};
 use super::handle::{EngineFailure, EngineModel, Weights, millis};
+use super::ledger::Holding;
 #[cfg(feature = "mlx")]
 use super::loader;
 use super::loader::{LoadItem, LoadStream};
+use super::memory::{ModelOptions, Stay};
 use super::pacing::Pacing;
 use super::prompt_cache::{PromptCache, Reuse};
+use super::role::Role;
 use super::settings::EngineSettings;
 use super::sim;
 
@@ -105,6 +112,20 @@ impl Resident {
         }
     }
 
+    /// Gives up the least recently used kept sequences.
+    pub fn drop_kept(&mut self, sequences: usize) {
+        for _ in 0..sequences {
+            let Some(seq) = self.prompt_cache.evict() else { return };
+            self.generator.close(seq);
+        }
+    }
+
+    /// Which kept sequence `prompt` would take over, counted from the least recently used one.
+    #[must_use]
+    pub fn takes_over(&self, prompt: &[u32]) -> Option<usize> {
+        self.prompt_cache.whole(prompt)
+    }
+
     /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that
     /// begin alike.
     pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>) {
@@ -120,8 +141,21 @@ impl Resident {
     }
 }
 
+/// A model that embeds.
+struct ResidentEmbedder {
+    embedder: Box<dyn Embedder>,
+    engine: EngineKind,
+    load_ms: f64,
+}
+
+/// What a load ends in.
+enum Target {
+    Generator(Box<dyn Builder>),
+    Embedder(Box<dyn EmbedderBuilder>),
+}
+
 struct Loading {
-    builder: Box<dyn Builder>,
+    target: Target,
     stream: LoadStream,
     _cancel: CancelOnDrop,
     engine: EngineKind,
@@ -131,9 +165,93 @@ struct Loading {
     waiters: Vec<LoadWaiter>,
 }
 
+impl Loading {
+    /// Whether somebody still waits for its outcome.
+    fn is_awaited(&self) -> bool {
+        self.waiters.iter().any(|waiter| !waiter.done.is_closed())
+    }
+}
+
 enum Slot {
     Loading(Loading),
     Resident(Resident),
+    Embedder(ResidentEmbedder),
+}
+
+/// A model in memory, or on its way there.
+struct Entry {
+    version: String,
+    stay: Stay,
+    estimate: Estimate,
+    slot: Slot,
+}
+
+impl Entry {
+    fn holding(&self, name: &str) -> Holding {
+        let (weights, kept, loading) = match &self.slot {
+            // What is reserved covers the load's height.
+            Slot::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
+            Slot::Resident(resident) => {
+                let generator = &resident.generator;
+                let weights = generator.info().weight_bytes + generator.overhead_bytes();
+                // An engine whose sequences do not grow gets nothing back by closing them.
+                let grows = generator.kv_bytes_per_token() > 0;
+                let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
+                (weights, kept, false)
+            }
+            Slot::Embedder(resident) => {
+                let embedder = &resident.embedder;
+                (embedder.info().weight_bytes + embedder.overhead_bytes(), Vec::new(), false)
+            }
+        };
+        Holding {
+            model: name.to_owned(),
+            weights,
+            running: 0,
+            kept,
+            active: 0,
+            loading,
+            pinned: self.stay.pinned,
+            last_used: self.stay.last_used,
+        }
+    }
+
+    /// What is to be said of the model, unless it is still being loaded.
+    fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
+        let (info, engine, load_ms) = match &self.slot {
+            Slot::Loading(_) => return None,
+            Slot::Resident(resident) => {
+                (resident.generator.info(), resident.engine, resident.load_ms)
+            }
+            Slot::Embedder(resident) => {
+                (resident.embedder.info(), resident.engine, resident.load_ms)
+            }
+        };
+        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.slot {
+            Slot::Resident(resident) => (
+                resident.generator.kv_bytes(),
+                resident.prompt_cache.bytes(),
+                resident.generator.capacity().context_tokens,
+            ),
+            Slot::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
+            Slot::Loading(_) => (0, 0, 0),
+        };
+        Some(LoadedModel {
+            name: name.to_owned(),
+            engine: engine.as_str().to_owned(),
+            architecture: info.architecture.clone(),
+            weight_bytes: info.weight_bytes,
+            kv_bytes,
+            prompt_cache_bytes,
+            context_tokens,
+            active,
+            load_ms,
+            pinned: self.stay.pinned,
+            keep_alive: self.stay.keep_alive,
+            // The reader knows what time it is.
+            expires_in_s: None,
+        })
+    }
 }
 
 /// The outcome of a load that has just ended.
@@ -146,7 +264,7 @@ pub struct LoadEnd {
 
 /// The models in memory, by name.
 pub struct Registry {
-    slots: BTreeMap<String, (String, Slot)>,
+    slots: BTreeMap<String, Entry>,
     settings: EngineSettings,
 }
 
@@ -157,34 +275,88 @@ impl Registry {
         Self { slots: BTreeMap::new(), settings }
     }
 
+    /// What the engines were told.
+    #[must_use]
+    pub fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
     /// Whether another state of the model's files is in memory under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
-        self.slots.get(&model.name).is_some_and(|(version, _)| *version != model.version)
+        self.slots.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
-    /// Makes a model resident or joins the load under way: one load for any number of callers.
+    /// Whether the model is in memory or on its way there.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.slots.contains_key(name)
+    }
+
+    /// Starts to load a model that is neither in memory nor on its way there: one load for any
+    /// number of callers.
     ///
     /// # Errors
     /// When the model's header shows that it cannot be loaded.
-    pub fn ensure(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineError> {
-        if !self.slots.contains_key(&model.name) {
-            let loading = start_load(model, &self.settings, now)?;
-            self.slots.insert(model.name.clone(), (model.version.clone(), Slot::Loading(loading)));
-        }
+    pub fn start(
+        &mut self,
+        model: &EngineModel,
+        estimate: Estimate,
+        stay: Stay,
+    ) -> Result<(), EngineError> {
+        let slot = Slot::Loading(start_load(model, &self.settings, stay.last_used)?);
+        let version = model.version.clone();
+        self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
         Ok(())
+    }
+
+    /// What every model holds, what runs on them left out.
+    #[must_use]
+    pub fn holdings(&self) -> Vec<Holding> {
+        self.slots.iter().map(|(name, entry)| entry.holding(name)).collect()
+    }
+
+    /// Notes that a model is used at `now`.
+    pub fn touch(&mut self, name: &str, now: Instant) {
+        if let Some(entry) = self.slots.get_mut(name) {
+            entry.stay.last_used = now;
+        }
+    }
+
+    /// Changes how long a model stays.
+    pub fn change_stay(&mut self, name: &str, asked: ModelOptions) {
+        if let Some(entry) = self.slots.get_mut(name) {
+            entry.stay.change(asked);
+        }
+    }
+
+    /// When each resident model expires if nothing uses it; those that stay are left out.
+    pub fn expiries(&self) -> impl Iterator<Item = (&str, Instant)> {
+        self.slots.iter().filter_map(|(name, entry)| match entry.slot {
+            Slot::Resident(_) | Slot::Embedder(_) => {
+                Some((name.as_str(), entry.stay.expires_at()?))
+            }
+            Slot::Loading(_) => None,
+        })
+    }
+
+    /// Whether a caller still waits for this load's outcome, requests in the queue left out.
+    #[must_use]
+    pub fn is_load_awaited(&self, name: &str) -> bool {
+        match self.slots.get(name).map(|entry| &entry.slot) {
+            Some(Slot::Loading(loading)) => loading.is_awaited(),
+            _ => false,
+        }
     }
 
     /// Tells `waiter` of the load's progress and outcome, or at once that the model is resident.
     pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
         match self.slots.get_mut(name) {
-            Some((_, Slot::Loading(loading))) => loading.waiters.push(waiter),
-            Some((_, Slot::Resident(resident))) => {
+            Some(Entry { slot: Slot::Loading(loading), .. }) => loading.waiters.push(waiter),
+            entry => {
+                let described = entry.and_then(|entry| entry.describe(name, active));
                 // A caller that has gone needs no answer.
-                let _ = waiter.done.send(Ok(describe(name, resident, active)));
-            }
-            None => {
-                let _ = waiter.done.send(Err(EngineFailure::Cancelled));
+                let _ = waiter.done.send(described.ok_or(EngineFailure::Cancelled));
             }
         }
     }
@@ -192,28 +364,48 @@ impl Registry {
     /// The resident model of that name.
     pub fn resident(&mut self, name: &str) -> Option<&mut Resident> {
         match self.slots.get_mut(name) {
-            Some((_, Slot::Resident(resident))) => Some(resident),
+            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
             _ => None,
         }
     }
 
-    /// Whether the model can generate now.
+    /// The resident model of that name, to look at.
+    #[must_use]
+    pub fn look(&self, name: &str) -> Option<&Resident> {
+        match self.slots.get(name) {
+            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// The resident embedding model of that name.
+    pub fn embedder(&mut self, name: &str) -> Option<&mut dyn Embedder> {
+        match self.slots.get_mut(name) {
+            Some(Entry { slot: Slot::Embedder(resident), .. }) => Some(&mut *resident.embedder),
+            _ => None,
+        }
+    }
+
+    /// Whether the model can work now.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        matches!(self.slots.get(name), Some((_, Slot::Resident(_))))
+        let slot = self.slots.get(name).map(|entry| &entry.slot);
+        matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
     }
 
     /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
     pub fn unload(&mut self, name: &str, failure: &EngineFailure) -> bool {
-        match self.slots.remove(name) {
-            Some((_, Slot::Loading(loading))) => {
+        match self.slots.remove(name).map(|entry| entry.slot) {
+            Some(Slot::Loading(loading)) => {
                 for waiter in loading.waiters {
                     // A caller that has gone needs no answer.
                     let _ = waiter.done.send(Err(failure.clone()));
                 }
                 true
             }
-            Some((_, Slot::Resident(_))) => {
+            Some(slot @ (Slot::Resident(_) | Slot::Embedder(_))) => {
+                drop(slot);
+                release_memory();
                 tracing::info!(model = name, "a model was unloaded");
                 true
             }
@@ -224,9 +416,9 @@ impl Registry {
     /// The first load under way: model and share of its bytes in place.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
-        self.slots.iter().find_map(|(name, (_, slot))| match slot {
+        self.slots.iter().find_map(|(name, entry)| match &entry.slot {
             Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
-            Slot::Resident(_) => None,
+            Slot::Resident(_) | Slot::Embedder(_) => None,
         })
     }
 
@@ -234,7 +426,7 @@ impl Registry {
     #[must_use]
     pub fn loading_fraction(&self, name: &str) -> Option<f32> {
         match self.slots.get(name) {
-            Some((_, Slot::Loading(loading))) => Some(loading.fraction()),
+            Some(Entry { slot: Slot::Loading(loading), .. }) => Some(loading.fraction()),
             _ => None,
         }
     }
@@ -242,17 +434,15 @@ impl Registry {
     /// Names of the models being loaded.
     #[must_use]
     pub fn loading_names(&self) -> Vec<String> {
-        let names = self.slots.iter().filter(|(_, (_, slot))| matches!(slot, Slot::Loading(_)));
+        let is_loading = |entry: &Entry| matches!(entry.slot, Slot::Loading(_));
+        let names = self.slots.iter().filter(|(_, entry)| is_loading(entry));
         names.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is resident; `active` counts a model's running generations.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let residents = self.slots.iter().filter_map(|(name, (_, slot))| match slot {
-            Slot::Resident(resident) => Some(describe(name, resident, active(name))),
-            Slot::Loading(_) => None,
-        });
-        residents.collect()
+        let slots = self.slots.iter();
+        slots.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
     }
 
     /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
@@ -269,7 +459,9 @@ impl Registry {
         };
         let mut ended = Vec::new();
         for name in names {
-            let Some((_, Slot::Loading(loading))) = self.slots.get_mut(&name) else { continue };
+            let Some(Entry { slot: Slot::Loading(loading), .. }) = self.slots.get_mut(&name) else {
+                continue;
+            };
             let result = loading.adopt_until(ends_at, wait);
             if let Some(result) = result {
                 ended.push(self.end_load(name, result));
@@ -279,25 +471,22 @@ impl Registry {
     }
 
     fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
-        let Some((version, Slot::Loading(loading))) = self.slots.remove(&name) else {
+        let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
+            self.slots.remove(&name)
+        else {
             return LoadEnd { name, result };
         };
-        let Loading { builder, waiters, engine, started_at, .. } = loading;
-        let result = result.and_then(|()| builder.finish()).map(|generator| {
-            let load_ms = millis(started_at.elapsed());
-            tracing::info!(model = name, %engine, load_ms, "a model was loaded");
-            let resident = Resident {
-                generator,
-                pacing: Pacing::new(),
-                prompt_cache: PromptCache::new(
-                    limits::PROMPT_CACHE_SEQUENCES,
-                    limits::PROMPT_CACHE_BYTES,
-                ),
-                engine,
-                load_ms,
-            };
-            let described = describe(&name, &resident, 0);
-            self.slots.insert(name.clone(), (version, Slot::Resident(resident)));
+        let Loading { target, waiters, engine, started_at, .. } = loading;
+        let result = result.and_then(|()| target.finish(engine, started_at));
+        if result.is_err() {
+            release_memory();
+        }
+        let result = result.and_then(|slot| {
+            tracing::info!(model = name, %engine, "a model was loaded");
+            let stay = Stay { last_used: Instant::now(), ..stay };
+            let entry = Entry { version, stay, estimate, slot };
+            let described = entry.describe(&name, 0).ok_or(EngineError::Cancelled);
+            self.slots.insert(name.clone(), entry);
             described
         });
         for waiter in waiters {
@@ -305,6 +494,28 @@ impl Registry {
             let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
         }
         LoadEnd { name, result: result.map(|_| ()) }
+    }
+}
+
+impl Target {
+    fn finish(self, engine: EngineKind, started_at: Instant) -> Result<Slot, EngineError> {
+        Ok(match self {
+            Self::Generator(builder) => Slot::Resident(Resident {
+                generator: builder.finish()?,
+                pacing: Pacing::new(),
+                prompt_cache: PromptCache::new(
+                    limits::PROMPT_CACHE_SEQUENCES,
+                    limits::PROMPT_CACHE_BYTES,
+                ),
+                engine,
+                load_ms: millis(started_at.elapsed()),
+            }),
+            Self::Embedder(builder) => Slot::Embedder(ResidentEmbedder {
+                embedder: builder.finish()?,
+                engine,
+                load_ms: millis(started_at.elapsed()),
+            }),
+        })
     }
 }
 
@@ -325,7 +536,9 @@ impl Loading {
             }?;
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
-                    if let Err(error) = self.builder.adopt(tensor) {
+                    if let Target::Generator(builder) = &mut self.target
+                        && let Err(error) = builder.adopt(tensor)
+                    {
                         return Some(Err(error));
                     }
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
@@ -365,18 +578,10 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn describe(name: &str, resident: &Resident, active: usize) -> LoadedModel {
-    let info = resident.generator.info();
-    LoadedModel {
-        name: name.to_owned(),
-        engine: resident.engine.as_str().to_owned(),
-        architecture: info.architecture.clone(),
-        weight_bytes: info.weight_bytes,
-        kv_bytes: resident.generator.kv_bytes(),
-        context_tokens: resident.generator.capacity().context_tokens,
-        active,
-        load_ms: resident.load_ms,
-    }
+/// Gives back what the engines keep of a model that has gone.
+fn release_memory() {
+    #[cfg(feature = "mlx")]
+    super::mlx::cleanup();
 }
 
 fn start_load(
@@ -385,35 +590,49 @@ fn start_load(
     now: Instant,
 ) -> Result<Loading, EngineError> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let (builder, stream): (Box<dyn Builder>, _) = match (model.engine, &model.weights) {
+    let (target, stream) = match (model.engine, model.role, &model.weights) {
         #[cfg(feature = "gguf")]
-        (EngineKind::Gguf, Weights::Gguf(gguf)) => {
-            super::gguf::load(gguf, settings, Arc::clone(&cancel))?
+        (EngineKind::Gguf, Role::Generates, Weights::Gguf(gguf)) => {
+            let (builder, stream) = super::gguf::load(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
+        }
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Role::Embeds, Weights::Gguf(gguf)) => {
+            let (builder, stream) =
+                super::gguf::load_embedder(gguf, settings, Arc::clone(&cancel))?;
+            (Target::Embedder(builder), stream)
         }
         #[cfg(feature = "mlx")]
-        (EngineKind::Mlx, Weights::Gguf(gguf)) => {
+        (EngineKind::Mlx, Role::Generates, Weights::Gguf(gguf)) => {
             let builder = super::mlx::builder(gguf)?;
             let precision = super::mlx::weight_precision();
-            (builder, loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?)
+            let stream = loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
         #[cfg(feature = "mlx")]
-        (EngineKind::Mlx, Weights::Safetensors(folder)) => {
+        (EngineKind::Mlx, Role::Generates, Weights::Safetensors(folder)) => {
             let builder = super::mlx::folder_builder(folder)?;
             let precision = super::mlx::weight_precision();
-            (builder, loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?)
+            let stream = loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
-        (EngineKind::Sim, Weights::Sim(config)) => {
-            sim::load((**config).clone(), Arc::clone(&cancel))?
+        (EngineKind::Sim, Role::Generates, Weights::Sim(config)) => {
+            let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
+            (Target::Generator(builder), stream)
         }
-        (engine, weights) => {
-            let problem = format!("the engine `{engine}` of this daemon cannot run it");
+        (engine, role, weights) => {
+            let what = match role {
+                Role::Generates => "",
+                Role::Embeds => ", an embedding model",
+            };
+            let problem = format!("the engine `{engine}` of this daemon cannot run it{what}");
             let file = weights.path().to_owned();
             return Err(EngineError::Unsupported { file, problem });
         }
     };
     tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
     Ok(Loading {
-        builder,
+        target,
         stream,
         _cancel: CancelOnDrop(cancel),
         engine: model.engine,

@@ -23,13 +23,25 @@ pub struct Waiting {
     pub load_since: Option<Instant>,
     /// When the model became resident.
     pub load_until: Option<Instant>,
+    /// Since when there is no memory for it; `None` while it waits for something else.
+    pub memory_since: Option<Instant>,
 }
 
 impl Waiting {
     /// A request that has just been queued.
     #[must_use]
     pub fn new(request: GenerateRequest) -> Self {
-        Self { request, load_since: None, load_until: None }
+        Self { request, load_since: None, load_until: None, memory_since: None }
+    }
+
+    /// Notes whether it waits for memory at `now`, and if not, that its model's load goes on.
+    pub fn memory(&mut self, is_awaited: bool, now: Instant) {
+        if is_awaited {
+            self.memory_since.get_or_insert(now);
+        } else {
+            self.memory_since = None;
+            self.load_since.get_or_insert(now);
+        }
     }
 
     fn load_ms(&self) -> f64 {

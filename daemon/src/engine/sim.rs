@@ -68,6 +68,19 @@ pub struct SimConfig {
     /// Tokens of context.
     #[serde(default = "default_context")]
     pub context_tokens: usize,
+    /// Bytes its weights count for.
+    #[serde(default)]
+    pub weight_bytes: u64,
+    /// Bytes a token of a sequence counts for.
+    #[serde(default = "default_kv_bytes")]
+    pub kv_bytes_per_token: u64,
+    /// Whether those bytes are really taken and written to, so that resident memory shows them.
+    #[serde(default)]
+    pub allocate: bool,
+}
+
+fn default_kv_bytes() -> u64 {
+    4
 }
 
 fn default_words() -> usize {
@@ -99,7 +112,7 @@ fn text_for(prompt: &[u32], words: usize) -> String {
     text
 }
 
-/// Starts a load: a few empty tensors, spread over the delay.
+/// Starts a load: a few tensors, empty or not, spread over the delay.
 ///
 /// # Errors
 /// When the system gives no thread.
@@ -107,23 +120,29 @@ pub fn load(
     config: SimConfig,
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
-    const STEPS: u32 = 10;
-    let pause = Duration::from_millis(config.load_delay_ms) / STEPS;
+    const TENSOR_BYTES: u64 = 32 << 20;
+    let weight_bytes = if config.allocate { config.weight_bytes } else { 0 };
+    let steps = u32::try_from(weight_bytes / TENSOR_BYTES).unwrap_or(u32::MAX).max(10);
+    let values = usize::try_from(weight_bytes / u64::from(steps) / 4).unwrap_or(0);
+    let pause = Duration::from_millis(config.load_delay_ms) / steps;
     let fail = config.fail_load;
     let stream = loader::spawn_work(cancel, move |outlet| {
-        for step in 1..=STEPS {
+        for step in 1..=steps {
             std::thread::sleep(pause);
             let name = format!("step.{step}");
-            let tensor = HostTensor { name, shape: vec![0], data: HostData::F32(Vec::new()) };
-            let (bytes_read, bytes_total) = (u64::from(step), u64::from(STEPS));
-            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, 0)?;
+            // Not zeros, which the system would hand out without taking memory for them.
+            let data = HostData::F32(vec![1.0; values]);
+            let tensor = HostTensor { name, shape: vec![values], data };
+            let (bytes_read, bytes_total) = (u64::from(step), u64::from(steps));
+            let bytes = tensor.bytes() as u64;
+            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
         }
         if fail {
             return Err(EngineError::Native("this model was told to fail".to_owned()).into());
         }
         Ok(())
     })?;
-    Ok((Box::new(SimBuilder(config)), stream))
+    Ok((Box::new(SimBuilder { config, weights: Vec::new() }), stream))
 }
 
 #[expect(clippy::panic, reason = "the fault this engine exists to inject")]
@@ -131,17 +150,23 @@ fn injected_panic(at: usize) -> ! {
     panic!("the sim model was told to panic at token {at}")
 }
 
-struct SimBuilder(SimConfig);
+struct SimBuilder {
+    config: SimConfig,
+    weights: Vec<HostTensor>,
+}
 
 impl Builder for SimBuilder {
-    fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        self.weights.push(tensor);
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
+        let weight_bytes = self.config.weight_bytes;
         Ok(Box::new(SimGenerator {
-            config: self.0,
-            info: ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes: 0 },
+            config: self.config,
+            info: ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes },
+            _weights: self.weights,
             sequences: BTreeMap::new(),
             next_id: 0,
             pass: Vec::new(),
@@ -157,11 +182,15 @@ struct SimSequence {
     tokens: Vec<u32>,
     /// What it says and how much of it has been said; set when the first token is drawn.
     reply: Option<(Vec<u8>, usize)>,
+    /// Memory taken for its KV cache, if memory is taken at all.
+    kv: Vec<u8>,
 }
 
 struct SimGenerator {
     config: SimConfig,
     info: ModelInfo,
+    /// Held for the memory they take.
+    _weights: Vec<HostTensor>,
     sequences: BTreeMap<SeqId, SimSequence>,
     next_id: u64,
     /// Sequences of the pass under way that want logits.
@@ -270,7 +299,12 @@ impl Generator for SimGenerator {
     }
 
     fn bytes(&self, seq: SeqId) -> u64 {
-        self.sequences.get(&seq).map_or(0, |sequence| sequence.tokens.len() as u64 * 4)
+        let tokens = self.sequences.get(&seq).map_or(0, |sequence| sequence.tokens.len());
+        self.config.kv_bytes_per_token.saturating_mul(tokens as u64)
+    }
+
+    fn kv_bytes_per_token(&self) -> u64 {
+        self.config.kv_bytes_per_token
     }
 
     fn kv_bytes(&self) -> u64 {
@@ -281,8 +315,11 @@ impl Generator for SimGenerator {
         let mut prompt_tokens = 0;
         self.pass.clear();
         for row in rows {
+            let per_token = if self.config.allocate { self.config.kv_bytes_per_token } else { 0 };
             let sequence = self.sequence(row.seq)?;
             sequence.tokens.extend_from_slice(row.tokens);
+            let kv_bytes = per_token.saturating_mul(sequence.tokens.len() as u64);
+            sequence.kv.resize(usize::try_from(kv_bytes).unwrap_or(0), 1);
             if sequence.reply.is_none() {
                 prompt_tokens += row.tokens.len() as u64;
             }

@@ -9,6 +9,8 @@ use std::time::Instant;
 use ingle_protocol::wire::models::LoadedModel;
 use ingle_protocol::wire::status::Phase;
 
+use super::quarantine::Deaths;
+
 /// The engine thread at its last heartbeat.
 #[derive(Debug, Clone)]
 pub struct EngineStatus {
@@ -22,10 +24,20 @@ pub struct EngineStatus {
     pub queued: usize,
     /// Generations accepted since the start.
     pub accepted: u64,
+    /// Loads that have succeeded since the start.
+    pub loads: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
     /// Models being loaded.
     pub loading: Vec<String>,
+    /// What all models may take together, in bytes.
+    pub budget_bytes: u64,
+    /// What they hold or have reserved, in bytes.
+    pub used_bytes: u64,
+    /// Models that are refused because they ended the daemon twice in a row.
+    pub quarantined: Vec<(String, Deaths)>,
+    /// When each idle model will be unloaded; those that stay are left out.
+    pub expires: Vec<(String, Instant)>,
 }
 
 /// The shared cell. Its lock is held for a copy and never across work.
@@ -42,8 +54,13 @@ impl StatusCell {
             active: 0,
             queued: 0,
             accepted: 0,
+            loads: 0,
             models: Vec::new(),
             loading: Vec::new(),
+            budget_bytes: 0,
+            used_bytes: 0,
+            quarantined: Vec::new(),
+            expires: Vec::new(),
         })))
     }
 

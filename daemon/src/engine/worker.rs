@@ -1,22 +1,28 @@
 //! The engine thread: one loop that owns every model and every running generation.
 //!
-//! Owns the order of things: commands, then departures, then admission, then a slice of loading,
+//! Owns the order of things: commands, then departures, then a slice of loading, then admission,
 //! then one step of every running sequence. It never awaits, never blocks on a reader, and waits
 //! only when it has nothing to do. Everything native is made, used and dropped inside
 //! [`Worker::run_thread`].
 
+mod memory;
+
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 use ingle_protocol::wire::status::Phase as Heartbeat;
 
+use self::memory::{Asker, PendingLoad, Residence};
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
-use super::handle::{Command, EngineExit, EngineFailure, EngineModel, GenerateRequest};
+use super::crash_journal::{CrashJournal, Work};
+use super::embedding::Embeddings;
+use super::handle::{Command, EmbedRequest, EngineExit, EngineFailure, GenerateRequest};
+use super::memory::{MemoryOptions, ModelOptions};
 use super::registry::{LoadEnd, LoadWaiter, Registry, Resident};
 use super::sampling::{SampleSpec, Sampled};
 use super::sequence::{self, Phase, Sequence, Waiting};
@@ -29,9 +35,17 @@ pub struct Worker {
     status: StatusCell,
     waiting: Admission<Waiting>,
     running: Vec<Sequence>,
+    embeddings: Embeddings,
     registry: Registry,
+    /// Loads that wait for memory.
+    loads: Vec<PendingLoad>,
+    memory: MemoryOptions,
+    /// What all models may take together.
+    budget_bytes: u64,
     /// New work is refused; the thread ends when nothing is left.
     draining: bool,
+    /// Last, so that it is cleared, or marked, when everything native has been dropped.
+    journal: CrashJournal,
 }
 
 impl Worker {
@@ -42,16 +56,25 @@ impl Worker {
         inbox: Receiver<Command>,
         status: StatusCell,
         settings: EngineSettings,
+        memory: MemoryOptions,
+        mut journal: CrashJournal,
     ) -> EngineExit {
         let thread_status = status.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
+            journal.start_thread();
+            let budget_bytes = memory.budget.bytes(memory.memory_bytes, None);
             let mut worker = Self {
                 inbox,
                 status: thread_status,
                 waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
                 running: Vec::new(),
+                embeddings: Embeddings::default(),
                 registry: Registry::new(settings),
+                loads: Vec::new(),
+                memory,
+                budget_bytes,
                 draining: false,
+                journal,
             };
             worker.run();
         }));
@@ -76,24 +99,34 @@ impl Worker {
                     }
                     return;
                 }
+                self.journal.idle();
                 self.beat(Heartbeat::Idle);
-                let Ok(command) = self.inbox.recv() else { return };
-                self.handle(command);
+                match self.inbox.recv_timeout(self.idle_limit(Instant::now())) {
+                    Ok(command) => self.handle(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
             while let Ok(command) = self.inbox.try_recv() {
                 self.handle(command);
             }
             self.drop_ended();
+            self.expire(Instant::now());
             self.load_slice();
             self.admit();
             // Before the step, which may take long or never end.
             self.publish();
             self.step();
+            self.embed();
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.registry.loading().is_none()
+        self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.embeddings.is_empty()
+            && self.loads.is_empty()
+            && self.registry.loading().is_none()
     }
 
     fn handle(&mut self, command: Command) {
@@ -103,21 +136,22 @@ impl Worker {
                 // At once, so that a burst does not fill the queue while slots are free.
                 self.admit();
             }
-            Command::Load { model, progress, done } => {
+            Command::Embed(request) => self.enqueue_texts(*request),
+            Command::Load { model, options, force, progress, done } => {
                 if self.draining {
                     let _ = done.send(Err(EngineFailure::ShuttingDown));
                     return;
                 }
-                match self.make_resident(&model, Instant::now()) {
-                    Ok(()) => {
-                        let active = self.active_on(&model.name);
-                        let waiter = LoadWaiter { progress, done };
-                        self.registry.wait_for(&model.name, waiter, active);
-                    }
-                    Err(failure) => {
-                        let _ = done.send(Err(failure));
-                    }
+                if force {
+                    self.journal.forgive(&model.name);
                 }
+                let (waiter, since) = (LoadWaiter { progress, done }, Instant::now());
+                let load = PendingLoad { model, asked: options, waiter, since };
+                self.load(load, Asker::Patient);
+            }
+            Command::Estimate { model, done } => {
+                // A caller that has gone needs no answer.
+                let _ = done.send(Ok(self.estimate(&model)));
             }
             Command::Unload { name, done } => {
                 // Requests that only wait for a slot are somebody's too; those that wait for the
@@ -143,10 +177,17 @@ impl Worker {
                     for index in (0..self.running.len()).rev() {
                         self.take_out(index).fail(EngineFailure::ShuttingDown);
                     }
+                    self.embeddings.fail(None, &EngineFailure::ShuttingDown);
+                }
+                for load in self.loads.drain(..) {
+                    let _ = load.waiter.done.send(Err(EngineFailure::ShuttingDown));
                 }
                 // A load is worth nothing to a daemon that ends, unless a request waits for it.
                 for name in self.registry.loading_names() {
-                    if !self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name) {
+                    let is_awaited =
+                        self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name)
+                            || self.embeddings.count(&name) > 0;
+                    if !is_awaited {
                         self.registry.unload(&name, &EngineFailure::ShuttingDown);
                     }
                 }
@@ -160,22 +201,8 @@ impl Worker {
         for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
             sequence::fail(waiting.request, EngineFailure::Cancelled);
         }
+        self.embeddings.fail(Some(name), &EngineFailure::Cancelled);
         self.registry.unload(name, &EngineFailure::Cancelled)
-    }
-
-    /// Starts the model's load, or joins it. Drops what is in memory under its name first if its
-    /// files have changed since, or if it is on another engine.
-    fn make_resident(&mut self, model: &EngineModel, now: Instant) -> Result<(), EngineFailure> {
-        if self.registry.is_other_version(model) {
-            let mut active = self.active_on(&model.name);
-            let waiting = self.waiting.iter_mut();
-            active += waiting.filter(|waiting| waiting.request.model.name == model.name).count();
-            if active > 0 {
-                return Err(EngineFailure::Busy { model: model.name.clone(), active });
-            }
-            self.unload(&model.name);
-        }
-        Ok(self.registry.ensure(model, now)?)
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
@@ -183,14 +210,23 @@ impl Worker {
             sequence::fail(request, EngineFailure::ShuttingDown);
             return;
         }
-        let now = Instant::now();
-        if let Err(failure) = self.make_resident(&request.model, now) {
+        if let Some(failure) = self.quarantined(&request.model) {
             sequence::fail(request, failure);
             return;
         }
+        let now = Instant::now();
+        let (none, asker) = (ModelOptions::default(), self.asker(self.waiting.len(), None, now));
+        let tokens = request.prompt.len().saturating_add(request.max_tokens);
+        let residence = match self.make_resident(&request.model, tokens, none, asker, now) {
+            Ok(residence) => residence,
+            Err(failure) => {
+                sequence::fail(request, failure);
+                return;
+            }
+        };
         let mut waiting = Waiting::new(request);
         if !self.registry.is_resident(&waiting.request.model.name) {
-            waiting.load_since = Some(now);
+            waiting.memory(residence == Residence::Awaited, now);
         }
         // The first of a request's choices speaks for all.
         let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
@@ -213,6 +249,7 @@ impl Worker {
     /// Ends what was cancelled or ran out of time, waiting or running.
     fn drop_ended(&mut self) {
         let now = Instant::now();
+        self.embeddings.drop_ended(now);
         for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
             let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
             sequence::fail(waiting.request, failure);
@@ -229,7 +266,9 @@ impl Worker {
     /// they would take the place of everybody else's.
     fn take_out(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
-        if let Some(resident) = self.registry.resident(&sequence.request.model.name) {
+        let model = &sequence.request.model.name;
+        self.registry.touch(model, Instant::now());
+        if let Some(resident) = self.registry.resident(model) {
             if sequence.request.choice.index == 0 {
                 resident.keep(sequence.seq, sequence.cached_text());
             } else {
@@ -240,11 +279,15 @@ impl Worker {
     }
 
     fn load_slice(&mut self) {
+        self.journal.loads_go_on(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
+        self.journal.adopts();
         let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
-        let ended = self.registry.adopt(slice, self.running.is_empty());
+        let can_embed =
+            self.embeddings.next_model(|model| self.registry.is_resident(model)).is_some();
+        let ended = self.registry.adopt(slice, self.running.is_empty() && !can_embed);
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
@@ -255,6 +298,7 @@ impl Worker {
         for LoadEnd { name, result } in ended {
             match result {
                 Ok(()) => {
+                    self.status.update(|status| status.loads += 1);
                     let mine = |waiting: &&mut Waiting| waiting.request.model.name == name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
@@ -266,20 +310,22 @@ impl Worker {
                     for waiting in self.waiting.remove_where(mine) {
                         sequence::fail(waiting.request, error.clone().into());
                     }
+                    self.embeddings.fail(Some(&name), &error.into());
                 }
             }
         }
     }
 
     fn admit(&mut self) {
-        loop {
-            let (registry, running) = (&self.registry, &self.running);
-            let ready = |waiting: &Waiting| {
-                registry.is_resident(&waiting.request.model.name)
-                    && first_choice(running, &waiting.request).is_none_or(Sequence::has_read_prompt)
-            };
-            let Some(waiting) = self.waiting.take(running.len(), ready) else { return };
-            let first = first_choice(running, &waiting.request).map(|first| first.seq);
+        let now = Instant::now();
+        self.start_waiting_loads(now);
+        while let Some((waiting, admitted)) = self.next_admitted(now) {
+            if let Err(failure) = admitted {
+                sequence::fail(waiting.request, failure);
+                continue;
+            }
+            self.registry.touch(&waiting.request.model.name, now);
+            let first = first_choice(&self.running, &waiting.request).map(|first| first.seq);
             let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
                 sequence::fail(waiting.request, EngineFailure::Cancelled);
                 continue;
@@ -287,7 +333,6 @@ impl Worker {
             let context_tokens = resident.generator.capacity().context_tokens;
             match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
-                    let now = Instant::now();
                     self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
                 }
                 Err(error) => sequence::fail(waiting.request, error.into()),
@@ -311,8 +356,65 @@ impl Worker {
                 Heartbeat::Decode { model: model.clone() }
             };
             self.status.beat(heartbeat, Instant::now());
+            let work = if prefill { Work::Prefill } else { Work::Decode };
+            if let Some(first) = sequences.first() {
+                let requests = sequences.iter().map(|one| one.request.request_id.as_str());
+                self.journal.step(work, &first.request.model, requests);
+            }
             let outcomes = step_model(resident, &mut sequences);
             self.settle(&model, outcomes);
+        }
+    }
+
+    /// Takes a request for embeddings in, or answers it.
+    fn enqueue_texts(&mut self, request: EmbedRequest) {
+        let refused = if self.draining {
+            Some(EngineFailure::ShuttingDown)
+        } else {
+            self.quarantined(&request.model)
+        };
+        match refused {
+            None => {
+                self.status.update(|status| status.accepted += 1);
+                self.embeddings.push(request);
+            }
+            Some(failure) => {
+                // A caller that has gone needs no answer.
+                let _ = request.done.send(Err(failure));
+            }
+        }
+    }
+
+    /// Starts the loads that requests for embeddings need and there is memory for, then works off a
+    /// slice of one request.
+    fn embed(&mut self) {
+        let now = Instant::now();
+        for model in self.embeddings.models() {
+            let asker = self.asker(self.waiting.len(), None, now);
+            if let Err(failure) = self.make_resident(&model, 0, ModelOptions::default(), asker, now)
+            {
+                self.embeddings.fail(Some(&model.name), &failure);
+            }
+        }
+        let registry = &self.registry;
+        let Some(next) = self.embeddings.next_model(|model| registry.is_resident(model)) else {
+            return;
+        };
+        let (model, request_id) = (next.model.clone(), next.request_id.clone());
+        self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
+        self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
+        match self.registry.embedder(&model.name) {
+            Some(embedder) => {
+                if self.embeddings.step(&model.name, embedder) {
+                    self.journal.succeeded(&model.name);
+                }
+                self.registry.touch(&model.name, Instant::now());
+            }
+            // The service does not ask for it.
+            None => {
+                let problem = format!("`{}` is not an embedding model", model.name);
+                self.embeddings.fail(Some(&model.name), &EngineError::Native(problem).into());
+            }
         }
     }
 
@@ -328,6 +430,7 @@ impl Worker {
                 Outcome::Nothing => {}
                 Outcome::Token(sampled) => {
                     if let Some(finish) = self.running[index].accept(sampled, now) {
+                        self.journal.succeeded(model);
                         self.take_out(index).finish(finish, now);
                     }
                 }
@@ -344,7 +447,9 @@ impl Worker {
     }
 
     fn active_on(&self, model: &str) -> usize {
-        self.running.iter().filter(|sequence| sequence.request.model.name == model).count()
+        let running = self.running.iter();
+        running.filter(|sequence| sequence.request.model.name == model).count()
+            + self.embeddings.count(model)
     }
 
     fn beat(&self, phase: Heartbeat) {
@@ -353,13 +458,21 @@ impl Worker {
     }
 
     fn publish(&self) {
+        let used_bytes = self.ledger(Asker::Patient).used_bytes();
+        let expires = self.expiries();
         let models = self.registry.describe(|model| self.active_on(model));
         let loading = self.registry.loading_names();
+        let quarantined = self.journal.quarantined();
+        let budget_bytes = self.budget_bytes;
         self.status.update(|status| {
             status.active = self.running.len();
             status.queued = self.waiting.len();
             status.models = models;
             status.loading = loading;
+            status.quarantined = quarantined;
+            status.budget_bytes = budget_bytes;
+            status.used_bytes = used_bytes;
+            status.expires = expires;
         });
     }
 }

@@ -3,6 +3,7 @@
 //! Owns both error types and their one mapping to the protocol's list. They are `Clone`, because
 //! callers who share a pull share its failure.
 
+use super::hub::HubError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde_json::json;
 use std::io;
@@ -91,6 +92,9 @@ pub enum PullError {
     /// The source or the name is at fault.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Hugging Face has no such model, gives it to others only, or cannot be reached.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The catalogue has no such model.
     #[error("the catalogue has no model `{name}`")]
     NotInCatalog {
@@ -286,13 +290,14 @@ impl From<&PullError> for ErrorBody {
         let failed = || Self::new(ErrorCode::PullFailed, error.to_string());
         match error {
             PullError::Store(error) => Self::from(error),
+            PullError::Hub(error) => Self::from(error),
             PullError::NotInCatalog { name, suggestion } => {
                 let next = match suggestion {
                     Some(near) => format!(
                         "Did you mean `{near}`? To take over a file, give its absolute path."
                     ),
-                    None => "Run `ingle models` to see what can be pulled; to take over a file, \
-                             give its absolute path."
+                    None => "Run `ingle models` to see what can be pulled; a model of Hugging \
+                             Face is named `org/name`, a file by its absolute path."
                         .to_owned(),
                 };
                 Self::new(ErrorCode::ModelNotFound, error.to_string())
@@ -323,8 +328,8 @@ impl From<&PullError> for ErrorBody {
             PullError::HashMismatch { what, found, expected } => failed()
                 .with_details(json!({ "file": what, "found": found, "expected": expected }))
                 .with_remediation(
-                    "Nothing was kept. Try again; if it happens again, the package index that pip \
-                     uses serves another file under this name.",
+                    "The file was thrown away. Try again; if it happens again, the server, or a \
+                     mirror or proxy before it, serves another file under this name.",
                 ),
             PullError::BadArchive { what, .. } => failed().with_details(json!({ "file": what })),
             PullError::NoSpace { path, needed_bytes, free_bytes } => failed()

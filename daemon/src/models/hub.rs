@@ -3,18 +3,32 @@
 //! Owns the settings of the hub and the places its programs use. What speaks HTTP is in the modules
 //! below, which are left out of builds without the feature `hf-hub`. Knows nothing of callers.
 
-use std::fs::File;
-use std::io::Read;
+#[cfg(feature = "hf-hub")]
+mod client;
+mod error;
+#[cfg(feature = "hf-hub")]
+pub(super) mod fetch;
+#[cfg(feature = "hf-hub")]
+mod part;
+#[cfg(feature = "hf-hub")]
+mod partial;
+#[cfg(feature = "hf-hub")]
+mod select;
+#[cfg(all(test, feature = "hf-hub"))]
+mod tests;
+#[cfg(feature = "hf-hub")]
+mod transfer;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ingle_protocol::limits;
 use serde::Deserialize;
 
+pub use error::HubError;
+
 /// Hugging Face's public address.
 const PUBLIC: &str = "https://huggingface.co";
-/// Bytes of a token.
-const TOKEN_BYTES: u64 = 4_096;
 
 /// A string that is never shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -59,21 +73,5 @@ impl Default for HubSetup {
             stall: Duration::from_millis(limits::HUB_STALL_MS),
             retry: Duration::from_millis(limits::HUB_RETRY_MS),
         }
-    }
-}
-
-impl HubSetup {
-    /// The token to show now. Blocks: it may read a file. Hugging Face's own login writes that
-    /// file, so a login after the daemon's start counts.
-    fn token(&self) -> Option<Secret> {
-        if self.token.is_some() {
-            return self.token.clone();
-        }
-        let path = self.token_file.as_ref()?;
-        std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-        let mut token = String::new();
-        File::open(path).ok()?.take(TOKEN_BYTES).read_to_string(&mut token).ok()?;
-        let token = token.trim();
-        (!token.is_empty()).then(|| Secret(token.to_owned()))
     }
 }

@@ -11,6 +11,8 @@ mod work;
 
 use super::catalog::{CATALOG, CatalogEntry};
 use super::error::PullError;
+#[cfg(feature = "hf-hub")]
+use super::hub;
 use super::hub::HubSetup;
 use super::library::Library;
 use super::staging;
@@ -152,6 +154,14 @@ impl Puller {
             Ok(count) => tracing::info!(count, "removed what interrupted pulls left behind"),
             // Clutter, not a reason to stay down.
             Err(error) => tracing::warn!(%error, "cannot remove what interrupted pulls left"),
+        }
+        #[cfg(feature = "hf-hub")]
+        match hub::fetch::remove_stale(&setup.models_dir, std::time::SystemTime::now()) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed downloads that nobody went on with"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove downloads that nobody went on with")
+            }
         }
         Self {
             shared: Arc::new(Shared {

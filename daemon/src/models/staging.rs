@@ -71,22 +71,26 @@ impl Staging {
 
     /// Moves the finished model folder to `destination`. A folder that is there is replaced.
     pub(super) fn place(&self, destination: &Path) -> Result<(), PullError> {
-        let model = self.model_dir();
-        sync(&model)?;
-        let old = self.dir.path().join("old");
-        match fs::rename(destination, &old) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(PullError::io("replace", destination)(error));
-            }
-            _ => {}
-        }
-        if let Err(error) = fs::rename(&model, destination) {
-            // Whatever was there comes back; the first failure is the one to report.
-            let _ = fs::rename(&old, destination);
-            return Err(PullError::io("create", destination)(error));
-        }
-        destination.parent().map_or(Ok(()), sync)
+        place(&self.model_dir(), &self.dir.path().join("old"), destination)
     }
+}
+
+/// Moves the finished folder `model` to `destination`, and what is there to `old`. All three are on
+/// one file system.
+pub(super) fn place(model: &Path, old: &Path, destination: &Path) -> Result<(), PullError> {
+    sync(model)?;
+    match fs::rename(destination, old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(PullError::io("replace", destination)(error));
+        }
+        _ => {}
+    }
+    if let Err(error) = fs::rename(model, destination) {
+        // Whatever was there comes back; the first failure is the one to report.
+        let _ = fs::rename(old, destination);
+        return Err(PullError::io("create", destination)(error));
+    }
+    destination.parent().map_or(Ok(()), sync)
 }
 
 /// Removes staging folders that a killed daemon left behind, and returns how many they were.

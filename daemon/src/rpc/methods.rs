@@ -10,10 +10,13 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::Method;
+use ingle_protocol::wire::embed::Embed;
 use ingle_protocol::wire::envelope::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
-use ingle_protocol::wire::models::{ListModels, LoadModel, ProgressEvent, PullModel, UnloadModel};
+use ingle_protocol::wire::models::{
+    EstimateModel, ListModels, LoadModel, ProgressEvent, PullModel, UnloadModel,
+};
 use ingle_protocol::wire::status::{Health, Shutdown, ShutdownReply, Status};
 use ingle_protocol::wire::tokens::{Detokenize, Tokenize};
 use jsonrpsee::core::RegisterMethodError;
@@ -52,12 +55,19 @@ pub fn table(
     add::<Generate, _, _>(&mut module, |service, params, scope| async move {
         generate(&service, params, &scope).await
     })?;
+    add::<Embed, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, Embed::CLASS, params.budget, &scope);
+        service.embed(params, &context).await
+    })?;
     add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, LoadModel::CLASS, None, &scope);
         let (progress, forward) = progress(params.stream, &scope);
-        let model = params.model.as_deref();
-        let load = service.load_model(model, params.engine, progress, &context);
+        let load = service.load_model(&params, progress, &context);
         first(load, forward).await
+    })?;
+    add::<EstimateModel, _, _>(&mut module, |service, params, scope| async move {
+        let context = context(&service, EstimateModel::CLASS, None, &scope);
+        service.estimate_model(&params, &context).await
     })?;
     add::<UnloadModel, _, _>(&mut module, |service, params, scope| async move {
         let context = context(&service, UnloadModel::CLASS, None, &scope);

@@ -2,6 +2,8 @@
 //!
 //! Owns the one mapping from the engine's errors to the protocol's list.
 
+use std::time::SystemTime;
+
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use serde_json::json;
@@ -54,11 +56,50 @@ impl From<EngineFailure> for ErrorBody {
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
             }
+            EngineFailure::InsufficientMemory(shortage) => {
+                let holders = shortage.holders.iter().map(|holder| {
+                    json!({ "model": holder.model, "bytes": holder.bytes, "state": holder.state })
+                });
+                Self::new(ErrorCode::InsufficientMemory, message).with_details(json!({
+                    "needed_bytes": shortage.needed_bytes,
+                    "free_bytes": shortage.free_bytes,
+                    "budget_bytes": shortage.budget_bytes,
+                    "holders": holders.collect::<Vec<_>>(),
+                }))
+            }
+            EngineFailure::Quarantined { model, deaths } => {
+                let last = &deaths.last;
+                let next = format!(
+                    "Use another model, fetch this one again, or give it one more chance with \
+                     `ingle load --force {model}`; `ingle logs` shows what happened."
+                );
+                Self::new(ErrorCode::ModelCrashed, format!("{message}, {}", ago(last.at_unix_s)))
+                    .with_remediation(next)
+                    .with_details(json!({
+                        "deaths": deaths.count,
+                        "cause": last.cause,
+                        "phase": last.phase,
+                        "at_unix_s": last.at_unix_s,
+                        "requests": last.requests,
+                    }))
+            }
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(
                     "Send the request again: a new daemon is started when it is needed.",
                 ),
         }
+    }
+}
+
+/// How long ago a time in seconds since 1970 was, for a person.
+pub(super) fn ago(at_unix_s: u64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = now.map_or(0, |now| now.as_secs().saturating_sub(at_unix_s));
+    match seconds {
+        0..120 => format!("{seconds} seconds ago"),
+        120..7_200 => format!("{} minutes ago", seconds / 60),
+        7_200..172_800 => format!("{} hours ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
     }
 }

@@ -26,10 +26,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
+use super::embed::check_role;
 use super::models::{OpenModel, blocking};
 use crate::engine::handle::{
     ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, millis,
 };
+use crate::engine::role::Role;
 use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
 use crate::request::RequestContext;
 use crate::text::chat_template::ChatMessage;
@@ -170,6 +172,7 @@ impl Service {
         let GenerateParams { model, engine, messages, prompt, .. } = params;
         let prepared = async {
             let open = self.open(model.as_deref(), engine).await?;
+            check_role(&open, Role::Generates)?;
             tokenize(open, messages, prompt).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;

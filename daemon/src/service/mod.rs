@@ -1,8 +1,9 @@
-//! One API under all edges: generate, tokenize, models, status.
+//! One API under all edges: generate, embed, tokenize, models, status.
 //!
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+pub mod embed;
 pub mod failure;
 pub mod generate;
 pub mod models;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::handle::EngineHandle;
+use crate::memory_watch::MemoryWatch;
 use crate::models::Puller;
 use crate::request::RequestNames;
 use models::Models;
@@ -36,6 +38,8 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// Resident memory, as last sampled.
+    pub memory: MemoryWatch,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
     /// Connections open now.

@@ -10,14 +10,17 @@ use std::time::Instant;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::{
-    EngineKind, LoadedModel, ModelEntry, ModelList, ModelState, ProgressEvent, PullParams,
-    PullResult, UnloadResult,
+    EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
+    ProgressEvent, PullParams, PullResult, UnloadResult,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
 use crate::engine::backend::EngineError;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
+use crate::engine::memory::ModelOptions;
+use crate::engine::quarantine::{Deaths, version_hash};
+use crate::engine::role::Role;
 use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
@@ -198,30 +201,36 @@ fn open_model(
     settings: &EngineSettings,
 ) -> Result<OpenModel, ErrorBody> {
     let name = source.name.clone();
-    let (weights, text, trained_tokens) = match source.format {
+    let (weights, role, text, trained_tokens) = match source.format {
         ModelFormat::Gguf => {
             let gguf = Arc::new(GgufFile::open(&source.path)?);
+            let role = Role::of_gguf(&gguf)?;
             let text = gguf_text_model(&gguf, engine)?;
             let trained_tokens = context_tokens(&gguf)?;
-            (Weights::Gguf(gguf), text, trained_tokens)
+            (Weights::Gguf(gguf), role, text, trained_tokens)
         }
         ModelFormat::Safetensors => {
             let text = hf_text::text_model(&source.path)?;
             let folder = Arc::new(ModelFolder::open(&source.path)?);
             let trained_tokens = folder.context_tokens()?;
-            (Weights::Safetensors(folder), text, trained_tokens)
+            (Weights::Safetensors(folder), Role::Generates, text, trained_tokens)
         }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), TextModel::bytes(), context_tokens)
+            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
         }
     };
-    // The same files on another engine are another model to the engine thread.
-    let version = format!("{} {:016x} {engine}", source.path.display(), source.stamp);
+    let version = version(&source, engine);
     let context_tokens = settings.context_tokens(engine, trained_tokens);
-    let engine = EngineModel { name, version, engine, weights };
+    let engine = EngineModel { name, version, engine, role, weights };
     Ok(OpenModel { source, engine, text, context_tokens })
+}
+
+/// Which state of its files a model is in. The same files on another engine are another model to
+/// the engine thread.
+fn version(source: &ModelSource, engine: EngineKind) -> String {
+    format!("{} {:016x} {engine}", source.path.display(), source.stamp)
 }
 
 /// The tokenizer follows the engine: llama.cpp's own reads every vocabulary that llama.cpp runs.
@@ -300,18 +309,40 @@ impl Service {
     /// When the models folder cannot be read.
     pub async fn list_models(&self) -> Result<ModelList, ErrorBody> {
         let store = self.models.store.clone();
-        let entries = blocking(move || Ok(store.list()?)).await?;
         let engine = self.engine.status();
+        let crashed = engine.quarantined;
+        let (entries, crashed) = blocking(move || {
+            let is_same = |(name, deaths): &(String, Deaths)| {
+                let source = store.resolve(Some(name));
+                source.is_ok_and(|source| {
+                    let engines = EngineKind::ALL.into_iter();
+                    engines
+                        .map(|engine| version_hash(&version(&source, engine)))
+                        .any(|version| deaths.version == version)
+                })
+            };
+            let crashed: Vec<_> = crashed.into_iter().filter(is_same).collect();
+            Ok((store.list()?, crashed))
+        })
+        .await?;
         let models = entries.into_iter().map(|entry| {
             let entry = ModelEntry::from(entry);
+            let crashed = crashed.iter().find(|(crashed, _)| *crashed == entry.name);
+            let crashed = crashed.map(|(_, deaths)| format!("it {deaths}"));
             let state = if engine.models.iter().any(|loaded| loaded.name == entry.name) {
                 ModelState::Loaded
             } else if engine.loading.contains(&entry.name) {
                 ModelState::Loading
+            } else if entry.state == ModelState::OnDisk && crashed.is_some() {
+                ModelState::Quarantined
             } else {
                 entry.state
             };
-            ModelEntry { state, ..entry }
+            let description = match crashed {
+                Some(crashed) if state == ModelState::Quarantined => crashed,
+                _ => entry.description,
+            };
+            ModelEntry { state, description, ..entry }
         });
         Ok(ModelList { default: self.models.default_model.clone(), models: models.collect() })
     }
@@ -322,16 +353,44 @@ impl Service {
     /// What opening or loading reports; `TIMEOUT` at the daemon's limit.
     pub async fn load_model(
         &self,
-        name: Option<&str>,
-        engine: Option<EngineKind>,
+        params: &LoadParams,
         progress: mpsc::Sender<ProgressEvent>,
         context: &RequestContext,
     ) -> Result<LoadedModel, ErrorBody> {
-        let open = self.in_time("opening the model", context, self.open(name, engine)).await?;
+        let open = self
+            .in_time(
+                "opening the model",
+                context,
+                self.open(params.model.as_deref(), params.engine),
+            )
+            .await?;
         let (done, outcome) = oneshot::channel();
         let model = open.engine.clone();
-        self.engine.send(Command::Load { model, progress, done })?;
+        let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
+        let force = params.force;
+        self.engine.send(Command::Load { model, options, force, progress, done })?;
         self.within_limit("loading the model", context, outcome).await
+    }
+
+    /// What a load would take and evict. Loads nothing.
+    ///
+    /// # Errors
+    /// What opening the model reports; `TIMEOUT` at the daemon's limit.
+    pub async fn estimate_model(
+        &self,
+        params: &LoadParams,
+        context: &RequestContext,
+    ) -> Result<LoadEstimate, ErrorBody> {
+        let open = self
+            .in_time(
+                "opening the model",
+                context,
+                self.open(params.model.as_deref(), params.engine),
+            )
+            .await?;
+        let (done, outcome) = oneshot::channel();
+        self.engine.send(Command::Estimate { model: open.engine.clone(), done })?;
+        self.within_limit("estimating the load", context, outcome).await
     }
 
     /// Drops a model from memory.
@@ -394,7 +453,7 @@ impl Service {
         }
     }
 
-    async fn within_limit<T>(
+    pub(super) async fn within_limit<T>(
         &self,
         what: &'static str,
         context: &RequestContext,

@@ -4,9 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::status::{HealthReply, HealthState, Phase, StatusReply};
+use ingle_protocol::wire::status::{
+    HealthReply, HealthState, Phase, QuarantinedModel, StatusReply,
+};
 
 use super::Service;
+use super::failure::ago;
+use crate::engine::quarantine::Deaths;
 
 impl Service {
     /// Whether the daemon is well. Never asks the engine thread.
@@ -35,6 +39,14 @@ impl Service {
     #[must_use]
     pub fn status(&self) -> StatusReply {
         let engine = self.engine.status();
+        let memory = self.memory.last();
+        let now = Instant::now();
+        let mut models = engine.models;
+        for (name, at) in engine.expires {
+            if let Some(model) = models.iter_mut().find(|model| model.name == name) {
+                model.expires_in_s = Some(at.saturating_duration_since(now).as_secs());
+            }
+        }
         StatusReply {
             build: ingle_protocol::BUILD.to_owned(),
             pid: std::process::id(),
@@ -45,17 +57,18 @@ impl Service {
             active: engine.active,
             queued: engine.queued,
             generations: engine.accepted,
-            resident_bytes: resident_bytes(),
-            models: engine.models,
+            loads: engine.loads,
+            resident_bytes: memory.bytes,
+            peak_resident_bytes: memory.peak_bytes,
+            budget_bytes: engine.budget_bytes,
+            used_bytes: engine.used_bytes,
+            models,
+            quarantined: engine.quarantined.iter().map(quarantined).collect(),
         }
     }
 }
 
-/// Resident memory of this process in bytes; 0 where the system does not tell it in a file.
-fn resident_bytes() -> u64 {
-    let kib = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    kib.unwrap_or(0) * 1024
+fn quarantined((name, deaths): &(String, Deaths)) -> QuarantinedModel {
+    let reason = format!("{deaths}, {}", ago(deaths.last.at_unix_s));
+    QuarantinedModel { name: name.clone(), reason }
 }

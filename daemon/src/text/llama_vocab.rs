@@ -126,6 +126,11 @@ impl Tokenizer for LlamaTokenizer {
             .map_err(|error| TextError::Encode(error.to_string()))
     }
 
+    fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let ids = self.vocab.tokenize(text, true, false);
+        ids.map_err(|error| TextError::Encode(error.to_string()))
+    }
+
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
         if self.is_special(id) {
             return None;

@@ -23,6 +23,14 @@ pub trait Tokenizer: Send + Sync {
     /// [`TextError::Encode`] when the vocabulary cannot express the text.
     fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TextError>;
 
+    /// The ids of a text to be embedded, with whatever the model wants around it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode(text, SpecialTokens::AsText)
+    }
+
     /// The exact bytes the token stands for, which need not be whole UTF-8 characters. `None` for
     /// special tokens, which have no text, and for unknown ids.
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>>;

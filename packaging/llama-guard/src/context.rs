@@ -73,8 +73,9 @@ impl Context {
             batch_tokens: options.batch_tokens,
             micro_batch_tokens: options.micro_batch_tokens,
             sequences: options.sequences,
-            // Every sequence may want logits in every batch, and room for more is memory lost.
-            outputs: options.sequences,
+            // Every sequence may want logits in every batch, and room for more is memory lost;
+            // embeddings need every token's output.
+            outputs: if options.embeddings { options.batch_tokens } else { options.sequences },
             threads: options.threads.try_into().unwrap_or(1),
             embeddings: options.embeddings,
         };

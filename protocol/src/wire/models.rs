@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Method, NoParams};
+use crate::keep_alive::KeepAlive;
 use crate::limits;
 use crate::timeouts::Class;
 
@@ -61,6 +62,8 @@ pub enum ModelState {
     Loaded,
     /// On disk, and its files cannot be read.
     Broken,
+    /// On disk, and refused because it ended the daemon twice in a row.
+    Quarantined,
 }
 
 /// What computes a model.
@@ -118,7 +121,7 @@ impl Method for LoadModel {
     type Output = LoadedModel;
 }
 
-/// What to load, and on what.
+/// Which model to load, and how long it stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadParams {
@@ -128,16 +131,97 @@ pub struct LoadParams {
     /// The engine it must run on; the one it is on already, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
+    /// How long it stays after its last use; the configuration's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
+    /// Whether it is never evicted and never expires; as it was, or as configured, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
+    /// Whether to load a model that ended the daemon twice in a row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
+}
+
+/// What a load would take, without loading anything.
+#[derive(Debug)]
+pub struct EstimateModel;
+
+impl Method for EstimateModel {
+    const NAME: &'static str = "models.estimate";
+    type Params = LoadParams;
+    type Output = LoadEstimate;
+}
+
+/// What a load would take, and what would have to go for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadEstimate {
+    /// The model.
+    pub model: String,
+    /// The engine that would run it.
+    pub engine: String,
+    /// Whether it is in memory, or on its way there.
+    pub is_loaded: bool,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Bytes it takes besides, whatever is generated.
+    pub overhead_bytes: u64,
+    /// Bytes that pass through plain memory while it is loaded.
+    pub staging_bytes: u64,
+    /// Bytes of KV cache a thousand tokens take.
+    pub kv_bytes_per_1k_tokens: u64,
+    /// Tokens of context.
+    pub context_tokens: usize,
+    /// Bytes of KV cache one sequence with a full context takes.
+    pub kv_bytes_full_context: u64,
+    /// The memory budget in bytes.
+    pub budget_bytes: u64,
+    /// Bytes of it that are taken.
+    pub used_bytes: u64,
+    /// Bytes of it that are free.
+    pub free_bytes: u64,
+    /// Whether the load fits.
+    pub fit: Fit,
+    /// What would be evicted, in order.
+    pub evictions: Vec<Eviction>,
+    /// Why it would have to wait or be refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<String>,
+}
+
+/// Whether a load fits the memory budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// As things are.
+    Now,
+    /// Once what `evictions` names has been evicted, which the load does by itself.
+    AfterEvictions,
+    /// Once a model that is in use has become idle.
+    WhenIdle,
+    /// Never, as long as what is pinned stays and the budget is what it is.
+    Never,
+}
+
+/// Memory that is given up for a load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Whose memory.
+    pub model: String,
+    /// Whether the whole model goes, and not only its prompt cache.
+    pub unloads: bool,
+    /// Bytes that come free.
+    pub bytes: u64,
 }
 
 /// Names a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
-    /// Name or path; the default model when absent.
+    /// Name or path; the default model when absent. A model of a library is named `org/name`, or by
+    /// `name` alone; `:choice` names one of several GGUF files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -156,14 +240,26 @@ pub struct LoadedModel {
     pub architecture: String,
     /// Bytes of its weights in memory.
     pub weight_bytes: u64,
-    /// Bytes of its sequences' KV caches.
+    /// Bytes of its sequences' KV caches, prompt cache included.
     pub kv_bytes: u64,
+    /// Bytes of those that are kept for prompts that begin alike.
+    #[serde(default)]
+    pub prompt_cache_bytes: u64,
     /// Tokens of context.
     pub context_tokens: usize,
     /// Generations running on it.
     pub active: usize,
     /// Milliseconds its load took.
     pub load_ms: f64,
+    /// Whether it is never evicted and never expires.
+    #[serde(default)]
+    pub pinned: bool,
+    /// How long it stays after its last use.
+    #[serde(default)]
+    pub keep_alive: KeepAlive,
+    /// Seconds until it is unloaded unless it is used; absent while it is in use, or when it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_s: Option<u64>,
 }
 
 /// Drops a model from memory.
@@ -202,9 +298,10 @@ impl Method for PullModel {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
-    /// A name of the catalogue, or a path of a GGUF file or model folder to take over.
+    /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository of Hugging
+    /// Face's, or a path of a GGUF file or model folder to take over.
     pub model: String,
-    /// The name to give a model that comes from a path; its file name when absent.
+    /// The name to give the model; the catalogue's, the repository's or the file's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Whether [`ProgressEvent`]s are wanted before the reply.
@@ -219,7 +316,7 @@ pub struct PullResult {
     pub model: String,
     /// Bytes on disk.
     pub size_bytes: u64,
-    /// SHA-256 of the model file, in hexadecimal.
+    /// SHA-256 of the model file, in hexadecimal; empty when there are several.
     pub sha256: String,
     /// Whether it was here already.
     pub already_here: bool,

@@ -98,10 +98,34 @@ pub struct StatusReply {
     pub queued: usize,
     /// Generations accepted since the start.
     pub generations: u64,
-    /// Resident memory of the daemon in bytes; 0 where it is not known.
+    /// Models loaded since the start, every load counted.
+    #[serde(default)]
+    pub loads: u64,
+    /// Resident memory of the daemon in bytes, as last sampled; 0 where it is not known.
     pub resident_bytes: u64,
+    /// The most it has been; 0 where it is not known.
+    #[serde(default)]
+    pub peak_resident_bytes: u64,
+    /// The memory budget in bytes; 0 before the engine has said.
+    #[serde(default)]
+    pub budget_bytes: u64,
+    /// Bytes of the budget that models hold or have reserved.
+    #[serde(default)]
+    pub used_bytes: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
+    /// Models that are refused because they ended the daemon twice in a row.
+    #[serde(default)]
+    pub quarantined: Vec<QuarantinedModel>,
+}
+
+/// A model that is refused because it ended the daemon twice in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedModel {
+    /// The model.
+    pub name: String,
+    /// What happened, when, and in which phase.
+    pub reason: String,
 }
 
 /// Ends the daemon.

@@ -72,7 +72,12 @@ async fn load(
     model: Option<String>,
     options: &BenchOptions,
 ) -> Result<LoadedModel, Failure> {
-    let params = LoadParams { model: model.clone(), engine: options.engine, stream: true };
+    let params = LoadParams {
+        model: model.clone(),
+        engine: options.engine,
+        stream: true,
+        ..LoadParams::default()
+    };
     if options.cold {
         let params = ModelParams { model: model.clone(), stream: false };
         match client.call::<UnloadModel>(&params).await {

@@ -87,7 +87,27 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
         ("connections", reply.connections.to_string()),
     ];
     if reply.resident_bytes > 0 {
-        lines.push(("memory", output::bytes(reply.resident_bytes)));
+        lines.push((
+            "resident",
+            format!(
+                "{}, at most {} so far",
+                output::bytes(reply.resident_bytes),
+                output::bytes(reply.peak_resident_bytes.max(reply.resident_bytes))
+            ),
+        ));
+    }
+    if reply.budget_bytes > 0 {
+        lines.push((
+            "models",
+            format!(
+                "{} of a budget of {}",
+                output::bytes(reply.used_bytes),
+                output::bytes(reply.budget_bytes)
+            ),
+        ));
+    }
+    for model in &reply.quarantined {
+        lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }
     lines.push(("socket", reply.socket.clone()));
     lines

@@ -6,6 +6,7 @@
 
 mod bench;
 mod daemon;
+mod embed;
 mod generate;
 mod logs;
 mod models;
@@ -34,9 +35,10 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,
         Command::Ps => models::ps(&mut app).await,
-        Command::Load { model, engine, yes } => {
-            models::load(&mut app, model.as_deref(), engine, yes).await
+        Command::Embed { texts, model, engine } => {
+            embed::embed(&mut app, texts, model.as_deref(), engine).await
         }
+        Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
         Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Status => daemon::status(&mut app).await,

@@ -7,15 +7,18 @@ use std::path::Path;
 use ingle_protocol::client::{Call, Client};
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
+use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::wire::models::{
-    EngineKind, ListModels, LoadModel, LoadParams, LoadedModel, ModelEntry, ModelParams,
-    ModelState, ProgressEvent, PullModel, PullParams, PullResult, UnloadModel,
+    EngineKind, EstimateModel, Fit, ListModels, LoadEstimate, LoadModel, LoadParams, LoadedModel,
+    ModelEntry, ModelParams, ModelState, ProgressEvent, PullModel, PullParams, PullResult,
+    UnloadModel,
 };
 use ingle_protocol::wire::status::Status;
 use ingle_protocol::wire::{Method, NoParams};
 use serde_json::json;
 
 use crate::app::{App, model_argument};
+use crate::cli::LoadOptions;
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
@@ -29,12 +32,13 @@ pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Ou
     } else if result.already_here {
         app.output.line(&format!("{} is here already", result.model))?;
     } else {
-        app.output.line(&format!(
-            "pulled {} ({}, sha256 {})",
-            result.model,
-            output::bytes(result.size_bytes),
-            result.sha256
-        ))?;
+        // A model of several files has no one hash.
+        let hash = match result.sha256.as_str() {
+            "" => String::new(),
+            hash => format!(", sha256 {hash}"),
+        };
+        let size = output::bytes(result.size_bytes);
+        app.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -71,13 +75,14 @@ pub(crate) async fn list(app: &mut App) -> Outcome {
         [
             format!("{}{mark}", model.name),
             state(model.state).to_owned(),
+            source(&model.source).to_owned(),
             model.format,
             output::bytes(model.size_bytes),
             model.description,
         ]
     });
     let rows = rows.collect();
-    app.output.table(["NAME", "STATE", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    app.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
     Ok(exit::OK)
 }
 
@@ -88,6 +93,16 @@ fn state(state: ModelState) -> &'static str {
         ModelState::Loading => "loading",
         ModelState::Loaded => "loaded",
         ModelState::Broken => "broken",
+        ModelState::Quarantined => "crashed",
+    }
+}
+
+/// Whose folder a model is in.
+fn source(source: &str) -> &str {
+    match source {
+        "huggingface" => "Hugging Face",
+        "lm_studio" => "LM Studio",
+        other => other,
     }
 }
 
@@ -166,32 +181,61 @@ pub(crate) fn loaded_table(output: &mut Output, models: &[LoadedModel]) -> Resul
             model.engine.clone(),
             model.architecture.clone(),
             output::bytes(model.weight_bytes),
-            output::bytes(model.kv_bytes),
+            output::bytes(model.kv_bytes.saturating_sub(model.prompt_cache_bytes)),
+            output::bytes(model.prompt_cache_bytes),
             model.context_tokens.to_string(),
             model.active.to_string(),
+            stays(model),
         ]
     });
     output.table(
-        ["MODEL", "ENGINE", "ARCHITECTURE", "WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
-        &["WEIGHTS", "KV CACHE", "CONTEXT", "RUNNING"],
+        [
+            "MODEL",
+            "ENGINE",
+            "ARCHITECTURE",
+            "WEIGHTS",
+            "KV CACHE",
+            "KEPT",
+            "CONTEXT",
+            "RUNNING",
+            "STAYS",
+        ],
+        &["WEIGHTS", "KV CACHE", "KEPT", "CONTEXT", "RUNNING"],
         rows.collect(),
     )
 }
 
+/// How long a model stays in memory.
+fn stays(model: &LoadedModel) -> String {
+    match (model.pinned, model.expires_in_s) {
+        (true, _) => "pinned".to_owned(),
+        (false, Some(left)) => output::seconds(left),
+        (false, None) => match model.keep_alive {
+            KeepAlive::Forever => "forever".to_owned(),
+            keep_alive @ KeepAlive::For(_) => format!("{keep_alive} after use"),
+        },
+    }
+}
+
 /// Loads a model.
-pub(crate) async fn load(
-    app: &mut App,
-    model: Option<&str>,
-    engine: Option<EngineKind>,
-    yes: bool,
-) -> Outcome {
+pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
     let client = app.connect().await?;
-    let model = model.map(model_argument);
-    let params = LoadParams { model: model.clone(), engine, stream: true };
+    let model = options.model.as_deref().map(model_argument);
+    if options.estimate {
+        return estimate(app, &client, model, options.engine).await;
+    }
+    let params = LoadParams {
+        model: model.clone(),
+        engine: options.engine,
+        keep_alive: options.keep_alive,
+        pin: (options.pin || options.no_pin).then_some(options.pin),
+        force: options.force,
+        stream: true,
+    };
     let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
     let loaded = match load().await {
         Err(failure) => {
-            pull_if_missing(app, &client, failure, model.as_deref(), yes).await?;
+            pull_if_missing(app, &client, failure, model.as_deref(), options.yes).await?;
             load().await?
         }
         loaded => loaded?,
@@ -209,6 +253,72 @@ pub(crate) async fn load(
         ))?;
     }
     Ok(exit::OK)
+}
+
+/// Says what a load would take.
+async fn estimate(
+    app: &mut App,
+    client: &Client,
+    model: Option<String>,
+    engine: Option<EngineKind>,
+) -> Outcome {
+    let params = LoadParams { model, engine, ..LoadParams::default() };
+    let estimate = client.call::<EstimateModel>(&params).await?;
+    if app.output.json {
+        app.output.json(&estimate)?;
+        return Ok(exit::OK);
+    }
+    for (name, value) in estimate_lines(&estimate) {
+        app.output.line(&format!("{name:<15} {value}"))?;
+    }
+    Ok(exit::OK)
+}
+
+fn estimate_lines(estimate: &LoadEstimate) -> Vec<(&'static str, String)> {
+    let fits = match estimate.fit {
+        Fit::Now if estimate.is_loaded => "it is in memory already".to_owned(),
+        Fit::Now => "yes".to_owned(),
+        Fit::AfterEvictions => "yes, after evictions".to_owned(),
+        Fit::WhenIdle => "not before a model in use is idle".to_owned(),
+        Fit::Never => "no".to_owned(),
+    };
+    let mut lines = vec![
+        ("model", format!("{} ({})", estimate.model, estimate.engine)),
+        ("weights", output::bytes(estimate.weight_bytes)),
+    ];
+    if estimate.overhead_bytes > 0 {
+        lines.push(("besides", output::bytes(estimate.overhead_bytes)));
+    }
+    lines.extend([
+        ("while loading", output::bytes(estimate.staging_bytes)),
+        (
+            "KV cache",
+            format!(
+                "{} per 1000 tokens, {} for all {}",
+                output::bytes(estimate.kv_bytes_per_1k_tokens),
+                output::bytes(estimate.kv_bytes_full_context),
+                estimate.context_tokens
+            ),
+        ),
+        (
+            "free",
+            format!(
+                "{} of {}",
+                output::bytes(estimate.free_bytes),
+                output::bytes(estimate.budget_bytes)
+            ),
+        ),
+        ("fits", fits),
+    ]);
+    for eviction in &estimate.evictions {
+        let what = if eviction.unloads { "" } else { "'s prompt cache" };
+        let bytes = output::bytes(eviction.bytes);
+        lines.push(("evicts", format!("{}{what} ({bytes})", eviction.model)));
+    }
+    if let Some(shortage) = &estimate.shortage {
+        lines.push(("because", shortage.clone()));
+    }
+    lines
 }
 
 /// Drops a model from memory. Without a daemon there is nothing to drop.

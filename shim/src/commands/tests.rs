@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{daemon, generate, models};
 use crate::app::App;
-use crate::cli::GenerateOptions;
+use crate::cli::{GenerateOptions, LoadOptions};
 use crate::fake::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
@@ -85,7 +85,7 @@ async fn without_a_daemon_the_models_on_disk_are_listed() {
 #[tokio::test]
 async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
     let (mut app, _home, _, _) = fake::app(false);
-    let failure = models::load(&mut app, None, None, false).await.unwrap_err();
+    let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
 }

@@ -9,11 +9,14 @@
 
 mod bench;
 mod cli;
+mod crash;
 mod failures;
 mod generate;
 mod hostile;
 mod launch;
 mod mcp;
+mod memory;
+mod models;
 mod reference;
 mod sampling;
 mod tidy;

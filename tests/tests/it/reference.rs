@@ -1,16 +1,22 @@
-//! SmolLM2 on MLX against reference outputs of mlx-lm (`reference/smollm2_dev.json`).
+//! SmolLM2 on both engines against reference outputs of mlx-lm (`reference/smollm2_dev.json`).
 
 use ingle_protocol::client::Client;
-use ingle_protocol::wire::generate::{Generate, GenerateParams, Message};
-use ingle_protocol::wire::models::EngineKind;
+use ingle_protocol::error::ErrorCode;
+use ingle_protocol::wire::generate::{
+    Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
+};
+use ingle_protocol::wire::models::{EngineKind, LoadModel, LoadParams};
 use ingle_protocol::wire::tokens::{Tokenize, TokenizeParams};
 use ingle_tests::{Home, fixture};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Tokens of greedy text that are compared.
 const COMPARED_TOKENS: usize = 16;
-/// How far a log-probability may be from the reference.
+/// How far a log-probability of MLX, which computes with the same floats, may be from the reference.
 const LOGPROB_TOLERANCE: f64 = 0.05;
+/// How far llama.cpp's distributions, which come from weights it never takes out of their four
+/// bits, may be from the reference: the mean divergence, in nats.
+const MEAN_DIVERGENCE: f64 = 0.02;
 
 fn ids(value: &Value) -> Vec<u32> {
     value
@@ -37,8 +43,9 @@ impl Case {
         (!chat).then(|| self.value["prompt"].as_str().unwrap().to_owned())
     }
 
-    async fn check_tokens(&self, client: &Client) {
+    async fn check_tokens(&self, client: &Client, engine: EngineKind) {
         let params = TokenizeParams {
+            engine: Some(engine),
             text: self.prompt(),
             messages: self.messages(),
             ..TokenizeParams::default()
@@ -47,56 +54,143 @@ impl Case {
         assert_eq!(tokens, ids(&self.value["prompt_tokens"]), "{}", self.value["prompt"]);
     }
 
-    /// Checks the first token's distribution; returns whether the greedy text is the same.
-    async fn check_text(&self, client: &Client) -> bool {
+    /// The reference's likeliest first tokens with their log-probabilities.
+    fn first(&self) -> Vec<(u32, f64)> {
+        let pairs = self.value["first_token_top5_logprobs"].as_array().unwrap();
+        let pair = |pair: &Value| {
+            let token = u32::try_from(pair[0].as_u64().unwrap()).unwrap();
+            (token, pair[1].as_f64().unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    async fn generate(&self, client: &Client, engine: EngineKind) -> GenerateResult {
         let params = GenerateParams {
+            engine: Some(engine),
             messages: self.messages(),
             prompt: self.prompt(),
             max_tokens: Some(u32::try_from(COMPARED_TOKENS).unwrap()),
-            top_logprobs: 5,
+            // Enough to hold the reference's five, where the engines disagree about their order.
+            top_logprobs: 20,
             ..GenerateParams::default()
         };
         let call = client.start::<Generate>(&params, params.class()).unwrap();
-        let result = call.reply().await.unwrap();
-        let first = &result.logprobs[0];
-        let mut wanted: Vec<(u32, f64)> = self.value["first_token_top5_logprobs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|pair| (ids(&Value::from(vec![pair[0].clone()]))[0], pair[1].as_f64().unwrap()))
-            .collect();
-        for (token, logprob) in &first.top {
-            let index = wanted.iter().position(|(wanted, _)| wanted == token);
-            let (_, reference) = wanted.remove(index.expect("the same five tokens"));
-            assert!((f64::from(*logprob) - reference).abs() < LOGPROB_TOLERANCE);
-        }
-        assert!(wanted.is_empty());
+        call.reply().await.unwrap()
+    }
+
+    /// Whether the greedy text is the reference's.
+    fn is_same_text(&self, result: &GenerateResult) -> bool {
         let tokens: Vec<u32> = result.logprobs.iter().map(|logprob| logprob.token).collect();
         let reference = ids(&self.value["greedy_tokens"]);
         let compared = reference.len().min(COMPARED_TOKENS);
-        tokens == reference[..compared]
+        tokens.get(..compared) == Some(&reference[..compared])
+    }
+
+    /// The Kullback-Leibler divergence of the first token's distribution from the reference's, in
+    /// nats, with everything but the reference's likeliest tokens as one.
+    fn divergence(&self, result: &GenerateResult) -> f64 {
+        let found = &result.logprobs[0].top;
+        let (mut divergence, mut rest_of_reference, mut rest_of_found) = (0.0, 1.0, 1.0);
+        for (token, reference) in self.first() {
+            let found = found.iter().find(|(found, _)| *found == token);
+            let (_, found) = found.expect("the likeliest tokens are among twenty");
+            let (found, probability) = (f64::from(*found), reference.exp());
+            divergence += probability * (reference - found);
+            rest_of_reference -= probability;
+            rest_of_found -= found.exp();
+        }
+        divergence + rest_of_reference * (rest_of_reference / rest_of_found).ln()
     }
 }
 
+fn cases() -> Vec<Case> {
+    let text = std::fs::read_to_string(fixture("reference/smollm2_dev.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 6);
+    cases.into_iter().map(|value| Case { value }).collect()
+}
+
 #[tokio::test]
-async fn smollm2_agrees_with_mlx_lm() {
+async fn smollm2_on_mlx_agrees_with_mlx_lm() {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
     let client = home.client().await;
-    let text = std::fs::read_to_string(fixture("reference/smollm2_dev.json")).unwrap();
-    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
-    assert_eq!(cases.len(), 6);
     // The second time every prompt goes on from the KV cache of the first.
     for round in 0..2 {
         let mut same = 0;
-        for value in &cases {
-            let case = Case { value: value.clone() };
-            case.check_tokens(&client).await;
-            same += usize::from(case.check_text(&client).await);
+        for case in cases() {
+            case.check_tokens(&client, EngineKind::Mlx).await;
+            let result = case.generate(&client, EngineKind::Mlx).await;
+            let five = &result.logprobs[0].top[..5];
+            for (token, reference) in case.first() {
+                let found = five.iter().find(|(found, _)| *found == token);
+                let (_, logprob) = found.expect("the same five tokens");
+                assert!((f64::from(*logprob) - reference).abs() < LOGPROB_TOLERANCE);
+            }
+            same += usize::from(case.is_same_text(&result));
         }
         assert!(same >= 5, "{same} of 6 greedy texts are the same in round {round}");
     }
+}
+
+#[tokio::test]
+async fn smollm2_on_llama_cpp_agrees_with_mlx_lm() {
+    let home = Home::new();
+    home.add_smollm2();
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for round in 0..2 {
+        let (mut same, mut divergences) = (0, Vec::new());
+        for case in cases() {
+            case.check_tokens(&client, EngineKind::Gguf).await;
+            let result = case.generate(&client, EngineKind::Gguf).await;
+            divergences.push(case.divergence(&result));
+            same += usize::from(case.is_same_text(&result));
+        }
+        let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        println!("round {round}: {same} of 6 texts the same, mean divergence {mean:.5} nats");
+        println!("  {divergences:.5?}");
+        assert!(mean < MEAN_DIVERGENCE, "{divergences:?}");
+    }
+}
+
+/// A model runs on its format's engine unless another is asked for, and stays where it is.
+#[tokio::test]
+async fn the_engine_is_the_callers_choice() {
+    let home = Home::new();
+    home.add_smollm2();
+    home.add_sim("sim", json!({}));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let load = |engine| LoadParams { engine, ..LoadParams::default() };
+    let engine = |params: LoadParams| {
+        let client = &client;
+        async move { client.call::<LoadModel>(&params).await.unwrap().engine }
+    };
+    assert_eq!(engine(load(None)).await, "gguf");
+    assert_eq!(engine(load(Some(EngineKind::Mlx))).await, "mlx");
+    // Who does not care gets the copy that is there.
+    assert_eq!(engine(load(None)).await, "mlx");
+    assert_eq!(engine(load(Some(EngineKind::Gguf))).await, "gguf");
+
+    // While it works nobody moves it to another engine.
+    let long = GenerateParams {
+        prompt: Some("Once upon a time".to_owned()),
+        max_tokens: Some(1_000),
+        stream: true,
+        ..GenerateParams::default()
+    };
+    let mut call = client.start::<Generate>(&long, long.class()).unwrap();
+    while !matches!(call.event::<GenerateEvent>().await, Some(GenerateEvent::Delta { .. })) {}
+    let error = client.call::<LoadModel>(&load(Some(EngineKind::Mlx))).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Conflict);
+    drop(call);
+
+    let sim = LoadParams { model: Some("sim".to_owned()), ..load(Some(EngineKind::Gguf)) };
+    let error = client.call::<LoadModel>(&sim).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::ModelUnsupported);
+    assert!(error.message.contains("cannot run the format sim"), "{}", error.message);
 }
 
 /// What one sequence gives does not depend on which others share its passes.
@@ -106,25 +200,28 @@ async fn a_batch_gives_what_each_gives_alone() {
     home.add_smollm2();
     let _daemon = home.daemon();
     let client = home.client().await;
-    let params: Vec<GenerateParams> = ["The sea is", "Once upon a time", "2 + 2 ="]
-        .into_iter()
-        .map(|prompt| GenerateParams {
-            prompt: Some(prompt.to_owned()),
-            max_tokens: Some(12),
-            ..GenerateParams::default()
-        })
-        .collect();
-    let mut alone = Vec::new();
-    for params in &params {
-        let call = client.start::<Generate>(params, params.class()).unwrap();
-        alone.push(call.reply().await.unwrap().text);
-    }
-    let calls: Vec<_> = params
-        .iter()
-        .map(|params| client.start::<Generate>(params, params.class()).unwrap())
-        .collect();
-    for (call, alone) in calls.into_iter().zip(alone) {
-        assert_eq!(call.reply().await.unwrap().text, alone);
+    for engine in [EngineKind::Gguf, EngineKind::Mlx] {
+        let params: Vec<GenerateParams> = ["The sea is", "Once upon a time", "2 + 2 ="]
+            .into_iter()
+            .map(|prompt| GenerateParams {
+                engine: Some(engine),
+                prompt: Some(prompt.to_owned()),
+                max_tokens: Some(12),
+                ..GenerateParams::default()
+            })
+            .collect();
+        let mut alone = Vec::new();
+        for params in &params {
+            let call = client.start::<Generate>(params, params.class()).unwrap();
+            alone.push(call.reply().await.unwrap().text);
+        }
+        let calls: Vec<_> = params
+            .iter()
+            .map(|params| client.start::<Generate>(params, params.class()).unwrap())
+            .collect();
+        for (call, alone) in calls.into_iter().zip(alone) {
+            assert_eq!(call.reply().await.unwrap().text, alone);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! the tensors' names and shapes against the hyperparameters, and says so in errors.
 
 use crate::engine::backend::EngineError;
+use crate::engine::role::Role;
 use crate::formats::gguf::{GgmlType, GgufFile, Metadata, Value};
 
 /// Why models with an encoder are refused.
@@ -22,21 +23,6 @@ const MAX_EXPERTS: u64 = 1_024;
 /// Heads, widths and the like are far below; products of two must fit 32 bits.
 const MAX_SIZE: u64 = 1 << 24;
 
-/// Architectures whose models turn a text into one vector.
-const EMBEDDING: &[&str] = &[
-    "bert",
-    "eurobert",
-    "gemma-embedding",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "llama-embed",
-    "modern-bert",
-    "neo-bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "t5encoder",
-];
-
 /// Architectures that are parts of other models.
 const PARTS: &[&str] = &["clip", "dflash", "eagle3", "gemma4-assistant", "wavtokenizer-dec"];
 
@@ -52,11 +38,19 @@ pub(super) fn architecture(gguf: &GgufFile) -> Result<&str, EngineError> {
 ///
 /// # Errors
 /// [`EngineError::InvalidModel`] naming the key, and [`EngineError::Unsupported`].
-pub(super) fn check(gguf: &GgufFile) -> Result<(), EngineError> {
+pub(super) fn check(gguf: &GgufFile, wanted: Role) -> Result<(), EngineError> {
     let architecture = architecture(gguf)?;
-    if EMBEDDING.contains(&architecture) {
-        let problem = format!("`{architecture}` is an embedding model: it cannot generate text");
-        return Err(unsupported(gguf, &problem));
+    match (wanted, Role::of_gguf(gguf)?) {
+        (Role::Generates, Role::Embeds) => {
+            let problem =
+                format!("`{architecture}` is an embedding model: it cannot generate text");
+            return Err(unsupported(gguf, &problem));
+        }
+        (Role::Embeds, Role::Generates) => {
+            let problem = "it generates text: it is not an embedding model";
+            return Err(unsupported(gguf, problem));
+        }
+        _ => {}
     }
     if PARTS.contains(&architecture) {
         let problem = format!("`{architecture}` is a part of other models and cannot run alone");
@@ -65,9 +59,9 @@ pub(super) fn check(gguf: &GgufFile) -> Result<(), EngineError> {
     if architecture == "t5" {
         return Err(unsupported(gguf, ENCODER));
     }
-    if gguf.metadata().u32_opt("split.count")?.is_some_and(|count| count > 1) {
-        let problem = "it is one part of a model that is split over several files; \
-             merge them with llama.cpp's `llama-gguf-split --merge`";
+    if gguf.metadata().u32_opt("split.no")?.is_some_and(|part| part > 0) {
+        let problem = "it is a later part of a model that is split over several files; \
+             name the first part, and llama.cpp finds the others beside it";
         return Err(unsupported(gguf, problem));
     }
     if gguf.tensors().is_empty() {

@@ -326,6 +326,10 @@ impl Generator for GgufGenerator {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
+    fn overhead_bytes(&self) -> u64 {
+        self.context.kv_bytes() + self.context.compute_bytes()
+    }
+
     /// The pool is allocated with the context, whatever is in it.
     fn kv_bytes(&self) -> u64 {
         self.context.kv_bytes()

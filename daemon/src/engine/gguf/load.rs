@@ -7,12 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
-use llama_guard::{Context, ContextOptions, ErrorKind, LoadOptions, Model, physical_cores};
+use llama_guard::{
+    Context, ContextOptions, ErrorKind, LoadOptions, Model, ModelFacts, Pooling, physical_cores,
+};
 
 use super::check;
+use super::embedder::GgufEmbedder;
 use super::generator::{GgufGenerator, Shape};
-use crate::engine::backend::{Builder, EngineError, Generator, ModelInfo};
+use crate::engine::backend::{
+    Builder, Embedder, EmbedderBuilder, EngineError, Generator, ModelInfo,
+};
 use crate::engine::loader::{self, LoadStream, Outlet};
+use crate::engine::role::Role;
 use crate::engine::settings::EngineSettings;
 use crate::engine::tensor::HostTensor;
 use crate::formats::gguf::GgufFile;
@@ -22,11 +28,11 @@ pub(super) const BATCH_TOKENS: u32 = 2_048;
 /// Tokens that llama.cpp computes together; its own default. The pacing's largest chunk is as many.
 pub(super) const MICRO_BATCH_TOKENS: u32 = 512;
 
-/// Where the loader thread leaves the finished generator.
-type Slot = Arc<Mutex<Option<GgufGenerator>>>;
+/// Where the loader thread leaves what it has built.
+struct Slot<T>(Arc<Mutex<Option<T>>>);
 
-/// Starts the load of a GGUF file. Its progress comes through the stream, and the model itself
-/// through [`Builder::finish`].
+/// Starts the load of a model that generates. Its progress comes through the stream, and the model
+/// itself through [`Builder::finish`].
 ///
 /// # Errors
 /// When the header shows that llama.cpp must not be given the file, or the system gives no thread.
@@ -35,61 +41,141 @@ pub fn load(
     settings: &EngineSettings,
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
+    check::check(gguf, Role::Generates)?;
+    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
+        let (model, facts) = load_model(gguf, settings, outlet)?;
+        if facts.has_encoder || !facts.has_decoder {
+            return Err(check::unsupported(gguf, check::ENCODER));
+        }
+        if facts.is_diffusion {
+            return Err(check::unsupported(gguf, check::DIFFUSION));
+        }
+        with_context(gguf, model, settings, BATCH_TOKENS)
+    })?;
+    Ok((Box::new(slot), stream))
+}
+
+/// The same for a model that embeds.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_embedder(
+    gguf: &Arc<GgufFile>,
+    settings: &EngineSettings,
+    cancel: Arc<AtomicBool>,
+) -> Result<(Box<dyn EmbedderBuilder>, LoadStream), EngineError> {
+    check::check(gguf, Role::Embeds)?;
+    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
+        let (model, _) = load_model(gguf, settings, outlet)?;
+        embedder_of(gguf, model, settings)
+    })?;
+    Ok((Box::new(slot), stream))
+}
+
+/// Starts a loader thread that builds something whole.
+fn spawn<T: Send + 'static>(
+    gguf: &Arc<GgufFile>,
+    settings: &EngineSettings,
+    cancel: Arc<AtomicBool>,
+    build: impl FnOnce(&GgufFile, &EngineSettings, &Outlet) -> Result<T, EngineError> + Send + 'static,
+) -> Result<(Slot<T>, LoadStream), EngineError> {
     super::forward_log();
-    check::check(gguf)?;
-    let slot = Slot::default();
-    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&slot));
+    let slot = Slot(Arc::default());
+    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&slot.0));
     let stream = loader::spawn_work(cancel, move |outlet| {
-        let generator = build(&file, &settings, outlet)?;
-        *target.lock().unwrap_or_else(PoisonError::into_inner) = Some(generator);
+        let built = build(&file, &settings, outlet)?;
+        *target.lock().unwrap_or_else(PoisonError::into_inner) = Some(built);
         Ok(())
     })?;
-    Ok((Box::new(Finished { slot }), stream))
+    Ok((slot, stream))
 }
 
-/// The engine thread's side: takes what the loader thread has built.
-struct Finished {
-    slot: Slot,
+impl<T> Slot<T> {
+    fn take(&self) -> Result<T, EngineError> {
+        let built = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        built.ok_or_else(|| EngineError::Native("the loader thread built no model".to_owned()))
+    }
 }
 
-impl Builder for Finished {
+impl Builder for Slot<GgufGenerator> {
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
         let problem = format!("a tensor `{}` for a model that is built whole", tensor.name);
         Err(EngineError::Native(problem))
     }
 
     fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
-        let generator = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match generator {
-            Some(generator) => Ok(Box::new(generator)),
-            None => Err(EngineError::Native("the loader thread built no model".to_owned())),
-        }
+        Ok(Box::new(self.take()?))
     }
 }
 
-fn build(
+impl EmbedderBuilder for Slot<GgufEmbedder> {
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError> {
+        Ok(Box::new(self.take()?))
+    }
+}
+
+/// Maps and checks the weights, telling how far it is.
+fn load_model(
     gguf: &GgufFile,
     settings: &EngineSettings,
     outlet: &Outlet,
-) -> Result<GgufGenerator, EngineError> {
+) -> Result<(Arc<Model>, ModelFacts), EngineError> {
     let bytes_total = gguf.tensor_bytes();
     let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors: true };
-    let mut listened = Ok(());
-    let mut progress = |share: f32| {
-        listened = outlet.report(share_of(bytes_total, share), bytes_total);
-        listened.is_ok()
-    };
+    let mut progress =
+        |share: f32| outlet.report(share_of(bytes_total, share), bytes_total).is_ok();
     let model = Model::load(gguf.path(), &options, &mut progress);
     let model = model.map_err(|error| file_error(gguf, error))?;
     let facts = model.facts().map_err(native)?;
-    if facts.has_encoder || !facts.has_decoder {
-        return Err(check::unsupported(gguf, check::ENCODER));
-    }
-    if facts.is_diffusion {
-        return Err(check::unsupported(gguf, check::DIFFUSION));
-    }
     outlet.check_cancel()?;
-    with_context(gguf, Arc::new(model), settings, BATCH_TOKENS)
+    Ok((Arc::new(model), facts))
+}
+
+/// Gives an embedding model its context.
+pub(super) fn embedder_of(
+    gguf: &GgufFile,
+    model: Arc<Model>,
+    settings: &EngineSettings,
+) -> Result<GgufEmbedder, EngineError> {
+    let facts = model.facts().map_err(native)?;
+    let architecture = check::architecture(gguf)?.to_owned();
+    let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
+    // A text is read whole, because every token looks at every other.
+    let batch_tokens = context_tokens.max(MICRO_BATCH_TOKENS as usize);
+    let batch = u32::try_from(batch_tokens).unwrap_or(u32::MAX);
+    let options = ContextOptions {
+        context_tokens: batch,
+        batch_tokens: batch,
+        micro_batch_tokens: batch,
+        sequences: u32::try_from(limits::GGUF_SEQUENCES).unwrap_or(u32::MAX),
+        threads: threads(settings),
+        embeddings: true,
+    };
+    let context = Context::new(model, options).map_err(|error| {
+        let message = format!("no context of {batch_tokens} tokens: {error}");
+        file_error(gguf, llama_guard::Error { message, ..error })
+    })?;
+    match context.pooling() {
+        Pooling::Mean | Pooling::First | Pooling::Last => {}
+        Pooling::Rank => {
+            let problem = "it is a reranker, whose scores are not supported yet";
+            return Err(check::unsupported(gguf, problem));
+        }
+        Pooling::None => {
+            let key = format!("{architecture}.pooling_type");
+            let problem = format!(
+                "metadata key `{key}` does not say how the tokens' embeddings become the text's, \
+                 expected 1 (mean), 2 (first token) or 3 (last token)"
+            );
+            return Err(check::unsupported(gguf, &problem));
+        }
+    }
+    let info = ModelInfo { architecture, vocab_size: facts.vocab_size, weight_bytes: facts.bytes };
+    // Models that read as generators do keep a KV cache; the others have none at all.
+    let has_memory = context.kv_bytes() > 0;
+    let batch = (limits::GGUF_SEQUENCES, batch_tokens);
+    let dimensions = facts.embedding_size;
+    Ok(GgufEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
 }
 
 /// Gives a model its context.
@@ -101,9 +187,7 @@ pub(super) fn with_context(
 ) -> Result<GgufGenerator, EngineError> {
     let facts = model.facts().map_err(native)?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
-    // One sequence can fill the pool; of models with a short context several can.
-    let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
-    let pool_tokens = several.min(settings.gguf_context_tokens).max(context_tokens);
+    let pool_tokens = pool_tokens(context_tokens, settings);
     let options = ContextOptions {
         context_tokens: u32::try_from(pool_tokens).unwrap_or(u32::MAX),
         batch_tokens,
@@ -135,6 +219,35 @@ pub(super) fn with_context(
         has_state_only: facts.is_recurrent,
     };
     Ok(GgufGenerator::new(context, info, shape))
+}
+
+/// Tokens that the KV cache of all sequences of a model has room for. One sequence can fill it; of
+/// models with a short context several can.
+#[must_use]
+pub fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> usize {
+    let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
+    several.min(settings.gguf_context_tokens).max(context_tokens)
+}
+
+/// Bytes of llama.cpp's buffers for intermediate results, about: it allocates what its graph needs
+/// for one micro batch, of which the logits, and then the widened hidden states, are the most.
+#[must_use]
+pub fn compute_bytes(gguf: &GgufFile) -> u64 {
+    const HIDDEN_STATES: u64 = 16;
+    let metadata = gguf.metadata();
+    let architecture = metadata.string("general.architecture").unwrap_or_default();
+    let size = |key: &str| {
+        let value = metadata.u32_opt(&format!("{architecture}.{key}")).ok().flatten();
+        u64::from(value.unwrap_or(0))
+    };
+    let vocab = gguf
+        .tensors()
+        .iter()
+        .find(|tensor| tensor.name == "token_embd.weight")
+        .and_then(|tensor| tensor.shape.first().copied())
+        .map_or(0, |rows| rows as u64);
+    let floats = vocab + HIDDEN_STATES * size("embedding_length");
+    floats.saturating_mul(4 * u64::from(MICRO_BATCH_TOKENS))
 }
 
 /// Threads to compute on.

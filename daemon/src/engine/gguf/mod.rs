@@ -8,6 +8,7 @@
 //! belong to no thread, but one thread at a time may use them.
 
 mod check;
+mod embedder;
 mod generator;
 mod load;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod tests;
 
 use std::sync::Once;
 
-pub use load::load;
+pub use load::{compute_bytes, load, load_embedder, pool_tokens};
 
 /// Makes llama.cpp's log lines the daemon's.
 pub fn forward_log() {

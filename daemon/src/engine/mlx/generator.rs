@@ -207,6 +207,10 @@ impl Generator for MlxGenerator {
         self.sequences.values().map(KvCache::bytes).sum()
     }
 
+    fn kv_bytes_per_token(&self) -> u64 {
+        self.model.layout().bytes_per_token()
+    }
+
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
         self.check(rows)?;
         let (pass, staged) = self.queue(rows)?;

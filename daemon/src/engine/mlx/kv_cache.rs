@@ -29,6 +29,15 @@ pub(super) struct Layout {
     pub(super) dtype: Dtype,
 }
 
+impl Layout {
+    /// Bytes of the keys and values of one token in all layers.
+    pub(super) fn bytes_per_token(&self) -> u64 {
+        let elements = self.layers * 2 * self.kv_heads * self.head_dim;
+        let element_bytes = if self.dtype == Dtype::Float32 { 4 } else { 2 };
+        elements as u64 * element_bytes
+    }
+}
+
 /// One sequence's keys and values.
 pub(super) struct KvCache {
     layout: Layout,

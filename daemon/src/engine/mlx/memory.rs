@@ -48,7 +48,9 @@ impl Default for Limits {
 /// would end the process), and sets the default limits unless others have been set.
 pub(super) fn start() -> Result<(), EngineError> {
     memory::active_memory()?;
-    if LIMITED.is_completed() { Ok(()) } else { set_limits(Limits::default()) }
+    let mut outcome = Ok(());
+    LIMITED.call_once(|| outcome = apply(Limits::default()));
+    outcome
 }
 
 /// What MLX holds now.
@@ -68,8 +70,13 @@ pub fn memory() -> Result<MemoryUse, EngineError> {
 /// # Errors
 /// [`EngineError::Native`] when MLX refuses; a wired limit is refused wherever there is no Metal.
 pub fn set_limits(limits: Limits) -> Result<(), EngineError> {
-    memory::set_cache_limit(limits.cache_bytes)?;
+    // The defaults must not come after.
     LIMITED.call_once(|| {});
+    apply(limits)
+}
+
+fn apply(limits: Limits) -> Result<(), EngineError> {
+    memory::set_cache_limit(limits.cache_bytes)?;
     if let Some(bytes) = limits.wired_bytes {
         memory::set_wired_limit(bytes)?;
     }
@@ -82,4 +89,30 @@ pub fn set_limits(limits: Limits) -> Result<(), EngineError> {
 /// [`EngineError::Native`] when MLX refuses.
 pub fn clear_cache() -> Result<(), EngineError> {
     Ok(memory::clear_cache()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use mlx_rs::Array;
+
+    use super::*;
+
+    /// The counts are the process's, and other tests run beside this one: so only what holds
+    /// whatever they do.
+    #[test]
+    fn arrays_are_counted_while_they_live() {
+        start().unwrap();
+        let array = Array::from_slice(&vec![1.0_f32; 4 << 20], &[4 << 20]);
+        let doubled = array.add(&array).unwrap();
+        doubled.eval().unwrap();
+        let held = memory().unwrap();
+        assert!(held.active_bytes >= 16 << 20, "{held:?}");
+        assert!(held.peak_bytes >= held.active_bytes, "{held:?}");
+        drop((array, doubled));
+        clear_cache().unwrap();
+        set_limits(Limits { cache_bytes: 64 << 20, wired_bytes: None }).unwrap();
+        // A load does not undo what has been set.
+        start().unwrap();
+        assert_eq!(memory::set_cache_limit(CACHE_LIMIT_BYTES).unwrap(), 64 << 20);
+    }
 }

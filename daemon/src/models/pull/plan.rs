@@ -142,6 +142,14 @@ impl Plan {
     /// # Errors
     /// When something is there that did not come from this source.
     pub(super) fn look(&self, folder: &Path) -> Result<Place, PullError> {
+        self.look_at(folder, None)
+    }
+
+    /// The same once a repository's commit is known.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub(super) fn look_at(&self, folder: &Path, commit: Option<&str>) -> Result<Place, PullError> {
         match fs::symlink_metadata(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::Free),
             other => other.map_err(PullError::io("read", folder))?,
@@ -152,7 +160,11 @@ impl Plan {
             )?;
         let whole = folder::inspect(folder, None)
             .is_ok_and(|found| found.size_bytes == manifest.size_bytes && found.holds(&manifest));
-        if !whole || !self.is_current(&manifest) {
+        let is_current = match commit {
+            Some(commit) => manifest.revision.as_deref() == Some(commit),
+            None => self.is_current(&manifest),
+        };
+        if !whole || !is_current {
             return Ok(Place::Free);
         }
         Ok(Place::AlreadyHere(PullOutcome {

@@ -6,6 +6,8 @@
 use super::super::catalog::CatalogEntry;
 use super::super::error::PullError;
 use super::super::fetch;
+#[cfg(feature = "hf-hub")]
+use super::super::hub::{self, fetch::Partial};
 use super::super::staging::{self, Staging, Watch};
 use super::plan::{Place, Plan, Source};
 use super::{PullOutcome, PullPhase, PullProgress, PullSetup, State};
@@ -84,14 +86,62 @@ pub(super) async fn run(
     }
 }
 
-/// Fetches a model from Hugging Face.
+/// Fetches a model from Hugging Face. What has come stays when this ends early, and the next pull
+/// goes on from there.
+#[cfg(feature = "hf-hub")]
+async fn hub(
+    setup: PullSetup,
+    plan: Plan,
+    cancel: CancellationToken,
+    reporter: Reporter,
+) -> Result<PullOutcome, PullError> {
+    let Source::Hub(wanted) = &plan.source else { return Err(PullError::Lost) };
+    let remote = hub::fetch::resolve(&setup.hub, wanted, &cancel).await?;
+    let folder = setup.models_dir.join(&plan.name);
+    let (commit, total_bytes) = (remote.commit.clone(), remote.total_bytes());
+    let origin = format!("{}@{commit}", plan.origin());
+    let (plan, place) = {
+        let commit = commit.clone();
+        blocking(move || plan.look_at(&folder, Some(&commit)).map(|place| (plan, place))).await?
+    };
+    if let Place::AlreadyHere(outcome) = place {
+        return Ok(outcome);
+    }
+    let (partial, remote) = {
+        let (setup, name) = (setup.clone(), plan.name.clone());
+        blocking(move || {
+            let partial = Partial::open(&setup.models_dir, &name, &origin)?;
+            let here = remote.bytes_here(&partial.model_dir());
+            check_space(&setup, total_bytes.saturating_sub(here)).map(|()| (partial, remote))
+        })
+        .await?
+    };
+    let report = reporter.phase(PullPhase::Downloading, total_bytes);
+    let sha256 = remote.fetch(&setup.hub, &partial.model_dir(), &cancel, &report).await?;
+    blocking(move || {
+        let manifest = plan.manifest(&partial.model_dir(), sha256, Some(commit))?;
+        staging::write_manifest(&manifest, &partial.model_dir())?;
+        let folder = setup.models_dir.join(&plan.name);
+        staging::place(&partial.model_dir(), &partial.old_dir(), &folder)?;
+        partial.remove()?;
+        Ok(PullOutcome {
+            name: plan.name,
+            size_bytes: manifest.size_bytes,
+            sha256: manifest.sha256,
+            already_here: false,
+        })
+    })
+    .await
+}
+
+#[cfg(not(feature = "hf-hub"))]
 async fn hub(
     _: PullSetup,
     _: Plan,
     _: CancellationToken,
     _: Reporter,
 ) -> Result<PullOutcome, PullError> {
-    Err(PullError::Lost)
+    Err(super::super::hub::HubError::Disabled.into())
 }
 
 /// Checks and unpacks a wheel that was fetched, and places the model.

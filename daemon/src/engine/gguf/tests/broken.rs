@@ -68,7 +68,7 @@ fn keys_with_values_of_no_use_are_named() {
         (llama_header().string("llama.rope.scaling.type", "spiral"), "`spiral`"),
         (llama_header().f32("llama.rope.scaling.factor", -1.0), "rope.scaling.factor"),
         (llama_header().string("llama.attention.sliding_window", "x"), "sliding_window"),
-        (llama_header().u32("split.count", 3), "split over several files"),
+        (llama_header().u32("split.no", 2), "split over several files"),
     ] {
         let message = match (ModelFile { writer }).with(&tensors_of(true)).load() {
             // Keys that llama.cpp does not read for this architecture do no harm.

@@ -1,6 +1,7 @@
 //! Tests of the llama.cpp engine on tiny models with seeded weights: nothing is downloaded.
 
 mod broken;
+mod embed;
 mod models;
 #[path = "../../mlx/tests/plain.rs"]
 mod plain;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::backend::{EngineError, Generator, Row, SeqId, Trimmed};
 use crate::engine::loader::LoadItem;
-use crate::engine::sampling::{SampleSpec, Sampled, SamplerSettings};
+use crate::engine::sampling::{SampleSpec, Sampled};
 use models::{ModelFile, llama, mamba, tensors_of};
 
 /// llama.cpp keeps keys and values in half precision; the reference does not.
@@ -26,8 +27,7 @@ fn row(seq: SeqId, tokens: &[u32]) -> Row<'_> {
 
 /// Runs one pass; the log-probabilities of every token, for each row that wants them.
 fn pass(generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
-    let spec =
-        SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: plain::VOCAB };
+    let spec = SampleSpec { logprobs: Some(plain::VOCAB), ..SampleSpec::GREEDY };
     let ticket = generator.forward(rows).unwrap();
     let wanted = rows.iter().filter(|row| row.wants_logits).count();
     generator.sample(&ticket, &vec![spec; wanted]).unwrap();
@@ -116,8 +116,7 @@ fn a_second_pass_before_the_first_is_read_changes_nothing() {
     let mut generator = llama(true).generator();
     let (one, other) = (generator.open().unwrap(), generator.open().unwrap());
     let (first, second) = (tokens(5), tokens(8));
-    let spec =
-        SampleSpec { settings: SamplerSettings::GREEDY, uniform: 0.0, top_logprobs: plain::VOCAB };
+    let spec = SampleSpec { logprobs: Some(plain::VOCAB), ..SampleSpec::GREEDY };
     let early = generator.forward(&[row(one, &first)]).unwrap();
     let late = generator.forward(&[row(other, &second)]).unwrap();
     for (ticket, prompt) in [(late, second), (early, first)] {

@@ -59,6 +59,18 @@ pub(super) fn llama(tied: bool) -> ModelFile {
     ModelFile::llama_of(&tensors_of(tied))
 }
 
+/// Seeded values of tensors: shape, how far they spread, and around what.
+pub(super) fn seeded(mut state: u64) -> impl FnMut(&[u64], f32, f32) -> Vec<f32> {
+    move |shape, scale, offset| {
+        (0..shape.iter().product::<u64>())
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                offset + scale * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0)
+            })
+            .collect()
+    }
+}
+
 /// A recurrent model with one layer.
 pub(super) fn mamba() -> ModelFile {
     const WIDTH: u64 = 16;
@@ -67,15 +79,7 @@ pub(super) fn mamba() -> ModelFile {
     const CONV: u64 = 4;
     const RANK: u64 = 2;
     let vocab = plain::VOCAB as u64;
-    let mut state = 7_u64;
-    let mut values = |shape: &[u64], scale: f32, offset: f32| -> Vec<f32> {
-        (0..shape.iter().product::<u64>())
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                offset + scale * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            })
-            .collect()
-    };
+    let mut values = seeded(7);
     let mut writer = GgufWriter::new()
         .string("general.architecture", "mamba")
         .u32("mamba.block_count", 1)

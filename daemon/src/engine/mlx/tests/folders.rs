@@ -5,8 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::goldens::{goldens, load_all};
+use tokio::sync::{mpsc, oneshot};
+
+use super::goldens::{self, goldens, load_all};
 use super::*;
+use crate::engine::handle::{Command, EngineExit, EngineHandle, EngineModel, Weights};
 use crate::formats::hf::{ModelFolder, Storage};
 
 /// A golden's config, to be changed, and its weights.
@@ -158,4 +161,24 @@ fn a_scale_that_is_no_number_is_refused_by_name() {
             );
         }
     }
+}
+
+#[test]
+fn the_engine_thread_loads_a_folder() {
+    let (_, folder) = goldens::open("llama-mixed");
+    let bytes = crate::engine::loader::folder_loaded_bytes(&folder, weight_precision());
+    let (engine, exit) = EngineHandle::spawn().unwrap();
+    let model = EngineModel {
+        name: "tiny".to_owned(),
+        version: "1".to_owned(),
+        weights: Weights::Safetensors(folder),
+    };
+    let (progress, _events) = mpsc::channel(64);
+    let (done, loaded) = oneshot::channel();
+    engine.send(Command::Load { model, progress, done }).unwrap();
+    let loaded = loaded.blocking_recv().unwrap().unwrap();
+    assert_eq!((loaded.engine.as_str(), loaded.architecture.as_str()), ("mlx", "llama"));
+    assert_eq!((loaded.context_tokens, loaded.weight_bytes), (512, bytes));
+    engine.send(Command::Shutdown { now: true }).unwrap();
+    assert_eq!(exit.blocking_recv(), Ok(EngineExit::Finished));
 }

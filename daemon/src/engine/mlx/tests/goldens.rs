@@ -70,6 +70,7 @@ pub(super) fn load_all(
     loop {
         match stream.next_within(Duration::from_secs(30)).expect("the loader keeps going") {
             LoadItem::Tensor { tensor, .. } => tensors.push(tensor),
+            LoadItem::Progress { .. } => {}
             LoadItem::Done => return Ok(tensors),
             LoadItem::Failed(error) => return Err(error),
         }

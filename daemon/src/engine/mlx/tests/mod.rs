@@ -11,7 +11,7 @@ use half::f16;
 
 use super::*;
 use crate::engine::backend::{Generator, Row, SeqId, Trimmed};
-use crate::engine::sampling::{SampleSpec, Sampled, SamplerSettings};
+use crate::engine::sampling::{SampleSpec, Sampled};
 use crate::engine::tensor::{Floats, HostData, HostTensor};
 use crate::formats::gguf::testing::GgufWriter;
 

@@ -1,0 +1,136 @@
+//! A loaded GGUF embedding model as an [`Embedder`]: texts in batches, vectors out.
+//!
+//! Owns how texts share a batch. Knows nothing of requests.
+
+use llama_guard::Context;
+
+use crate::engine::backend::{Embedder, EngineError, ModelInfo};
+
+/// A model and its context.
+pub(super) struct GgufEmbedder {
+    context: Context,
+    info: ModelInfo,
+    context_tokens: usize,
+    dimensions: usize,
+    batch_tokens: usize,
+    batch_texts: usize,
+    /// Whether the model reads texts as a generator does, into a KV cache.
+    has_memory: bool,
+}
+
+impl GgufEmbedder {
+    /// An embedder that takes `batch_texts` texts and `batch_tokens` tokens at a time; one text has
+    /// `context_tokens` at most, which is no more.
+    pub(super) fn new(
+        context: Context,
+        info: ModelInfo,
+        dimensions: usize,
+        context_tokens: usize,
+        (batch_texts, batch_tokens): (usize, usize),
+        has_memory: bool,
+    ) -> Self {
+        Self { context, info, context_tokens, dimensions, batch_tokens, batch_texts, has_memory }
+    }
+
+    fn check(&self, text: &[u32]) -> Result<(), EngineError> {
+        if text.is_empty() || text.len() > self.context_tokens {
+            return Err(EngineError::Native(format!(
+                "a text of {} tokens, expected 1 to {}",
+                text.len(),
+                self.context_tokens
+            )));
+        }
+        match text.iter().find(|&&token| token as usize >= self.info.vocab_size) {
+            Some(token) => Err(EngineError::Native(format!(
+                "token {token} is outside the vocabulary of {}",
+                self.info.vocab_size
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn embed_batch(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let (mut tokens, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        for (text, slot) in texts.iter().zip(0_i32..) {
+            for (&token, position) in text.iter().zip(0_i32..) {
+                tokens.push(i32::try_from(token).unwrap_or(i32::MAX));
+                positions.push(position);
+                slots.push(slot);
+            }
+        }
+        // The pooling needs every token's output.
+        let wanted = vec![1_i8; tokens.len()];
+        let ran = if self.has_memory {
+            let ran = self.context.decode(&tokens, &positions, &slots, &wanted);
+            for (_, slot) in texts.iter().zip(0_i32..) {
+                // The vectors stay; the texts' keys and values are of no more use.
+                self.context.remove_from(slot, 0).map_err(|error| native(&error))?;
+            }
+            ran
+        } else {
+            self.context.encode(&tokens, &positions, &slots, &wanted)
+        };
+        ran.map_err(|error| native(&error))?;
+        let mut vectors = Vec::with_capacity(texts.len());
+        for (_, slot) in texts.iter().zip(0_i32..) {
+            let vector = self.context.embedding(slot).map_err(|error| native(&error))?;
+            vectors.push(normalized(vector)?);
+        }
+        Ok(vectors)
+    }
+}
+
+impl Embedder for GgufEmbedder {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn overhead_bytes(&self) -> u64 {
+        self.context.kv_bytes() + self.context.compute_bytes()
+    }
+
+    fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        for text in texts {
+            self.check(text)?;
+        }
+        let mut vectors = Vec::with_capacity(texts.len());
+        let mut left = texts;
+        while !left.is_empty() {
+            let mut tokens = 0;
+            let fits = |text: &&&[u32]| {
+                tokens += text.len();
+                tokens <= self.batch_tokens
+            };
+            let count = left.iter().take(self.batch_texts).take_while(fits).count();
+            // One text always fits.
+            let (batch, rest) = left.split_at(count.max(1));
+            vectors.extend(self.embed_batch(batch)?);
+            left = rest;
+        }
+        Ok(vectors)
+    }
+}
+
+/// The vector at length 1.
+#[expect(clippy::cast_possible_truncation, reason = "numbers up to 1")]
+fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
+    let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    if !squares.is_finite() || squares <= 0.0 {
+        let problem = "the model produced a vector without a direction";
+        return Err(EngineError::Native(problem.to_owned()));
+    }
+    let length = squares.sqrt();
+    Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
+}
+
+fn native(error: &llama_guard::Error) -> EngineError {
+    EngineError::Native(format!("llama.cpp: {error}"))
+}

@@ -1,0 +1,223 @@
+//! What a model will take, found out from its header alone.
+//!
+//! Owns the sizes that a load reserves before it begins. Reads no weights.
+
+use ingle_protocol::wire::models::EngineKind;
+
+use crate::engine::handle::{EngineModel, Weights};
+#[cfg(feature = "gguf")]
+use crate::engine::role::Role;
+use crate::engine::settings::EngineSettings;
+
+/// What a model will take in its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// The engine.
+    pub engine: EngineKind,
+    /// Bytes of its weights.
+    pub weights: u64,
+    /// Bytes it keeps besides, whatever is generated: buffers, and a KV cache that is allocated up
+    /// front.
+    pub overhead: u64,
+    /// Bytes that pass through plain memory while it is loaded.
+    pub staging: u64,
+    /// Bytes of KV cache a token takes.
+    pub kv_per_token: u64,
+    /// Whether `overhead` has room for the KV cache of all tokens already.
+    pub kv_up_front: bool,
+    /// Tokens of context.
+    pub context_tokens: usize,
+}
+
+impl Estimate {
+    /// Bytes the model takes once it is loaded.
+    #[must_use]
+    pub fn loaded_bytes(&self) -> u64 {
+        self.weights.saturating_add(self.overhead)
+    }
+
+    /// Bytes its load may take at its height.
+    #[must_use]
+    pub fn load_bytes(&self) -> u64 {
+        self.loaded_bytes().saturating_add(self.staging)
+    }
+
+    /// Bytes of KV cache that a sequence of so many tokens takes.
+    #[must_use]
+    pub fn kv_bytes(&self, tokens: usize) -> u64 {
+        self.kv_per_token.saturating_mul(tokens.min(self.context_tokens) as u64)
+    }
+
+    /// Bytes by which the model grows for a sequence of so many tokens.
+    #[must_use]
+    pub fn growth(&self, tokens: usize) -> u64 {
+        if self.kv_up_front { 0 } else { self.kv_bytes(tokens) }
+    }
+}
+
+/// What `model` will take. A header that does not say costs the estimate its KV cache, and nothing
+/// else: what is wrong with the files is the load's to report.
+#[must_use]
+pub fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
+    let engine = model.engine;
+    let tokens = |trained: Option<usize>| {
+        const USUAL: usize = 2_048;
+        settings.context_tokens(engine, trained.unwrap_or(USUAL))
+    };
+    match (engine, &model.weights) {
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Weights::Gguf(gguf)) if model.role == Role::Embeds => Estimate {
+            engine,
+            weights: gguf.tensor_bytes(),
+            overhead: crate::engine::gguf::compute_bytes(gguf),
+            staging: 0,
+            kv_per_token: 0,
+            kv_up_front: true,
+            context_tokens: tokens(kv::gguf_context(gguf)),
+        },
+        #[cfg(feature = "gguf")]
+        (EngineKind::Gguf, Weights::Gguf(gguf)) => {
+            let context_tokens = tokens(kv::gguf_context(gguf));
+            // llama.cpp keeps keys and values in 16 bits.
+            let kv_per_token = kv::gguf_elements(gguf).unwrap_or(0).saturating_mul(2);
+            let pool_tokens = crate::engine::gguf::pool_tokens(context_tokens, settings) as u64;
+            Estimate {
+                engine,
+                // The parts of a split model are about equally large.
+                weights: gguf.tensor_bytes().saturating_mul(parts(gguf)),
+                overhead: kv_per_token
+                    .saturating_mul(pool_tokens)
+                    .saturating_add(crate::engine::gguf::compute_bytes(gguf)),
+                staging: 0,
+                kv_per_token,
+                kv_up_front: true,
+                context_tokens,
+            }
+        }
+        #[cfg(feature = "mlx")]
+        (_, Weights::Gguf(gguf)) => {
+            let precision = crate::engine::mlx::weight_precision();
+            let elements = gguf.tensors().iter().map(|tensor| tensor.elements() as u64);
+            let weights = crate::engine::loader::loaded_bytes(gguf, precision);
+            let kv_elements = kv::gguf_elements(gguf);
+            let sizes = Sizes { weights, largest: elements.max().unwrap_or(0), kv_elements };
+            sizes.on_mlx(precision, tokens(kv::gguf_context(gguf)))
+        }
+        #[cfg(feature = "mlx")]
+        (_, Weights::Safetensors(folder)) => {
+            let precision = crate::engine::mlx::weight_precision();
+            let elements = folder.tensors().iter().map(|tensor| tensor.elements() as u64);
+            let weights = crate::engine::loader::folder_loaded_bytes(folder, precision);
+            let kv_elements = kv::folder_elements(folder);
+            let sizes = Sizes { weights, largest: elements.max().unwrap_or(0), kv_elements };
+            sizes.on_mlx(precision, tokens(folder.context_tokens().ok()))
+        }
+        (_, Weights::Sim(config)) => Estimate {
+            engine,
+            weights: config.weight_bytes,
+            overhead: 0,
+            staging: 0,
+            kv_per_token: config.kv_bytes_per_token,
+            kv_up_front: false,
+            context_tokens: config.context_tokens,
+        },
+        // No engine of this build runs it, which the load says.
+        #[cfg(not(all(feature = "gguf", feature = "mlx")))]
+        _ => Estimate {
+            engine,
+            weights: 0,
+            overhead: 0,
+            staging: 0,
+            kv_per_token: 0,
+            kv_up_front: true,
+            context_tokens: tokens(None),
+        },
+    }
+}
+
+/// Files that a model is split over.
+#[cfg(feature = "gguf")]
+fn parts(gguf: &crate::formats::gguf::GgufFile) -> u64 {
+    let parts = gguf.metadata().u32_opt("split.count").ok().flatten();
+    parts.map_or(1, |parts| u64::from(parts.max(1)))
+}
+
+/// What the header of a model for MLX says.
+#[cfg(feature = "mlx")]
+struct Sizes {
+    /// Bytes of the weights in the engine.
+    weights: u64,
+    /// Elements of the largest tensor.
+    largest: u64,
+    kv_elements: Option<u64>,
+}
+
+#[cfg(feature = "mlx")]
+impl Sizes {
+    fn on_mlx(
+        &self,
+        precision: crate::engine::tensor::WeightPrecision,
+        context_tokens: usize,
+    ) -> Estimate {
+        use crate::engine::tensor::WeightPrecision;
+        let element_bytes = match precision {
+            WeightPrecision::Float32 => 4,
+            WeightPrecision::AsStored => 2,
+        };
+        // Tensors wait between the loader and the engine, and one more is in the making.
+        let waiting = ingle_protocol::limits::LOADER_BYTES;
+        let staging = waiting.saturating_add(self.largest.saturating_mul(4));
+        Estimate {
+            engine: EngineKind::Mlx,
+            weights: self.weights,
+            overhead: 0,
+            staging: self.weights.min(staging),
+            kv_per_token: self.kv_elements.unwrap_or(0).saturating_mul(element_bytes),
+            kv_up_front: false,
+            context_tokens,
+        }
+    }
+}
+
+/// Sizes of the KV cache.
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+mod kv {
+    use crate::formats::gguf::GgufFile;
+    #[cfg(feature = "mlx")]
+    use crate::formats::hf::ModelFolder;
+
+    /// Elements of the keys and values of one token in all layers.
+    pub(super) fn gguf_elements(gguf: &GgufFile) -> Option<u64> {
+        let metadata = gguf.metadata();
+        let architecture = metadata.string("general.architecture").ok()?;
+        let number = |key: &str| {
+            let value = metadata.u32_opt(&format!("{architecture}.{key}")).ok()??;
+            Some(u64::from(value))
+        };
+        let heads = number("attention.head_count")?.max(1);
+        let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
+        let head_dim = number("embedding_length")? / heads;
+        let keys = number("attention.key_length").unwrap_or(head_dim);
+        let values = number("attention.value_length").unwrap_or(head_dim);
+        number("block_count")?.checked_mul(kv_heads)?.checked_mul(keys + values)
+    }
+
+    /// The same of a model folder.
+    #[cfg(feature = "mlx")]
+    pub(super) fn folder_elements(folder: &ModelFolder) -> Option<u64> {
+        let config = folder.config();
+        let number = |key: &str| config.size_opt(key).ok().flatten().map(|value| value as u64);
+        let heads = number("num_attention_heads")?;
+        let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+        let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
+        number("num_hidden_layers")?.checked_mul(kv_heads)?.checked_mul(2 * head_dim)
+    }
+
+    /// Tokens of context the model was trained with.
+    pub(super) fn gguf_context(gguf: &GgufFile) -> Option<usize> {
+        let metadata = gguf.metadata();
+        let architecture = metadata.string("general.architecture").ok()?;
+        let tokens = metadata.u32_opt(&format!("{architecture}.context_length")).ok()??;
+        usize::try_from(tokens).ok()
+    }
+}

@@ -1,0 +1,155 @@
+//! How long an idle model stays in memory, as people write it.
+//!
+//! Owns the spelling: `10m`, `90s`, `1h30m`, `forever`, `0`, or a number of seconds. Knows nothing
+//! of models or clocks.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest keep-alive that is not `forever`: a year.
+const MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long an idle model stays in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeepAlive {
+    /// So long after its last use; zero drops it as soon as nothing uses it.
+    For(Duration),
+    /// Until it is unloaded or its memory is needed.
+    Forever,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self::For(Duration::from_secs(30 * 60))
+    }
+}
+
+/// A keep-alive nobody can make sense of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no keep-alive; expected such as `10m`, `1h30m`, `90s`, `0` or `forever`")]
+pub struct BadKeepAlive(String);
+
+impl FromStr for KeepAlive {
+    type Err = BadKeepAlive;
+
+    fn from_str(text: &str) -> Result<Self, BadKeepAlive> {
+        let bad = || BadKeepAlive(text.to_owned());
+        let trimmed = text.trim();
+        if trimmed.eq_ignore_ascii_case("forever") {
+            return Ok(Self::Forever);
+        }
+        let seconds = match trimmed.parse::<u64>() {
+            Ok(seconds) => seconds,
+            Err(_) => with_units(trimmed).ok_or_else(bad)?,
+        };
+        Self::from_seconds(seconds).ok_or_else(bad)
+    }
+}
+
+/// Seconds of text such as `1h30m`.
+fn with_units(text: &str) -> Option<u64> {
+    let (mut seconds, mut digits) = (0_u64, String::new());
+    for character in text.chars() {
+        if character.is_ascii_digit() {
+            digits.push(character);
+            continue;
+        }
+        let unit = match character {
+            'd' => 86_400,
+            'h' => 3_600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        let count: u64 = std::mem::take(&mut digits).parse().ok()?;
+        seconds = seconds.checked_add(count.checked_mul(unit)?)?;
+    }
+    (digits.is_empty() && !text.is_empty()).then_some(seconds)
+}
+
+impl KeepAlive {
+    /// So many seconds; `None` for more than a year.
+    #[must_use]
+    pub fn from_seconds(seconds: u64) -> Option<Self> {
+        let duration = Duration::from_secs(seconds);
+        (duration <= MAX).then_some(Self::For(duration))
+    }
+}
+
+impl fmt::Display for KeepAlive {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::For(duration) = self else { return formatter.write_str("forever") };
+        let mut left = duration.as_secs();
+        if left == 0 {
+            return formatter.write_str("0");
+        }
+        for (unit, seconds) in [("h", 3_600), ("m", 60), ("s", 1)] {
+            if left >= seconds {
+                write!(formatter, "{}{unit}", left / seconds)?;
+                left %= seconds;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for KeepAlive {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepAlive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a keep-alive such as \"10m\", \"forever\" or 0")]
+        enum Written {
+            Seconds(u64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Seconds(seconds) => seconds.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (text, seconds, shown) in [
+            ("10m", 600, "10m"),
+            ("1h30m", 5_400, "1h30m"),
+            ("90s", 90, "1m30s"),
+            ("2d", 172_800, "48h"),
+            ("45", 45, "45s"),
+            (" 0 ", 0, "0"),
+        ] {
+            let keep: KeepAlive = text.parse().unwrap();
+            assert_eq!(keep, KeepAlive::For(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(keep.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(keep));
+        }
+        assert_eq!("Forever".parse(), Ok(KeepAlive::Forever));
+        for bad in ["", "m", "10", "-1", "1.5h", "10 m", "10x", "10m5", "4000d"] {
+            let parsed = bad.parse::<KeepAlive>();
+            assert_eq!(parsed.is_ok(), bad == "10", "{bad}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn the_wire_takes_seconds_and_text() {
+        let read = |json: &str| serde_json::from_str::<KeepAlive>(json);
+        assert_eq!(read("0").unwrap(), KeepAlive::For(Duration::ZERO));
+        assert_eq!(read("\"5m\"").unwrap(), KeepAlive::For(Duration::from_secs(300)));
+        assert!(read("\"soon\"").unwrap_err().to_string().contains("`soon`"));
+        assert!(read("-1").is_err());
+    }
+}

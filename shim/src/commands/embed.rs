@@ -1,0 +1,52 @@
+//! `embed`: texts to vectors.
+
+use std::io::{self, IsTerminal, Read};
+
+use ingle_protocol::exit;
+use ingle_protocol::limits;
+use ingle_protocol::wire::Method;
+use ingle_protocol::wire::embed::{Embed, EmbedParams};
+use ingle_protocol::wire::models::EngineKind;
+
+use crate::app::{App, model_argument};
+use crate::output::{Failure, Outcome};
+
+/// Prints a vector for each text, or for each line of standard input.
+pub(crate) async fn embed(
+    app: &mut App,
+    texts: Vec<String>,
+    model: Option<&str>,
+    engine: Option<EngineKind>,
+) -> Outcome {
+    let input = if texts.is_empty() { lines_of_stdin()? } else { texts };
+    let params =
+        EmbedParams { model: model.map(model_argument), engine, input, ..EmbedParams::default() };
+    let client = app.connect().await?;
+    let result = client.start::<Embed>(&params, Embed::CLASS)?.reply().await?;
+    if app.output.json {
+        app.output.json(&result)?;
+        return Ok(exit::OK);
+    }
+    for vector in &result.embeddings {
+        let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
+        app.output.line(&format!("[{}]", numbers.join(",")))?;
+    }
+    Ok(exit::OK)
+}
+
+fn lines_of_stdin() -> Result<Vec<String>, Failure> {
+    let none = || {
+        Failure::usage(
+            "there is no text",
+            "Give texts as arguments, or as lines of standard input.",
+        )
+    };
+    if io::stdin().is_terminal() {
+        return Err(none());
+    }
+    let mut text = String::new();
+    io::stdin().lock().take(limits::FRAME_BYTES as u64).read_to_string(&mut text)?;
+    let lines: Vec<String> =
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if lines.is_empty() { Err(none()) } else { Ok(lines) }
+}
