@@ -78,7 +78,7 @@ mod tests {
         let mut pacing = Pacing::new();
         for _ in 0..20 {
             let tokens = pacing.chunk_tokens(false);
-            let elapsed = Duration::from_millis(tokens as u64 * 1_000 / tokens_per_s);
+            let elapsed = Duration::from_micros(tokens as u64 * 1_000_000 / tokens_per_s);
             pacing.learn(tokens, elapsed);
         }
         [pacing.chunk_tokens(false), pacing.chunk_tokens(true)]
