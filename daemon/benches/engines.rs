@@ -6,8 +6,8 @@
 //! everything else on the machine only ever slows them down.
 //!
 //! Usage: `cargo bench -p ingled --bench engines -- [--json] [--model FILE] [--rounds N]
-//! [--prompt N] [--decode N] [--threads N]`. The model is SmolLM2 from `INGLE_TEST_MODELS` when none
-//! is named.
+//! [--prompt N] [--decode N] [--threads N] [--kept]`. The model is SmolLM2 from `INGLE_TEST_MODELS` when none
+//! is named. With `--kept`, what the prompt cache holds of earlier rounds stays in the pool of ours.
 
 #![allow(
     clippy::expect_used,
@@ -30,7 +30,7 @@ use ingled::engine::crash_journal::CrashJournal;
 use ingled::engine::handle::{
     ChoiceOf, Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
 };
-use ingled::engine::memory::{Budget, MemoryOptions};
+use ingled::engine::memory::{Budget, MemoryOptions, ModelOptions};
 use ingled::engine::role::Role;
 use ingled::engine::sampling::{PenaltySettings, SamplerSettings};
 use ingled::engine::settings::EngineSettings;
@@ -44,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 /// What is measured.
 struct Options {
     json: bool,
+    /// Whether what the prompt cache keeps of earlier rounds stays.
+    kept: bool,
     model: PathBuf,
     rounds: usize,
     prompt: usize,
@@ -123,6 +125,7 @@ fn report(options: &Options, ours: Rates, theirs: Rates) {
 fn options() -> Options {
     let mut options = Options {
         json: false,
+        kept: false,
         model: PathBuf::new(),
         rounds: 5,
         prompt: 512,
@@ -134,6 +137,7 @@ fn options() -> Options {
         let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
         match word.as_str() {
             "--json" => options.json = true,
+            "--kept" => options.kept = true,
             // cargo adds it.
             "--bench" => {}
             "--model" => options.model = PathBuf::from(value()),
@@ -190,7 +194,29 @@ impl Ours {
         Self { engine, model, text, runtime }
     }
 
+    /// Loads the model anew, so that neither side's KV cache holds anything but this round's tokens.
+    /// What the prompt cache keeps of earlier rounds lies in the pool that attention runs over.
+    fn forget(&self) {
+        let (done, unloaded) = oneshot::channel();
+        self.engine.send(Command::Unload { name: self.model.name.clone(), done }).unwrap();
+        unloaded.blocking_recv().unwrap().unwrap();
+        let (progress, _progress) = mpsc::channel(64);
+        let (done, loaded) = oneshot::channel();
+        let (model, options) = (self.model.clone(), ModelOptions::default());
+        self.engine.send(Command::Load { model, options, force: false, progress, done }).unwrap();
+        loaded.blocking_recv().unwrap().unwrap();
+    }
+
     fn run(&self, tokens: &[u32], options: &Options) -> Rates {
+        if !options.kept {
+            self.forget();
+            // A new model's first chunk is small, until its speed is known.
+            self.generate(&(500..564).collect::<Vec<_>>(), 1);
+        }
+        self.generate(tokens, options.decode)
+    }
+
+    fn generate(&self, tokens: &[u32], max_tokens: usize) -> Rates {
         let (events, mut received) = mpsc::channel(64);
         let (done, outcome) = oneshot::channel();
         let request = GenerateRequest {
@@ -199,7 +225,7 @@ impl Ours {
             output: TextOutput::new(Arc::clone(&self.text.tokenizer), Vec::new()).unwrap(),
             end_tokens: Vec::new(),
             prompt: tokens.to_vec(),
-            max_tokens: options.decode,
+            max_tokens,
             settings: SamplerSettings::GREEDY,
             penalties: PenaltySettings::NONE,
             logit_bias: Arc::default(),
@@ -217,7 +243,7 @@ impl Ours {
             while received.recv().await.is_some() {}
             outcome.await.unwrap().unwrap()
         });
-        assert_eq!(completion.usage.completion_tokens, options.decode);
+        assert_eq!(completion.usage.completion_tokens, max_tokens);
         let timings = completion.timings;
         Rates { prompt: timings.prefill_tokens_per_s, decode: timings.decode_tokens_per_s }
     }

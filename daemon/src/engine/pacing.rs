@@ -43,7 +43,8 @@ impl Pacing {
         let target_ms = if alone { Self::ALONE_TARGET_MS } else { Self::TARGET_MS };
         let wanted = self.speed * target_ms as f64;
         let mut tokens = Self::MIN_TOKENS;
-        while tokens < Self::MAX_TOKENS && (2 * tokens) as f64 <= wanted {
+        // The nearest power of two; the one below would halve most chunks.
+        while tokens < Self::MAX_TOKENS && 1.5 * tokens as f64 <= wanted {
             tokens *= 2;
         }
         tokens
