@@ -325,6 +325,11 @@ void guard_context_free(guard_context * context) {
     });
 }
 
+bool guard_is_finite(int32_t type, const uint8_t * blocks, size_t len) {
+    return type >= 0 && type < GGML_TYPE_COUNT && ggml_type_size(ggml_type(type)) > 0 &&
+           ggml_validate_row_data(ggml_type(type), blocks, len);
+}
+
 int32_t guard_context_facts_of(const guard_context * context, guard_context_facts * out,
                                char * message, size_t len) {
     return guarded(message, len, [&]() -> int32_t {

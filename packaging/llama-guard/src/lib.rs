@@ -28,6 +28,18 @@ pub use vocab::{TokenAttributes, Vocab, VocabFacts, VocabKind};
 /// Sequences of one context at most; llama.cpp's `LLAMA_MAX_SEQ`.
 pub const MAX_SEQUENCES: usize = 256;
 
+/// Whether whole blocks of the ggml type with that number hold finite numbers only; false for an
+/// unknown type and for a part of a block too.
+///
+/// llama.cpp can check a file's tensors itself, but it starts a thread for each of them at once, and
+/// everything else on the machine stands still meanwhile.
+#[must_use]
+pub fn is_finite(kind: u32, blocks: &[u8]) -> bool {
+    let Ok(kind) = i32::try_from(kind) else { return false };
+    // SAFETY: the call reads the bytes of the slice only.
+    unsafe { sys::guard_is_finite(kind, blocks.as_ptr(), blocks.len()) }
+}
+
 /// What a call came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {

@@ -217,4 +217,5 @@ unsafe extern "C" {
         message: *mut c_char,
         message_len: usize,
     ) -> i32;
+    pub(crate) fn guard_is_finite(kind: i32, blocks: *const u8, len: usize) -> bool;
 }

@@ -120,15 +120,55 @@ fn load_model(
     settings: &EngineSettings,
     outlet: &Outlet,
 ) -> Result<(Arc<Model>, ModelFacts), EngineError> {
+    check_weights(gguf, outlet)?;
     let bytes_total = gguf.tensor_bytes();
-    let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors: true };
+    // Of a model split over several files only the first has been checked.
+    let check_tensors = gguf.metadata().u32_opt("split.count")?.is_some_and(|parts| parts > 1);
+    let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors };
     let mut progress =
-        |share: f32| outlet.report(share_of(bytes_total, share), bytes_total).is_ok();
+        |share: f32| outlet.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
     let model = Model::load(gguf.path(), &options, &mut progress);
     let model = model.map_err(|error| file_error(gguf, error))?;
     let facts = model.facts().map_err(native)?;
     outlet.check_cancel()?;
     Ok((Arc::new(model), facts))
+}
+
+/// Refuses weights that are no numbers, naming the tensor. It reads the file once, which the mapping
+/// then finds in the page cache, on this thread alone.
+fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let bytes_total = gguf.tensor_bytes();
+    let mut bytes_read = 0;
+    let mut buffer = Vec::new();
+    for tensor in gguf.tensors() {
+        let block_bytes = tensor.ggml_type.block_bytes();
+        let chunk_bytes = (CHUNK_BYTES / block_bytes * block_bytes) as u64;
+        let mut offset = 0;
+        while offset < tensor.bytes {
+            let len = chunk_bytes.min(tensor.bytes - offset);
+            buffer.resize(usize::try_from(len).unwrap_or(0), 0);
+            gguf.read_tensor(tensor, offset, &mut buffer)?;
+            if !llama_guard::is_finite(tensor.ggml_type.id(), &buffer) {
+                return Err(EngineError::InvalidModel {
+                    file: gguf.path().to_owned(),
+                    problem: format!(
+                        "tensor `{}`: a value or scale in bytes {offset} to {} is NaN or infinite, \
+                         expected finite numbers",
+                        tensor.name,
+                        offset + len
+                    ),
+                });
+            }
+            offset += len;
+            outlet.check_cancel()?;
+        }
+        bytes_read += tensor.bytes;
+        // Halfway: llama.cpp's own reading is the other half.
+        let reported = outlet.report(bytes_read / 2, bytes_total);
+        reported.map_err(|_| EngineError::Cancelled)?;
+    }
+    Ok(())
 }
 
 /// Gives an embedding model its context.

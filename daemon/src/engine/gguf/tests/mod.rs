@@ -272,5 +272,5 @@ fn numbers_that_are_none_are_refused_with_the_load() {
     let mut tensors = tensors_of(true);
     tensors[3].1[7] = f32::NAN;
     let message = ModelFile::llama_of(&tensors).problem();
-    assert!(message.contains("invalid"), "{message}");
+    assert!(message.contains("is NaN or infinite"), "{message}");
 }
