@@ -109,6 +109,10 @@ pub trait Generator {
         0
     }
 
+    /// Tells whether somebody on this machine needs a core besides, as a loader thread does. An
+    /// engine whose threads wait for each other is slowed down most by the one that has to wait.
+    fn share_cores(&mut self, _shares: bool) {}
+
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors

@@ -260,7 +260,20 @@ pub struct LoadEnd {
     /// The model.
     pub name: String,
     /// What it came to.
-    pub result: Result<(), EngineError>,
+    pub result: Result<LoadedModel, EngineError>,
+    /// Who waits for it.
+    pub waiters: Vec<LoadWaiter>,
+}
+
+impl LoadEnd {
+    /// Tells those who wait. Only once the status shows the outcome: who hears of a load may ask
+    /// for the status next.
+    pub fn tell(self) {
+        for waiter in self.waiters {
+            // A caller that has gone needs no answer.
+            let _ = waiter.done.send(self.result.clone().map_err(EngineFailure::Engine));
+        }
+    }
 }
 
 /// The models in memory, by name.
@@ -437,6 +450,16 @@ impl Registry {
         }
     }
 
+    /// Leaves a core to the loader threads while models are being loaded.
+    pub fn share_cores(&mut self) {
+        let is_loading = self.loading().is_some();
+        for entry in self.slots.values_mut() {
+            if let Slot::Resident(resident) = &mut entry.slot {
+                resident.generator.share_cores(is_loading);
+            }
+        }
+    }
+
     /// The first load under way: model and share of its bytes in place.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
@@ -518,7 +541,8 @@ impl Registry {
         let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
             self.slots.remove(&name)
         else {
-            return LoadEnd { name, result };
+            let result = result.and(Err(EngineError::Cancelled));
+            return LoadEnd { name, result, waiters: Vec::new() };
         };
         let Loading { target, waiters, engine, started_at, .. } = loading;
         let result = result.and_then(|()| target.finish(engine, started_at));
@@ -533,11 +557,7 @@ impl Registry {
             self.slots.insert(name.clone(), entry);
             described
         });
-        for waiter in waiters {
-            // A caller that has gone needs no answer.
-            let _ = waiter.done.send(result.clone().map_err(EngineFailure::Engine));
-        }
-        LoadEnd { name, result: result.map(|_| ()) }
+        LoadEnd { name, result, waiters }
     }
 }
 

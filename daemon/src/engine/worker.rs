@@ -279,6 +279,7 @@ impl Worker {
     }
 
     fn load_slice(&mut self) {
+        self.registry.share_cores();
         self.journal.loads_go_on(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
@@ -295,24 +296,28 @@ impl Worker {
             }
         }
         let now = Instant::now();
-        for LoadEnd { name, result } in ended {
+        for LoadEnd { name, result, .. } in &ended {
             match result {
-                Ok(()) => {
+                Ok(_) => {
                     self.status.update(|status| status.loads += 1);
-                    let mine = |waiting: &&mut Waiting| waiting.request.model.name == name;
+                    let mine = |waiting: &&mut Waiting| waiting.request.model.name == *name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
                     }
                 }
                 Err(error) => {
                     tracing::warn!(model = name, %error, "the model could not be loaded");
-                    let mine = |waiting: &Waiting| waiting.request.model.name == name;
+                    let mine = |waiting: &Waiting| waiting.request.model.name == *name;
                     for waiting in self.waiting.remove_where(mine) {
                         sequence::fail(waiting.request, error.clone().into());
                     }
-                    self.embeddings.fail(Some(&name), &error.into());
+                    self.embeddings.fail(Some(name), &error.clone().into());
                 }
             }
+        }
+        if !ended.is_empty() {
+            self.publish();
+            ended.into_iter().for_each(LoadEnd::tell);
         }
     }
 

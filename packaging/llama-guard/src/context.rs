@@ -52,6 +52,7 @@ pub struct Context {
     compute_bytes: u64,
     context_tokens: usize,
     pooling: Pooling,
+    shares_cores: bool,
 }
 
 // SAFETY: a context belongs to no thread; it may be used by one at a time, which `&mut` ensures.
@@ -95,6 +96,7 @@ impl Context {
             compute_bytes: 0,
             context_tokens: 0,
             pooling: Pooling::None,
+            shares_cores: false,
         };
         context.read_facts()?;
         Ok(context)
@@ -117,6 +119,17 @@ impl Context {
             _ => Pooling::None,
         };
         Ok(())
+    }
+
+    /// Computes on one thread less while somebody else needs a core, but always on one.
+    pub fn share_cores(&mut self, shares: bool) {
+        if shares != self.shares_cores {
+            self.shares_cores = shares;
+            let threads = self.options.threads.saturating_sub(u32::from(shares)).max(1);
+            let threads = threads.try_into().unwrap_or(1);
+            // SAFETY: the context is alive, and `&mut` says that nothing computes.
+            unsafe { sys::guard_context_set_threads(self.raw.as_ptr(), threads) };
+        }
     }
 
     /// The model it belongs to.

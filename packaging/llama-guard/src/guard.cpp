@@ -325,6 +325,13 @@ void guard_context_free(guard_context * context) {
     });
 }
 
+void guard_context_set_threads(guard_context * context, int32_t threads) {
+    guarded(nullptr, 0, [&]() -> int32_t {
+        llama_set_n_threads(context->context, threads, threads);
+        return GUARD_OK;
+    });
+}
+
 bool guard_is_finite(int32_t type, const uint8_t * blocks, size_t len) {
     return type >= 0 && type < GGML_TYPE_COUNT && ggml_type_size(ggml_type(type)) > 0 &&
            ggml_validate_row_data(ggml_type(type), blocks, len);

@@ -93,6 +93,7 @@ int32_t guard_model_facts_of(const llama_model * model, guard_model_facts * out,
 int32_t guard_context_new(llama_model * model, const guard_context_options * options,
                           guard_context ** out, char * message, size_t message_len);
 void    guard_context_free(guard_context * context);
+void    guard_context_set_threads(guard_context * context, int32_t threads);
 // Whether whole blocks of that ggml type hold finite numbers only.
 bool    guard_is_finite(int32_t type, const uint8_t * blocks, size_t len);
 int32_t guard_context_facts_of(const guard_context * context, guard_context_facts * out,

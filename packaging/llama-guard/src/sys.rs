@@ -217,5 +217,6 @@ unsafe extern "C" {
         message: *mut c_char,
         message_len: usize,
     ) -> i32;
+    pub(crate) fn guard_context_set_threads(context: *mut GuardContext, threads: i32);
     pub(crate) fn guard_is_finite(kind: i32, blocks: *const u8, len: usize) -> bool;
 }

@@ -335,6 +335,10 @@ impl Generator for GgufGenerator {
         self.context.kv_bytes()
     }
 
+    fn share_cores(&mut self, shares: bool) {
+        self.context.share_cores(shares);
+    }
+
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
         self.check(rows)?;
         let wanted = match self.run(rows) {
