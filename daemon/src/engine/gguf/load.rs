@@ -269,8 +269,8 @@ pub fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> usize {
     several.min(settings.gguf_context_tokens).max(context_tokens)
 }
 
-/// Bytes of llama.cpp's buffers for intermediate results, about: it allocates what its graph needs
-/// for one micro batch, of which the logits, and then the widened hidden states, are the most.
+/// Bytes of llama.cpp's buffers for intermediate results, about: the hidden states of one micro
+/// batch, several times over, and the logits of as many tokens as there are sequences.
 #[must_use]
 pub fn compute_bytes(gguf: &GgufFile) -> u64 {
     const HIDDEN_STATES: u64 = 16;
@@ -286,8 +286,9 @@ pub fn compute_bytes(gguf: &GgufFile) -> u64 {
         .find(|tensor| tensor.name == "token_embd.weight")
         .and_then(|tensor| tensor.shape.first().copied())
         .map_or(0, |rows| rows as u64);
-    let floats = vocab + HIDDEN_STATES * size("embedding_length");
-    floats.saturating_mul(4 * u64::from(MICRO_BATCH_TOKENS))
+    let hidden = HIDDEN_STATES * u64::from(MICRO_BATCH_TOKENS);
+    let logits = vocab.saturating_mul(limits::GGUF_SEQUENCES as u64);
+    size("embedding_length").saturating_mul(hidden).saturating_add(logits).saturating_mul(4)
 }
 
 /// Threads to compute on.

@@ -122,7 +122,7 @@ pub fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
             context_tokens: config.context_tokens,
         },
         // No engine of this build runs it, which the load says.
-        #[cfg(not(all(feature = "gguf", feature = "mlx")))]
+        #[cfg(not(feature = "mlx"))]
         _ => Estimate {
             engine,
             weights: 0,
