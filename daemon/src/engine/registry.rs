@@ -79,10 +79,7 @@ impl Resident {
         }
         loop {
             match self.generator.open() {
-                Err(error @ EngineError::NoCapacity { .. }) => {
-                    let kept = self.prompt_cache.evict().ok_or(error)?;
-                    self.generator.close(kept);
-                }
+                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
                 opened => return Ok((opened?, 0)),
             }
         }
@@ -103,10 +100,7 @@ impl Resident {
     fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
         loop {
             match self.generator.fork(reader, len) {
-                Err(EngineError::NoCapacity { .. }) => {
-                    let kept = self.prompt_cache.evict()?;
-                    self.generator.close(kept);
-                }
+                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
                 forked => return forked.ok(),
             }
         }
@@ -115,8 +109,9 @@ impl Resident {
     /// Gives up the least recently used kept sequences.
     pub fn drop_kept(&mut self, sequences: usize) {
         for _ in 0..sequences {
-            let Some(seq) = self.prompt_cache.evict() else { return };
-            self.generator.close(seq);
+            if !self.give_up_kept() {
+                return;
+            }
         }
     }
 
