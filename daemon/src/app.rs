@@ -239,7 +239,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
-        models: Models::new(store, default_model, settings),
+        models: Models::new(store, default_model, settings, engine.cores()),
         puller: Puller::new(pulls),
         memory: watch.clone(),
         draining: draining.clone(),

@@ -71,6 +71,10 @@ pub const GGUF_SEQUENCES: usize = 16;
 /// Milliseconds the engine thread spends adopting tensors between two decode steps.
 pub const ADOPT_SLICE_MS: u64 = 50;
 
+/// Milliseconds that work beside the engine thread waits for it to leave a core: a pass of a model
+/// that streams well.
+pub const CORE_LOAN_WAIT_MS: u64 = 100;
+
 /// Milliseconds after an unload at which an idle engine thread gives free memory back once more:
 /// what the rest of the daemon held of the model has gone by then.
 pub const TRIM_AFTER_MS: u64 = 1_000;

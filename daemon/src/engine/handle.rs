@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
+use super::cores::Cores;
 use super::crash_journal::CrashJournal;
 use super::ledger::Shortage;
 use super::memory::{MemoryOptions, ModelOptions};
@@ -276,6 +277,7 @@ pub enum EngineExit {
 pub struct EngineHandle {
     commands: SyncSender<Command>,
     status: StatusCell,
+    cores: Cores,
 }
 
 impl EngineHandle {
@@ -293,13 +295,15 @@ impl EngineHandle {
         let (commands, inbox) = sync_channel(limits::ENGINE_COMMANDS);
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
-        let worker_status = status.clone();
+        let cores = Cores::default();
+        let (worker_status, worker_cores) = (status.clone(), cores.clone());
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(inbox, worker_status, settings, memory, journal);
+            let exit =
+                Worker::run_thread(inbox, worker_status, settings, memory, worker_cores, journal);
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;
-        Ok((Self { commands, status }, exit_rx))
+        Ok((Self { commands, status, cores }, exit_rx))
     }
 
     /// Queues a command, or refuses it at once.
@@ -312,6 +316,12 @@ impl EngineHandle {
             TrySendError::Full(_) => EngineFailure::Overloaded { waiting: limits::ENGINE_COMMANDS },
             TrySendError::Disconnected(_) => EngineFailure::ThreadEnded,
         })
+    }
+
+    /// The cores that the thread shares with work beside it.
+    #[must_use]
+    pub fn cores(&self) -> Cores {
+        self.cores.clone()
     }
 
     /// The thread's status at its last heartbeat.

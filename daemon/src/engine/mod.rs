@@ -10,6 +10,7 @@ use std::any::Any;
 pub mod admission;
 pub mod affine;
 pub mod backend;
+pub mod cores;
 pub mod crash_journal;
 pub mod dequantize;
 pub mod embedding;

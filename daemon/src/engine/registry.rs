@@ -445,12 +445,11 @@ impl Registry {
         }
     }
 
-    /// Leaves a core to the loader threads while models are being loaded.
-    pub fn share_cores(&mut self) {
-        let is_loading = self.loading().is_some();
+    /// Tells every engine whether to leave a core to others.
+    pub fn share_cores(&mut self, shares: bool) {
         for entry in self.slots.values_mut() {
             if let Slot::Resident(resident) = &mut entry.slot {
-                resident.generator.share_cores(is_loading);
+                resident.generator.share_cores(shares);
             }
         }
     }

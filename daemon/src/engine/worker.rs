@@ -19,6 +19,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 use self::memory::{Asker, PendingLoad, Residence};
 use super::admission::{Admission, QueueFull};
 use super::backend::{EngineError, Row};
+use super::cores::Cores;
 use super::crash_journal::{CrashJournal, Work};
 use super::embedding::Embeddings;
 use super::handle::{Command, EmbedRequest, EngineExit, EngineFailure, GenerateRequest};
@@ -42,6 +43,7 @@ pub struct Worker {
     memory: MemoryOptions,
     /// What all models may take together.
     budget_bytes: u64,
+    cores: Cores,
     /// New work is refused; the thread ends when nothing is left.
     draining: bool,
     /// Last, so that it is cleared, or marked, when everything native has been dropped.
@@ -57,6 +59,7 @@ impl Worker {
         status: StatusCell,
         settings: EngineSettings,
         memory: MemoryOptions,
+        cores: Cores,
         mut journal: CrashJournal,
     ) -> EngineExit {
         let thread_status = status.clone();
@@ -73,6 +76,7 @@ impl Worker {
                 loads: Vec::new(),
                 memory,
                 budget_bytes,
+                cores,
                 draining: false,
                 journal,
             };
@@ -116,8 +120,11 @@ impl Worker {
             self.admit();
             // Before the step, which may take long or never end.
             self.publish();
+            let shares = self.cores.begin_pass(self.registry.loading().is_some());
+            self.registry.share_cores(shares);
             self.step();
             self.embed();
+            self.cores.end_pass();
         }
     }
 
@@ -279,7 +286,6 @@ impl Worker {
     }
 
     fn load_slice(&mut self) {
-        self.registry.share_cores();
         self.journal.loads_go_on(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
 use crate::engine::backend::EngineError;
+use crate::engine::cores::Cores;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::memory::ModelOptions;
 use crate::engine::quarantine::{Deaths, version_hash};
@@ -51,6 +52,7 @@ pub struct Models {
     store: ModelStore,
     default_model: String,
     settings: EngineSettings,
+    cores: Cores,
     opened: Mutex<HashMap<OpenKey, Arc<OpenModel>>>,
     /// Held while a model is opened, so that ten first requests read its header once.
     opening: tokio::sync::Mutex<()>,
@@ -59,11 +61,17 @@ pub struct Models {
 impl Models {
     /// The models of `store`.
     #[must_use]
-    pub fn new(store: ModelStore, default_model: String, settings: EngineSettings) -> Self {
+    pub fn new(
+        store: ModelStore,
+        default_model: String,
+        settings: EngineSettings,
+        cores: Cores,
+    ) -> Self {
         Self {
             store,
             default_model,
             settings,
+            cores,
             opened: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
         }
@@ -92,8 +100,12 @@ impl Models {
         if let Some(open) = self.cached(&source, engine) {
             return Ok(open);
         }
-        let settings = self.settings.clone();
-        let open = blocking(move || open_model(source, engine, &settings)).await?;
+        let (settings, cores) = (self.settings.clone(), self.cores.clone());
+        let open = blocking(move || {
+            let _core = cores.borrow();
+            open_model(source, engine, &settings)
+        })
+        .await?;
         let open = Arc::new(open);
         let mut opened = self.lock();
         if opened.len() >= limits::OPEN_MODELS {
