@@ -20,6 +20,11 @@ def default_bin():
     return pathlib.Path(json.loads(output)["target_directory"]) / "release"
 
 
+def prefer(engine):
+    """The lines of a configuration for a preferred engine, if there is one."""
+    return f'[engine]\nprefer = "{engine}"\n' if engine else ""
+
+
 class Daemon:
     """One daemon with the given models: a dictionary is a sim model's settings, anything else the
     path of a GGUF file or model folder."""

@@ -5,7 +5,7 @@ One model streams alone, then again while another one is loaded. SPEC section 6:
 never stalls another's stream; accepted is a gap of at most five times the quiet 95th percentile.
 
 Usage:
-    load_gap.py [--bin DIR] [--rounds N] [STREAMING LOADED]
+    load_gap.py [--bin DIR] [--rounds N] [--engine ENGINE] [STREAMING LOADED]
 
 A model is a GGUF file or a model folder; without any, a sim model streams while one of 600 MiB is
 loaded. Exits with 1 when the median round is not accepted.
@@ -75,6 +75,7 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=150)
+    parser.add_argument("--engine", help="for GGUF files that more than one engine runs")
     arguments = parser.parse_args()
     if len(arguments.models) not in (0, 2):
         parser.error("name two models, or none")
@@ -82,7 +83,7 @@ def main():
         "a": {"token_delay_ms": 20, "reply": "x" * 10_000},
         "b": {"allocate": True, "weight_bytes": 600 * MIB},
     }
-    config = 'default_model = "a"\n'
+    config = 'default_model = "a"\n' + harness.prefer(arguments.engine)
     daemon = harness.Daemon(arguments.bin or harness.default_bin(), models, config)
     ratios = []
     try:

@@ -5,7 +5,7 @@ Each round loads and uses the first model, then the second, for which the first 
 unloads the second. Resident memory after each round is compared with the first round's.
 
 Usage:
-    memory_rounds.py [--bin DIR] [--rounds N] [--budget SIZE] [MODEL MODEL]
+    memory_rounds.py [--bin DIR] [--rounds N] [--budget SIZE] [--engine ENGINE] [MODEL MODEL]
 
 A MODEL is a GGUF file or a model folder; without any, two sim models take real memory. Exits with 1
 when a round ends more than 3 % above the first.
@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--budget", default="800 MiB")
+    parser.add_argument("--engine", help="for GGUF files that more than one engine runs")
     arguments = parser.parse_args()
     if len(arguments.models) not in (0, 2):
         parser.error("name two models, or none")
@@ -40,7 +41,8 @@ def main():
     daemon = harness.Daemon(
         arguments.bin or harness.default_bin(),
         models,
-        f'default_model = "a"\n[memory]\nbudget = "{arguments.budget}"\n',
+        f'default_model = "a"\n[memory]\nbudget = "{arguments.budget}"\n'
+        + harness.prefer(arguments.engine),
     )
     try:
         print(f"before: {daemon.resident_bytes() / MIB:.1f} MiB")
