@@ -15,6 +15,7 @@ pub mod limits;
 pub mod paths;
 pub mod socket;
 pub mod timeouts;
+pub mod tools;
 pub mod wire;
 
 /// Version of the wire protocol. Raised when an old peer would misread a new one.

@@ -41,12 +41,8 @@ impl From<EngineFailure> for ErrorBody {
         let message = failure.to_string();
         match failure {
             EngineFailure::Engine(error) => error.into(),
-            EngineFailure::Timeout { layer, limit_ms, elapsed_ms, .. } => {
-                Self::new(ErrorCode::Timeout, message).with_details(json!({
-                    "layer": layer,
-                    "limit_ms": limit_ms,
-                    "elapsed_ms": elapsed_ms,
-                }))
+            EngineFailure::Timeout { what, layer, limit_ms, elapsed_ms } => {
+                Self::timeout(what, layer, limit_ms, elapsed_ms)
             }
             EngineFailure::Cancelled => Self::new(ErrorCode::Cancelled, message),
             EngineFailure::Overloaded { waiting } => Self::new(ErrorCode::Overloaded, message)

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
@@ -143,14 +144,8 @@ impl Generation {
 /// The daemon's own answer at 1.5 W, when no inner layer has answered.
 #[must_use]
 pub fn daemon_timeout(what: &'static str, context: &RequestContext, now: Instant) -> ErrorBody {
-    let elapsed = now.saturating_duration_since(context.deadline.accepted_at);
-    EngineFailure::Timeout {
-        what,
-        layer: Layer::Daemon,
-        limit_ms: context.deadline.limit_ms,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    }
-    .into()
+    let Deadline { limit_ms, .. } = context.deadline;
+    ErrorBody::timeout(what, Layer::Daemon, limit_ms, context.deadline.elapsed_ms(now))
 }
 
 impl Service {
