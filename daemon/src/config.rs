@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
@@ -20,7 +22,7 @@ use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::models::hub::Secret;
 
 /// All settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// W of every class.
     pub timeouts: WorkTimeouts,
@@ -28,6 +30,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
+    /// How long the engine thread may work without a word.
+    pub stall: Duration,
     /// Where models of other programs are, and how to reach Hugging Face.
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
@@ -87,6 +91,7 @@ struct EngineTable {
     prefer: Option<EngineKind>,
     threads: Option<u32>,
     gpu_layers: Option<u32>,
+    stall_s: Option<f64>,
     gguf_context_tokens: Option<usize>,
 }
 
@@ -188,11 +193,12 @@ impl Config {
                 "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
             );
         }
+        let stall = stall(file.engine.stall_s)?;
         let mut engine = engine_settings(&file.engine)?;
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
-        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
+        Ok(Self { timeouts, default_model: file.default_model, engine, stall, library, memory })
     }
 }
 
@@ -222,6 +228,18 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
         gguf_context_tokens,
         ..defaults
     })
+}
+
+fn stall(seconds: Option<f64>) -> Result<Duration, String> {
+    const SECONDS: RangeInclusive<f64> = 0.1..=86_400.0;
+    let Some(seconds) = seconds else {
+        return Ok(Duration::from_millis(limits::ENGINE_STALL_MS));
+    };
+    if SECONDS.contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    let (first, last) = SECONDS.into_inner();
+    Err(format!("engine.stall_s is {seconds}; it must be from {first} to {last} seconds"))
 }
 
 fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
@@ -325,6 +343,8 @@ mod tests {
             ("[timeouts]\nchat = nan\n", "timeouts.chat"),
             ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
             ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\nstall_s = 0\n", "engine.stall_s"),
+            ("[engine]\nstall_s = nan\n", "engine.stall_s"),
             ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
             ("[engine]\nprefer = \"cuda\"\n", "cuda"),
             ("[library]\nhuggingface = 3\n", "true, false or a path"),

@@ -81,6 +81,8 @@ error_codes! {
     FrameTooLarge, "FRAME_TOO_LARGE", -32009, false, "Send a smaller request.";
     /// The engine failed while working on the request.
     EngineFailed, "ENGINE_FAILED", -32010, true, "Try again; if it happens again, `ingle logs` shows what happened.";
+    /// The engine thread stood still, and the daemon ends because of it.
+    EngineStalled, "ENGINE_STALLED", -32022, true, "Send the request again: a new daemon is started when it is needed. `ingle logs` shows what the engine did.";
     /// The daemon ended before it answered.
     DaemonLost, "DAEMON_LOST", -32011, true, "Send the request again: the daemon is started when it is needed.";
     /// The daemon could not be reached or started.

@@ -107,7 +107,9 @@ impl Pending {
         if in_batch {
             self.align();
         }
-        let error = if self.entries.len() > limits::SHIM_PENDING {
+        let in_flight = self.len();
+        let error = if in_flight > limits::SHIM_PENDING {
+            let before = in_flight - (self.entries.len() - before);
             ErrorBody::overloaded(format!("{before} requests are in flight on this connection"))
         } else if self.entries.range(before..).any(|entry| self.is_late(&entry.id, before)) {
             let message = "the request before under this id took too long, and the daemon has not \
@@ -170,7 +172,20 @@ impl Pending {
         for entry in self.entries.iter_mut().filter(|entry| entry.due_at <= now) {
             entry.expired = true;
         }
+        // A daemon that answers nothing at all must not fill this.
+        let mut over = self.entries.iter().filter(|entry| entry.expired).count();
+        self.entries.retain(|entry| {
+            let is_over = entry.expired && over > limits::SHIM_PENDING;
+            over -= usize::from(is_over);
+            !is_over
+        });
         expired
+    }
+
+    /// No answer is to be expected any more to what was answered because its limit ran out: an MCP
+    /// server answers no cancelled request.
+    pub(crate) fn forget_expired(&mut self) {
+        self.entries.retain(|entry| !entry.expired);
     }
 
     /// Milliseconds that are left at `now` for the request that is alone in a frame, if it has

@@ -199,6 +199,10 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                 self.queue.push(format!("{cancel}\n").into_bytes(), Kind::Passing);
             }
         }
+        if self.hello.role == Role::Mcp {
+            // MCP uses no id twice, so a late answer that nobody knows is told from all others.
+            self.pending.forget_expired();
+        }
     }
 
     /// A request that has waited here hands its daemon less than the daemon would give it. One that

@@ -79,6 +79,8 @@ impl From<EngineFailure> for ErrorBody {
                         "requests": last.requests,
                     }))
             }
+            EngineFailure::Stalled(stall) => Self::new(ErrorCode::EngineStalled, message)
+                .with_details(json!({ "phase": stall.phase, "silent_ms": stall.silent_ms })),
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(
