@@ -11,6 +11,7 @@ mod bench;
 mod broken;
 mod cli;
 mod crash;
+mod embed;
 mod failures;
 mod generate;
 mod hostile;
