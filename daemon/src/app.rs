@@ -67,7 +67,7 @@ impl StartFailure {
 struct Held {
     paths: Paths,
     config: Config,
-    _daemon_lock: File,
+    daemon_lock: File,
     /// Given back when the daemon is ready. A launcher holds it itself.
     start_lock: Option<File>,
 }
@@ -156,7 +156,7 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     }
     let start_lock = if launched { None } else { Some(lock_start(&paths)?) };
     let daemon_lock = lock_daemon(&paths)?;
-    Ok(Held { paths, config, _daemon_lock: daemon_lock, start_lock })
+    Ok(Held { paths, config, daemon_lock, start_lock })
 }
 
 /// Waits for a start under way to end, so that two starts never race.
@@ -206,7 +206,10 @@ fn clear_socket(path: &Path) -> Result<(), StartFailure> {
 }
 
 async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
-    let Held { paths, config, _daemon_lock, start_lock } = held;
+    let Held { paths, config, daemon_lock, start_lock } = held;
+    // It goes with the process and not before: the next daemon must not load its models beside ours,
+    // and who waits for our end waits for this lock.
+    std::mem::forget(daemon_lock);
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
