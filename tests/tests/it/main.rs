@@ -9,6 +9,7 @@
 
 mod bench;
 mod broken;
+mod cancel;
 mod cli;
 mod crash;
 mod embed;
