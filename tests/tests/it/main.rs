@@ -20,3 +20,4 @@ mod models;
 mod reference;
 mod sampling;
 mod tidy;
+mod timeouts;
