@@ -160,7 +160,8 @@ impl Config {
 
     /// Everything but the timeouts, which are left at their defaults.
     fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: ConfigFile =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let mut engine = engine_settings(&file.engine)?;
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;

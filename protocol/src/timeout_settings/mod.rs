@@ -203,7 +203,7 @@ struct ConfigFile {
 fn config_entries(file: &TextFile) -> Result<Vec<Entry>, SettingError> {
     let parsed: ConfigFile = toml::from_str(file.text()?).map_err(|error| SettingError::File {
         path: file.path.clone(),
-        problem: error.to_string(),
+        problem: error.to_string().trim_end().to_owned(),
     })?;
     let mut entries = Vec::new();
     for (key, value) in parsed.timeouts {
