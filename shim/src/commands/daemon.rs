@@ -135,10 +135,11 @@ pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
 /// Ends the daemon, if one runs, and starts another. Settings that are wrong are told before
 /// anything is ended: a daemon with yesterday's settings is better than none.
 pub(crate) async fn restart(app: &mut App, now: bool) -> Outcome {
-    super::timeouts::here(&app.paths)?;
+    let here = super::timeouts::here(&app.paths)?.timeouts;
     let ended = end(app, now).await?;
     let client = app.connect().await?;
     let pid = client.hello().pid;
+    super::timeouts::compare(app, &here, client.hello());
     if app.output.json {
         let was = ended.and_then(|ended| ended.pid);
         app.output.json(&json!({ "running": true, "pid": pid, "stopped_pid": was }))?;

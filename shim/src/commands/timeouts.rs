@@ -38,26 +38,38 @@ pub(crate) async fn run(app: &mut App, class: Option<Class>) -> Outcome {
     } else {
         print(app, &settings, &here)?;
     }
-    if let Some(daemon) = daemon
-        && !differing.is_empty()
-    {
-        for setting in differing {
-            app.output.note(&format!(
-                "warning: {} is {} s here and {} s in the running daemon (process {}), whose \
-                 number counts",
-                setting.name(),
-                Seconds(setting.ms(&here.timeouts)),
-                Seconds(setting.ms(&daemon.timeouts)),
-                daemon.pid
-            ));
-        }
-        app.output.note(&format!(
-            "hint: `ingle restart` starts it with what holds here; what is to hold whoever starts \
-             it belongs in `{}` or config.toml.",
-            app.paths.env_file().display()
-        ));
+    if let Some(daemon) = daemon {
+        tell(app, &differing, &here.timeouts, &daemon);
     }
     Ok(exit::OK)
+}
+
+/// Warns where a daemon that was just started does not hold to what holds here: a host may have
+/// started it first, with an environment of its own.
+pub(crate) fn compare(app: &mut App, here: &WorkTimeouts, daemon: &HelloReply) {
+    let differing = differences(&Setting::ALL, here, &daemon.timeouts);
+    tell(app, &differing, here, daemon);
+}
+
+fn tell(app: &mut App, differing: &[Setting], here: &WorkTimeouts, daemon: &HelloReply) {
+    if differing.is_empty() {
+        return;
+    }
+    for setting in differing {
+        app.output.note(&format!(
+            "warning: {} is {} s here and {} s in the running daemon (process {}), whose number \
+             counts",
+            setting.name(),
+            Seconds(setting.ms(here)),
+            Seconds(setting.ms(&daemon.timeouts)),
+            daemon.pid
+        ));
+    }
+    app.output.note(&format!(
+        "hint: `ingle restart` starts it with what holds here; what is to hold whoever starts it \
+         belongs in `{}` or config.toml.",
+        app.paths.env_file().display()
+    ));
 }
 
 /// The ladder that a daemon started from this process would use.
