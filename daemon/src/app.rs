@@ -33,6 +33,7 @@ use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
 use crate::service::models::Models;
+use crate::watchdog::Watchdog;
 use crate::{signals, system_memory};
 
 /// Why the daemon does not run.
@@ -214,6 +215,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
     journal.watch_signals();
+    let stall_mark = journal.stall_mark();
     let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
@@ -236,6 +238,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let watch = MemoryWatch::default();
     watch.sample();
     tokio::spawn(watch.clone().run(engine.clone()));
+    let watchdog = Watchdog::new(config.stall);
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
@@ -243,6 +246,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         models: Models::new(store, default_model, settings, engine.cores()),
         puller: Puller::new(pulls),
         memory: watch.clone(),
+        watchdog: watchdog.clone(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),
@@ -283,6 +287,12 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let mut code = tokio::select! {
         () = draining.cancelled() => exit::OK,
         ended = &mut engine_exit => engine_died(ended),
+        stall = watchdog.run(engine.clone()) => {
+            tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
+            stall_mark.write();
+            engine.alarm().ring(stall);
+            exit::ENGINE_STALLED
+        }
     };
     draining.cancel();
     if code == exit::OK {

@@ -9,8 +9,10 @@ mod memory;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::paths::Paths;
 use ingle_protocol::timeout_settings::{self, Named, SettingError, Sources};
 use ingle_protocol::timeouts::WorkTimeouts;
@@ -24,7 +26,7 @@ use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::models::hub::Secret;
 
 /// All settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// W of every class, and the limits towards cloud providers.
     pub timeouts: WorkTimeouts,
@@ -34,6 +36,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
+    /// How long the engine thread may work without a word.
+    pub stall: Duration,
     /// Where models of other programs are, and how to reach Hugging Face.
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
@@ -94,6 +98,7 @@ struct EngineTable {
     prefer: Option<EngineKind>,
     threads: Option<u32>,
     gpu_layers: Option<u32>,
+    stall_s: Option<f64>,
     gguf_context_tokens: Option<usize>,
 }
 
@@ -162,12 +167,20 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let file: ConfigFile =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let stall = stall(file.engine.stall_s)?;
         let mut engine = engine_settings(&file.engine)?;
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
-        let default_model = file.default_model;
-        Ok(Self { default_model, engine, library, memory, ..Self::default() })
+        Ok(Self {
+            timeouts: WorkTimeouts::default(),
+            unknown_variables: Vec::new(),
+            default_model: file.default_model,
+            engine,
+            stall,
+            library,
+            memory,
+        })
     }
 }
 
@@ -197,6 +210,18 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
         gguf_context_tokens,
         ..defaults
     })
+}
+
+fn stall(seconds: Option<f64>) -> Result<Duration, String> {
+    const SECONDS: RangeInclusive<f64> = 0.1..=86_400.0;
+    let Some(seconds) = seconds else {
+        return Ok(Duration::from_millis(limits::ENGINE_STALL_MS));
+    };
+    if SECONDS.contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    let (first, last) = SECONDS.into_inner();
+    Err(format!("engine.stall_s is {seconds}; it must be from {first} to {last} seconds"))
 }
 
 fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
@@ -287,6 +312,8 @@ mod tests {
         for (text, named) in [
             ("[timeout]\nchat = 3\n", "timeout"),
             ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\nstall_s = 0\n", "engine.stall_s"),
+            ("[engine]\nstall_s = nan\n", "engine.stall_s"),
             ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
             ("[engine]\nprefer = \"cuda\"\n", "cuda"),
             ("[library]\nhuggingface = 3\n", "true, false or a path"),

@@ -255,11 +255,11 @@ impl<M: Method> Call<M> {
                 answer.unwrap_or_else(|_| Err(lost()))
             }
             // `reply` stays, so that dropping the call cancels the request.
-            Err(_) => Err(ErrorBody::new(
-                ErrorCode::Timeout,
-                format!("no layer answered `{}` within {} ms", M::NAME, self.deadline.limit_ms),
-            )
-            .with_details(json!({ "layer": Layer::Client, "limit_ms": self.deadline.limit_ms }))),
+            Err(_) => {
+                let what = format!("`{}`", M::NAME);
+                let elapsed_ms = self.deadline.elapsed_ms(Instant::now());
+                Err(ErrorBody::timeout(&what, Layer::Client, self.deadline.limit_ms, elapsed_ms))
+            }
         };
         serde_json::from_value(answer?).map_err(|error| {
             ErrorBody::new(

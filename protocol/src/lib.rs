@@ -17,6 +17,7 @@ pub mod paths;
 pub mod socket;
 pub mod timeout_settings;
 pub mod timeouts;
+pub mod tools;
 pub mod wire;
 
 /// Version of the wire protocol. Raised when an old peer would misread a new one.

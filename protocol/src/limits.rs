@@ -79,7 +79,7 @@ pub const CORE_LOAN_WAIT_MS: u64 = 100;
 /// what the rest of the daemon held of the model has gone by then.
 pub const TRIM_AFTER_MS: u64 = 1_000;
 
-/// Milliseconds of silence after which the engine thread counts as stalled.
+/// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 
 /// Characters of one prompt given to an MCP tool.

@@ -145,6 +145,12 @@ impl CrashJournal {
         journal
     }
 
+    /// What marks the journal when the engine thread stands still and the process ends for it.
+    #[must_use]
+    pub fn stall_mark(&self) -> StallMark {
+        StallMark(self.file.as_ref().and_then(|file| file.try_clone().ok()))
+    }
+
     /// Lets fatal signals leave their mark, for the life of the process.
     pub fn watch_signals(&self) {
         let watched = self.file.as_ref().map_or(Ok(()), signals::watch);
@@ -269,6 +275,21 @@ impl CrashJournal {
     }
 }
 
+/// The one thing that another thread may write into the journal.
+#[derive(Debug)]
+pub struct StallMark(Option<File>);
+
+impl StallMark {
+    /// Blames what the engine thread is doing for the end of the process.
+    pub fn write(&self) {
+        if let Some(file) = &self.0
+            && let Err(error) = file.write_all_at(b"stall\n", MARK_OFFSET)
+        {
+            tracing::warn!(%error, "the crash journal cannot be marked");
+        }
+    }
+}
+
 impl Drop for CrashJournal {
     /// An orderly end clears the line. A panic of the engine thread leaves it, with a mark.
     fn drop(&mut self) {
@@ -355,6 +376,7 @@ fn read_mark(mark: &[u8]) -> Option<(String, i64)> {
     let mut words = text.split(' ');
     match (words.next()?, words.next(), words.next(), words.next()) {
         ("panic", None, ..) => Some(("a panic".to_owned(), 0)),
+        ("stall", None, ..) => Some(("a stall".to_owned(), 0)),
         ("signal", Some(signal), Some("thread"), Some(thread)) => {
             let number = signal.parse().ok()?;
             let name = signal_hook::low_level::signal_name(number);

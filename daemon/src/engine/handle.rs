@@ -13,6 +13,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
+use ingle_protocol::wire::status::Phase;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -214,12 +215,57 @@ pub enum EngineFailure {
         /// What happened.
         deaths: Box<Deaths>,
     },
+    /// The engine thread stands still.
+    #[error("{0}")]
+    Stalled(Stall),
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// The engine thread has ended.
     #[error("the engine thread has ended")]
     ThreadEnded,
+}
+
+/// An engine thread that stands still.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stall {
+    /// What it was doing.
+    pub phase: Phase,
+    /// How long it has said nothing, in milliseconds.
+    pub silent_ms: u64,
+}
+
+impl std::fmt::Display for Stall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { phase, silent_ms } = self;
+        write!(f, "the engine has stood still for {silent_ms} ms while {phase}")
+    }
+}
+
+/// The news that the engine thread stands still, for everybody who waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct StallAlarm {
+    rung: CancellationToken,
+    stall: Arc<OnceLock<Stall>>,
+}
+
+impl StallAlarm {
+    /// Tells everybody, now and later.
+    pub fn ring(&self, stall: Stall) {
+        // Only the first one counts.
+        let _ = self.stall.set(stall);
+        self.rung.cancel();
+    }
+
+    /// Waits for a stall.
+    pub async fn stalled(&self) -> EngineFailure {
+        self.rung.cancelled().await;
+        self.failure().unwrap_or(EngineFailure::ThreadEnded)
+    }
+
+    fn failure(&self) -> Option<EngineFailure> {
+        self.stall.get().cloned().map(EngineFailure::Stalled)
+    }
 }
 
 /// What the engine thread can be told.
@@ -278,6 +324,7 @@ pub struct EngineHandle {
     commands: SyncSender<Command>,
     status: StatusCell,
     cores: Cores,
+    alarm: StallAlarm,
 }
 
 impl EngineHandle {
@@ -303,19 +350,36 @@ impl EngineHandle {
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;
-        Ok((Self { commands, status, cores }, exit_rx))
+        let alarm = StallAlarm::default();
+        Ok((Self { commands, status, cores, alarm }, exit_rx))
     }
 
     /// Queues a command, or refuses it at once.
     ///
     /// # Errors
     /// [`EngineFailure::Overloaded`] when the thread's inbox is full;
-    /// [`EngineFailure::ThreadEnded`] when there is no thread.
+    /// [`EngineFailure::ThreadEnded`] when there is no thread; [`EngineFailure::Stalled`] when it
+    /// stands still.
     pub fn send(&self, command: Command) -> Result<(), EngineFailure> {
+        if let Some(stalled) = self.alarm.failure() {
+            return Err(stalled);
+        }
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => EngineFailure::Overloaded { waiting: limits::ENGINE_COMMANDS },
             TrySendError::Disconnected(_) => EngineFailure::ThreadEnded,
         })
+    }
+
+    /// What the thread does, and when it last said so.
+    #[must_use]
+    pub fn heartbeat(&self) -> (Phase, Instant) {
+        self.status.heartbeat()
+    }
+
+    /// Where a stall of the thread becomes known.
+    #[must_use]
+    pub fn alarm(&self) -> &StallAlarm {
+        &self.alarm
     }
 
     /// The cores that the thread shares with work beside it.

@@ -70,6 +70,13 @@ impl StatusCell {
         self.lock().clone()
     }
 
+    /// The last heartbeat.
+    #[must_use]
+    pub fn heartbeat(&self) -> (Phase, Instant) {
+        let status = self.lock();
+        (status.phase.clone(), status.beat_at)
+    }
+
     /// A heartbeat: a new phase at `now`.
     pub fn beat(&self, phase: Phase, now: Instant) {
         let mut status = self.lock();

@@ -265,7 +265,8 @@ impl Connection<'_> {
         }
         let cancel = CancellationToken::new();
         self.in_flight.insert(id.clone(), cancel.clone());
-        let scope = CallScope { id: id.clone(), cancel, events: self.events.clone() };
+        let (events, remaining_ms) = (self.events.clone(), call.remaining_ms);
+        let scope = CallScope { id: id.clone(), cancel, events, remaining_ms };
         let future = call.start(self.methods, self.number, scope);
         // A bug in one method answers that call and no other.
         let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| match outcome {

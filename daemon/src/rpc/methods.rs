@@ -130,6 +130,12 @@ fn context(
     scope: &CallScope,
 ) -> RequestContext {
     let timeouts = &service.config.timeouts;
+    let budget = match (budget, scope.remaining_ms) {
+        (budget, None) => budget,
+        (None, remaining_ms) => Some(Budget { work_ms: None, remaining_ms }),
+        // The shim's limit heeds the caller's budget already.
+        (Some(budget), remaining_ms) => Some(Budget { remaining_ms, ..budget }),
+    };
     service.names.start(class, timeouts, budget, scope.cancel.clone(), Instant::now())
 }
 

@@ -41,12 +41,8 @@ impl From<EngineFailure> for ErrorBody {
         let message = failure.to_string();
         match failure {
             EngineFailure::Engine(error) => error.into(),
-            EngineFailure::Timeout { layer, limit_ms, elapsed_ms, .. } => {
-                Self::new(ErrorCode::Timeout, message).with_details(json!({
-                    "layer": layer,
-                    "limit_ms": limit_ms,
-                    "elapsed_ms": elapsed_ms,
-                }))
+            EngineFailure::Timeout { what, layer, limit_ms, elapsed_ms } => {
+                Self::timeout(what, layer, limit_ms, elapsed_ms)
             }
             EngineFailure::Cancelled => Self::new(ErrorCode::Cancelled, message),
             EngineFailure::Overloaded { waiting } => Self::new(ErrorCode::Overloaded, message)
@@ -83,6 +79,8 @@ impl From<EngineFailure> for ErrorBody {
                         "requests": last.requests,
                     }))
             }
+            EngineFailure::Stalled(stall) => Self::new(ErrorCode::EngineStalled, message)
+                .with_details(json!({ "phase": stall.phase, "silent_ms": stall.silent_ms })),
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(

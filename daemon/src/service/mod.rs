@@ -21,6 +21,7 @@ use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
 use crate::models::Puller;
 use crate::request::RequestNames;
+use crate::watchdog::Watchdog;
 use models::Models;
 
 /// Everything the edges call. Made once by `app`.
@@ -40,6 +41,8 @@ pub struct Service {
     pub puller: Puller,
     /// Resident memory, as last sampled.
     pub memory: MemoryWatch,
+    /// How long the engine thread has been silent.
+    pub watchdog: Watchdog,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
     /// Connections open now.

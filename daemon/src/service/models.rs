@@ -481,7 +481,8 @@ impl Service {
         self.in_time(what, context, outcome).await
     }
 
-    /// Bounds a step of a request by the daemon's limit and by its cancel token.
+    /// Bounds a step of a request by the daemon's limit and by its cancel token, and ends it when
+    /// the engine thread stands still.
     pub(super) async fn in_time<T>(
         &self,
         what: &'static str,
@@ -491,6 +492,7 @@ impl Service {
         let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
             outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
                 Err(super::generate::daemon_timeout(what, context, Instant::now()))
             }),

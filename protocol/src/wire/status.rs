@@ -32,7 +32,7 @@ pub struct HealthReply {
 pub enum HealthState {
     /// All is well.
     Ok,
-    /// The engine thread has been silent for longer than `engine.stall_s`.
+    /// The engine thread has been silent for half of `engine.stall_s`, or has ended.
     Degraded,
     /// New work is refused; work in flight is being finished.
     Draining,
@@ -65,6 +65,20 @@ pub enum Phase {
     },
     /// It has ended.
     Stopped,
+}
+
+impl std::fmt::Display for Phase {
+    /// As what somebody does: "generating with `smollm2`".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Idle => f.write_str("waiting for work"),
+            Self::Loading { model, .. } => write!(f, "loading `{model}`"),
+            Self::Prefill { model } => write!(f, "reading a prompt with `{model}`"),
+            Self::Decode { model } => write!(f, "generating with `{model}`"),
+            Self::Stopped => f.write_str("ending"),
+        }
+    }
 }
 
 /// Everything worth knowing at a glance.

@@ -8,6 +8,7 @@
 )]
 
 mod bench;
+mod broken;
 mod cli;
 mod crash;
 mod failures;
