@@ -148,7 +148,7 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let paths = Paths::from_env().map_err(path_failure)?;
     paths.prepare().map_err(path_failure)?;
-    let config = Config::load(&paths.home().join("config.toml"))
+    let config = Config::load(&paths)
         .map_err(|error| StartFailure::new(ErrorBody::from(&error), exit::CONFIG))?;
     if launched {
         // A session of our own: the launcher's terminal and its signals are not ours.
@@ -213,6 +213,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
+    let unknown_variables = config.unknown_variables.clone();
     let memory =
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
@@ -276,6 +277,9 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     };
     let accepting = tokio::spawn(listener::accept(listener, shared));
 
+    for variable in unknown_variables {
+        tracing::warn!("{variable} is no setting, and is ignored");
+    }
     tracing::info!(build = ingle_protocol::BUILD, pid = std::process::id(), "the daemon is ready");
     report(launched, &StartReport::Ready { pid: std::process::id() });
     if launched {

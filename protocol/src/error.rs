@@ -60,7 +60,7 @@ error_codes! {
     /// A bug.
     Internal, "INTERNAL", -32603, true, "Try again; if it happens again, report it with the lines of `ingle logs`.";
     /// A layer's limit was reached.
-    Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout in the configuration.";
+    Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout (`ingle timeouts` shows them).";
     /// The caller cancelled, or went away.
     Cancelled, "CANCELLED", -32002, true, "Send the request again if it is still wanted.";
     /// A queue or limit is full.

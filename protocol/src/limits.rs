@@ -135,6 +135,9 @@ pub const HUB_CHUNKS: usize = 16;
 /// Days after which a download that nobody went on with is removed.
 pub const HUB_PARTIAL_DAYS: u64 = 14;
 
+/// Bytes of `config.toml`, and of `.env`, in the Ingle folder.
+pub const SETTINGS_FILE_BYTES: u64 = 1024 * 1024;
+
 /// Milliseconds the daemon may take from its start to its readiness report.
 pub const START_MS: u64 = 20_000;
 /// Milliseconds a client waits for the reply to `hello`.

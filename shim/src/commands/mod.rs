@@ -14,6 +14,7 @@ mod pump;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use ingle_protocol::wire::hello::Role;
 
@@ -43,6 +44,8 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
+        Command::Restart { now } => daemon::restart(&mut app, now).await,
+        Command::Timeouts { class } => timeouts::run(&mut app, class).await,
         Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,
     }
 }

@@ -8,7 +8,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::exit;
 use serde_json::{Value, json};
 
-use super::{daemon, generate, models};
+use super::{daemon, generate, models, timeouts};
 use crate::app::App;
 use crate::cli::{GenerateOptions, LoadOptions};
 use crate::fake::{self, Answer, generated};
@@ -88,6 +88,26 @@ async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
     let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
+    let (mut app, _home, out, err) = fake::app(true);
+    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert_eq!(printed(&out.text())["infrastructure_timeouts"]["daemon"], 450);
+    assert!(err.text().contains("speaks protocol 99"), "{}", err.text());
+
+    // One that is older and knows fewer limits holds to the defaults of the others.
+    let (mut app, _home, out, err) = fake::app(false);
+    let theirs = json!({ "timeouts": { "chat_ms": 60_500 } });
+    fake::serve_hello(&app.paths, theirs, |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert!(out.text().contains("\nworkflow          300     450   600     750   300  default\n"));
+    let warning =
+        "warning: timeouts.chat is 900 s here and 60.5 s in the running daemon (process 42)";
+    assert!(err.text().starts_with(warning), "{}", err.text());
+    assert_eq!(err.text().lines().count(), 2, "{}", err.text());
 }
 
 #[tokio::test]

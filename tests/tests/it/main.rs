@@ -23,3 +23,4 @@ mod models;
 mod reference;
 mod sampling;
 mod tidy;
+mod timeouts;
