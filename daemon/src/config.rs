@@ -2,6 +2,7 @@
 //!
 //! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
 
+mod jobs;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 
+pub use self::jobs::JobsConfig;
+use self::jobs::JobsTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -32,6 +35,8 @@ pub struct Config {
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
     pub memory: MemoryOptions,
+    /// How many jobs run at once, and how long they are remembered.
+    pub jobs: JobsConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -76,6 +81,8 @@ struct ConfigFile {
     memory: MemoryTable,
     #[serde(default)]
     mlx: MlxTable,
+    #[serde(default)]
+    jobs: JobsTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -192,7 +199,8 @@ impl Config {
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
-        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
+        let jobs = file.jobs.settings()?;
+        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory, jobs })
     }
 }
 
@@ -335,6 +343,9 @@ mod tests {
             ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
             ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),
             ("[models.\"a\"]\npinned = true\n", "pinned"),
+            ("[jobs]\nworkers = 0\n", "jobs.workers"),
+            ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
+            ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -118,8 +118,10 @@ pub const LIBRARY_DEPTH: usize = 3;
 pub const JOB_WORKERS: usize = CONCURRENT_GENERATIONS - 1;
 /// The most that the settings may say.
 pub const MAX_JOB_WORKERS: usize = 64;
-/// Jobs that wait for a worker, and jobs whose end waits to be stored.
+/// Jobs that wait for a worker or run.
 pub const QUEUED_JOBS: usize = 1_000;
+/// Bytes of their parameters, which are held in memory; each job counts for its share at least.
+pub const QUEUED_JOB_BYTES: usize = 64 * 1024 * 1024;
 /// Calls that became jobs and still run.
 pub const PROMOTED_JOBS: usize = 256;
 /// Commands on their way to the thread that holds the job store.
@@ -194,6 +196,7 @@ const _: () = {
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
     assert!(CHOICES <= QUEUED_GENERATIONS);
     assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
+    assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);
     assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);
     assert!(JOB_RESULT_BYTES < FRAME_BYTES);
     assert!(DEFAULT_JOB_LIST <= JOB_LIST);

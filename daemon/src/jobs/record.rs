@@ -3,6 +3,8 @@
 //! Owns the record, the text so far of its generation, and the one translation to the wire
 //! (SPEC section 3). Knows nothing of who runs, stores or asks.
 
+use std::sync::Arc;
+
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::jobs::{
@@ -63,8 +65,8 @@ pub struct JobRecord {
     pub id: String,
     /// Where it stands.
     pub status: JobStatus,
-    /// What it was given.
-    pub params: JobParams,
+    /// What it was given; shared, because a prompt may be large.
+    pub params: Arc<JobParams>,
     /// The class of its work.
     pub class: Class,
     /// W of the present or last attempt, in milliseconds.
@@ -100,7 +102,7 @@ impl JobRecord {
     #[must_use]
     pub fn new(
         id: String,
-        params: JobParams,
+        params: Arc<JobParams>,
         class: Class,
         work_ms: Option<u64>,
         created_ms: i64,
@@ -243,7 +245,7 @@ mod tests {
     fn record() -> JobRecord {
         let work = JobWork::Generate(GenerateParams::default());
         let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
-        JobRecord::new("j-1".to_owned(), params, Class::Job, Some(60_000), 0)
+        JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, Some(60_000), 0)
     }
 
     /// The form of SPEC section 3, to the letter.

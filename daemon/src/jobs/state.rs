@@ -37,7 +37,12 @@ pub enum Phase {
     /// It is stored, and nobody's.
     Detached,
     /// It has ended.
-    Ended(Ending),
+    Ended {
+        /// How.
+        ending: Ending,
+        /// Whether it was stored.
+        was_detached: bool,
+    },
 }
 
 /// What can happen to it.
@@ -57,33 +62,52 @@ impl Phase {
     pub const fn after(self, step: Move) -> Option<Self> {
         match (self, step) {
             (Self::Attached, Move::Promote) => Some(Self::Detached),
-            (Self::Attached, Move::HangUp) => Some(Self::Ended(Ending::Cancelled)),
-            (Self::Attached | Self::Detached, Move::End(ending)) => Some(Self::Ended(ending)),
-            (Self::Detached, Move::Promote | Move::HangUp) | (Self::Ended(_), _) => None,
+            (Self::Attached, Move::HangUp) => {
+                Some(Self::Ended { ending: Ending::Cancelled, was_detached: false })
+            }
+            (Self::Attached, Move::End(ending)) => {
+                Some(Self::Ended { ending, was_detached: false })
+            }
+            (Self::Detached, Move::End(ending)) => Some(Self::Ended { ending, was_detached: true }),
+            (Self::Detached, Move::Promote | Move::HangUp) | (Self::Ended { .. }, _) => None,
         }
     }
 
-    const fn to_bits(self) -> u8 {
-        match self {
-            Self::Attached => 0,
-            Self::Detached => 1,
-            Self::Ended(Ending::Result) => 2,
-            Self::Ended(Ending::Cancelled) => 3,
-            Self::Ended(Ending::TimedOut) => 4,
-            Self::Ended(Ending::Interrupted) => 5,
-        }
+    /// Whether it is nobody's: it is stored, or is about to be.
+    #[must_use]
+    pub const fn is_detached(self) -> bool {
+        matches!(self, Self::Detached | Self::Ended { was_detached: true, .. })
     }
 
-    const fn from_bits(bits: u8) -> Self {
-        match bits {
-            0 => Self::Attached,
-            1 => Self::Detached,
-            2 => Self::Ended(Ending::Result),
-            3 => Self::Ended(Ending::Cancelled),
-            4 => Self::Ended(Ending::TimedOut),
-            _ => Self::Ended(Ending::Interrupted),
-        }
+    /// Whether somebody has cancelled it.
+    #[must_use]
+    pub const fn is_cancelled(self) -> bool {
+        matches!(self, Self::Ended { ending: Ending::Cancelled, .. })
     }
+
+    /// The phase's place in [`Phase::ALL`].
+    fn to_bits(self) -> u8 {
+        let place = Self::ALL.iter().position(|&phase| phase == self);
+        place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+    }
+
+    fn from_bits(bits: u8) -> Self {
+        Self::ALL.get(usize::from(bits)).copied().unwrap_or(Self::Attached)
+    }
+
+    /// Every phase.
+    pub const ALL: [Self; 10] = {
+        let mut all = [Self::Attached; 10];
+        all[1] = Self::Detached;
+        let mut index = 0;
+        while index < Ending::ALL.len() {
+            let ending = Ending::ALL[index];
+            all[2 + 2 * index] = Self::Ended { ending, was_detached: false };
+            all[3 + 2 * index] = Self::Ended { ending, was_detached: true };
+            index += 1;
+        }
+        all
+    };
 }
 
 /// A job's phase, changed by one compare-and-set: of all that happens to it at once, the first
@@ -94,7 +118,7 @@ pub struct Claim(AtomicU8);
 impl Claim {
     /// A job in this phase.
     #[must_use]
-    pub const fn new(phase: Phase) -> Self {
+    pub fn new(phase: Phase) -> Self {
         Self(AtomicU8::new(phase.to_bits()))
     }
 
@@ -299,7 +323,7 @@ mod tests {
                 prop_assert_eq!(outcome.is_ok(), before.after(step).is_some());
                 prop_assert_eq!(outcome.unwrap_or_else(|phase| phase), before);
                 match (before, step) {
-                    (Phase::Ended(_), _) => prop_assert_eq!(claim.phase(), before),
+                    (Phase::Ended { .. }, _) => prop_assert_eq!(claim.phase(), before),
                     (Phase::Detached, Move::HangUp) => {
                         prop_assert_eq!(claim.phase(), Phase::Detached);
                     }
@@ -307,10 +331,11 @@ mod tests {
                 }
                 if outcome.is_ok() {
                     promotions += u32::from(step == Move::Promote);
-                    ends += u32::from(matches!(claim.phase(), Phase::Ended(_)));
+                    ends += u32::from(matches!(claim.phase(), Phase::Ended { .. }));
                 }
             }
             prop_assert!(ends <= 1 && promotions <= 1);
+            prop_assert_eq!(claim.phase().is_detached(), is_stored || promotions == 1);
         }
 
         #[test]

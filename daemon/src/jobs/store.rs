@@ -186,7 +186,9 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    fn ended(&self) -> StoreError {
+    /// The error of a thread that has ended.
+    #[must_use]
+    pub fn ended(&self) -> StoreError {
         StoreError::ThreadEnded { path: self.path.clone() }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
 use ingle_protocol::wire::status::{
-    HealthReply, HealthState, Phase, QuarantinedModel, StatusReply,
+    HealthReply, HealthState, JobCounts, Phase, QuarantinedModel, StatusReply,
 };
 
 use super::Service;
@@ -63,6 +63,9 @@ impl Service {
             budget_bytes: engine.budget_bytes,
             used_bytes: engine.used_bytes,
             models,
+            timeouts: self.timeouts.counts(),
+            // The edge that knows of jobs fills them in.
+            jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
         }
     }

@@ -3,6 +3,7 @@
 //! Owns every line of SQL but the schema. Reads no clock: times are arguments.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ingle_protocol::wire::jobs::JobStatus;
 use rusqlite::types::{FromSqlError, Type};
@@ -53,7 +54,7 @@ fn write(
         named_params! {
             ":id": job.id,
             ":status": job.status.as_str(),
-            ":params": text(&job.params)?,
+            ":params": text(&*job.params)?,
             ":class": text(&job.class)?,
             ":work_ms": job.work_ms.map(integer),
             ":attempts": job.attempts,
@@ -183,7 +184,7 @@ fn record(row: &Row<'_>) -> Sql<JobRecord> {
     Ok(JobRecord {
         id: row.get(0)?,
         status: JobStatus::from_str(&status).map_err(|_| bad(1))?,
-        params: value(row, 2)?,
+        params: Arc::new(value(row, 2)?),
         class: value(row, 3)?,
         work_ms: work_ms.and_then(|work_ms| u64::try_from(work_ms).ok()),
         attempts: row.get(5)?,

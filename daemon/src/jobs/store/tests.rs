@@ -20,7 +20,7 @@ fn job(id: &str) -> JobRecord {
     let prompt = Some("hi".to_owned());
     let work = JobWork::Generate(GenerateParams { prompt, ..GenerateParams::default() });
     let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
-    JobRecord::new(id.to_owned(), params, Class::Job, Some(100), 0)
+    JobRecord::new(id.to_owned(), params.into(), Class::Job, Some(100), 0)
 }
 
 fn running(id: &str, text: &str) -> JobRecord {
