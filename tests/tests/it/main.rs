@@ -13,6 +13,7 @@ mod crash;
 mod failures;
 mod generate;
 mod hostile;
+mod jobs;
 mod launch;
 mod mcp;
 mod memory;
