@@ -291,7 +291,7 @@ async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
 async fn a_full_disk_loses_no_result() {
     use rustix::process::{Resource, Rlimit, prlimit};
 
-    let home = Home::with_sim(json!({ "reply": "x".repeat(50_000) }));
+    let home = Home::with_sim(json!({ "reply": "x".repeat(20_000) }));
     home.add_sim("slow", slow());
     let daemon = home.daemon();
     let client = home.client().await;
@@ -307,7 +307,7 @@ async fn a_full_disk_loses_no_result() {
     assert!(cancelled.job.not_stored.is_some(), "{cancelled:?}");
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text.len(), 50_000);
+    assert_eq!(call.reply().await.unwrap().text.len(), 20_000);
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(None)).unwrap();
     loop {
         let reply = client.call::<GetJob>(&id(&slow)).await.unwrap();
