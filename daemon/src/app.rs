@@ -24,6 +24,7 @@ use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
 use crate::engine::heap;
 use crate::engine::memory::MemoryOptions;
+use crate::jobs::Jobs;
 use crate::logging;
 use crate::memory_watch::MemoryWatch;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
@@ -250,13 +251,17 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         puller: Puller::new(pulls),
         memory: watch.clone(),
         watchdog: watchdog.clone(),
+        timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),
         paths,
     });
+    let jobs = Jobs::spawn(Arc::clone(&service)).map_err(|error| {
+        StartFailure::io("start a thread for", &service.paths.job_store(), &error)
+    })?;
     let (end, end_now) = (draining.clone(), now.clone());
-    let methods = methods::table(Arc::clone(&service), move |at_once| {
+    let methods = methods::table(Arc::clone(&service), jobs.clone(), move |at_once| {
         if at_once {
             end_now.cancel();
         }
@@ -303,6 +308,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     }
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), accepting).await;
+    // Their results are in, or never will be: that is stored before those who wait are answered.
+    let _ = tokio::time::timeout(Duration::from_secs(2), jobs.shutdown()).await;
     // A download under way is ended with its child process, and replies that are known already go
     // out; then the connections end.
     let last_things = async { tokio::join!(puller.shutdown(), tracker.wait()) };

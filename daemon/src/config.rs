@@ -4,6 +4,7 @@
 //! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
 //! uses a setting.
 
+mod jobs;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+pub use self::jobs::JobsConfig;
+use self::jobs::JobsTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -42,6 +45,8 @@ pub struct Config {
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
     pub memory: MemoryOptions,
+    /// How many jobs run at once, and how long they are remembered.
+    pub jobs: JobsConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -87,6 +92,8 @@ struct ConfigFile {
     memory: MemoryTable,
     #[serde(default)]
     mlx: MlxTable,
+    #[serde(default)]
+    jobs: JobsTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -172,6 +179,7 @@ impl Config {
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
+        let jobs = file.jobs.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
             unknown_variables: Vec::new(),
@@ -180,6 +188,7 @@ impl Config {
             stall,
             library,
             memory,
+            jobs,
         })
     }
 }
@@ -324,6 +333,9 @@ mod tests {
             ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
             ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),
             ("[models.\"a\"]\npinned = true\n", "pinned"),
+            ("[jobs]\nworkers = 0\n", "jobs.workers"),
+            ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
+            ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

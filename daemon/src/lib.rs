@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod engine;
 pub mod formats;
+pub mod jobs;
 pub mod logging;
 pub mod mcp;
 pub mod memory_watch;

@@ -3,7 +3,8 @@
 //! Owns request names, and the bundle of deadline and cancel token. Knows nothing of edges or
 //! engines.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use ingle_protocol::deadline::{Budget, Deadline};
@@ -21,6 +22,8 @@ pub struct RequestContext {
     pub deadline: Deadline,
     /// Ends it early.
     pub cancel: CancellationToken,
+    /// Once it is set, a text ends with its next sentence.
+    pub wrap_up: Arc<AtomicBool>,
 }
 
 /// Names requests: unique within one daemon and, by the process id, between daemons.
@@ -46,12 +49,30 @@ impl RequestNames {
         cancel: CancellationToken,
         now: Instant,
     ) -> RequestContext {
+        let deadline = Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now);
+        self.context(class, deadline, cancel)
+    }
+
+    /// Starts an attempt of a job at `now`. Its W is the job's own, in milliseconds, and may be
+    /// longer than the class's.
+    pub fn start_job(
+        &self,
+        class: Class,
+        work_ms: u64,
+        cancel: CancellationToken,
+        now: Instant,
+    ) -> RequestContext {
+        self.context(class, Deadline::new(Layer::Daemon, work_ms, None, now), cancel)
+    }
+
+    fn context(
+        &self,
+        class: Class,
+        deadline: Deadline,
+        cancel: CancellationToken,
+    ) -> RequestContext {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        RequestContext {
-            id: format!("{}-{number}", self.pid),
-            class,
-            deadline: Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now),
-            cancel,
-        }
+        let id = format!("{}-{number}", self.pid);
+        RequestContext { id, class, deadline, cancel, wrap_up: Arc::default() }
     }
 }

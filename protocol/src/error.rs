@@ -99,6 +99,12 @@ error_codes! {
     ConfigInvalid, "CONFIG_INVALID", -32017, false, "Correct the setting that the message names.";
     /// What was asked for exists but cannot be done in the present state.
     Conflict, "CONFLICT", -32018, true, "Wait until the model is idle, then try again.";
+    /// There is no such job.
+    JobNotFound, "JOB_NOT_FOUND", -32031, false, "Run `ingle jobs list` to see the jobs there are; old ones are cleaned up.";
+    /// The file that holds the jobs cannot be opened, read or written.
+    JobStoreUnavailable, "JOB_STORE_UNAVAILABLE", -32032, false, "The message names the file and what is wrong with it; everything but jobs goes on.";
+    /// The daemon ended while the job ran.
+    Interrupted, "INTERRUPTED", -32033, true, "Create the job again if its result is still wanted.";
 }
 
 /// One error as every edge carries it.

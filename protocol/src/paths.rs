@@ -214,6 +214,13 @@ impl Paths {
         self.home.join("models")
     }
 
+    /// The file that holds the jobs; two more of SQLite's lie beside it. Its folder is made by whoever
+    /// opens it: a store that cannot be must not keep the daemon from starting.
+    #[must_use]
+    pub fn job_store(&self) -> PathBuf {
+        self.home.join("jobs").join("jobs.sqlite3")
+    }
+
     /// Interactive sessions' input history.
     #[must_use]
     pub fn chat_history(&self) -> PathBuf {

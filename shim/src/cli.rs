@@ -2,6 +2,8 @@
 //!
 //! Owns what can be typed and how it is explained. Must not do anything.
 
+mod jobs;
+
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +11,8 @@ use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
+
+pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -164,6 +168,20 @@ Examples:
     Unload {
         /// The model; the default one when absent
         model: Option<String>,
+    },
+    /// Work that goes on without a connection
+    #[command(after_help = "\
+Examples:
+  ingle jobs create \"Write a long story\" --timeout 10m
+  ingle jobs list
+  ingle jobs wait j-4x2m8c1qf7zk
+
+A job outlives whoever started it, and its result a restart of the daemon.")]
+    #[command(disable_help_subcommand = true)]
+    Jobs {
+        /// What to do.
+        #[command(subcommand)]
+        command: JobsCommand,
     },
     /// Measure how quick a model is
     #[command(after_help = "\
@@ -473,7 +491,9 @@ mod tests {
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let nested = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(nested) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", command.get_name());
         }

@@ -4,6 +4,7 @@
 //! text and plain numbers do. Nothing here waits for the thread.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -103,6 +104,8 @@ pub struct GenerateRequest {
     pub deadline: Deadline,
     /// Which of the texts its caller asked for this is.
     pub choice: ChoiceOf,
+    /// Once it is set, the text ends with its next sentence.
+    pub wrap_up: Arc<AtomicBool>,
     /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
     pub cancel: CancellationToken,
     /// Events on the way; a closed receiver cancels the work.

@@ -5,6 +5,7 @@
 //! in `text` and goes out with the next delta or with the terminal event.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ingle_protocol::timeouts::Layer;
@@ -260,6 +261,9 @@ impl Sequence {
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
+        if self.request.wrap_up.load(Ordering::Relaxed) && ends_sentence(&piece.text) {
+            return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
+        }
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
         (full || self.generated.len() >= self.request.max_tokens)
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
@@ -329,6 +333,19 @@ impl Sequence {
             ),
             decode_tokens_per_s: rate(self.generated.len().saturating_sub(1), decode.as_secs_f64()),
         }
+    }
+}
+
+/// Whether a text may well end behind `piece`: a line does, or a sentence. A point behind a digit
+/// may be a decimal one.
+fn ends_sentence(piece: &str) -> bool {
+    let is_behind = |c: char| matches!(c, ' ' | '"' | '\'' | ')' | ']' | '”' | '’' | '*');
+    let piece = piece.trim_end_matches(is_behind);
+    let mut last = piece.chars().rev();
+    match last.next() {
+        Some('\n' | '!' | '?' | '。' | '！' | '？') => true,
+        Some('.') => !last.next().is_some_and(|before| before.is_ascii_digit()),
+        _ => false,
     }
 }
 

@@ -9,7 +9,7 @@
 //! of them that fails ends all.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use ingle_protocol::deadline::Deadline;
@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
+use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
 use crate::engine::handle::{
@@ -48,6 +49,8 @@ pub struct Generation {
     /// At least one.
     choices: Vec<PendingChoice>,
     alarm: StallAlarm,
+    work_since: Arc<OnceLock<Instant>>,
+    timeouts: Arc<TimeoutCounters>,
     _cancel_on_drop: DropGuard,
 }
 
@@ -66,6 +69,12 @@ impl Generation {
             event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()?,
             _ = self.alarm.stalled() => None,
         }
+    }
+
+    /// When the work began, once it has: queueing and loading come before.
+    #[must_use]
+    pub fn work_since(&self) -> Option<Instant> {
+        self.work_since.get().copied()
     }
 
     /// The terminal event: what is left of the texts, if they were streamed, and the result.
@@ -98,9 +107,15 @@ impl Generation {
                 Ok(Ok(Ok(completion))) => completions.push(completion),
                 // Cancelled by its caller, or by a choice that failed and comes later.
                 Ok(Ok(Err(EngineFailure::Cancelled))) => cancelled = Some(EngineFailure::Cancelled),
-                Ok(Ok(Err(failure))) => return Err(failure.into()),
+                Ok(Ok(Err(failure))) => {
+                    if let EngineFailure::Timeout { layer, .. } = &failure {
+                        self.timeouts.count(self.context.class, *layer);
+                    }
+                    return Err(failure.into());
+                }
                 Ok(Err(_)) => return Err(EngineFailure::ThreadEnded.into()),
                 Err(_) => {
+                    self.timeouts.count(self.context.class, Layer::Daemon);
                     return Err(daemon_timeout("the request", &self.context, Instant::now()));
                 }
             }
@@ -189,7 +204,7 @@ impl Service {
         let cancel_on_drop = context.cancel.clone().drop_guard();
         // A token of their own: a choice that fails ends the others through it.
         let cancel = context.cancel.child_token();
-        let work_since = Arc::default();
+        let work_since: Arc<OnceLock<Instant>> = Arc::default();
         let mut choices = Vec::with_capacity(wanted);
         for index in 0..wanted {
             let seed = sampling::choice_seed(seed, index);
@@ -210,6 +225,7 @@ impl Service {
                 stream_text: params.stream,
                 deadline: context.deadline,
                 choice: ChoiceOf { index, work_since: Arc::clone(&work_since) },
+                wrap_up: Arc::clone(&context.wrap_up),
                 cancel: cancel.clone(),
                 events: events_tx.clone(),
                 done: done_tx,
@@ -223,6 +239,8 @@ impl Service {
             events,
             choices,
             alarm: self.engine.alarm().clone(),
+            work_since,
+            timeouts: Arc::clone(&self.timeouts),
             _cancel_on_drop: cancel_on_drop,
             context,
         })
@@ -289,7 +307,9 @@ impl From<InvalidSetting> for ErrorBody {
 }
 
 /// Checks every parameter that needs no model and fills in the sampler's defaults.
-fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
+pub(crate) fn validate(
+    params: &GenerateParams,
+) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
     one_of("prompt", params.prompt.is_some(), params.messages.is_some())?;
     if let Some(messages) = &params.messages {
         if messages.is_empty() {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::{
     EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
     ProgressEvent, PullParams, PullResult, UnloadResult,
@@ -474,7 +475,11 @@ impl Service {
     ) -> Result<T, ErrorBody> {
         let outcome = async {
             match outcome.await {
-                Ok(outcome) => Ok(outcome?),
+                Ok(outcome) => Ok(outcome.inspect_err(|failure| {
+                    if let EngineFailure::Timeout { layer, .. } = failure {
+                        self.timeouts.count(context.class, *layer);
+                    }
+                })?),
                 Err(_) => Err(EngineFailure::ThreadEnded.into()),
             }
         };
@@ -494,6 +499,7 @@ impl Service {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
             stalled = self.engine.alarm().stalled() => Err(stalled.into()),
             outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
+                self.timeouts.count(context.class, Layer::Daemon);
                 Err(super::generate::daemon_timeout(what, context, Instant::now()))
             }),
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ingle_protocol::wire::status::{
-    HealthReply, HealthState, Phase, QuarantinedModel, StatusReply,
+    HealthReply, HealthState, JobCounts, Phase, QuarantinedModel, StatusReply,
 };
 
 use super::Service;
@@ -59,6 +59,9 @@ impl Service {
             budget_bytes: engine.budget_bytes,
             used_bytes: engine.used_bytes,
             models,
+            timeouts: self.timeouts.counts(),
+            // The edge that knows of jobs fills them in.
+            jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
         }
     }

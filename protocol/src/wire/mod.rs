@@ -8,6 +8,7 @@ pub mod embed;
 pub mod envelope;
 pub mod generate;
 pub mod hello;
+pub mod jobs;
 pub mod models;
 pub mod status;
 pub mod tokens;

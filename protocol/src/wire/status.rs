@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::models::LoadedModel;
 use super::{Method, NoParams};
+use crate::timeouts::{Class, Layer};
 
 /// Whether the daemon is well.
 #[derive(Debug)]
@@ -128,9 +129,35 @@ pub struct StatusReply {
     pub used_bytes: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
+    /// Limits reached since the start, by class and layer; none that is zero.
+    #[serde(default)]
+    pub timeouts: Vec<TimeoutCount>,
+    /// Jobs that have not ended.
+    #[serde(default)]
+    pub jobs: JobCounts,
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
+}
+
+/// How often one layer's limit was reached for one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutCount {
+    /// The class.
+    pub class: Class,
+    /// Who stopped the work.
+    pub layer: Layer,
+    /// How often.
+    pub count: u64,
+}
+
+/// Jobs that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCounts {
+    /// Running.
+    pub running: usize,
+    /// Waiting for a worker.
+    pub queued: usize,
 }
 
 /// A model that is refused because it ended the daemon twice in a row.

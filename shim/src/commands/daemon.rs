@@ -106,6 +106,18 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    if reply.jobs.running + reply.jobs.queued > 0 {
+        let jobs = reply.jobs;
+        lines.push(("jobs", format!("{} running, {} waiting", jobs.running, jobs.queued)));
+    }
+    if !reply.timeouts.is_empty() {
+        let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let counts = reply.timeouts.iter().map(|count| {
+            let (class, layer) = (name(json!(count.class)), name(json!(count.layer)));
+            format!("{} of {class} by the {layer} layer", count.count)
+        });
+        lines.push(("timeouts", counts.collect::<Vec<_>>().join(", ")));
+    }
     for model in &reply.quarantined {
         lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }

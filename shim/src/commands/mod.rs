@@ -8,6 +8,7 @@ mod bench;
 mod daemon;
 mod embed;
 mod generate;
+mod jobs;
 mod logs;
 mod models;
 mod pump;
@@ -42,6 +43,7 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
         Command::Bench(options) => bench::run(&mut app, &options).await,
+        Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Restart { now } => daemon::restart(&mut app, now).await,

@@ -16,6 +16,7 @@ mod embed;
 mod failures;
 mod generate;
 mod hostile;
+mod jobs;
 mod launch;
 mod mcp;
 mod memory;
