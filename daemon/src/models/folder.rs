@@ -117,11 +117,14 @@ impl Manifest {
             })
     }
 
-    /// Writes the manifest into `folder`, down to the disk.
+    /// Writes the manifest into `folder`, down to the disk. A download that is gone on with may
+    /// have one already, which this replaces whole.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let file = File::create_new(folder.join(MANIFEST))?;
+        let new = folder.join(format!("{MANIFEST}.new"));
+        let file = File::create(&new)?;
         serde_json::to_writer_pretty(&file, self)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&new, folder.join(MANIFEST))
     }
 }
 

@@ -125,7 +125,7 @@ async fn hub(
         let manifest = plan.manifest(&partial.model_dir(), sha256, Some(commit))?;
         staging::write_manifest(&manifest, &partial.model_dir())?;
         let folder = setup.models_dir.join(&plan.name);
-        staging::place(&partial.model_dir(), &partial.old_dir(), &folder)?;
+        partial.place(&folder)?;
         partial.remove()?;
         Ok(PullOutcome {
             name: plan.name,
