@@ -160,6 +160,28 @@ fn a_dangling_link_is_named() {
 }
 
 #[test]
+fn a_few_bytes_of_names_do_not_stand_for_gigabytes() {
+    // Each name is one of a set of its own, of which all others are missing.
+    let names: Vec<String> = (0..2_000)
+        .map(|set| format!("model-{set}-00001-of-10000.safetensors"))
+        .chain((1..2_000).map(|shard| format!("model-{shard:05}-of-10000.safetensors")))
+        .collect();
+    let mut files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), EMPTY)).collect();
+    files.push(("config.json", LLAMA));
+    let verdict = verdict(&files, None);
+    assert!(verdict.contains("lacks `model-0-00002-of-10000.safetensors`"), "{verdict}");
+    assert!(verdict.ends_with(" more"), "{verdict}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_manifest_is_not_waited_for() {
+    let folder = folder(&[("a.gguf", "GGUF")]);
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join(MANIFEST)).status();
+    assert!(made.unwrap().success());
+    assert_eq!(inspect(folder.path(), None).unwrap().size_bytes, 4);
+}
+
+#[test]
 fn a_file_that_lost_bytes_since_its_pull_is_broken() {
     let folder = folder(&[("a.gguf", "GGUF")]);
     let manifest = Manifest {
