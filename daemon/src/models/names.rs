@@ -83,6 +83,13 @@ pub(super) fn is_repo_part(text: &str) -> bool {
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
 }
 
+/// The commit that `revision` names or begins, in its one spelling; `None` for a branch or tag.
+pub(super) fn commit(revision: &str) -> Option<String> {
+    let is_commit =
+        (7..=40).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_commit.then(|| revision.to_ascii_lowercase())
+}
+
 /// The one spelling of the name `input`.
 pub(super) fn fold(input: &str) -> Result<String, StoreError> {
     let name = input.trim().to_ascii_lowercase();

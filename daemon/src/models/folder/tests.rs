@@ -160,6 +160,37 @@ fn a_dangling_link_is_named() {
 }
 
 #[test]
+fn a_pulled_model_is_meant_by_its_commit_and_by_what_it_was_asked_for() {
+    let manifest = Manifest {
+        source: "hf:org/m".into(),
+        revision: Some("abcdef1234567890abcdef1234567890abcdef12".into()),
+        refs: vec!["v1.0".into(), "refs/pr/1".into()],
+        choice: None,
+        file: "model.safetensors".into(),
+        size_bytes: 1,
+        sha256: String::new(),
+        fetched_at_unix_s: 0,
+    };
+    for (name, expected) in [
+        ("org/m", true),
+        ("Org/M@v1.0", true),
+        ("org/m@refs/pr/1", true),
+        ("org/m@abcdef1", true),
+        ("org/m@ABCDEF1", true),
+        ("org/m@abcdef1234567890abcdef1234567890abcdef12", true),
+        ("org/m@v1", false),
+        ("org/m@V1.0", false),
+        // A branch may be called what a commit begins with.
+        ("org/m@a", false),
+        ("org/m@abcdef2", false),
+        ("org/n", false),
+    ] {
+        let Ok(names::Named::Model(wanted)) = names::parse(name) else { panic!("{name}") };
+        assert_eq!(manifest.is_from(&wanted), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_few_bytes_of_names_do_not_stand_for_gigabytes() {
     // Each name is one of a set of its own, of which all others are missing.
     let names: Vec<String> = (0..2_000)
@@ -187,6 +218,7 @@ fn a_file_that_lost_bytes_since_its_pull_is_broken() {
     let manifest = Manifest {
         source: "here".into(),
         revision: None,
+        refs: Vec::new(),
         choice: None,
         file: "a.gguf".into(),
         size_bytes: 5,

@@ -102,7 +102,14 @@ async fn hub(
     let origin = format!("{}@{commit}", plan.origin());
     let (plan, place) = {
         let commit = commit.clone();
-        blocking(move || plan.look_at(&folder, Some(&commit)).map(|place| (plan, place))).await?
+        blocking(move || {
+            let place = plan.look_at(&folder, Some(&commit))?;
+            if matches!(place, Place::AlreadyHere(_)) {
+                plan.note(&folder)?;
+            }
+            Ok((plan, place))
+        })
+        .await?
     };
     if let Place::AlreadyHere(outcome) = place {
         return Ok(outcome);
