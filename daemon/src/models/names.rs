@@ -45,6 +45,11 @@ impl Reference {
         let name = self.repo.to_ascii_lowercase();
         (!self.is_hub && self.revision.is_none() && is_valid_name(&name)).then_some(name)
     }
+
+    /// The name as [`parse`] reads it.
+    pub(super) fn full(&self) -> String {
+        format!("{}{self}", if self.is_hub { HUB_PREFIX } else { "" })
+    }
 }
 
 impl std::fmt::Display for Reference {
