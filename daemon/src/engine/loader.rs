@@ -176,6 +176,7 @@ fn spawn_with(
     work: impl FnOnce(&Outlet) -> Result<(), Ended> + Send + 'static,
 ) -> Result<(), EngineError> {
     let body = move || {
+        super::crash_journal::loads_on_this_thread();
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&outlet)));
         let last = match outcome {
             Ok(Ok(())) => LoadItem::Done,
