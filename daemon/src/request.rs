@@ -1,12 +1,13 @@
 //! What every request carries through the daemon, whatever edge it came in by.
 //!
-//! Owns request names, and the bundle of deadline and cancel token. Knows nothing of edges or
-//! engines.
+//! Owns request names, the bundle of deadline and cancel token, and that an error names its request.
+//! Knows nothing of edges or engines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use ingle_protocol::deadline::{Budget, Deadline};
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use tokio_util::sync::CancellationToken;
 
@@ -37,21 +38,34 @@ impl RequestNames {
         Self { pid, next: AtomicU64::new(1) }
     }
 
-    /// Starts a request that is accepted at `now`.
-    pub fn start(
-        &self,
+    /// The next request's name.
+    pub fn next(&self) -> String {
+        format!("{}-{}", self.pid, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl RequestContext {
+    /// The request called `id`, which is accepted at `now`.
+    #[must_use]
+    pub fn new(
+        id: String,
         class: Class,
         timeouts: &WorkTimeouts,
         budget: Option<Budget>,
         cancel: CancellationToken,
         now: Instant,
-    ) -> RequestContext {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        RequestContext {
-            id: format!("{}-{number}", self.pid),
+    ) -> Self {
+        Self {
+            id,
             class,
             deadline: Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now),
             cancel,
         }
     }
+}
+
+/// The error of the request called `id`; where it was made need not know the name.
+#[must_use]
+pub fn named(error: ErrorBody, id: &str) -> ErrorBody {
+    if error.request_id.is_some() { error } else { error.with_request_id(id) }
 }

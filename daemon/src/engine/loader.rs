@@ -131,7 +131,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the tensor and what is wrong with it,
-    /// [`EngineError::Io`], and what `check_cancel` gives.
+    /// [`EngineError::NoMemory`], [`EngineError::Io`], and what `check_cancel` gives.
     fn read(
         &self,
         index: usize,

@@ -246,7 +246,9 @@ impl Worker {
                 }
             }
             Err(QueueFull(waiting)) => {
-                let failure = EngineFailure::Overloaded { waiting: self.waiting.len() };
+                let waiting_now = self.waiting.len();
+                let failure =
+                    EngineFailure::Overloaded { waiting: waiting_now, what: "generations" };
                 sequence::fail(waiting.request, failure);
             }
         }
