@@ -157,6 +157,9 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     }
     let start_lock = if launched { None } else { Some(lock_start(&paths)?) };
     let daemon_lock = lock_daemon(&paths)?;
+    if launched {
+        launch::empty_stderr();
+    }
     Ok(Held { paths, config, daemon_lock, start_lock })
 }
 

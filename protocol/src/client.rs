@@ -157,7 +157,8 @@ impl Client {
     /// Calls a method whose class its parameters decide, or whose events are wanted.
     ///
     /// # Errors
-    /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight.
+    /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight;
+    /// `FRAME_TOO_LARGE` when the request is more than [`limits::FRAME_BYTES`].
     pub fn start<M: Method>(&self, params: &M::Params, class: Class) -> Result<Call<M>, ErrorBody> {
         let params = serde_json::to_value(params)
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
@@ -180,6 +181,23 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
     let (reply_tx, reply) = oneshot::channel();
     let id = {
         let mut map = lock(&inner.pending);
+        map.next_id += 1;
+        map.next_id
+    };
+    let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
+    // The daemon throws such a line away unread, so its refusal could not say which request it was.
+    if frame.len() > limits::FRAME_BYTES {
+        return Err(ErrorBody::new(
+            ErrorCode::FrameTooLarge,
+            format!(
+                "the request has {} bytes, and {} can be sent at once",
+                frame.len(),
+                limits::FRAME_BYTES
+            ),
+        ));
+    }
+    {
+        let mut map = lock(&inner.pending);
         if map.lost {
             return Err(lost());
         }
@@ -189,11 +207,8 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
                 limits::IN_FLIGHT_PER_CONNECTION
             )));
         }
-        map.next_id += 1;
-        let id = map.next_id;
         map.calls.insert(id, Pending { events: event_tx, reply: reply_tx });
-        id
-    };
+    }
     let work_ms = M::WORK_MS.unwrap_or_else(|| inner.hello.timeouts.work_ms(class));
     let call = Call {
         id,
@@ -204,7 +219,6 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
         pending: Arc::clone(&inner.pending),
         method: PhantomData,
     };
-    let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
     inner.outbound.try_send(frame).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => {
             ErrorBody::new(ErrorCode::Overloaded, "the daemon does not read this connection")
@@ -335,7 +349,19 @@ async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
         }
         return;
     }
-    let Some(Id::Number(id)) = envelope.id else { return };
+    let id = match (&envelope.id, &envelope.error) {
+        (Some(Id::Number(id)), _) => *id,
+        // The daemon could not read what we sent, so it cannot say which call it was. Any of them
+        // might never be answered.
+        (Some(Id::Null), Some(error)) => {
+            let calls = std::mem::take(&mut lock(pending).calls);
+            for (_, call) in calls {
+                let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
+            }
+            return;
+        }
+        _ => return,
+    };
     let Some(call) = lock(pending).calls.remove(&id) else { return };
     let answer = match (&envelope.error, envelope.result) {
         (Some(error), _) => Err(ErrorBody::from_rpc(error)),
@@ -344,4 +370,41 @@ async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
         (None, None) => Ok(Value::Null),
     };
     let _ = call.reply.send(answer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inner() -> (Inner, mpsc::Receiver<Vec<u8>>) {
+        let (outbound, frames) = mpsc::channel(4);
+        let hello = HelloReply {
+            protocol: crate::PROTOCOL_VERSION,
+            build: String::new(),
+            pid: 0,
+            timeouts: WorkTimeouts::default(),
+        };
+        let tasks = [tokio::spawn(async {}), tokio::spawn(async {})];
+        (Inner { outbound, pending: Arc::default(), hello, tasks }, frames)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_no_frame_is_refused_here() {
+        let (inner, mut frames) = inner();
+        let text = "x".repeat(limits::FRAME_BYTES);
+        let refused = start::<Hello>(&inner, json!({ "text": text }), Class::Simple).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::FrameTooLarge);
+        assert!(frames.try_recv().is_err(), "neither it nor a cancel is sent");
+        assert!(lock(&inner.pending).calls.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_nobody_ends_every_call() {
+        let (inner, _frames) = inner();
+        let call = start::<Hello>(&inner, json!({}), Class::Simple).unwrap();
+        let error = ErrorBody::new(ErrorCode::FrameTooLarge, "too long").to_rpc();
+        let reply = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
+        route(&serde_json::from_str(&reply).unwrap(), &inner.pending).await;
+        assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::FrameTooLarge);
+    }
 }

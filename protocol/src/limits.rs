@@ -107,6 +107,8 @@ pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.
 pub const MODEL_JSON_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Branches and tags that a pulled model remembers to have been asked for by.
+pub const MODEL_REFS: usize = 16;
 /// Files of one model folder that are looked at.
 pub const MODEL_FOLDER_FILES: usize = 4_096;
 /// Files and folders of one library of other programs' models that are looked at.

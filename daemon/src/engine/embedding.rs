@@ -66,7 +66,9 @@ impl Embeddings {
         if self.jobs.len() < limits::QUEUED_EMBEDDINGS {
             self.jobs.push_back(job);
         } else {
-            job.end(Err(EngineFailure::Overloaded { waiting: self.jobs.len() }));
+            let waiting = self.jobs.len();
+            let what = "requests for embeddings";
+            job.end(Err(EngineFailure::Overloaded { waiting, what }));
         }
     }
 

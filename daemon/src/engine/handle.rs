@@ -194,10 +194,12 @@ pub enum EngineFailure {
     #[error("the request was cancelled")]
     Cancelled,
     /// A queue is full.
-    #[error("{waiting} generations are waiting already")]
+    #[error("{waiting} {what} are waiting already")]
     Overloaded {
         /// How many.
         waiting: usize,
+        /// Of what.
+        what: &'static str,
     },
     /// The model is in use.
     #[error("the model `{model}` is in use by {active} generations")]
@@ -368,7 +370,10 @@ impl EngineHandle {
             return Err(stalled);
         }
         self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => EngineFailure::Overloaded { waiting: limits::ENGINE_COMMANDS },
+            TrySendError::Full(_) => EngineFailure::Overloaded {
+                waiting: limits::ENGINE_COMMANDS,
+                what: "commands to the engine",
+            },
             TrySendError::Disconnected(_) => EngineFailure::ThreadEnded,
         })
     }

@@ -60,11 +60,10 @@ impl Worker {
         settings: EngineSettings,
         memory: MemoryOptions,
         cores: Cores,
-        mut journal: CrashJournal,
+        journal: CrashJournal,
     ) -> EngineExit {
         let thread_status = status.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
-            journal.start_thread();
             let budget_bytes = memory.budget.bytes(memory.memory_bytes, None);
             let mut worker = Self {
                 inbox,
@@ -247,7 +246,9 @@ impl Worker {
                 }
             }
             Err(QueueFull(waiting)) => {
-                let failure = EngineFailure::Overloaded { waiting: self.waiting.len() };
+                let waiting_now = self.waiting.len();
+                let failure =
+                    EngineFailure::Overloaded { waiting: waiting_now, what: "generations" };
                 sequence::fail(waiting.request, failure);
             }
         }

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::request::{RequestContext as Request, named};
 use crate::service::Service;
 
 /// One host's view of the service.
@@ -99,6 +100,7 @@ impl Tools {
     async fn dispatch(
         &self,
         request: CallToolRequestParams,
+        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<Result<CallToolResult, ErrorBody>, ErrorData> {
         let Ok(_slot) = self.slots.try_acquire() else {
@@ -109,8 +111,8 @@ impl Tools {
             return Ok(Err(error));
         };
         match request.name.as_ref() {
-            "chat" => Ok(self.chat(arguments(request)?, context).await),
-            "generate" => Ok(self.generate(arguments(request)?, context).await),
+            "chat" => Ok(self.chat(arguments(request)?, id, context).await),
+            "generate" => Ok(self.generate(arguments(request)?, id, context).await),
             "list_models" => Ok(self.list_models().await),
             name => Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None)),
         }
@@ -119,6 +121,7 @@ impl Tools {
     async fn chat(
         &self,
         arguments: ChatArguments,
+        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         let system = arguments.system.map(|content| Message { role: "system".into(), content });
@@ -134,12 +137,13 @@ impl Tools {
             stop: arguments.stop,
             ..GenerateParams::default()
         };
-        self.run(params, context).await
+        self.run(params, id, context).await
     }
 
     async fn generate(
         &self,
         arguments: GenerateArguments,
+        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         let params = GenerateParams {
@@ -153,20 +157,21 @@ impl Tools {
             stop: arguments.stop,
             ..GenerateParams::default()
         };
-        self.run(params, context).await
+        self.run(params, id, context).await
     }
 
     async fn run(
         &self,
         params: GenerateParams,
+        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         check_length(&params)?;
         // The host's end ends the work.
         let cancel = self.gone.child_token();
         let timeouts = &self.service.config.timeouts;
-        let request =
-            self.service.names.start(Class::Workflow, timeouts, None, cancel, Instant::now());
+        let (id, now) = (id.to_owned(), Instant::now());
+        let request = Request::new(id, Class::Workflow, timeouts, None, cancel, now);
         let mut generation = self.service.generate(params, request).await?;
         let progress = context.meta.get_progress_token();
         let mut told = 0.0;
@@ -330,11 +335,12 @@ impl ServerHandler for Tools {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        let id = self.service.names.next();
         // Dropping the call is what cancels its work; rmcp sends no reply then.
         tokio::select! {
             () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
-            outcome = self.dispatch(request, &context) => {
-                Ok(outcome?.unwrap_or_else(|error| tool_error(&error)).into())
+            outcome = self.dispatch(request, &id, &context) => {
+                Ok(outcome?.unwrap_or_else(|error| tool_error(&named(error, &id))).into())
             }
         }
     }

@@ -6,8 +6,10 @@
 pub mod counters;
 pub mod embed;
 pub mod failure;
+mod flights;
 pub mod generate;
 pub mod models;
+mod opened;
 pub mod status;
 
 use std::sync::Arc;

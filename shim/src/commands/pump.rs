@@ -29,7 +29,8 @@ pub(crate) async fn run(app: App, role: Role) -> Outcome {
             stdout.finish(Duration::from_millis(limits::DRAIN_MS)).await;
             Ok(code)
         }
-        // Nobody is left to read anything.
-        () = host.gone() => Ok(exit::OK),
+        // Nobody is left to read anything. A shell that has started `ingle rpc` may well end before
+        // it; there the end of the input is the rule.
+        () = host.gone(), if role == Role::Mcp => Ok(exit::OK),
     }
 }

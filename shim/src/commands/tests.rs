@@ -232,6 +232,47 @@ async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
 }
 
 #[tokio::test]
+async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
+    let (mut app, _home, _, err) = fake::app(false);
+    let mut is_here = false;
+    fake::serve(&app.paths, move |method, params| match method {
+        "models.list" => list("available"),
+        "models.pull" => {
+            assert_eq!(params["model"], "org/m:Q8_0");
+            is_here = true;
+            let pulled = json!({
+                "model": "m-q8_0", "size_bytes": 2, "sha256": "00", "already_here": false,
+            });
+            reply(pulled)
+        }
+        _ if is_here => reply(generated("yes")),
+        _ => {
+            let details = json!({ "model": "org/m:Q8_0", "can_pull": true });
+            let error = ErrorBody::new(ErrorCode::ModelNotFound, "it is not here");
+            (Vec::new(), Err(error.with_details(details)))
+        }
+    });
+    let model = Some("org/m:Q8_0".to_owned());
+    let options = GenerateOptions { model: model.clone(), ..GenerateOptions::default() };
+    let failure = question(&mut app, &options).await.unwrap_err();
+    app.output.failure(&failure);
+    assert!(err.text().contains("Run `ingle pull org/m:Q8_0` first"), "{}", err.text());
+    let options = GenerateOptions { model, yes: true, ..GenerateOptions::default() };
+    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+}
+
+#[tokio::test]
+async fn an_error_stands_on_a_line_of_its_own() {
+    let (mut app, _home, out, _) = fake::app(false);
+    fake::serve(&app.paths, |_, _| {
+        let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
+        (vec![json!({ "type": "delta", "text": "half" })], Err(error))
+    });
+    question(&mut app, &GenerateOptions::default()).await.unwrap_err();
+    assert_eq!(out.text(), "half\n");
+}
+
+#[tokio::test]
 async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
     let (mut app, _home, _, err) = fake::app(false);
     fake::serve(&app.paths, |method, _| match method {

@@ -177,7 +177,8 @@ impl Worker {
             }
             Ok(Residence::Awaited) => {
                 let waiting = self.loads.len();
-                let _ = waiter.done.send(Err(EngineFailure::Overloaded { waiting }));
+                let failure = EngineFailure::Overloaded { waiting, what: "loads" };
+                let _ = waiter.done.send(Err(failure));
             }
             Err(failure) => {
                 let _ = waiter.done.send(Err(failure));
