@@ -280,6 +280,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let shared = Shared {
         methods: methods.into(),
         service,
+        jobs: jobs.clone(),
         closing: closing.clone(),
         tracker: tracker.clone(),
     };

@@ -25,6 +25,9 @@ pub const TOOLS: &[ToolKind] = &[
     reads("chat", Class::Workflow),
     reads("generate", Class::Workflow),
     reads("list_models", Class::Simple),
+    reads("job_get", Class::Simple),
+    reads("job_wait", Class::Workflow),
+    ToolKind { name: "job_cancel", class: Class::Simple, changes_state: true },
 ];
 
 /// The tool of that name. One that this build does not know is of the default class, and is taken

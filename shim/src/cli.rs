@@ -284,8 +284,14 @@ Examples:
   claude mcp add ingle -- ingle mcp
   {\"mcpServers\": {\"ingle\": {\"command\": \"ingle\", \"args\": [\"mcp\"]}}}
 
-For a tool host to spawn. Many of these share one daemon and one copy of each model.")]
-    Mcp,
+For a tool host to spawn. Many of these share one daemon and one copy of each model. A call that
+is not finished shortly before the host would give it up answers with the id of a job that goes on;
+the tool job_wait gets its result.")]
+    Mcp {
+        /// How long the host waits for one reply, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
+        host_timeout: Duration,
+    },
 }
 
 /// What to measure.

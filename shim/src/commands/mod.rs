@@ -26,8 +26,8 @@ use crate::output::Outcome;
 /// Runs one command.
 pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
-        Command::Mcp => pump::run(app, Role::Mcp).await,
-        Command::Rpc => pump::run(app, Role::Rpc).await,
+        Command::Mcp { host_timeout } => pump::run(app, Role::Mcp, Some(host_timeout)).await,
+        Command::Rpc => pump::run(app, Role::Rpc, None).await,
         Command::Chat { prompt, system, options } => {
             generate::chat(app, &prompt, system, options).await
         }
