@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::models::LoadedModel;
+use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 
 pub use self::estimate::{Estimate, estimate};
 use self::loading::Loading;
@@ -114,13 +114,14 @@ pub struct Registry {
     settings: EngineSettings,
     /// When a model went last.
     emptied_at: Option<Instant>,
+    revision: u64,
 }
 
 impl Registry {
     /// No models yet.
     #[must_use]
     pub fn new(settings: EngineSettings) -> Self {
-        Self { slots: BTreeMap::new(), settings, emptied_at: None }
+        Self { slots: BTreeMap::new(), settings, emptied_at: None, revision: 0 }
     }
 
     /// What the engines were told.
@@ -129,20 +130,46 @@ impl Registry {
         &self.settings
     }
 
-    /// Whether another state of the model's files is in memory under its name.
+    /// A number that changes whenever a model comes, goes, or is to stay for another time.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether another version of the model is in memory, or on its way there, under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
         self.slots.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
-    /// Whether the model is in memory or on its way there.
+    /// Whether this version of the model is in memory or on its way there.
     #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
-        self.slots.contains_key(name)
+    pub fn holds(&self, model: &EngineModel) -> bool {
+        self.slots.get(&model.name).is_some_and(|entry| entry.version == model.version)
+    }
+
+    /// Whether this version of the model can work now. The name alone never decides that: tokens
+    /// of one version must not meet the weights of another.
+    #[must_use]
+    pub fn is_ready(&self, model: &EngineModel) -> bool {
+        self.holds(model) && self.is_resident(&model.name)
+    }
+
+    /// What runs each model in memory or on its way there.
+    pub fn engines(&self) -> impl Iterator<Item = (&str, EngineKind)> {
+        self.slots.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
+    }
+
+    /// How the model of that name stays.
+    #[must_use]
+    pub fn stay(&self, name: &str) -> Option<Stay> {
+        self.slots.get(name).map(|entry| entry.stay)
     }
 
     /// Starts to load a model that is neither in memory nor on its way there: one load for any
-    /// number of callers.
+    /// number of callers. Another version of it goes, which nobody may want any more, but only once
+    /// the load has begun: a header that shows that the model cannot be loaded costs nobody
+    /// anything.
     ///
     /// # Errors
     /// When the model's header shows that it cannot be loaded.
@@ -152,13 +179,16 @@ impl Registry {
         estimate: Estimate,
         stay: Stay,
     ) -> Result<(), EngineError> {
-        let loading = engines::start_load(model, &self.settings, stay.last_used)?;
+        let loading = engines::start_load(model, &self.settings, Instant::now())?;
         engines::set_limits(&self.settings, loading.engine);
+        self.unload(&model.name);
         let slot = Slot::Loading(loading);
         let version = model.version.clone();
         self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
+        self.revision += 1;
         Ok(())
     }
+
     /// What every model holds, what runs on them left out.
     #[must_use]
     pub fn holdings(&self) -> Vec<Holding> {
@@ -176,6 +206,7 @@ impl Registry {
     pub fn change_stay(&mut self, name: &str, asked: ModelOptions) {
         if let Some(entry) = self.slots.get_mut(name) {
             entry.stay.change(asked);
+            self.revision += 1;
         }
     }
 
@@ -189,23 +220,32 @@ impl Registry {
         })
     }
 
-    /// Whether a caller still waits for this load's outcome, requests in the queue left out.
+    /// Callers who wait for this load's outcome, requests in the queue left out.
     #[must_use]
-    pub fn is_load_awaited(&self, name: &str) -> bool {
+    pub fn load_waiters(&self, name: &str) -> usize {
         match self.slots.get(name).map(|entry| &entry.slot) {
-            Some(Slot::Loading(loading)) => loading.is_awaited(),
-            _ => false,
+            Some(Slot::Loading(loading)) => loading.awaited_by(),
+            _ => 0,
         }
     }
 
-    /// Tells `waiter` of the load's progress and outcome, or at once that the model is resident.
-    pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
+    /// Tells `waiter` of the load's progress and outcome later, or gives it back with its answer:
+    /// the model is resident already, or too many wait. `active` is what works on it.
+    pub fn wait_for(
+        &mut self,
+        name: &str,
+        waiter: LoadWaiter,
+        active: usize,
+    ) -> Option<(LoadWaiter, Result<LoadedModel, EngineFailure>)> {
         match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => loading.waiters.push(waiter),
+            Some(Entry { slot: Slot::Loading(loading), .. }) => {
+                let refused = loading.wait(waiter).err()?;
+                let waiting = limits::QUEUED_LOADS;
+                Some((refused, Err(EngineFailure::Overloaded { waiting })))
+            }
             entry => {
                 let described = entry.and_then(|entry| entry.describe(name, active));
-                // A caller that has gone needs no answer.
-                let _ = waiter.done.send(described.ok_or(EngineFailure::Cancelled));
+                Some((waiter, described.ok_or(EngineFailure::Cancelled)))
             }
         }
     }
@@ -242,24 +282,20 @@ impl Registry {
         matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
     }
 
-    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
-    pub fn unload(&mut self, name: &str, failure: &EngineFailure) -> bool {
-        match self.slots.remove(name).map(|entry| entry.slot) {
-            Some(Slot::Loading(loading)) => {
-                for waiter in loading.waiters {
-                    // A caller that has gone needs no answer.
-                    let _ = waiter.done.send(Err(failure.clone()));
-                }
-                true
-            }
-            Some(slot @ (Slot::Resident(_) | Slot::Embedder(_))) => {
+    /// Drops a model, or cancels its load, and gives memory back. Who waited for the load, if there
+    /// was anything to drop.
+    pub fn unload(&mut self, name: &str) -> Option<Vec<LoadWaiter>> {
+        let waiters = match self.slots.remove(name)?.slot {
+            Slot::Loading(loading) => loading.waiters,
+            slot @ (Slot::Resident(_) | Slot::Embedder(_)) => {
                 drop(slot);
-                self.release_memory();
                 tracing::info!(model = name, "a model was unloaded");
-                true
+                Vec::new()
             }
-            None => false,
-        }
+        };
+        self.release_memory();
+        self.revision += 1;
+        Some(waiters)
     }
 
     /// Tells every engine whether to leave a core to others.
@@ -353,6 +389,7 @@ impl Registry {
             let result = result.and(Err(EngineError::Cancelled));
             return LoadEnd { name, result, waiters: Vec::new() };
         };
+        self.revision += 1;
         let Loading { target, stream, cancel, waiters, engine, started_at, .. } = loading;
         // What they hold is to be given back below.
         drop((stream, cancel));

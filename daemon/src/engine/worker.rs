@@ -6,7 +6,9 @@
 //! [`Worker::run_thread`].
 
 mod commands;
+mod demand;
 mod embed;
+mod loads;
 mod memory;
 mod step;
 
@@ -17,9 +19,11 @@ use std::time::{Duration, Instant};
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 use ingle_protocol::wire::status::Phase as Heartbeat;
+use tokio::sync::oneshot;
 
-use self::memory::{Asker, PendingLoad};
-use super::admission::Admission;
+use self::loads::PendingLoad;
+use self::memory::Asker;
+use super::admission::{Admission, Arrival};
 use super::cores::Cores;
 use super::crash_journal::CrashJournal;
 use super::embedding::Embeddings;
@@ -30,6 +34,16 @@ use super::sequence::{self, Sequence, Waiting};
 use super::settings::EngineSettings;
 use super::status::StatusCell;
 
+/// What a change of the status shows in, token counts apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    models: u64,
+    running: usize,
+    waiting: usize,
+    embeddings: usize,
+    loads: usize,
+}
+
 /// The state of the engine thread.
 pub struct Worker {
     inbox: Receiver<Command>,
@@ -38,8 +52,14 @@ pub struct Worker {
     running: Vec<Sequence>,
     embeddings: Embeddings,
     registry: Registry,
-    /// Loads that wait for memory.
+    /// Loads that have not begun.
     loads: Vec<PendingLoad>,
+    /// How many requests and loads have come.
+    arrivals: u64,
+    /// Answers that go out once the status shows what they say.
+    answers: Vec<Box<dyn FnOnce()>>,
+    /// What the status showed last, and when.
+    published: Option<(Counts, Instant)>,
     memory: MemoryOptions,
     /// What all models may take together.
     budget_bytes: u64,
@@ -65,22 +85,7 @@ impl Worker {
         let thread_status = status.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
             journal.start_thread();
-            let budget_bytes = memory.budget.bytes(memory.memory_bytes, None);
-            let mut worker = Self {
-                inbox,
-                status: thread_status,
-                waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
-                running: Vec::new(),
-                embeddings: Embeddings::default(),
-                registry: Registry::new(settings),
-                loads: Vec::new(),
-                memory,
-                budget_bytes,
-                cores,
-                draining: false,
-                journal,
-            };
-            worker.run();
+            Self::new(inbox, thread_status, settings, memory, cores, journal).run();
         }));
         // Dropping the worker, on return or while unwinding, dropped every request's terminal
         // channel: their readers answer that the engine has ended.
@@ -90,6 +95,33 @@ impl Worker {
         match outcome {
             Ok(()) => EngineExit::Finished,
             Err(panic) => EngineExit::Panicked(super::panic_message(panic.as_ref()).to_owned()),
+        }
+    }
+
+    fn new(
+        inbox: Receiver<Command>,
+        status: StatusCell,
+        settings: EngineSettings,
+        memory: MemoryOptions,
+        cores: Cores,
+        journal: CrashJournal,
+    ) -> Self {
+        Self {
+            inbox,
+            status,
+            waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
+            running: Vec::new(),
+            embeddings: Embeddings::default(),
+            registry: Registry::new(settings),
+            loads: Vec::new(),
+            arrivals: 0,
+            answers: Vec::new(),
+            published: None,
+            budget_bytes: memory.budget.bytes(memory.memory_bytes, None),
+            memory,
+            cores,
+            draining: false,
+            journal,
         }
     }
 
@@ -111,21 +143,28 @@ impl Worker {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
-            while let Ok(command) = self.inbox.try_recv() {
-                self.handle(command);
-            }
-            self.drop_ended();
-            self.expire(Instant::now());
-            self.load_slice();
-            self.admit();
-            // Before the step, which may take long or never end.
-            self.publish();
-            let shares = self.cores.begin_pass(self.registry.loading().is_some());
-            self.registry.share_cores(shares);
-            self.step();
-            self.embed();
-            self.cores.end_pass();
+            self.turn();
         }
+    }
+
+    /// Once through everything there is to do.
+    fn turn(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            self.handle(command);
+        }
+        self.drop_ended();
+        self.expire(Instant::now());
+        self.load_slice();
+        self.admit();
+        // Before the step, which may take long or never end.
+        self.report();
+        let shares = self.cores.begin_pass(self.registry.loading().is_some());
+        self.registry.share_cores(shares);
+        self.step();
+        self.report();
+        self.embed();
+        self.cores.end_pass();
+        self.report();
     }
 
     fn is_idle(&self) -> bool {
@@ -142,11 +181,12 @@ impl Worker {
         self.embeddings.drop_ended(now);
         for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
             let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
-            sequence::fail(waiting.request, failure);
+            self.fail(waiting.request, failure);
         }
         for index in (0..self.running.len()).rev() {
             if let Some(failure) = self.running[index].ended(now) {
-                self.take_out(index).fail(failure);
+                let sequence = self.take_out(index);
+                self.fail(sequence.request, failure);
             }
         }
     }
@@ -175,9 +215,8 @@ impl Worker {
         self.beat(heartbeat);
         self.journal.adopts();
         let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
-        let can_embed =
-            self.embeddings.next_model(|model| self.registry.is_resident(model)).is_some();
-        let ended = self.registry.adopt(slice, self.running.is_empty() && !can_embed);
+        let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
+        let ended = self.registry.adopt(slice, may_wait);
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
@@ -196,18 +235,14 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(model = name, %error, "the model could not be loaded");
-                    let mine = |waiting: &Waiting| waiting.request.model.name == *name;
-                    for waiting in self.waiting.remove_where(mine) {
-                        sequence::fail(waiting.request, error.clone().into());
-                    }
-                    self.embeddings.fail(Some(name), &error.clone().into());
+                    self.end_requests(name, &error.clone().into());
                 }
             }
         }
-        if !ended.is_empty() {
-            self.publish();
-            ended.into_iter().for_each(LoadEnd::tell);
+        for end in ended {
+            self.later(move || end.tell());
         }
+        self.report();
     }
 
     fn admit(&mut self) {
@@ -215,13 +250,13 @@ impl Worker {
         self.start_waiting_loads(now);
         while let Some((waiting, admitted)) = self.next_admitted(now) {
             if let Err(failure) = admitted {
-                sequence::fail(waiting.request, failure);
+                self.fail(waiting.request, failure);
                 continue;
             }
             self.registry.touch(&waiting.request.model.name, now);
             let first = first_choice(&self.running, &waiting.request).map(|first| first.seq);
             let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
-                sequence::fail(waiting.request, EngineFailure::Cancelled);
+                self.fail(waiting.request, EngineFailure::Cancelled);
                 continue;
             };
             let context_tokens = resident.generator.capacity().context_tokens;
@@ -229,27 +264,85 @@ impl Worker {
                 Ok((seq, cached)) => {
                     self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
                 }
-                Err(error) => sequence::fail(waiting.request, error.into()),
+                Err(error) => self.fail(waiting.request, error.into()),
             }
         }
     }
 
-    fn active_on(&self, model: &str) -> usize {
-        let running = self.running.iter();
-        running.filter(|sequence| sequence.request.model.name == model).count()
-            + self.embeddings.count(model)
+    fn next_arrival(&mut self) -> Arrival {
+        self.arrivals += 1;
+        Arrival(self.arrivals)
     }
 
-    fn beat(&self, phase: Heartbeat) {
-        self.publish();
+    /// Ends the requests that wait for `name`.
+    fn end_requests(&mut self, name: &str, failure: &EngineFailure) {
+        for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
+            self.fail(waiting.request, failure.clone());
+        }
+        self.embeddings.end_where(|job| (job.request.model.name == name).then(|| failure.clone()));
+    }
+
+    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
+    fn drop_model(&mut self, name: &str, failure: &EngineFailure) -> bool {
+        let waiters = self.registry.unload(name);
+        let was_there = waiters.is_some();
+        for waiter in waiters.into_iter().flatten() {
+            self.reply(waiter.done, Err(failure.clone()));
+        }
+        was_there
+    }
+
+    /// Does something once the status shows what has happened: who hears of an outcome may ask for
+    /// the status next.
+    fn later(&mut self, answer: impl FnOnce() + 'static) {
+        self.answers.push(Box::new(answer));
+    }
+
+    fn reply<T: 'static>(&mut self, done: oneshot::Sender<T>, answer: T) {
+        // A caller that has gone needs no answer.
+        self.later(move || drop(done.send(answer)));
+    }
+
+    fn fail(&mut self, request: GenerateRequest, failure: EngineFailure) {
+        self.later(move || sequence::fail(request, failure));
+    }
+
+    fn beat(&mut self, phase: Heartbeat) {
+        self.report();
         self.status.beat(phase, Instant::now());
+    }
+
+    /// Brings the status up to date, then sends what is to be answered.
+    fn report(&mut self) {
+        let now = Instant::now();
+        let counts = Counts {
+            models: self.registry.revision(),
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            embeddings: self.embeddings.len(),
+            loads: self.loads.len(),
+        };
+        let refresh = Duration::from_millis(limits::STATUS_REFRESH_MS);
+        let is_fresh = self.published.is_some_and(|(published, at)| {
+            published == counts && now.saturating_duration_since(at) < refresh
+        });
+        let owes_answers = !self.answers.is_empty() || self.embeddings.has_outcomes();
+        if owes_answers || !is_fresh {
+            self.publish();
+            self.published = Some((counts, now));
+        }
+        for answer in std::mem::take(&mut self.answers) {
+            answer();
+        }
+        self.embeddings.answer();
     }
 
     fn publish(&self) {
         let used_bytes = self.ledger(Asker::Patient).used_bytes();
         let expires = self.expiries();
-        let models = self.registry.describe(|model| self.active_on(model));
+        let models = self.registry.describe(|model| self.demand(model).in_use());
         let loading = self.registry.loading_names();
+        let engines = self.engines();
         let quarantined = self.journal.quarantined();
         let budget_bytes = self.budget_bytes;
         self.status.update(|status| {
@@ -257,6 +350,7 @@ impl Worker {
             status.queued = self.waiting.len();
             status.models = models;
             status.loading = loading;
+            status.engines = engines;
             status.quarantined = quarantined;
             status.budget_bytes = budget_bytes;
             status.used_bytes = used_bytes;
@@ -272,3 +366,6 @@ fn first_choice<'a>(running: &'a [Sequence], request: &GenerateRequest) -> Optio
     };
     running.iter().find(is_first).filter(|_| request.choice.index > 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,10 @@ pub(super) fn start_load(
             let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
             (Target::Generator(builder), stream)
         }
+        (EngineKind::Sim, Role::Embeds, Weights::Sim(config)) => {
+            let (builder, stream) = sim::load_embedder((**config).clone(), Arc::clone(&cancel))?;
+            (Target::Embedder(builder), stream)
+        }
         (engine, role, weights) => {
             let what = match role {
                 Role::Generates => "",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ingle_protocol::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,7 +50,6 @@ impl LoadEnd {
 /// What a load ends in.
 pub(super) enum Target {
     Generator(Box<dyn Builder>),
-    #[cfg_attr(not(feature = "gguf"), allow(dead_code, reason = "only llama.cpp embeds"))]
     Embedder(Box<dyn EmbedderBuilder>),
 }
 
@@ -84,9 +84,19 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    /// Whether somebody still waits for its outcome.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.waiters.iter().any(|waiter| !waiter.done.is_closed())
+    /// How many still wait for its outcome.
+    pub(super) fn awaited_by(&self) -> usize {
+        self.waiters.iter().filter(|waiter| !waiter.done.is_closed()).count()
+    }
+
+    /// Tells one more of its progress and outcome, unless too many wait already.
+    pub(super) fn wait(&mut self, waiter: LoadWaiter) -> Result<(), LoadWaiter> {
+        self.waiters.retain(|waiter| !waiter.done.is_closed());
+        if self.waiters.len() >= limits::QUEUED_LOADS {
+            return Err(waiter);
+        }
+        self.waiters.push(waiter);
+        Ok(())
     }
 
     /// The share of its bytes in place.

@@ -102,10 +102,16 @@ impl Resident {
         }
     }
 
-    /// Which kept sequence `prompt` would take over, counted from the least recently used one.
+    /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
+    /// and whether it would take it over as a whole.
     #[must_use]
-    pub fn takes_over(&self, prompt: &[u32]) -> Option<usize> {
-        self.prompt_cache.whole(prompt)
+    pub fn goes_on_from(&self, prompt: &[u32]) -> Option<(usize, bool)> {
+        self.prompt_cache.look(prompt)
+    }
+
+    /// Spares the kept sequence that `prompt` would go on from when room is made.
+    pub fn prefer(&mut self, prompt: &[u32]) {
+        self.prompt_cache.prefer(prompt);
     }
 
     /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that

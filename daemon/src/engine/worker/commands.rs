@@ -1,7 +1,7 @@
 //! What the engine thread is told, and what it does about it at once.
 //!
-//! Owns the answers to commands. Whatever takes longer than a look at the queues waits in one of
-//! them for its turn in the loop.
+//! Owns the answers to commands, and who is refused at the door. Whatever takes longer than a look
+//! at the queues waits in one of them for its turn in the loop.
 
 use std::time::Instant;
 
@@ -9,12 +9,12 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 
 use super::Worker;
-use super::memory::{Asker, PendingLoad, Residence};
+use super::loads::PendingLoad;
 use crate::engine::admission::QueueFull;
-use crate::engine::handle::{Command, EngineFailure, GenerateRequest};
+use crate::engine::handle::{Command, EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::memory::ModelOptions;
 use crate::engine::registry::LoadWaiter;
-use crate::engine::sequence::{self, Waiting};
+use crate::engine::sequence::Waiting;
 
 impl Worker {
     pub(super) fn handle(&mut self, command: Command) {
@@ -26,110 +26,127 @@ impl Worker {
             }
             Command::Embed(request) => self.enqueue_texts(*request),
             Command::Load { model, options, force, progress, done } => {
-                if self.draining {
-                    let _ = done.send(Err(EngineFailure::ShuttingDown));
-                    return;
-                }
-                if force {
+                if force && !self.draining {
                     self.journal.forgive(&model.name);
                 }
-                let (waiter, since) = (LoadWaiter { progress, done }, Instant::now());
-                let load = PendingLoad { model, asked: options, waiter, since };
-                self.load(load, Asker::Patient);
+                self.enqueue_load(model, options, LoadWaiter { progress, done });
             }
             Command::Estimate { model, done } => {
-                // A caller that has gone needs no answer.
-                let _ = done.send(Ok(self.estimate(&model)));
+                let estimate = self.estimate(&model);
+                self.reply(done, Ok(estimate));
             }
             Command::Unload { name, done } => {
-                // Requests that only wait for a slot are somebody's too; those that wait for the
-                // load go with it.
-                let mut active = self.active_on(&name);
-                if self.registry.is_resident(&name) {
-                    let waiting = self.waiting.iter_mut();
-                    active += waiting.filter(|waiting| waiting.request.model.name == name).count();
-                }
-                let outcome = if active > 0 {
-                    Err(EngineFailure::Busy { model: name, active })
-                } else {
-                    Ok(self.unload(&name))
-                };
-                let _ = done.send(outcome);
+                let outcome = self.unload(&name);
+                self.reply(done, outcome);
             }
-            Command::Shutdown { now } => {
-                self.draining = true;
-                if now {
-                    for waiting in self.waiting.remove_where(|_| true) {
-                        sequence::fail(waiting.request, EngineFailure::ShuttingDown);
-                    }
-                    for index in (0..self.running.len()).rev() {
-                        self.take_out(index).fail(EngineFailure::ShuttingDown);
-                    }
-                    self.embeddings.fail(None, &EngineFailure::ShuttingDown);
-                }
-                for load in self.loads.drain(..) {
-                    let _ = load.waiter.done.send(Err(EngineFailure::ShuttingDown));
-                }
-                // A load is worth nothing to a daemon that ends, unless a request waits for it.
-                for name in self.registry.loading_names() {
-                    let is_awaited =
-                        self.waiting.iter_mut().any(|waiting| waiting.request.model.name == name)
-                            || self.embeddings.count(&name) > 0;
-                    if !is_awaited {
-                        self.registry.unload(&name, &EngineFailure::ShuttingDown);
-                    }
-                }
-            }
+            Command::Shutdown { now } => self.shut_down(now),
         }
-        self.publish();
-    }
-
-    /// Drops a model. Requests that wait for its load end as cancelled.
-    pub(super) fn unload(&mut self, name: &str) -> bool {
-        for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
-            sequence::fail(waiting.request, EngineFailure::Cancelled);
-        }
-        self.embeddings.fail(Some(name), &EngineFailure::Cancelled);
-        self.registry.unload(name, &EngineFailure::Cancelled)
+        self.report();
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
-        if self.draining {
-            sequence::fail(request, EngineFailure::ShuttingDown);
-            return;
-        }
-        if let Some(failure) = self.quarantined(&request.model) {
-            sequence::fail(request, failure);
-            return;
-        }
         let now = Instant::now();
-        let (none, asker) = (ModelOptions::default(), self.asker(self.waiting.len(), None, now));
-        let tokens = request.prompt.len().saturating_add(request.max_tokens);
-        let residence = match self.make_resident(&request.model, tokens, none, asker, now) {
-            Ok(residence) => residence,
-            Err(failure) => {
-                sequence::fail(request, failure);
-                return;
+        let waiting = Waiting::new(request, self.next_arrival());
+        let model = &waiting.request.model;
+        // Nothing is evicted or loaded for what is refused.
+        let refused = match waiting.ended(now) {
+            _ if self.draining => Some(EngineFailure::ShuttingDown),
+            Some(failure) => Some(failure),
+            None if self.waiting.is_full() => {
+                Some(EngineFailure::Overloaded { waiting: self.waiting.len() })
             }
+            None => self.quarantined(model).or_else(|| self.conflict(model)),
         };
-        let mut waiting = Waiting::new(request);
-        if !self.registry.is_resident(&waiting.request.model.name) {
-            waiting.memory(residence == Residence::Awaited, now);
+        if let Some(failure) = refused {
+            self.fail(waiting.request, failure);
+            return;
+        }
+        let mut waiting = waiting;
+        if self.registry.loading_fraction(&waiting.request.model.name).is_some() {
+            waiting.memory(false, now);
         }
         // The first of a request's choices speaks for all.
         let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
         match self.waiting.push(waiting) {
             Ok(position) => {
+                let Some(events) = events else { return };
                 self.status.update(|status| status.accepted += 1);
-                let waits = position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS;
-                if let Some(events) = events.filter(|_| waits) {
+                if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
                     // Progress that finds no room is not missed.
                     let _ = events.try_send(GenerateEvent::Queued { position });
                 }
             }
             Err(QueueFull(waiting)) => {
                 let failure = EngineFailure::Overloaded { waiting: self.waiting.len() };
-                sequence::fail(waiting.request, failure);
+                self.fail(waiting.request, failure);
+            }
+        }
+    }
+
+    /// A `load` command: is answered, joins a load, starts one, or waits for memory.
+    fn enqueue_load(&mut self, model: EngineModel, asked: ModelOptions, waiter: LoadWaiter) {
+        if waiter.done.is_closed() {
+            return;
+        }
+        let refused = match self.draining {
+            true => Some(EngineFailure::ShuttingDown),
+            false => self.quarantined(&model).or_else(|| self.conflict(&model)),
+        };
+        if let Some(failure) = refused {
+            self.reply(waiter.done, Err(failure));
+            return;
+        }
+        let arrival = self.next_arrival();
+        self.loads.push(PendingLoad { model, asked, waiter, arrival, memory_since: None });
+        self.start_waiting_loads(Instant::now());
+        // What is still here waits; the last is the one that has just come.
+        if self.loads.len() > limits::QUEUED_LOADS
+            && let Some(load) = self.loads.pop()
+        {
+            let waiting = self.loads.len();
+            self.reply(load.waiter.done, Err(EngineFailure::Overloaded { waiting }));
+        }
+    }
+
+    /// Drops a model that no request needs. Where it is not in memory yet, whoever waits for that
+    /// ends as cancelled, and so does its load. Whether there was anything to drop.
+    fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
+        let demand = self.demand(name);
+        if self.registry.is_resident(name) && demand.requests() > 0 {
+            let (model, active) = (name.to_owned(), demand.requests());
+            return Err(EngineFailure::Busy { model, active });
+        }
+        self.end_requests(name, &EngineFailure::Cancelled);
+        let (ended, others) = std::mem::take(&mut self.loads)
+            .into_iter()
+            .partition(|load: &PendingLoad| load.model.name == name);
+        self.loads = others;
+        for load in ended {
+            self.reply(load.waiter.done, Err(EngineFailure::Cancelled));
+        }
+        Ok(self.drop_model(name, &EngineFailure::Cancelled) || demand.total() > 0)
+    }
+
+    fn shut_down(&mut self, now: bool) {
+        self.draining = true;
+        let failure = EngineFailure::ShuttingDown;
+        if now {
+            for waiting in self.waiting.remove_where(|_| true) {
+                self.fail(waiting.request, failure.clone());
+            }
+            for index in (0..self.running.len()).rev() {
+                let sequence = self.take_out(index);
+                self.fail(sequence.request, failure.clone());
+            }
+            self.embeddings.end_where(|_| Some(failure.clone()));
+        }
+        for load in std::mem::take(&mut self.loads) {
+            self.reply(load.waiter.done, Err(failure.clone()));
+        }
+        // A load is worth nothing to a daemon that ends, unless a request waits for it.
+        for name in self.registry.loading_names() {
+            if self.demand(&name).requests() == 0 {
+                self.drop_model(&name, &failure);
             }
         }
     }

@@ -56,7 +56,8 @@ impl Worker {
                 Outcome::Token(sampled) => {
                     if let Some(finish) = self.running[index].accept(sampled, now) {
                         self.journal.succeeded(model);
-                        self.take_out(index).finish(finish, now);
+                        let sequence = self.take_out(index);
+                        self.later(move || sequence.finish(finish, now));
                     }
                 }
                 Outcome::Failed(error) => {
@@ -65,7 +66,8 @@ impl Worker {
                     if let Some(resident) = self.registry.resident(model) {
                         resident.generator.close(sequence.seq);
                     }
-                    sequence.fail(error.into());
+                    self.registry.touch(model, now);
+                    self.fail(sequence.request, error.into());
                 }
             }
         }
