@@ -95,12 +95,6 @@ impl<T> Admission<T> {
         self.queue.iter_mut()
     }
 
-    /// Whether no more can wait.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.queue.len() >= self.queue_limit
-    }
-
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -46,22 +46,18 @@ impl Worker {
 
     fn enqueue(&mut self, request: GenerateRequest) {
         let now = Instant::now();
-        let waiting = Waiting::new(request, self.next_arrival());
+        let mut waiting = Waiting::new(request, self.next_arrival());
         let model = &waiting.request.model;
         // Nothing is evicted or loaded for what is refused.
         let refused = match waiting.ended(now) {
             _ if self.draining => Some(EngineFailure::ShuttingDown),
             Some(failure) => Some(failure),
-            None if self.waiting.is_full() => {
-                Some(EngineFailure::Overloaded { waiting: self.waiting.len() })
-            }
             None => self.quarantined(model).or_else(|| self.conflict(model)),
         };
         if let Some(failure) = refused {
             self.fail(waiting.request, failure);
             return;
         }
-        let mut waiting = waiting;
         if self.registry.loading_fraction(&waiting.request.model.name).is_some() {
             waiting.memory(false, now);
         }

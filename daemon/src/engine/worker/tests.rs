@@ -1,7 +1,9 @@
 //! Who gets what, on the engine thread driven by hand: sim models, no thread of its own, no waiting.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::deadline::Deadline;
@@ -253,6 +255,7 @@ fn tokens_of_one_version_never_meet_the_weights_of_another() {
     let (waiting, mut call) = request(&changed(&old), &[104], 1);
     let arrival = bench.worker.next_arrival();
     assert!(bench.worker.waiting.push(Waiting::new(waiting, arrival)).is_ok());
+    assert!(bench.worker.next_admitted(Instant::now()).is_none());
     bench.worker.turn();
     assert!(is_busy(&mut call.done));
     assert_eq!(bench.worker.running.len(), 1);
@@ -381,6 +384,25 @@ fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
 }
 
 #[test]
+fn later_embeddings_do_not_begin_while_something_has_waited_long() {
+    let mut bench = Bench::new(10);
+    let (warm, busy, cold) =
+        (embedder("warm", 2), talkative("busy", 6), model("cold", &weights(5)));
+    bench.warm(&warm);
+    bench.warm(&busy);
+    let running = bench.generate(&busy, 50_000);
+    let mut call = bench.generate(&cold, 1);
+    bench.age();
+    let mut later = bench.embed(&warm);
+    bench.worker.turn();
+    bench.worker.turn();
+    assert!(later.try_recv().is_err());
+    drop(running);
+    bench.outcome(&mut call.done).unwrap();
+    bench.outcome(&mut later).unwrap();
+}
+
+#[test]
 fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_alone() {
     let mut bench = Bench::new(10);
     let (running, idle) = (talkative("running", 1), model("idle", &weights(4)));
@@ -431,17 +453,31 @@ fn an_unload_treats_all_who_wait_alike() {
     assert!(bench.resident().is_empty(), "an answer is in the status when it goes out");
 }
 
+/// Looks at the status the moment an answer is sent.
+struct Witness(StatusCell, Mutex<Vec<usize>>);
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        let status = self.0.read();
+        let used = status.models.iter().map(|model| model.active).sum::<usize>();
+        self.1.lock().unwrap().push(status.active + used);
+    }
+}
+
 #[test]
 fn who_hears_of_an_outcome_finds_it_in_the_status() {
     let mut bench = Bench::new(10);
-    let sim = model("m", &weights(1));
-    let mut call = bench.generate(&sim, 4);
+    let witness = Arc::new(Witness(bench.status.clone(), Mutex::default()));
+    let waker = Waker::from(Arc::clone(&witness));
+    let mut context = Context::from_waker(&waker);
+    let mut call = bench.generate(&model("m", &weights(1)), 4);
+    assert!(Pin::new(&mut call.done).poll(&mut context).is_pending());
     bench.outcome(&mut call.done).unwrap();
-    let status = bench.status.read();
-    assert_eq!((status.active, status.models[0].active, status.accepted), (0, 0, 1));
     let mut job = bench.embed(&embedder("e", 1));
+    assert!(Pin::new(&mut job).poll(&mut context).is_pending());
     bench.outcome(&mut job).unwrap();
-    assert!(bench.status.read().models.iter().all(|model| model.active == 0));
+    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use when they were told");
+    assert_eq!(bench.status.read().accepted, 2);
 }
 
 #[test]
