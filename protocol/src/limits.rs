@@ -51,10 +51,12 @@ pub const EMBED_INPUTS: usize = 256;
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
 /// Tokens that the engine thread embeds between two looks at everything else; at least one text.
 pub const EMBED_SLICE_TOKENS: usize = 512;
-/// Loads waiting for memory that no request asked for.
+/// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
 pub const MEMORY_PATIENCE_MS: u64 = 2_000;
+/// How old the engine thread's status may be while it works and nothing begins or ends.
+pub const STATUS_REFRESH_MS: u64 = 250;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.

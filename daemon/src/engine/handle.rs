@@ -201,13 +201,26 @@ pub enum EngineFailure {
         /// Of what.
         what: &'static str,
     },
-    /// The model is in use.
-    #[error("the model `{model}` is in use by {active} generations")]
+    /// The model is in use, or wanted as it is.
+    #[error("the model `{model}` is in use by {active} requests")]
     Busy {
         /// The model.
         model: String,
-        /// How many.
+        /// How many run on it or wait for it.
         active: usize,
+    },
+    /// The prompt has a token that the model's weights do not know.
+    #[error(
+        "the prompt has token {token}, and the weights of `{model}` end at {}",
+        vocab_size.saturating_sub(1)
+    )]
+    UnknownToken {
+        /// The model.
+        model: String,
+        /// The token.
+        token: u32,
+        /// How many the weights know.
+        vocab_size: usize,
     },
     /// The memory budget has no room for it, and never will as things are.
     #[error("{0}")]
@@ -304,7 +317,7 @@ pub enum Command {
     Unload {
         /// The model's name.
         name: String,
-        /// Whether it was resident.
+        /// Whether it was in memory, or on its way there.
         done: oneshot::Sender<Result<bool, EngineFailure>>,
     },
     /// End the thread, after the work in flight or at once.

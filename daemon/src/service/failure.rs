@@ -62,6 +62,14 @@ impl From<EngineFailure> for ErrorBody {
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
             }
+            EngineFailure::UnknownToken { token, vocab_size, .. } => {
+                Self::new(ErrorCode::InvalidParams, message)
+                    .with_details(json!({ "token": token, "vocab_size": vocab_size }))
+                    .with_remediation(
+                        "Leave that token out of the prompt; the tokenizer has tokens that the \
+                         weights were never given.",
+                    )
+            }
             EngineFailure::InsufficientMemory(shortage) => {
                 let holders = shortage.holders.iter().map(|holder| {
                     json!({ "model": holder.model, "bytes": holder.bytes, "state": holder.state })

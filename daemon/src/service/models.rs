@@ -312,9 +312,10 @@ impl Service {
         engine: Option<EngineKind>,
     ) -> Result<Arc<OpenModel>, ErrorBody> {
         let status = self.engine.status();
+        // A load under way or waited for is joined too: another engine's would be refused.
         let resident = |name: &str| {
-            let loaded = status.models.iter().find(|model| model.name == name)?;
-            loaded.engine.parse().ok()
+            let mut engines = status.engines.iter();
+            engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
     }

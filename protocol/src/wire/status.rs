@@ -111,7 +111,7 @@ pub struct StatusReply {
     pub active: usize,
     /// Generations waiting now.
     pub queued: usize,
-    /// Generations accepted since the start.
+    /// Requests accepted since the start; several texts for one prompt are one.
     pub generations: u64,
     /// Models loaded since the start, every load counted.
     #[serde(default)]
