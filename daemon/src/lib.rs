@@ -1,6 +1,6 @@
 //! Ingle's daemon: keeps language models warm on one engine thread.
 //!
-//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> service -> {models, text,
+//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> jobs -> service -> {models, text,
 //! engine::handle}`; a caller may skip a floor downward, never upward. `formats` reads files and
 //! knows nobody. ARCHITECTURE.md has the whole picture.
 

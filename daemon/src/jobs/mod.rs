@@ -14,6 +14,8 @@ pub mod record;
 mod run;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;

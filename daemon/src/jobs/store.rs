@@ -325,7 +325,7 @@ impl Open {
         transaction.commit()?;
         if commands.iter().any(|command| matches!(command, Command::Sweep)) {
             // Gives back what deleted jobs held; it stays for new ones if that fails.
-            let _ = self.connection.execute_batch("PRAGMA incremental_vacuum");
+            let _ = rows::give_back(&self.connection);
         }
         Ok(answers)
     }

@@ -160,6 +160,15 @@ pub(super) fn sweep(
     Ok(deleted)
 }
 
+/// Gives the room of what was deleted back to the file system.
+pub(super) fn give_back(connection: &Connection) -> Sql<()> {
+    // Each row is a page that was given back; the statement is done when there are no more.
+    let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
 /// The store's age.
 pub(super) fn age(connection: &Connection) -> Sql<AgeClock> {
     connection.query_row("SELECT age_ms, noted_ms FROM age", [], |row| {
