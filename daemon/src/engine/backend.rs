@@ -178,7 +178,17 @@ pub trait Builder {
     /// expects.
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError>;
 
-    /// Checks that nothing is missing and gives the model.
+    /// Does a piece of what is left once every tensor has been adopted, such as one layer, so that
+    /// other models' streams go on in between. True when only [`Builder::finish`] is left.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the first missing tensor.
+    fn assemble(&mut self) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
+    /// Checks that nothing is missing, does what [`Builder::assemble`] was not asked for, and gives
+    /// the model.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.

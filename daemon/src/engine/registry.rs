@@ -583,9 +583,9 @@ impl Loading {
         if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
     }
 
-    /// `Some` when the loader has nothing more to give.
+    /// `Some` when the loader has nothing more to give and the model is as good as built.
     fn adopt_until(&mut self, ends_at: Instant, wait: Duration) -> Option<Result<(), EngineError>> {
-        loop {
+        while !self.stream.ended() {
             let left = ends_at.saturating_duration_since(Instant::now());
             let item = if wait.is_zero() {
                 self.stream.try_next()
@@ -606,11 +606,20 @@ impl Loading {
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
                     self.report();
                 }
-                LoadItem::Done => return Some(Ok(())),
+                LoadItem::Done => {}
                 LoadItem::Failed(error) => return Some(Err(error)),
             }
             if Instant::now() >= ends_at {
                 return None;
+            }
+        }
+        let Target::Generator(builder) = &mut self.target else { return Some(Ok(())) };
+        loop {
+            match builder.assemble() {
+                Ok(true) => return Some(Ok(())),
+                Ok(false) if Instant::now() >= ends_at => return None,
+                Ok(false) => {}
+                Err(error) => return Some(Err(error)),
             }
         }
     }

@@ -313,3 +313,7 @@ extern "C" int ingle_cpu_attend_one(
         q.shape(), mx::float32, std::make_shared<IngleAttendOne>(mlx_stream_get_(s)), {q, k, v});
   });
 }
+
+extern "C" void ingle_cpu_share_cores(bool shares) {
+  ingle::share_cores(shares);
+}

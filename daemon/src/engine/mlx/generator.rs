@@ -11,7 +11,7 @@ use super::attention::Attention;
 use super::kv_cache::{KvCache, Staged};
 use super::layers::padded_rows;
 use super::models::{Batch, BatchRow, Model};
-use super::{Device, dim};
+use super::{Device, cpu, dim};
 use crate::engine::backend::{
     Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
 };
@@ -209,6 +209,13 @@ impl Generator for MlxGenerator {
 
     fn kv_bytes_per_token(&self) -> u64 {
         self.model.layout().bytes_per_token()
+    }
+
+    /// The threads are the process's, so that each model tells them the same.
+    fn share_cores(&mut self, shares: bool) {
+        if self.device == Device::Cpu {
+            cpu::share_cores(shares);
+        }
     }
 
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
