@@ -178,17 +178,17 @@ pub trait Builder {
     /// expects.
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError>;
 
-    /// Does a piece of what is left once every tensor has been adopted, such as one layer, so that
-    /// other models' streams go on in between. True when only [`Builder::finish`] is left.
+    /// Does a piece, some milliseconds long, of the work that adopting has left: other models'
+    /// streams go on in between. `has_all` says that no tensor follows. True when nothing is left
+    /// for now.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.
-    fn assemble(&mut self) -> Result<bool, EngineError> {
+    fn advance(&mut self, _has_all: bool) -> Result<bool, EngineError> {
         Ok(true)
     }
 
-    /// Checks that nothing is missing, does what [`Builder::assemble`] was not asked for, and gives
-    /// the model.
+    /// Checks that nothing is missing, does what is left, and gives the model.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.

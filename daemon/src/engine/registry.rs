@@ -556,6 +556,14 @@ impl Registry {
 }
 
 impl Target {
+    /// As [`Builder::advance`].
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        match self {
+            Self::Generator(builder) => builder.advance(has_all),
+            Self::Embedder(_) => Ok(true),
+        }
+    }
+
     fn finish(self, engine: EngineKind, started_at: Instant) -> Result<Slot, EngineError> {
         Ok(match self {
             Self::Generator(builder) => Slot::Resident(Resident {
@@ -585,7 +593,15 @@ impl Loading {
 
     /// `Some` when the loader has nothing more to give and the model is as good as built.
     fn adopt_until(&mut self, ends_at: Instant, wait: Duration) -> Option<Result<(), EngineError>> {
-        while !self.stream.ended() {
+        loop {
+            let has_all = self.stream.ended();
+            match self.target.advance(has_all) {
+                Ok(true) if has_all => return Some(Ok(())),
+                Ok(true) => {}
+                Ok(false) if Instant::now() >= ends_at => return None,
+                Ok(false) => continue,
+                Err(error) => return Some(Err(error)),
+            }
             let left = ends_at.saturating_duration_since(Instant::now());
             let item = if wait.is_zero() {
                 self.stream.try_next()
@@ -611,15 +627,6 @@ impl Loading {
             }
             if Instant::now() >= ends_at {
                 return None;
-            }
-        }
-        let Target::Generator(builder) = &mut self.target else { return Some(Ok(())) };
-        loop {
-            match builder.assemble() {
-                Ok(true) => return Some(Ok(())),
-                Ok(false) if Instant::now() >= ends_at => return None,
-                Ok(false) => {}
-                Err(error) => return Some(Err(error)),
             }
         }
     }

@@ -25,14 +25,14 @@ impl ModelBuilder {
     /// Reads the hyperparameters and lists the tensors to come.
     pub(super) fn from_gguf(gguf: &GgufFile, device: Device) -> Result<Self, EngineError> {
         let (architecture, plan) = models::plan(&Source::Gguf(gguf))?;
-        let weights = Weights::new(gguf.path().to_owned(), plan.tensors());
+        let weights = Weights::new(gguf.path().to_owned(), plan.tensors(), device);
         Ok(Self { architecture, plan, weights, assembly: None, device })
     }
 
     /// The same for a folder, and checks that its tensors are those of the architecture.
     pub(super) fn from_folder(folder: &ModelFolder, device: Device) -> Result<Self, EngineError> {
         let (architecture, plan) = models::plan(&Source::Folder(folder))?;
-        let weights = Weights::new(folder.path().to_owned(), plan.tensors());
+        let weights = Weights::new(folder.path().to_owned(), plan.tensors(), device);
         let mut names = HashSet::new();
         for tensor in folder.tensors() {
             weights.check(&tensor.name, &tensor.shape).map_err(|error| match error {
@@ -65,7 +65,13 @@ impl Builder for ModelBuilder {
         self.weights.adopt(tensor)
     }
 
-    fn assemble(&mut self) -> Result<bool, EngineError> {
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        if !self.weights.copy_piece() {
+            return Ok(false);
+        }
+        if !has_all {
+            return Ok(true);
+        }
         let mut assembly = self.assembly()?;
         let is_whole = assembly.step(&mut self.weights)?;
         self.assembly = Some(assembly);
