@@ -13,7 +13,7 @@ use ingle_protocol::limits;
 use serde::Deserialize;
 
 use super::backend::{
-    Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+    Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, not_open,
 };
 use super::loader::{self, LoadItem, LoadStream};
 use super::sampling::{self, SampleSpec, Sampled};
@@ -203,8 +203,7 @@ struct SimGenerator {
 
 impl SimGenerator {
     fn sequence(&mut self, seq: SeqId) -> Result<&mut SimSequence, EngineError> {
-        let unknown = || EngineError::Native(format!("sequence {} is not open", seq.0));
-        self.sequences.get_mut(&seq).ok_or_else(unknown)
+        self.sequences.get_mut(&seq).ok_or_else(|| not_open(seq))
     }
 
     fn insert(&mut self, sequence: SimSequence) -> SeqId {

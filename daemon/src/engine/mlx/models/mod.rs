@@ -80,8 +80,19 @@ pub(super) struct Batch<'a> {
     pub(super) positions: Vec<usize>,
     /// The sequences' shares, in order.
     pub(super) rows: Vec<BatchRow<'a>>,
-    /// Indices into `tokens` of those whose logits are wanted, padded as well.
-    pub(super) wanted: Vec<u32>,
+    /// Those whose logits are wanted.
+    pub(super) wanted: Wanted,
+}
+
+/// The tokens of a [`Batch`] whose logits are wanted, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// None.
+    Nothing,
+    /// All, padding included.
+    All,
+    /// Those with these indices, padded as well.
+    Some(Vec<u32>),
 }
 
 /// One sequence's share of a [`Batch`].

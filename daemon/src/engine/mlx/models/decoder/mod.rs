@@ -12,7 +12,7 @@ mod names;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
 use mlx_rs::{Array, ops};
 
-use super::{Assembly, Batch, BatchRow, Model, Plan};
+use super::{Assembly, Batch, BatchRow, Model, Plan, Wanted};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::kv_cache::Layout;
 use crate::engine::mlx::layers::{Embedding, FusedLinear, LayerBuilder, Linear, RmsNorm, swiglu};
@@ -216,13 +216,14 @@ impl Model for Decoder {
         for layer in &self.layers {
             x = layer.forward(&x, &factors, &mut batch.rows)?;
         }
-        if batch.wanted.is_empty() {
-            return Ok(None);
-        }
         // The head is the largest product of all: only for tokens that are sampled from.
-        if batch.wanted.len() < batch.positions.len() {
-            let wanted = Array::from_slice(&batch.wanted, &[dim(batch.wanted.len())?]);
-            x = take_axis(&x, wanted, 0)?;
+        match &batch.wanted {
+            Wanted::Nothing => return Ok(None),
+            Wanted::All => {}
+            Wanted::Some(wanted) => {
+                let wanted = Array::from_slice(wanted, &[dim(wanted.len())?]);
+                x = take_axis(&x, wanted, 0)?;
+            }
         }
         Ok(Some(self.lm_head.forward(&self.norm.forward(&x)?)?))
     }
