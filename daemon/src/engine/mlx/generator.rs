@@ -43,6 +43,16 @@ struct Queued {
     sequences: Vec<SeqId>,
 }
 
+/// A pass that has been described to MLX and not begun.
+struct Graph {
+    /// As [`Queued::logits`].
+    logits: Option<Array>,
+    /// Position of the last token of each row that wants logits.
+    positions: Vec<usize>,
+    /// What each row's cache becomes.
+    staged: Vec<Staged>,
+}
+
 impl MlxGenerator {
     /// A generator without sequences.
     pub(super) fn new(
@@ -82,12 +92,8 @@ impl MlxGenerator {
         Ok(seq)
     }
 
-    /// Queues the pass; the caches are only read, so an error leaves everything as it was. Gives the
-    /// logits, the positions they belong to, and what each row's cache becomes.
-    fn queue(
-        &self,
-        rows: &[Row<'_>],
-    ) -> Result<(Option<Array>, Vec<usize>, Vec<Staged>), EngineError> {
+    /// Queues the pass; the caches are only read, so an error leaves everything as it was.
+    fn queue(&self, rows: &[Row<'_>]) -> Result<Graph, EngineError> {
         let mut tokens: Vec<u32> = Vec::new();
         let mut batch_rows = Vec::with_capacity(rows.len());
         let mut positions = Vec::new();
@@ -126,7 +132,7 @@ impl MlxGenerator {
         let mut batch = Batch { tokens, positions, rows: batch_rows, wanted };
         let logits = self.model.forward(&mut batch)?;
         let staged = batch.rows.into_iter().map(|row| row.cache.finish()).collect();
-        Ok((logits, wanted_positions, staged))
+        Ok(Graph { logits, positions: wanted_positions, staged })
     }
 }
 
@@ -182,7 +188,7 @@ impl Generator for MlxGenerator {
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
         let len_of = |seq| Ok(self.sequence(seq)?.len());
         check_rows(rows, self.info.vocab_size, self.context_tokens, len_of)?;
-        let (logits, positions, staged) = self.queue(rows)?;
+        let Graph { logits, positions, staged } = self.queue(rows)?;
         let mut written = Vec::with_capacity(rows.len());
         for (row, staged) in rows.iter().zip(staged) {
             if let Some(cache) = self.sequences.get_mut(&row.seq) {

@@ -212,7 +212,8 @@ mod kv {
     }
 }
 
-#[cfg(all(test, feature = "gguf"))]
+#[cfg(test)]
+#[cfg(feature = "gguf")]
 mod tests {
     use super::*;
     use crate::formats::gguf::testing::GgufWriter;
