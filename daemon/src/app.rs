@@ -245,7 +245,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let watch = MemoryWatch::default();
     watch.sample();
     tokio::spawn(watch.clone().run(engine.clone()));
-    let watchdog = Watchdog::new(config.stall);
+    let watchdog =
+        Watchdog::new(config.stall.unwrap_or(Duration::from_millis(limits::ENGINE_STALL_MS)));
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::paths::Paths;
 use ingle_protocol::timeout_settings::{self, Named, SettingError, Sources};
 use ingle_protocol::timeouts::WorkTimeouts;
@@ -29,7 +28,7 @@ use crate::engine::settings::{EngineSettings, is_built_in};
 use crate::models::hub::Secret;
 
 /// All settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// W of every class, and the limits towards cloud providers.
     pub timeouts: WorkTimeouts,
@@ -39,8 +38,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
-    /// How long the engine thread may work without a word.
-    pub stall: Duration,
+    /// How long the engine thread may work without a word; `limits::ENGINE_STALL_MS` when absent.
+    pub stall: Option<Duration>,
     /// Where models of other programs are, and how to reach Hugging Face.
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
@@ -221,16 +220,15 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
     })
 }
 
-fn stall(seconds: Option<f64>) -> Result<Duration, String> {
+fn stall(seconds: Option<f64>) -> Result<Option<Duration>, String> {
     const SECONDS: RangeInclusive<f64> = 0.1..=86_400.0;
-    let Some(seconds) = seconds else {
-        return Ok(Duration::from_millis(limits::ENGINE_STALL_MS));
-    };
-    if SECONDS.contains(&seconds) {
-        return Ok(Duration::from_secs_f64(seconds));
+    match seconds {
+        Some(seconds) if !SECONDS.contains(&seconds) => {
+            let (first, last) = SECONDS.into_inner();
+            Err(format!("engine.stall_s is {seconds}; it must be from {first} to {last} seconds"))
+        }
+        seconds => Ok(seconds.map(Duration::from_secs_f64)),
     }
-    let (first, last) = SECONDS.into_inner();
-    Err(format!("engine.stall_s is {seconds}; it must be from {first} to {last} seconds"))
 }
 
 fn library(table: LibraryTable) -> Result<LibraryConfig, String> {

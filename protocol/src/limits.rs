@@ -70,8 +70,12 @@ pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
 /// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
 pub const GGUF_SEQUENCES: usize = 16;
-/// Milliseconds the engine thread spends adopting tensors between two decode steps.
+/// Milliseconds the engine thread spends adopting tensors between two looks at its commands while
+/// nothing else is to be done.
 pub const ADOPT_SLICE_MS: u64 = 50;
+/// Milliseconds of the same between two steps of running sequences: less than a step takes, so that
+/// streams stay as smooth as a reader can tell.
+pub const ADOPT_BETWEEN_STEPS_MS: u64 = 10;
 
 /// Milliseconds that work beside the engine thread waits for it to leave a core: a pass of a model
 /// that streams well.
@@ -197,6 +201,7 @@ pub const LOG_FILES: usize = 7;
 const _: () = {
     assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
+    assert!(ADOPT_BETWEEN_STEPS_MS < ADOPT_SLICE_MS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);

@@ -10,6 +10,9 @@ use std::any::Any;
 pub mod admission;
 pub mod affine;
 pub mod backend;
+#[cfg(test)]
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+pub(crate) mod conformance;
 pub mod cores;
 pub mod crash_journal;
 pub mod dequantize;
@@ -24,6 +27,8 @@ pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+mod passes;
 #[cfg(test)]
 #[cfg(any(feature = "gguf", feature = "mlx"))]
 pub(crate) mod plain;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::backend::{
     Builder, Capacity, Embedder, EmbedderBuilder, EngineError, Generator, ModelInfo, Row, SeqId,
-    Ticket, Trimmed,
+    Ticket, Trimmed, not_open,
 };
 use super::loader::{self, LoadItem, LoadStream};
 use super::sampling::{self, SampleSpec, Sampled};
@@ -220,8 +220,7 @@ struct SimGenerator {
 
 impl SimGenerator {
     fn sequence(&mut self, seq: SeqId) -> Result<&mut SimSequence, EngineError> {
-        let unknown = || EngineError::Native(format!("sequence {} is not open", seq.0));
-        self.sequences.get_mut(&seq).ok_or_else(unknown)
+        self.sequences.get_mut(&seq).ok_or_else(|| not_open(seq))
     }
 
     fn insert(&mut self, sequence: SimSequence) -> SeqId {

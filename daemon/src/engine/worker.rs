@@ -213,9 +213,9 @@ impl Worker {
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
         self.journal.adopts();
-        let slice = Duration::from_millis(limits::ADOPT_SLICE_MS);
         let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
-        let ended = self.registry.adopt(slice, may_wait);
+        let slice = if may_wait { limits::ADOPT_SLICE_MS } else { limits::ADOPT_BETWEEN_STEPS_MS };
+        let ended = self.registry.adopt(Duration::from_millis(slice), may_wait);
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {

@@ -17,6 +17,7 @@ use crate::memory_watch::MemoryWatch;
 use crate::models::{ModelStore, PullSetup, Puller};
 use crate::request::RequestNames;
 use crate::service::models::Models;
+use crate::watchdog::Watchdog;
 
 /// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
 fn jobs(folder: &Path) -> Jobs {
@@ -41,6 +42,7 @@ fn jobs(folder: &Path) -> Jobs {
         puller: Puller::new(PullSetup::new(paths.models_dir())),
         timeouts: Arc::default(),
         memory: MemoryWatch::default(),
+        watchdog: Watchdog::new(Duration::from_secs(60)),
         draining: CancellationToken::new(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),
@@ -62,7 +64,8 @@ fn params(model: &str) -> JobParams {
 fn context(jobs: &Jobs) -> RequestContext {
     let service = &jobs.inner.service;
     let cancel = CancellationToken::new();
-    service.names.start(Class::Simple, &service.config.timeouts, None, cancel, Instant::now())
+    let (id, timeouts) = (service.names.next(), &service.config.timeouts);
+    RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
 }
 
 async fn listed(jobs: &Jobs) -> usize {

@@ -54,6 +54,14 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// As [`Builder::advance`].
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        match self {
+            Self::Generator(builder) => builder.advance(has_all),
+            Self::Embedder(_) => Ok(true),
+        }
+    }
+
     /// The model, once nothing more is to come.
     pub(super) fn finish(
         self,
@@ -105,13 +113,21 @@ impl Loading {
         if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
     }
 
-    /// `Some` when the loader has nothing more to give.
+    /// `Some` when the loader has nothing more to give and the model is as good as built.
     pub(super) fn adopt_until(
         &mut self,
         ends_at: Instant,
         wait: Duration,
     ) -> Option<Result<(), EngineError>> {
         loop {
+            let has_all = self.stream.ended();
+            match self.target.advance(has_all) {
+                Ok(true) if has_all => return Some(Ok(())),
+                Ok(true) => {}
+                Ok(false) if Instant::now() >= ends_at => return None,
+                Ok(false) => continue,
+                Err(error) => return Some(Err(error)),
+            }
             let left = ends_at.saturating_duration_since(Instant::now());
             let item = if wait.is_zero() {
                 self.stream.try_next()
@@ -132,7 +148,7 @@ impl Loading {
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
                     self.report();
                 }
-                LoadItem::Done => return Some(Ok(())),
+                LoadItem::Done => {}
                 LoadItem::Failed(error) => return Some(Err(error)),
             }
             if Instant::now() >= ends_at {
