@@ -88,7 +88,7 @@ impl Pending {
         let in_batch = matches!(line, Line::Batch(_));
         let before = self.entries.len();
         self.entries.extend(line.messages().iter().filter_map(|message| {
-            let (method, id) = message.as_request()?;
+            let (method, id) = message.as_answerable()?;
             let time = call_time(method, message.params());
             let deadline = deadline(&time, timeouts, now);
             Some(Entry {
@@ -352,6 +352,22 @@ mod tests {
 
     fn read(frames: &[Vec<u8>]) -> Vec<Value> {
         frames.iter().map(|frame| serde_json::from_slice(frame).unwrap()).collect()
+    }
+
+    /// `{"id":9}` lacks its method: the daemon refuses it under its id, and that answer is awaited.
+    #[test]
+    fn what_lacks_its_method_is_awaited_and_a_reply_of_the_host_is_not() {
+        let mut pending = Pending::default();
+        note(&mut pending, 0, r#"[{"id":7,"method":"ping"},{"id":9}]"#);
+        pending.mark_written(0);
+        assert_eq!(pending.settle(&id(&json!(9))), Settled::Awaited);
+        for reply in
+            [r#"{"id":1,"result":null}"#, r#"{"id":1,"result":{}}"#, r#"{"id":1,"error":{}}"#]
+        {
+            note(&mut pending, 1, reply);
+            pending.mark_written(1);
+            assert_eq!(pending.settle(&id(&json!(1))), Settled::Unwanted, "{reply}");
+        }
     }
 
     #[test]

@@ -299,7 +299,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                 _ => {}
             }
         }
-        let has_request = line.messages().iter().any(|message| message.as_request().is_some());
+        let has_request = line.messages().iter().any(|message| message.as_answerable().is_some());
         // A batch that holds nothing sound is the daemon's to refuse.
         let is_unsound = line.messages().is_empty();
         if has_request || is_unsound { Kind::Request } else { Kind::Passing }
