@@ -14,6 +14,7 @@ use std::time::Instant;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::Method;
+use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs};
 use ingle_protocol::wire::models::{LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::Shutdown;
 use serde_json::value::RawValue;
@@ -170,15 +171,23 @@ fn lost(entry: &Entry) -> ErrorBody {
         return error;
     }
     let mut error = error.with_remediation(
-        "It may have been carried out: look at `ingle ps` and `ingle models` before you send it \
-         again.",
+        "It may have been carried out: look at `ingle ps`, `ingle models` and `ingle jobs list` \
+         before you send it again.",
     );
     error.retryable = false;
     error
 }
 
 fn changes_state(method: &str, message: &Message<'_>) -> bool {
-    const METHODS: &[&str] = &[LoadModel::NAME, UnloadModel::NAME, PullModel::NAME, Shutdown::NAME];
+    const METHODS: &[&str] = &[
+        LoadModel::NAME,
+        UnloadModel::NAME,
+        PullModel::NAME,
+        Shutdown::NAME,
+        CreateJob::NAME,
+        CancelJob::NAME,
+        DeleteJobs::NAME,
+    ];
     match method {
         "tools/call" => !message.tool().is_some_and(|tool| HARMLESS_TOOLS.contains(&&*tool)),
         method => METHODS.contains(&method),
