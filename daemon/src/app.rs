@@ -34,6 +34,7 @@ use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
 use crate::service::models::Models;
+use crate::watchdog::Watchdog;
 use crate::{signals, system_memory};
 
 /// Why the daemon does not run.
@@ -67,7 +68,7 @@ impl StartFailure {
 struct Held {
     paths: Paths,
     config: Config,
-    _daemon_lock: File,
+    daemon_lock: File,
     /// Given back when the daemon is ready. A launcher holds it itself.
     start_lock: Option<File>,
 }
@@ -148,7 +149,7 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let paths = Paths::from_env().map_err(path_failure)?;
     paths.prepare().map_err(path_failure)?;
-    let config = Config::load(&paths.home().join("config.toml"))
+    let config = Config::load(&paths)
         .map_err(|error| StartFailure::new(ErrorBody::from(&error), exit::CONFIG))?;
     if launched {
         // A session of our own: the launcher's terminal and its signals are not ours.
@@ -156,7 +157,10 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     }
     let start_lock = if launched { None } else { Some(lock_start(&paths)?) };
     let daemon_lock = lock_daemon(&paths)?;
-    Ok(Held { paths, config, _daemon_lock: daemon_lock, start_lock })
+    if launched {
+        launch::empty_stderr();
+    }
+    Ok(Held { paths, config, daemon_lock, start_lock })
 }
 
 /// Waits for a start under way to end, so that two starts never race.
@@ -206,14 +210,19 @@ fn clear_socket(path: &Path) -> Result<(), StartFailure> {
 }
 
 async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
-    let Held { paths, config, _daemon_lock, start_lock } = held;
+    let Held { paths, config, daemon_lock, start_lock } = held;
+    // It goes with the process and not before: the next daemon must not load its models beside ours,
+    // and who waits for our end waits for this lock.
+    std::mem::forget(daemon_lock);
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
+    let unknown_variables = config.unknown_variables.clone();
     let memory =
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
     journal.watch_signals();
+    let stall_mark = journal.stall_mark();
     let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
@@ -236,6 +245,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let watch = MemoryWatch::default();
     watch.sample();
     tokio::spawn(watch.clone().run(engine.clone()));
+    let watchdog = Watchdog::new(config.stall);
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
@@ -243,6 +253,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         models: Models::new(store, default_model, settings, engine.cores()),
         puller: Puller::new(pulls),
         memory: watch.clone(),
+        watchdog: watchdog.clone(),
         timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
@@ -269,11 +280,15 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let shared = Shared {
         methods: methods.into(),
         service,
+        jobs: jobs.clone(),
         closing: closing.clone(),
         tracker: tracker.clone(),
     };
     let accepting = tokio::spawn(listener::accept(listener, shared));
 
+    for variable in unknown_variables {
+        tracing::warn!("{variable} is no setting, and is ignored");
+    }
     tracing::info!(build = ingle_protocol::BUILD, pid = std::process::id(), "the daemon is ready");
     report(launched, &StartReport::Ready { pid: std::process::id() });
     if launched {
@@ -284,6 +299,12 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let mut code = tokio::select! {
         () = draining.cancelled() => exit::OK,
         ended = &mut engine_exit => engine_died(ended),
+        stall = watchdog.run(engine.clone()) => {
+            tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
+            stall_mark.write();
+            engine.alarm().ring(stall);
+            exit::ENGINE_STALLED
+        }
     };
     draining.cancel();
     if code == exit::OK {

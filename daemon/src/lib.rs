@@ -20,3 +20,4 @@ pub mod service;
 pub mod signals;
 pub mod system_memory;
 pub mod text;
+pub mod watchdog;

@@ -1,13 +1,14 @@
 //! What every request carries through the daemon, whatever edge it came in by.
 //!
-//! Owns request names, and the bundle of deadline and cancel token. Knows nothing of edges or
-//! engines.
+//! Owns request names, the bundle of deadline and cancel token, and that an error names its request.
+//! Knows nothing of edges or engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use ingle_protocol::deadline::{Budget, Deadline};
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use tokio_util::sync::CancellationToken;
 
@@ -40,39 +41,44 @@ impl RequestNames {
         Self { pid, next: AtomicU64::new(1) }
     }
 
-    /// Starts a request that is accepted at `now`.
-    pub fn start(
-        &self,
+    /// The next request's name.
+    pub fn next(&self) -> String {
+        format!("{}-{}", self.pid, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl RequestContext {
+    /// The request called `id`, which is accepted at `now`.
+    #[must_use]
+    pub fn new(
+        id: String,
         class: Class,
         timeouts: &WorkTimeouts,
         budget: Option<Budget>,
         cancel: CancellationToken,
         now: Instant,
-    ) -> RequestContext {
+    ) -> Self {
         let deadline = Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now);
-        self.context(class, deadline, cancel)
+        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
     }
 
-    /// Starts an attempt of a job at `now`. Its W is the job's own, in milliseconds, and may be
+    /// An attempt of a job that begins at `now`. Its W is the job's own, in milliseconds, and may be
     /// longer than the class's.
-    pub fn start_job(
-        &self,
+    #[must_use]
+    pub fn of_job(
+        id: String,
         class: Class,
         work_ms: u64,
         cancel: CancellationToken,
         now: Instant,
-    ) -> RequestContext {
-        self.context(class, Deadline::new(Layer::Daemon, work_ms, None, now), cancel)
+    ) -> Self {
+        let deadline = Deadline::new(Layer::Daemon, work_ms, None, now);
+        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
     }
+}
 
-    fn context(
-        &self,
-        class: Class,
-        deadline: Deadline,
-        cancel: CancellationToken,
-    ) -> RequestContext {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}-{number}", self.pid);
-        RequestContext { id, class, deadline, cancel, wrap_up: Arc::default() }
-    }
+/// The error of the request called `id`; where it was made need not know the name.
+#[must_use]
+pub fn named(error: ErrorBody, id: &str) -> ErrorBody {
+    if error.request_id.is_some() { error } else { error.with_request_id(id) }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -21,7 +21,7 @@ use crate::deadline::Deadline;
 use crate::error::{ErrorBody, ErrorCode};
 use crate::frame::{Frame, FrameReader};
 use crate::limits;
-use crate::socket::{self, Stream};
+use crate::socket::{self, SharedStream, Stream};
 use crate::timeouts::{Class, Layer, WorkTimeouts};
 use crate::wire::Method;
 use crate::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
@@ -84,13 +84,24 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn over(stream: Stream) -> Result<Self, ErrorBody> {
-        let stream = Arc::new(stream);
+        let stream = SharedStream::new(stream);
+        Self::over_pipes(stream.clone(), stream).await
+    }
+
+    /// The same over any two directions: those of a shim, for one (`ingle rpc`).
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn over_pipes(
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        writer: impl AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, ErrorBody> {
         let pending = Arc::new(Mutex::new(PendingMap::default()));
         let (outbound, frames) = mpsc::channel(limits::OUTBOUND_FRAMES);
-        let writer = tokio::spawn(write_loop(Arc::clone(&stream), frames));
+        let writer = tokio::spawn(write_loop(writer, frames));
         let (stop_writing, calls) = (writer.abort_handle(), Arc::clone(&pending));
         let reader = tokio::spawn(async move {
-            read_loop(stream, calls).await;
+            read_loop(reader, calls).await;
             // Nobody will answer what is written now; and this is how `Client::closed` learns of it.
             stop_writing.abort();
         });
@@ -146,7 +157,8 @@ impl Client {
     /// Calls a method whose class its parameters decide, or whose events are wanted.
     ///
     /// # Errors
-    /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight.
+    /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight;
+    /// `FRAME_TOO_LARGE` when the request is more than [`limits::FRAME_BYTES`].
     pub fn start<M: Method>(&self, params: &M::Params, class: Class) -> Result<Call<M>, ErrorBody> {
         let params = serde_json::to_value(params)
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
@@ -169,6 +181,23 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
     let (reply_tx, reply) = oneshot::channel();
     let id = {
         let mut map = lock(&inner.pending);
+        map.next_id += 1;
+        map.next_id
+    };
+    let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
+    // The daemon throws such a line away unread, so its refusal could not say which request it was.
+    if frame.len() > limits::FRAME_BYTES {
+        return Err(ErrorBody::new(
+            ErrorCode::FrameTooLarge,
+            format!(
+                "the request has {} bytes, and {} can be sent at once",
+                frame.len(),
+                limits::FRAME_BYTES
+            ),
+        ));
+    }
+    {
+        let mut map = lock(&inner.pending);
         if map.lost {
             return Err(lost());
         }
@@ -178,11 +207,8 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
                 limits::IN_FLIGHT_PER_CONNECTION
             )));
         }
-        map.next_id += 1;
-        let id = map.next_id;
         map.calls.insert(id, Pending { events: event_tx, reply: reply_tx });
-        id
-    };
+    }
     let work_ms = M::WORK_MS.unwrap_or_else(|| inner.hello.timeouts.work_ms(class));
     let call = Call {
         id,
@@ -193,7 +219,6 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
         pending: Arc::clone(&inner.pending),
         method: PhantomData,
     };
-    let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
     inner.outbound.try_send(frame).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => {
             ErrorBody::new(ErrorCode::Overloaded, "the daemon does not read this connection")
@@ -255,11 +280,11 @@ impl<M: Method> Call<M> {
                 answer.unwrap_or_else(|_| Err(lost()))
             }
             // `reply` stays, so that dropping the call cancels the request.
-            Err(_) => Err(ErrorBody::new(
-                ErrorCode::Timeout,
-                format!("no layer answered `{}` within {} ms", M::NAME, self.deadline.limit_ms),
-            )
-            .with_details(json!({ "layer": Layer::Client, "limit_ms": self.deadline.limit_ms }))),
+            Err(_) => {
+                let what = format!("`{}`", M::NAME);
+                let elapsed_ms = self.deadline.elapsed_ms(Instant::now());
+                Err(ErrorBody::timeout(&what, Layer::Client, self.deadline.limit_ms, elapsed_ms))
+            }
         };
         serde_json::from_value(answer?).map_err(|error| {
             ErrorBody::new(
@@ -283,8 +308,7 @@ impl<M: Method> Drop for Call<M> {
     }
 }
 
-async fn write_loop(stream: Arc<Stream>, mut frames: mpsc::Receiver<Vec<u8>>) {
-    let mut writer = &*stream;
+async fn write_loop(mut writer: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
         if writer.write_all(&frame).await.is_err() {
             return;
@@ -292,8 +316,8 @@ async fn write_loop(stream: Arc<Stream>, mut frames: mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-async fn read_loop(stream: Arc<Stream>, pending: Arc<Mutex<PendingMap>>) {
-    let mut reader = FrameReader::new(&*stream, limits::FRAME_BYTES);
+async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap>>) {
+    let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     while let Ok(Some(frame)) = reader.next().await {
         if let Frame::Line(line) = frame
             && let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line)
@@ -325,7 +349,19 @@ async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
         }
         return;
     }
-    let Some(Id::Number(id)) = envelope.id else { return };
+    let id = match (&envelope.id, &envelope.error) {
+        (Some(Id::Number(id)), _) => *id,
+        // The daemon could not read what we sent, so it cannot say which call it was. Any of them
+        // might never be answered.
+        (Some(Id::Null), Some(error)) => {
+            let calls = std::mem::take(&mut lock(pending).calls);
+            for (_, call) in calls {
+                let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
+            }
+            return;
+        }
+        _ => return,
+    };
     let Some(call) = lock(pending).calls.remove(&id) else { return };
     let answer = match (&envelope.error, envelope.result) {
         (Some(error), _) => Err(ErrorBody::from_rpc(error)),
@@ -334,4 +370,41 @@ async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
         (None, None) => Ok(Value::Null),
     };
     let _ = call.reply.send(answer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inner() -> (Inner, mpsc::Receiver<Vec<u8>>) {
+        let (outbound, frames) = mpsc::channel(4);
+        let hello = HelloReply {
+            protocol: crate::PROTOCOL_VERSION,
+            build: String::new(),
+            pid: 0,
+            timeouts: WorkTimeouts::default(),
+        };
+        let tasks = [tokio::spawn(async {}), tokio::spawn(async {})];
+        (Inner { outbound, pending: Arc::default(), hello, tasks }, frames)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_no_frame_is_refused_here() {
+        let (inner, mut frames) = inner();
+        let text = "x".repeat(limits::FRAME_BYTES);
+        let refused = start::<Hello>(&inner, json!({ "text": text }), Class::Simple).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::FrameTooLarge);
+        assert!(frames.try_recv().is_err(), "neither it nor a cancel is sent");
+        assert!(lock(&inner.pending).calls.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_nobody_ends_every_call() {
+        let (inner, _frames) = inner();
+        let call = start::<Hello>(&inner, json!({}), Class::Simple).unwrap();
+        let error = ErrorBody::new(ErrorCode::FrameTooLarge, "too long").to_rpc();
+        let reply = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
+        route(&serde_json::from_str(&reply).unwrap(), &inner.pending).await;
+        assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::FrameTooLarge);
+    }
 }

@@ -8,7 +8,7 @@
 //! the start lock, which waits for a start under way, and then looks once more.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -171,6 +171,7 @@ fn start_daemon(
 ) -> (Option<Child>, Result<StartReport, LaunchError>) {
     let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
     loop {
+        let earlier = std::fs::metadata(stderr_file(paths)).map_or(0, |metadata| metadata.len());
         let (mut child, mut stdout) = match spawn(paths, program) {
             Ok(spawned) => spawned,
             Err(error) => {
@@ -181,7 +182,7 @@ fn start_daemon(
                 return (None, Err(failure));
             }
         };
-        let outcome = read_report(&mut child, &mut stdout, paths);
+        let outcome = read_report(&mut child, &mut stdout, paths, earlier);
         if !matches!(outcome, Ok(StartReport::AlreadyRunning { .. })) {
             return (Some(child), outcome);
         }
@@ -230,12 +231,10 @@ fn meet(paths: &Paths, give_up_at: Instant) -> Result<Met, LaunchError> {
 fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {
     // Descriptors inherited from the host must not live on in the daemon.
     close_fds::set_fds_cloexec(3, &[]);
-    let stderr = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(stderr_file(paths))?;
+    // Not emptied here: another daemon may run and write to it. This one empties it once the
+    // folder is its own.
+    let stderr =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(stderr_file(paths))?;
     let mut child = Command::new(program)
         .arg("serve")
         .arg(LAUNCHED_FLAG)
@@ -255,11 +254,13 @@ fn stderr_file(paths: &Paths) -> PathBuf {
     paths.logs_dir().join("ingled.stderr")
 }
 
-/// Reads the daemon's one line, and ends a daemon that does not write it in time.
+/// Reads the daemon's one line, and ends a daemon that does not write it in time. `earlier` is how
+/// many bytes its standard error's file had before it was started.
 fn read_report(
     child: &mut Child,
     stdout: &mut ChildStdout,
     paths: &Paths,
+    earlier: u64,
 ) -> Result<StartReport, LaunchError> {
     let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
     let mut line = Vec::new();
@@ -288,8 +289,48 @@ fn read_report(
         }
     }
     serde_json::from_slice(&line).map_err(|_| {
-        let stderr = std::fs::read_to_string(stderr_file(paths)).unwrap_or_default();
+        let stderr = last_words(&stderr_file(paths), earlier).unwrap_or_default();
         let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
         LaunchError::unavailable(format!("the daemon ended before it was ready: {last}"))
     })
+}
+
+/// The end of the file, without the `earlier` bytes if they are still there.
+fn last_words(file: &Path, earlier: u64) -> io::Result<String> {
+    const BYTES: u64 = 64 * 1024;
+    let mut file = File::open(file)?;
+    let length = file.metadata()?.len();
+    // A file that is shorter has been emptied.
+    let own = if earlier <= length { earlier } else { 0 };
+    file.seek(SeekFrom::Start(own.max(length.saturating_sub(BYTES))))?;
+    let mut words = Vec::new();
+    file.take(BYTES).read_to_end(&mut words)?;
+    Ok(String::from_utf8_lossy(&words).into_owned())
+}
+
+/// Empties the file that a launched daemon's standard error goes to, once the folder is its own.
+/// What an earlier one had to say has been read or is of no more use.
+pub fn empty_stderr() {
+    let stderr = rustix::stdio::stderr();
+    let is_file = rustix::fs::fstat(stderr).is_ok_and(|file| {
+        rustix::fs::FileType::from_raw_mode(file.st_mode) == rustix::fs::FileType::RegularFile
+    });
+    if is_file {
+        // Only a file that grows a little longer depends on it.
+        let _ = rustix::fs::ftruncate(stderr, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_this_daemon_said_is_quoted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "old\nnew\n").unwrap();
+        for (earlier, words) in [(0, "old\nnew\n"), (4, "new\n"), (8, ""), (9, "old\nnew\n")] {
+            assert_eq!(last_words(file.path(), earlier).unwrap(), words);
+        }
+    }
 }

@@ -51,10 +51,12 @@ pub const EMBED_INPUTS: usize = 256;
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
 /// Tokens that the engine thread embeds between two looks at everything else; at least one text.
 pub const EMBED_SLICE_TOKENS: usize = 512;
-/// Loads waiting for memory that no request asked for.
+/// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
 pub const MEMORY_PATIENCE_MS: u64 = 2_000;
+/// How old the engine thread's status may be while it works and nothing begins or ends.
+pub const STATUS_REFRESH_MS: u64 = 250;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.
@@ -79,7 +81,7 @@ pub const CORE_LOAN_WAIT_MS: u64 = 100;
 /// what the rest of the daemon held of the model has gone by then.
 pub const TRIM_AFTER_MS: u64 = 1_000;
 
-/// Milliseconds of silence after which the engine thread counts as stalled.
+/// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 
 /// Characters of one prompt given to an MCP tool.
@@ -107,6 +109,8 @@ pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.
 pub const MODEL_JSON_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Branches and tags that a pulled model remembers to have been asked for by.
+pub const MODEL_REFS: usize = 16;
 /// Files of one model folder that are looked at.
 pub const MODEL_FOLDER_FILES: usize = 4_096;
 /// Files and folders of one library of other programs' models that are looked at.
@@ -176,6 +180,9 @@ pub const HUB_LIST_BYTES: usize = 16 * 1024 * 1024;
 pub const HUB_CHUNKS: usize = 16;
 /// Days after which a download that nobody went on with is removed.
 pub const HUB_PARTIAL_DAYS: u64 = 14;
+
+/// Bytes of `config.toml`, and of `.env`, in the Ingle folder.
+pub const SETTINGS_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Milliseconds the daemon may take from its start to its readiness report.
 pub const START_MS: u64 = 20_000;

@@ -160,6 +160,18 @@ impl Paths {
         &self.socket
     }
 
+    /// The settings.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.home.join("config.toml")
+    }
+
+    /// Settings as variables. A `.env` of the working directory is somebody else's and is never read.
+    #[must_use]
+    pub fn env_file(&self) -> PathBuf {
+        self.home.join(".env")
+    }
+
     /// Socket and locks.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {

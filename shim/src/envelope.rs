@@ -97,6 +97,11 @@ impl<'a> Message<'a> {
         Some((self.method.as_deref()?, self.id?))
     }
 
+    /// Its parameters, unread.
+    pub(crate) fn params(&self) -> Option<&'a RawValue> {
+        self.params
+    }
+
     /// The id, when it is a reply.
     pub(crate) fn as_reply(&self) -> Option<&'a RawValue> {
         if self.method.is_none() { self.id } else { None }

@@ -4,6 +4,7 @@
 //! Owns the forms, the exit code of a failure, and ending quietly when nobody reads any more. Must
 //! not know what is being printed.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -117,11 +118,7 @@ impl Output {
     /// Prints text as it is and sends it off at once. A terminal gets no control characters: text
     /// from a model must not be able to move its cursor or rename its window.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        if self.out_is_terminal && text.contains(is_unsafe) {
-            self.out.write_all(text.replace(is_unsafe, "").as_bytes())?;
-        } else {
-            self.out.write_all(text.as_bytes())?;
-        }
+        self.out.write_all(shown(text, self.out_is_terminal).as_bytes())?;
         Ok(self.out.flush()?)
     }
 
@@ -163,14 +160,15 @@ impl Output {
         Ok(())
     }
 
-    /// Prints a remark for a person. Nothing depends on it, so it cannot fail.
+    /// Prints a remark for a person. Nothing depends on it, so it cannot fail. It can quote a
+    /// model's file or another program, so a terminal gets no control characters here either.
     pub(crate) fn note(&mut self, note: &str) {
-        let _ = writeln!(self.err, "{note}");
+        let _ = writeln!(self.err, "{}", shown(note, self.err_is_terminal));
     }
 
     /// Asks without a line break.
     pub(crate) fn ask(&mut self, question: &str) {
-        let _ = write!(self.err, "{question}");
+        let _ = write!(self.err, "{}", shown(question, self.err_is_terminal));
         let _ = self.err.flush();
     }
 
@@ -192,6 +190,15 @@ impl Output {
                 *exit_code
             }
         }
+    }
+}
+
+/// Text as a terminal, or what is none, may have it.
+pub(crate) fn shown(text: &str, on_terminal: bool) -> Cow<'_, str> {
+    if on_terminal && text.contains(is_unsafe) {
+        Cow::Owned(text.replace(is_unsafe, ""))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
@@ -309,10 +316,14 @@ pub(crate) mod tests {
 
     #[test]
     fn a_terminal_gets_no_control_characters_from_a_model() {
-        let (mut output, out, _) = captured(false);
-        output.out_is_terminal = true;
+        let (mut output, out, err) = captured(false);
+        output.note("\x1b[2J");
+        assert_eq!(err.text(), "\x1b[2J\n");
+        (output.out_is_terminal, output.err_is_terminal) = (true, true);
         output.text("a\x1b]0;b\x07\tc\n").unwrap();
         assert_eq!(out.text(), "a]0;b\tc\n");
+        output.error(&ErrorBody::new(ErrorCode::ModelInvalid, "the key \x1b]0;x\x07 is bad"));
+        assert!(err.text().contains("error: the key ]0;x is bad\n"), "{}", err.text());
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! nothing of the machine: shares become bytes elsewhere.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ingle_protocol::keep_alive::KeepAlive;
 use serde::Deserialize;
 
-use crate::engine::memory::{Budget, MemoryOptions, ModelOptions};
+use crate::engine::memory::{Budget, MemoryOptions, ModelOptions, key};
 use crate::engine::settings::EngineSettings;
 
 /// Smallest budget that is taken for meant, in bytes.
@@ -44,13 +45,19 @@ pub(super) fn options(
     models: BTreeMap<String, ModelTable>,
 ) -> Result<MemoryOptions, String> {
     let budget = memory.budget.as_deref().map(budget).transpose()?.unwrap_or_default();
-    let model = |ModelTable { keep_alive, pin }| ModelOptions { keep_alive, pin };
+    let home = std::env::home_dir().filter(|home| home.is_absolute());
+    let mut options = BTreeMap::new();
+    for (name, ModelTable { keep_alive, pin }) in models {
+        let key = model_key(&name, home.as_deref());
+        if options.insert(key, ModelOptions { keep_alive, pin }).is_some() {
+            return Err(format!("[models.\"{name}\"] is there twice: capitals do not count"));
+        }
+    }
     Ok(MemoryOptions {
         budget,
         memory_bytes: 0,
         keep_alive: memory.keep_alive.unwrap_or_default(),
-        // Names of models are in lower case; people write them as they like.
-        models: models.into_iter().map(|(name, table)| (lower(name), model(table))).collect(),
+        models: options,
     })
 }
 
@@ -65,9 +72,14 @@ pub(super) fn set_mlx_limits(settings: &mut EngineSettings, mlx: &MlxTable) -> R
     Ok(())
 }
 
-/// A model outside the models folder is named by its path, whose case matters.
-fn lower(name: String) -> String {
-    if name.contains('/') { name } else { name.to_lowercase() }
+/// What the engine looks a model up by, of a name as people write it. A model outside the models
+/// folder and all libraries is named by its path.
+fn model_key(name: &str, home: Option<&Path>) -> String {
+    let name = name.trim();
+    match (name.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest).to_string_lossy().into_owned(),
+        _ => key(name).into_owned(),
+    }
 }
 
 fn budget(text: &str) -> Result<Budget, String> {
@@ -146,5 +158,23 @@ mod tests {
         {
             assert!(budget(text).unwrap_err().contains(named), "{text}");
         }
+    }
+
+    #[test]
+    fn models_are_found_however_their_names_are_written() {
+        let home = Some(Path::new("/home/Ann"));
+        for (written, name) in [
+            ("SmolLM2", "smollm2"),
+            ("smollm2:q4_k_m", "smollm2:Q4_K_M"),
+            ("qwen/qwen3-0.6b", "Qwen/Qwen3-0.6B"),
+            ("/m/A.gguf", "/m/A.gguf"),
+            ("~/m/A.gguf", "/home/Ann/m/A.gguf"),
+        ] {
+            assert_eq!(model_key(written, home), key(name), "{written}");
+        }
+        assert_ne!(model_key("/m/a.gguf", home), key("/m/A.gguf"));
+        let twice = ["A/b", "a/B"].map(|name| (name.to_owned(), ModelTable::default()));
+        let problem = options(&MemoryTable::default(), twice.into()).unwrap_err();
+        assert!(problem.contains("[models.\"a/B\"] is there twice"), "{problem}");
     }
 }

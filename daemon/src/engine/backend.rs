@@ -213,6 +213,14 @@ pub enum EngineError {
         /// The operating system's reason.
         problem: String,
     },
+    /// The system gave no memory for it, whatever the budget says.
+    #[error("{}: {problem}", file.display())]
+    NoMemory {
+        /// The file that was being loaded.
+        file: PathBuf,
+        /// What there is no memory for.
+        problem: String,
+    },
     /// The load was cancelled before it finished.
     #[error("the load was cancelled")]
     Cancelled,

@@ -74,28 +74,29 @@ struct Step {
 /// The journal's line.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Line {
-    /// The engine thread's number; 0 where it is not known.
-    engine_thread: i64,
-    /// Models whose weights other threads read.
+    /// Models whose weights loader threads read.
     loading: Vec<Suspect>,
     step: Option<Step>,
 }
 
 impl Line {
-    /// Whose fault the death of `thread` is: the engine thread's own doing, or, if another thread
-    /// died while models were being loaded, the loads'.
-    fn blame(self, thread: i64) -> Vec<(Suspect, Work, Vec<String>)> {
-        let by_other = thread != 0 && self.engine_thread != 0 && thread != self.engine_thread;
+    /// Whose fault a death is: the loads' when a loader thread died, or else what the engine thread
+    /// was doing, because native code computes on more threads than that one. Only when it did
+    /// nothing can it be a thread that a loader started.
+    fn blame(self, on_loader: bool) -> Vec<(Suspect, Work, Vec<String>)> {
         match self.step {
-            Some(step) if !by_other || self.loading.is_empty() => {
-                vec![(step.suspect, step.work, step.requests)]
-            }
+            Some(step) if !on_loader => vec![(step.suspect, step.work, step.requests)],
             _ => {
                 let loading = self.loading.into_iter();
                 loading.map(|suspect| (suspect, Work::Load, Vec::new())).collect()
             }
         }
     }
+}
+
+/// Notes that this thread reads the weights of a model that is being loaded.
+pub(super) fn loads_on_this_thread() {
+    signals::loads_on_this_thread();
 }
 
 /// The journal, and the quarantine that came of earlier ones.
@@ -127,13 +128,8 @@ impl CrashJournal {
             );
             quarantine.add(&suspect.model, &suspect.version, death.clone());
         }
-        let file = begin(path)
-            .inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "no crash journal is kept");
-            })
-            .ok();
-        let journal = Self {
-            file,
+        let mut journal = Self {
+            file: None,
             line: Line::default(),
             step_version: String::new(),
             quarantine,
@@ -142,7 +138,19 @@ impl CrashJournal {
         if !deaths.is_empty() {
             journal.save();
         }
+        // Only now: a new journal is empty, and the deaths were written in the last one alone.
+        journal.file = begin(path)
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "no crash journal is kept");
+            })
+            .ok();
         journal
+    }
+
+    /// What marks the journal when the engine thread stands still and the process ends for it.
+    #[must_use]
+    pub fn stall_mark(&self) -> StallMark {
+        StallMark(self.file.as_ref().and_then(|file| file.try_clone().ok()))
     }
 
     /// Lets fatal signals leave their mark, for the life of the process.
@@ -151,11 +159,6 @@ impl CrashJournal {
         if let Err(error) = watched {
             tracing::warn!(%error, "crashes in native code cannot be told from other ends");
         }
-    }
-
-    /// Notes that this is the engine thread.
-    pub fn start_thread(&mut self) {
-        self.line.engine_thread = signals::this_thread();
     }
 
     /// Notes that the loader threads begin to read a model.
@@ -269,6 +272,21 @@ impl CrashJournal {
     }
 }
 
+/// The one thing that another thread may write into the journal.
+#[derive(Debug)]
+pub struct StallMark(Option<File>);
+
+impl StallMark {
+    /// Blames what the engine thread is doing for the end of the process.
+    pub fn write(&self) {
+        if let Some(file) = &self.0
+            && let Err(error) = file.write_all_at(b"stall\n", MARK_OFFSET)
+        {
+            tracing::warn!(%error, "the crash journal cannot be marked");
+        }
+    }
+}
+
 impl Drop for CrashJournal {
     /// An orderly end clears the line. A panic of the engine thread leaves it, with a mark.
     fn drop(&mut self) {
@@ -324,7 +342,7 @@ fn last_deaths(path: &Path) -> Vec<(Suspect, Death)> {
     let Ok(text) = read_bounded(path, JOURNAL_BYTES) else { return Vec::new() };
     let mark_from = usize::try_from(MARK_OFFSET).unwrap_or(usize::MAX).min(text.len());
     let (line, mark) = text.split_at(mark_from);
-    let Some((cause, thread)) = read_mark(mark) else { return Vec::new() };
+    let Some((cause, on_loader)) = read_mark(mark) else { return Vec::new() };
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line: Line = match serde_json::from_slice(line) {
         Ok(line) => line,
@@ -338,7 +356,7 @@ fn last_deaths(path: &Path) -> Vec<(Suspect, Death)> {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let at = modified.unwrap_or_else(|_| SystemTime::now());
     let at_unix_s = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let blame = line.blame(thread);
+    let blame = line.blame(on_loader);
     if blame.is_empty() {
         tracing::warn!(cause, "the last daemon died, and worked with no model");
     }
@@ -349,17 +367,22 @@ fn last_deaths(path: &Path) -> Vec<(Suspect, Death)> {
     deaths.collect()
 }
 
-/// Cause and thread of a mark.
-fn read_mark(mark: &[u8]) -> Option<(String, i64)> {
+/// Cause of a mark, and whether it was left on a loader thread.
+fn read_mark(mark: &[u8]) -> Option<(String, bool)> {
     let text = std::str::from_utf8(mark.split(|&byte| byte == b'\n').next()?).ok()?;
-    let mut words = text.split(' ');
-    match (words.next()?, words.next(), words.next(), words.next()) {
-        ("panic", None, ..) => Some(("a panic".to_owned(), 0)),
-        ("signal", Some(signal), Some("thread"), Some(thread)) => {
+    let words: Vec<&str> = text.split(' ').collect();
+    match words.as_slice() {
+        ["panic"] => Some(("a panic".to_owned(), false)),
+        ["stall"] => Some(("a stall".to_owned(), false)),
+        ["signal", signal, on @ ..] => {
             let number = signal.parse().ok()?;
             let name = signal_hook::low_level::signal_name(number);
             let cause = name.map_or_else(|| format!("signal {number}"), str::to_owned);
-            Some((cause, thread.parse().ok()?))
+            match on {
+                [] => Some((cause, false)),
+                ["loader"] => Some((cause, true)),
+                _ => None,
+            }
         }
         _ => None,
     }

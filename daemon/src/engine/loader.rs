@@ -131,7 +131,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the tensor and what is wrong with it,
-    /// [`EngineError::Io`], and what `check_cancel` gives.
+    /// [`EngineError::NoMemory`], [`EngineError::Io`], and what `check_cancel` gives.
     fn read(
         &self,
         index: usize,
@@ -176,6 +176,7 @@ fn spawn_with(
     work: impl FnOnce(&Outlet) -> Result<(), Ended> + Send + 'static,
 ) -> Result<(), EngineError> {
     let body = move || {
+        super::crash_journal::loads_on_this_thread();
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&outlet)));
         let last = match outcome {
             Ok(Ok(())) => LoadItem::Done,

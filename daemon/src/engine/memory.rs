@@ -3,6 +3,7 @@
 //! Owns the settings as the engine takes them, and the rule by which an idle model expires. Reads
 //! no clock: time is an argument. Knows nothing of files or engines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -59,7 +60,7 @@ pub struct MemoryOptions {
     pub memory_bytes: u64,
     /// How long a model stays after its last use.
     pub keep_alive: KeepAlive,
-    /// What is different for single models, by name.
+    /// What is different for single models, by the [`key`] of their names.
     pub models: BTreeMap<String, ModelOptions>,
 }
 
@@ -68,11 +69,17 @@ impl MemoryOptions {
     /// what the configuration says.
     #[must_use]
     pub fn stay(&self, name: &str, asked: ModelOptions, now: Instant) -> Stay {
-        let configured = self.models.get(name).copied().unwrap_or_default();
+        let configured = self.models.get(&*key(name)).copied().unwrap_or_default();
         let keep_alive = asked.keep_alive.or(configured.keep_alive).unwrap_or(self.keep_alive);
         let pinned = asked.pin.or(configured.pin).unwrap_or(false);
         Stay { pinned, keep_alive, last_used: now }
     }
+}
+
+/// What a model's name is looked up by: its capitals do not count, but in a path they do.
+#[must_use]
+pub fn key(name: &str) -> Cow<'_, str> {
+    if name.starts_with('/') { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) }
 }
 
 /// How long a loaded model stays.
@@ -136,7 +143,7 @@ mod tests {
         };
         let none = ModelOptions::default();
         assert_eq!(options.stay("b", none, now).expires_at(), Some(now + Duration::from_secs(60)));
-        let mut stay = options.stay("a", none, now);
+        let mut stay = options.stay("A", none, now);
         assert_eq!((stay.expires_at(), stay.keep_alive), (None, minutes(5)));
         stay.change(ModelOptions { keep_alive: None, pin: Some(false) });
         assert_eq!(stay.expires_at(), Some(now + Duration::from_secs(300)));

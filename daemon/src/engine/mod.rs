@@ -3,7 +3,7 @@
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
 //! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
-//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry` names a concrete engine.
+//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry::engines` names a concrete engine.
 
 use std::any::Any;
 

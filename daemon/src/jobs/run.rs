@@ -141,7 +141,13 @@ impl Inner {
         let class = job.state.borrow().class;
         // A token of its own: an attempt that ends fires it, and the next one must live.
         let cancel = job.cancel.child_token();
-        let context = self.service.names.start_job(class, work_ms, cancel, Instant::now());
+        let context = RequestContext::of_job(
+            self.service.names.next(),
+            class,
+            work_ms,
+            cancel,
+            Instant::now(),
+        );
         job.state.send_modify(|record| {
             record.status = JobStatus::Running;
             record.attempts = attempt;

@@ -229,7 +229,9 @@ impl From<&StoreError> for ErrorBody {
                     None => ErrorCode::ModelNotFound.remediation().to_owned(),
                 };
                 Self::new(ErrorCode::ModelNotFound, message)
-                    .with_details(json!({ "model": name, "suggestion": suggestion }))
+                    .with_details(json!({
+                        "model": name, "suggestion": suggestion, "can_pull": can_pull,
+                    }))
                     .with_remediation(next)
             }
             StoreError::Ambiguous { candidates, .. } => {

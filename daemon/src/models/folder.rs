@@ -8,7 +8,7 @@ mod listing;
 pub(super) mod safetensors;
 
 use super::error::StoreError;
-use super::names::Reference;
+use super::names::{self, Reference};
 use super::quant;
 use listing::{Sum, broken, read_bounded, read_error, read_json, unsupported};
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,9 @@ pub struct Manifest {
     /// The version that was fetched, where the source has versions: a commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// The branches and tags that meant this version when it was asked for by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refs: Vec<String>,
     /// Which of several models of the source it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<String>,
@@ -113,15 +116,24 @@ impl Manifest {
         repo.is_some_and(|repo| repo.eq_ignore_ascii_case(&wanted.repo))
             && wanted.choice.as_deref().is_none_or(is_choice)
             && wanted.revision.as_deref().is_none_or(|revision| {
-                self.revision.as_deref().is_some_and(|commit| commit.starts_with(revision))
+                self.refs.iter().any(|own| own == revision)
+                    || names::commit(revision).is_some_and(|commit| self.is_at(&commit))
             })
     }
 
-    /// Writes the manifest into `folder`, down to the disk.
+    /// Whether it is of the commit that begins with `commit`.
+    pub(super) fn is_at(&self, commit: &str) -> bool {
+        self.revision.as_deref().is_some_and(|own| own.starts_with(commit))
+    }
+
+    /// Writes the manifest into `folder`, down to the disk. A download that is gone on with may
+    /// have one already, which this replaces whole.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
-        let file = File::create_new(folder.join(MANIFEST))?;
+        let new = folder.join(format!("{MANIFEST}.new"));
+        let file = File::create(&new)?;
         serde_json::to_writer_pretty(&file, self)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&new, folder.join(MANIFEST))
     }
 }
 

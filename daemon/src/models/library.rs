@@ -226,7 +226,8 @@ fn snapshot(repo: &Path, revision: Option<&str>) -> Option<PathBuf> {
     };
     if let Some(revision) = revision {
         // Names were checked when they were parsed; none leads out of the folder.
-        let exact = || plain(revision).map(|commit| snapshots.join(commit));
+        let commit = names::commit(revision);
+        let exact = || Some(snapshots.join(plain(commit.as_deref().unwrap_or(revision))?));
         return named(revision).or_else(|| exact().filter(|folder| folder.is_dir()));
     }
     named("main").or_else(|| {

@@ -45,6 +45,11 @@ impl Reference {
         let name = self.repo.to_ascii_lowercase();
         (!self.is_hub && self.revision.is_none() && is_valid_name(&name)).then_some(name)
     }
+
+    /// The name as [`parse`] reads it.
+    pub(super) fn full(&self) -> String {
+        format!("{}{self}", if self.is_hub { HUB_PREFIX } else { "" })
+    }
 }
 
 impl std::fmt::Display for Reference {
@@ -81,6 +86,13 @@ pub(super) fn is_repo_part(text: &str) -> bool {
     (1..=REPO_PART_CHARS).contains(&text.len())
         && text.bytes().all(is_fine)
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
+}
+
+/// The commit that `revision` names or begins, in its one spelling; `None` for a branch or tag.
+pub(super) fn commit(revision: &str) -> Option<String> {
+    let is_commit =
+        (7..=40).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_commit.then(|| revision.to_ascii_lowercase())
 }
 
 /// The one spelling of the name `input`.

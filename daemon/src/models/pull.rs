@@ -122,8 +122,8 @@ pub struct Puller {
 #[derive(Debug)]
 struct Shared {
     setup: PullSetup,
-    /// The pulls under way, by the name they will give.
-    flights: Mutex<HashMap<String, Weak<Flight>>>,
+    /// The pulls under way, by the name they will give, until their tasks have ended.
+    flights: Mutex<HashMap<String, Slot>>,
     /// How many tasks have not cleaned up after themselves yet.
     running: watch::Sender<usize>,
     closing: CancellationToken,
@@ -135,6 +135,21 @@ struct Flight {
     origin: String,
     state: watch::Receiver<State>,
     cancel: CancellationToken,
+}
+
+/// A name that a pull's task writes to.
+#[derive(Debug)]
+struct Slot {
+    flight: Weak<Flight>,
+    /// Fires when the task has cleaned up after itself.
+    ended: CancellationToken,
+}
+
+/// What a caller gets who asks for a pull.
+enum Boarding {
+    Aboard(Arc<Flight>),
+    /// The name's last pull is still cleaning up, in the folder that a new one would use.
+    Wait(CancellationToken),
 }
 
 #[derive(Debug, Clone)]
@@ -188,12 +203,17 @@ impl Puller {
         name: Option<&str>,
         progress: &mut (dyn FnMut(PullProgress) + Send),
     ) -> Result<PullOutcome, PullError> {
-        let plan = {
-            let setup = self.shared.setup.clone();
-            let (model, name) = (model.to_owned(), name.map(str::to_owned));
-            work::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
+        let flight = loop {
+            let plan = {
+                let setup = self.shared.setup.clone();
+                let (model, name) = (model.to_owned(), name.map(str::to_owned));
+                work::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
+            };
+            match self.board(plan)? {
+                Boarding::Aboard(flight) => break flight,
+                Boarding::Wait(ended) => ended.cancelled().await,
+            }
         };
-        let flight = self.board(plan)?;
         let mut state = flight.state.clone();
         loop {
             let now = state.borrow_and_update().clone();
@@ -221,36 +241,36 @@ impl Puller {
     }
 
     /// Joins the pull that `plan` asks for, or starts it.
-    fn board(&self, plan: Plan) -> Result<Arc<Flight>, PullError> {
+    fn board(&self, plan: Plan) -> Result<Boarding, PullError> {
         if self.shared.closing.is_cancelled() {
             return Err(PullError::ShuttingDown);
         }
         let mut flights = self.shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        let under_way = flights
-            .get(&plan.name)
-            .and_then(Weak::upgrade)
+        if let Some(slot) = flights.get(&plan.name) {
+            let flight = slot.flight.upgrade();
             // One that has failed is not to be handed to a caller who tries again.
-            .filter(|flight| matches!(*flight.state.borrow(), State::Running(_)));
-        if let Some(flight) = under_way {
-            return if flight.origin == plan.origin() {
-                Ok(flight)
-            } else {
-                Err(PullError::Busy { name: plan.name })
+            return match flight.filter(|at| matches!(*at.state.borrow(), State::Running(_))) {
+                Some(flight) if flight.origin == plan.origin() => Ok(Boarding::Aboard(flight)),
+                Some(_) => Err(PullError::Busy { name: plan.name }),
+                None => Ok(Boarding::Wait(slot.ended.clone())),
             };
         }
         let (sender, state) = watch::channel(State::Running(None));
         let cancel = self.shared.closing.child_token();
         let flight = Arc::new(Flight { origin: plan.origin(), state, cancel: cancel.clone() });
-        flights.insert(plan.name.clone(), Arc::downgrade(&flight));
-        let running = Running::new(Arc::clone(&self.shared));
+        let ended = CancellationToken::new();
+        let slot = Slot { flight: Arc::downgrade(&flight), ended: ended.clone() };
+        flights.insert(plan.name.clone(), slot);
+        let running = Running::new(Arc::clone(&self.shared), plan.name.clone(), ended);
+        // The task may end, and give its name back, before this returns.
+        drop(flights);
         let reporter = Reporter(Arc::new(sender));
         tokio::spawn(async move {
-            let result = fly(&running.0, plan, &reporter, cancel).await;
+            let result = fly(&running.shared, plan, &reporter, cancel).await;
             reporter.0.send_replace(State::Finished(result));
             drop(running);
         });
-        Ok(flight)
+        Ok(Boarding::Aboard(flight))
     }
 }
 
@@ -260,19 +280,27 @@ impl Drop for Flight {
     }
 }
 
-/// Counts a task for [`Puller::idle`], however it ends.
-struct Running(Arc<Shared>);
+/// A task that holds a name and counts for [`Puller::idle`], however it ends.
+struct Running {
+    shared: Arc<Shared>,
+    name: String,
+    ended: CancellationToken,
+}
 
 impl Running {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, name: String, ended: CancellationToken) -> Self {
         shared.running.send_modify(|running| *running += 1);
-        Self(shared)
+        Self { shared, name, ended }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.send_modify(|running| *running = running.saturating_sub(1));
+        let mut flights = self.shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.remove(&self.name);
+        drop(flights);
+        self.ended.cancel();
+        self.shared.running.send_modify(|running| *running = running.saturating_sub(1));
     }
 }
 

@@ -4,6 +4,8 @@
 //! Owns these conventions, which are llama.cpp's and the Hugging Face hub's. Pure; knows nothing
 //! of files.
 
+use std::collections::HashMap;
+
 /// Most parts of a split model.
 const MAX_PARTS: u32 = 10_000;
 
@@ -17,9 +19,9 @@ pub(super) struct Part<'a> {
     /// How many there are.
     pub(super) of: u32,
     /// Digits of the part's number.
-    width: usize,
+    pub(super) width: usize,
     /// The end of all parts' names, from `-of-` on.
-    end: &'a str,
+    pub(super) end: &'a str,
 }
 
 impl<'a> Part<'a> {
@@ -44,8 +46,12 @@ impl<'a> Part<'a> {
 
     /// The names of all parts, the first one first.
     pub(super) fn all(&self) -> impl Iterator<Item = String> {
+        (1..=self.of).map(|number| self.name(number))
+    }
+
+    fn name(&self, number: u32) -> String {
         let width = self.width;
-        (1..=self.of).map(move |number| format!("{}-{number:0width$}{}", self.stem, self.end))
+        format!("{}-{number:0width$}{}", self.stem, self.end)
     }
 }
 
@@ -58,7 +64,7 @@ pub(super) fn is_model(name: &str) -> bool {
 
 /// The names of `files` (paths with `/`) that are GGUF models, a split one by its first part.
 pub(super) fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut models: Vec<(&str, String)> = Vec::new();
+    let mut models: HashMap<String, &str> = HashMap::new();
     for path in files {
         let name = file_name(path);
         if !is_model(name) {
@@ -69,23 +75,24 @@ pub(super) fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<&'a st
             Some(part) => format!("{}{}-{}", &path[..path.len() - name.len()], part.stem, part.end),
             None => path.to_owned(),
         };
-        match models.iter_mut().find(|(_, other)| *other == key) {
-            Some((first, _)) => *first = (*first).min(path),
-            None => models.push((path, key)),
-        }
+        models.entry(key).and_modify(|first| *first = (*first).min(path)).or_insert(path);
     }
+    let mut models: Vec<&str> = models.into_values().collect();
     models.sort_unstable();
-    models.into_iter().map(|(path, _)| path).collect()
+    models
 }
 
 /// Whether the model at `path` is what `choice` asks for: a file name, or a quantisation that
 /// stands in the name, such as `Q4_K_M` in `model-Q4_K_M.gguf`.
 pub(super) fn is_choice(path: &str, choice: &str) -> bool {
     if strip_gguf(choice).is_some() {
-        let parts = Part::of(file_name(path)).map(|part| part.all().collect::<Vec<_>>());
+        let is_part = || {
+            let (part, other) = (Part::of(file_name(path))?, Part::of(choice)?);
+            Some(other.number <= part.of && part.name(other.number) == choice)
+        };
         return path.eq_ignore_ascii_case(choice)
             || file_name(path).eq_ignore_ascii_case(choice)
-            || parts.is_some_and(|parts| parts.iter().any(|part| part == choice));
+            || is_part() == Some(true);
     }
     let stem = stem(path).to_ascii_lowercase();
     let choice = choice.to_ascii_lowercase();
@@ -194,6 +201,8 @@ mod tests {
             ("Q8_0/m-00001-of-00002.gguf", "Q8_0", true),
             ("sub/m-Q8_0-00001-of-00002.gguf", "Q8_0", true),
             ("sub/m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", true),
+            ("sub/m-Q8_0-00001-of-00002.gguf", "m-Q8_0-2-of-00002.gguf", false),
+            ("sub/m-Q8_0-00001-of-00002.gguf", "n-Q8_0-00002-of-00002.gguf", false),
             ("sub/m-Q8_0.gguf", "m-Q8_0.gguf", true),
             ("sub/m-Q8_0.gguf", "sub/m-Q8_0.gguf", true),
             ("sub/m-Q8_0.gguf", "Q8_0.gguf", false),

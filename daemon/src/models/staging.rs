@@ -8,6 +8,7 @@ use super::catalog::CatalogEntry;
 use super::error::PullError;
 use super::folder::Manifest;
 use sha2::{Digest, Sha256};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 const PREFIX: &str = ".staging-";
+/// Stands before the name of a model that another is about to take the place of.
+const OLD: &str = "old-";
 /// Bytes handled between two looks at the cancel token.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
@@ -71,15 +74,18 @@ impl Staging {
 
     /// Moves the finished model folder to `destination`. A folder that is there is replaced.
     pub(super) fn place(&self, destination: &Path) -> Result<(), PullError> {
-        place(&self.model_dir(), &self.dir.path().join("old"), destination)
+        place(&self.model_dir(), self.dir.path(), destination)
     }
 }
 
-/// Moves the finished folder `model` to `destination`, and what is there to `old`. All three are on
-/// one file system.
-pub(super) fn place(model: &Path, old: &Path, destination: &Path) -> Result<(), PullError> {
+/// Moves the finished folder `model` to `destination`, and what is there to a name in `room` from
+/// which [`put_back`] finds its way home. All are on one file system.
+pub(super) fn place(model: &Path, room: &Path, destination: &Path) -> Result<(), PullError> {
     sync(model)?;
-    match fs::rename(destination, old) {
+    let mut old = OsString::from(OLD);
+    old.push(destination.file_name().unwrap_or_default());
+    let old = room.join(old);
+    match fs::rename(destination, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(PullError::io("replace", destination)(error));
         }
@@ -87,10 +93,33 @@ pub(super) fn place(model: &Path, old: &Path, destination: &Path) -> Result<(), 
     }
     if let Err(error) = fs::rename(model, destination) {
         // Whatever was there comes back; the first failure is the one to report.
-        let _ = fs::rename(old, destination);
+        let _ = fs::rename(&old, destination);
         return Err(PullError::io("create", destination)(error));
     }
     destination.parent().map_or(Ok(()), sync)
+}
+
+/// Gives the models that [`place`] had moved into `room`, when the daemon was killed before their
+/// successors were in their place, their names again. One whose successor is there goes.
+pub(super) fn put_back(models_dir: &Path, room: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(room)? {
+        let old = entry?;
+        let name = old.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(OLD)) else { continue };
+        let home = models_dir.join(name);
+        match fs::symlink_metadata(&home) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::rename(old.path(), home)?;
+                tracing::warn!(
+                    model = name,
+                    "an interrupted pull had moved a model away: it is back"
+                );
+            }
+            Ok(_) => fs::remove_dir_all(old.path())?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Removes staging folders that a killed daemon left behind, and returns how many they were.
@@ -106,6 +135,7 @@ pub(super) fn remove_stale(models_dir: &Path) -> io::Result<usize> {
         if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && entry.file_type()?.is_dir()
         {
+            put_back(models_dir, &entry.path())?;
             fs::remove_dir_all(entry.path())?;
             removed += 1;
         }
@@ -240,6 +270,23 @@ mod tests {
         assert_eq!(remove_stale(models.path()).unwrap(), 1);
         assert_eq!(fs::read_dir(models.path()).unwrap().count(), 1);
         assert_eq!(remove_stale(Path::new("/nowhere")).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_model_that_was_moved_away_when_the_daemon_died_comes_back() {
+        let models = tempfile::tempdir().unwrap();
+        let file = |path: &str| fs::read_to_string(models.path().join(path)).unwrap();
+        for (path, text) in [
+            (".staging-dead/old-tiny/a.gguf", "old"),
+            (".staging-dead/old-big/a.gguf", "old"),
+            ("big/a.gguf", "new"),
+        ] {
+            let path = models.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        assert_eq!(remove_stale(models.path()).unwrap(), 1);
+        assert_eq!((file("tiny/a.gguf").as_str(), file("big/a.gguf").as_str()), ("old", "new"));
     }
 
     #[test]

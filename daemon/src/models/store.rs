@@ -325,7 +325,8 @@ impl ModelStore {
     }
 
     fn not_found(&self, wanted: &Reference) -> StoreError {
-        let name = wanted.own_name().unwrap_or_else(|| wanted.to_string());
+        // By this name it can be pulled.
+        let name = wanted.own_name().unwrap_or_else(|| wanted.full());
         let in_catalog = catalog::find(self.catalog, &name).is_some();
         let is_repo = wanted.is_hub || wanted.repo.contains('/');
         let can_pull = in_catalog || is_repo && cfg!(feature = "hf-hub");

@@ -8,7 +8,6 @@ use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs, GetJob, ListJ
 use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::server::RpcModule;
 
-use super::dispatch::CallScope;
 use super::methods::{add, context, first, progress};
 use crate::jobs::Jobs;
 use crate::request::RequestContext;
@@ -22,27 +21,27 @@ pub(super) fn add_all(
     module: &mut RpcModule<Arc<Service>>,
     jobs: &Jobs,
 ) -> Result<(), RegisterMethodError> {
-    add_one::<CreateJob, _, _>(module, jobs, |jobs, params, context, _| async move {
+    add_one::<CreateJob, _, _>(module, jobs, |jobs, params, context| async move {
         jobs.create(params, &context).await
     })?;
-    add_one::<GetJob, _, _>(module, jobs, |jobs, params, context, _| async move {
+    add_one::<GetJob, _, _>(module, jobs, |jobs, params, context| async move {
         jobs.get(&params.id, &context).await
     })?;
-    add_one::<ListJobs, _, _>(module, jobs, |jobs, params, context, _| async move {
+    add_one::<ListJobs, _, _>(module, jobs, |jobs, params, context| async move {
         jobs.list(params, &context).await
     })?;
-    add_one::<CancelJob, _, _>(module, jobs, |jobs, params, context, _| async move {
+    add_one::<CancelJob, _, _>(module, jobs, |jobs, params, context| async move {
         jobs.cancel(&params.id, &context).await
     })?;
-    add_one::<DeleteJobs, _, _>(module, jobs, |jobs, params, context, _| async move {
+    add_one::<DeleteJobs, _, _>(module, jobs, |jobs, params, context| async move {
         jobs.delete(params, &context).await
     })?;
     let jobs = jobs.clone();
-    add::<WaitJob, _, _>(module, move |service, params, scope| {
+    add::<WaitJob, _, _>(module, move |service, params, call| {
         let jobs = jobs.clone();
         async move {
-            let context = context(&service, WaitJob::CLASS, params.budget, &scope);
-            let (events, forward) = progress(params.stream, &scope);
+            let context = context(&service, WaitJob::CLASS, params.budget, &call);
+            let (events, forward) = progress(params.stream, &call.scope);
             first(jobs.wait(&params, events, &context), forward).await
         }
     })
@@ -56,11 +55,11 @@ fn add_one<M, F, Fut>(
 ) -> Result<(), RegisterMethodError>
 where
     M: Method,
-    F: Fn(Jobs, M::Params, RequestContext, CallScope) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Jobs, M::Params, RequestContext) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<M::Output, ErrorBody>> + Send,
 {
     let jobs = jobs.clone();
-    add::<M, _, _>(module, move |service, params, scope| {
-        call(jobs.clone(), params, context(&service, M::CLASS, None, &scope), scope)
+    add::<M, _, _>(module, move |service, params, this| {
+        call(jobs.clone(), params, context(&service, M::CLASS, None, &this))
     })
 }

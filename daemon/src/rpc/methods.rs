@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use super::dispatch::{CallScope, error_object};
 use crate::jobs::Jobs;
-use crate::request::RequestContext;
+use crate::request::{RequestContext, named};
 use crate::service::Service;
 
 /// All methods over one service. `shutdown` is called with whether to end at once.
@@ -49,38 +49,38 @@ pub fn table(
         &mut module,
         |service, _, _| async move { service.list_models().await },
     )?;
-    add::<Tokenize, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, Tokenize::CLASS, None, &scope);
+    add::<Tokenize, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, Tokenize::CLASS, None, &call);
         service.tokenize(params, &context).await
     })?;
-    add::<Detokenize, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, Detokenize::CLASS, None, &scope);
+    add::<Detokenize, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, Detokenize::CLASS, None, &call);
         service.detokenize(params, &context).await
     })?;
-    add::<Generate, _, _>(&mut module, |service, params, scope| async move {
-        generate(&service, params, &scope).await
+    add::<Generate, _, _>(&mut module, |service, params, call| async move {
+        generate(&service, params, &call).await
     })?;
-    add::<Embed, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, Embed::CLASS, params.budget, &scope);
+    add::<Embed, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, Embed::CLASS, params.budget, &call);
         service.embed(params, &context).await
     })?;
-    add::<LoadModel, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, LoadModel::CLASS, None, &scope);
-        let (progress, forward) = progress(params.stream, &scope);
+    add::<LoadModel, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, LoadModel::CLASS, None, &call);
+        let (progress, forward) = progress(params.stream, &call.scope);
         let load = service.load_model(&params, progress, &context);
         first(load, forward).await
     })?;
-    add::<EstimateModel, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, EstimateModel::CLASS, None, &scope);
+    add::<EstimateModel, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, EstimateModel::CLASS, None, &call);
         service.estimate_model(&params, &context).await
     })?;
-    add::<UnloadModel, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, UnloadModel::CLASS, None, &scope);
+    add::<UnloadModel, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, UnloadModel::CLASS, None, &call);
         service.unload_model(params.model.as_deref(), &context).await
     })?;
-    add::<PullModel, _, _>(&mut module, |service, params, scope| async move {
-        let context = context(&service, PullModel::CLASS, None, &scope);
-        let (progress, forward) = progress(params.stream, &scope);
+    add::<PullModel, _, _>(&mut module, |service, params, call| async move {
+        let context = context(&service, PullModel::CLASS, None, &call);
+        let (progress, forward) = progress(params.stream, &call.scope);
         let pull = service.pull_model(&params, progress, &context);
         first(pull, forward).await
     })?;
@@ -96,28 +96,39 @@ pub fn table(
     Ok(module)
 }
 
-/// Registers one method: reads its parameters, calls it, and wraps its error.
+/// One call: where it came from, and its name in logs and errors.
+pub(super) struct Call {
+    pub(super) scope: CallScope,
+    pub(super) request_id: String,
+}
+
+/// Registers one method: reads its parameters, calls it, and wraps its error, which names the
+/// request.
 pub(super) fn add<M, F, Fut>(
     module: &mut RpcModule<Arc<Service>>,
     call: F,
 ) -> Result<(), RegisterMethodError>
 where
     M: Method,
-    F: Fn(Arc<Service>, M::Params, CallScope) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(Arc<Service>, M::Params, Call) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<M::Output, ErrorBody>> + Send,
 {
     module.register_async_method(M::NAME, move |params, service, extensions| {
         let call = call.clone();
         async move {
+            let id = service.names.next();
             let scope = extensions.get::<CallScope>().cloned();
             let outcome = match (read_params::<M>(params.as_str()), scope) {
-                (Ok(params), Some(scope)) => call(Arc::clone(&service), params, scope).await,
+                (Ok(params), Some(scope)) => {
+                    let this = Call { scope, request_id: id.clone() };
+                    call(Arc::clone(&service), params, this).await
+                }
                 (Err(error), _) => Err(error),
                 (_, None) => {
                     Err(ErrorBody::new(ErrorCode::Internal, "the call came without its scope"))
                 }
             };
-            outcome.map_err(|error| error_object(&error))
+            outcome.map_err(|error| error_object(&named(error, &id)))
         }
     })?;
     Ok(())
@@ -135,10 +146,17 @@ pub(super) fn context(
     service: &Service,
     class: Class,
     budget: Option<Budget>,
-    scope: &CallScope,
+    call: &Call,
 ) -> RequestContext {
     let timeouts = &service.config.timeouts;
-    service.names.start(class, timeouts, budget, scope.cancel.clone(), Instant::now())
+    let budget = match (budget, call.scope.remaining_ms) {
+        (budget, None) => budget,
+        (None, remaining_ms) => Some(Budget { work_ms: None, remaining_ms }),
+        // The shim's limit heeds the caller's budget already.
+        (Some(budget), remaining_ms) => Some(Budget { remaining_ms, ..budget }),
+    };
+    let cancel = call.scope.cancel.clone();
+    RequestContext::new(call.request_id.clone(), class, timeouts, budget, cancel, Instant::now())
 }
 
 fn hello(service: &Service, params: &HelloParams) -> Result<HelloReply, ErrorBody> {
@@ -165,23 +183,19 @@ fn hello(service: &Service, params: &HelloParams) -> Result<HelloReply, ErrorBod
 async fn generate(
     service: &Service,
     params: GenerateParams,
-    scope: &CallScope,
+    call: &Call,
 ) -> Result<GenerateResult, ErrorBody> {
-    let context = context(service, params.class(), params.budget, scope);
-    let request_id = context.id.clone();
+    let context = context(service, params.class(), params.budget, call);
     let stream = params.stream;
-    let mut generation = service
-        .generate(params, context)
-        .await
-        .map_err(|error| error.with_request_id(&request_id))?;
+    let mut generation = service.generate(params, context).await?;
     if stream {
         while let Some(event) = generation.event().await {
-            send_event(scope, event).await?;
+            send_event(&call.scope, event).await?;
         }
     }
     let (rest, result) = generation.finish().await?;
     for rest in rest {
-        send_event(scope, rest).await?;
+        send_event(&call.scope, rest).await?;
     }
     Ok(result)
 }

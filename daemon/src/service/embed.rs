@@ -49,8 +49,7 @@ impl Service {
             done,
         };
         self.engine.send(Command::Embed(Box::new(request)))?;
-        let embeddings = self.within_limit("embedding the texts", context, outcome).await;
-        let embeddings = embeddings.map_err(|error| error.with_request_id(&context.id))?;
+        let embeddings = self.within_limit("embedding the texts", context, outcome).await?;
         Ok(EmbedResult {
             request_id: context.id.clone(),
             model: open.engine.name.clone(),

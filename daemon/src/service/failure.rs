@@ -16,6 +16,7 @@ impl From<EngineError> for ErrorBody {
         let code = match &error {
             EngineError::InvalidModel { .. } | EngineError::Io { .. } => ErrorCode::ModelInvalid,
             EngineError::Unsupported { .. } => ErrorCode::ModelUnsupported,
+            EngineError::NoMemory { .. } => ErrorCode::InsufficientMemory,
             EngineError::Cancelled => ErrorCode::Cancelled,
             EngineError::NoCapacity { .. } | EngineError::KvFull { .. } => ErrorCode::Overloaded,
             EngineError::NotFinite { .. } | EngineError::Native(_) => ErrorCode::EngineFailed,
@@ -23,6 +24,7 @@ impl From<EngineError> for ErrorBody {
         let details = match &error {
             EngineError::InvalidModel { file, .. }
             | EngineError::Unsupported { file, .. }
+            | EngineError::NoMemory { file, .. }
             | EngineError::Io { file, .. } => json!({ "file": file }),
             EngineError::NoCapacity { sequences } => {
                 json!({ "sequences": sequences, "retry_after_ms": limits::RETRY_AFTER_MS })
@@ -32,7 +34,15 @@ impl From<EngineError> for ErrorBody {
             }
             _ => serde_json::Value::Null,
         };
-        Self::new(code, error.to_string()).with_details(details)
+        let body = Self::new(code, error.to_string()).with_details(details);
+        match error {
+            // The budget had room, and the system had none.
+            EngineError::NoMemory { .. } => body.with_remediation(
+                "Unload a model (`ingle ps` lists them), end another program, or use a smaller \
+                 model; a lower `memory.budget` in config.toml makes this come earlier and clearer.",
+            ),
+            _ => body,
+        }
     }
 }
 
@@ -41,20 +51,24 @@ impl From<EngineFailure> for ErrorBody {
         let message = failure.to_string();
         match failure {
             EngineFailure::Engine(error) => error.into(),
-            EngineFailure::Timeout { layer, limit_ms, elapsed_ms, .. } => {
-                Self::new(ErrorCode::Timeout, message).with_details(json!({
-                    "layer": layer,
-                    "limit_ms": limit_ms,
-                    "elapsed_ms": elapsed_ms,
-                }))
+            EngineFailure::Timeout { what, layer, limit_ms, elapsed_ms } => {
+                Self::timeout(what, layer, limit_ms, elapsed_ms)
             }
             EngineFailure::Cancelled => Self::new(ErrorCode::Cancelled, message),
-            EngineFailure::Overloaded { waiting } => Self::new(ErrorCode::Overloaded, message)
+            EngineFailure::Overloaded { waiting, .. } => Self::new(ErrorCode::Overloaded, message)
                 .with_details(
                     json!({ "waiting": waiting, "retry_after_ms": limits::RETRY_AFTER_MS }),
                 ),
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
+            }
+            EngineFailure::UnknownToken { token, vocab_size, .. } => {
+                Self::new(ErrorCode::InvalidParams, message)
+                    .with_details(json!({ "token": token, "vocab_size": vocab_size }))
+                    .with_remediation(
+                        "Leave that token out of the prompt; the tokenizer has tokens that the \
+                         weights were never given.",
+                    )
             }
             EngineFailure::InsufficientMemory(shortage) => {
                 let holders = shortage.holders.iter().map(|holder| {
@@ -83,6 +97,8 @@ impl From<EngineFailure> for ErrorBody {
                         "requests": last.requests,
                     }))
             }
+            EngineFailure::Stalled(stall) => Self::new(ErrorCode::EngineStalled, message)
+                .with_details(json!({ "phase": stall.phase, "silent_ms": stall.silent_ms })),
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(
@@ -101,5 +117,20 @@ pub(super) fn ago(at_unix_s: u64) -> String {
         120..7_200 => format!("{} minutes ago", seconds / 60),
         7_200..172_800 => format!("{} hours ago", seconds / 3_600),
         _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_memory_is_no_fault_of_the_file_and_a_full_queue_says_of_what() {
+        let error = EngineError::NoMemory { file: "/m.gguf".into(), problem: "no room".into() };
+        let body = ErrorBody::from(error);
+        assert_eq!((body.code, body.retryable), (ErrorCode::InsufficientMemory, true));
+        assert!(body.remediation.starts_with("Unload a model"), "{}", body.remediation);
+        let body = ErrorBody::from(EngineFailure::Overloaded { waiting: 64, what: "loads" });
+        assert_eq!(body.message, "64 loads are waiting already");
     }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
@@ -30,7 +31,7 @@ use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
 use crate::engine::handle::{
-    ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, millis,
+    ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, StallAlarm, millis,
 };
 use crate::engine::role::Role;
 use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
@@ -47,6 +48,7 @@ pub struct Generation {
     events: mpsc::Receiver<GenerateEvent>,
     /// At least one.
     choices: Vec<PendingChoice>,
+    alarm: StallAlarm,
     work_since: Arc<OnceLock<Instant>>,
     timeouts: Arc<TimeoutCounters>,
     _cancel_on_drop: DropGuard,
@@ -63,7 +65,10 @@ impl Generation {
     /// The next event, or `None` when only the terminal one is left.
     pub async fn event(&mut self) -> Option<GenerateEvent> {
         let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
-        tokio::time::timeout_at(limit, self.events.recv()).await.ok()?
+        tokio::select! {
+            event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()?,
+            _ = self.alarm.stalled() => None,
+        }
     }
 
     /// When the work began, once it has: queueing and loading come before.
@@ -93,7 +98,12 @@ impl Generation {
         let mut completions = Vec::with_capacity(self.choices.len());
         let mut cancelled = None;
         for choice in &mut self.choices {
-            match tokio::time::timeout_at(limit, &mut choice.done).await {
+            let done = tokio::select! {
+                biased;
+                done = tokio::time::timeout_at(limit, &mut choice.done) => done,
+                stalled = self.alarm.stalled() => return Err(stalled.into()),
+            };
+            match done {
                 Ok(Ok(Ok(completion))) => completions.push(completion),
                 // Cancelled by its caller, or by a choice that failed and comes later.
                 Ok(Ok(Err(EngineFailure::Cancelled))) => cancelled = Some(EngineFailure::Cancelled),
@@ -158,14 +168,8 @@ impl Generation {
 /// The daemon's own answer at 1.5 W, when no inner layer has answered.
 #[must_use]
 pub fn daemon_timeout(what: &'static str, context: &RequestContext, now: Instant) -> ErrorBody {
-    let elapsed = now.saturating_duration_since(context.deadline.accepted_at);
-    EngineFailure::Timeout {
-        what,
-        layer: Layer::Daemon,
-        limit_ms: context.deadline.limit_ms,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    }
-    .into()
+    let Deadline { limit_ms, .. } = context.deadline;
+    ErrorBody::timeout(what, Layer::Daemon, limit_ms, context.deadline.elapsed_ms(now))
 }
 
 impl Service {
@@ -234,6 +238,7 @@ impl Service {
             stream_text: params.stream,
             events,
             choices,
+            alarm: self.engine.alarm().clone(),
             work_since,
             timeouts: Arc::clone(&self.timeouts),
             _cancel_on_drop: cancel_on_drop,

@@ -6,8 +6,10 @@
 pub mod counters;
 pub mod embed;
 pub mod failure;
+mod flights;
 pub mod generate;
 pub mod models;
+mod opened;
 pub mod status;
 
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
 use crate::models::Puller;
 use crate::request::RequestNames;
+use crate::watchdog::Watchdog;
 use counters::TimeoutCounters;
 use models::Models;
 
@@ -44,6 +47,8 @@ pub struct Service {
     pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.
     pub memory: MemoryWatch,
+    /// How long the engine thread has been silent.
+    pub watchdog: Watchdog,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
     /// Connections open now.

@@ -3,9 +3,8 @@
 //! Owns the cache of opened models (header, tokenizer, template: what a request needs before the
 //! engine does). Opening runs off the engine thread and off the runtime's workers.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
@@ -17,6 +16,8 @@ use ingle_protocol::wire::models::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
+use super::flights::Flights;
+use super::opened::Opened;
 use crate::engine::backend::EngineError;
 use crate::engine::cores::Cores;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
@@ -44,6 +45,9 @@ pub struct OpenModel {
     pub context_tokens: usize,
 }
 
+/// A look at a disk that takes longer is not repeated while it goes on.
+const SLOW_DISK: Duration = Duration::from_secs(1);
+
 /// A model's name and the engine whose tokenizer it was opened with.
 type OpenKey = (String, EngineKind);
 
@@ -54,9 +58,11 @@ pub struct Models {
     default_model: String,
     settings: EngineSettings,
     cores: Cores,
-    opened: Mutex<HashMap<OpenKey, Arc<OpenModel>>>,
-    /// Held while a model is opened, so that ten first requests read its header once.
-    opening: tokio::sync::Mutex<()>,
+    opened: Arc<Mutex<Opened<OpenKey, OpenModel>>>,
+    /// So that ten first requests read a header once. By version: changed files are another model.
+    opening: Flights<(String, String), Arc<OpenModel>>,
+    /// So that a mount that hangs takes one thread, however often a model on it is asked for.
+    resolving: Flights<String, ModelSource>,
 }
 
 impl Models {
@@ -73,8 +79,9 @@ impl Models {
             default_model,
             settings,
             cores,
-            opened: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            opened: Arc::new(Mutex::new(Opened::new(limits::OPEN_MODELS))),
+            opening: Flights::shared(),
+            resolving: Flights::joined_after(SLOW_DISK),
         }
     }
 
@@ -94,53 +101,49 @@ impl Models {
         let choice =
             EngineChoice { asked: engine, wished: resident(&source.name).or(self.settings.prefer) };
         let engine = choice.of(&source)?;
-        if let Some(open) = self.cached(&source, engine) {
-            return Ok(open);
-        }
-        let _only_one = self.opening.lock().await;
-        if let Some(open) = self.cached(&source, engine) {
+        let version = (source.name.clone(), version(&source, engine));
+        if let Some(open) = cached(&self.opened, &source, engine) {
             return Ok(open);
         }
         let (settings, cores) = (self.settings.clone(), self.cores.clone());
-        let open = blocking(move || {
-            let _core = cores.borrow();
-            open_model(source, engine, &settings)
-        })
-        .await?;
-        let open = Arc::new(open);
-        let mut opened = self.lock();
-        if opened.len() >= limits::OPEN_MODELS {
-            // Requests that use it keep it for as long as they need it.
-            let idle = opened.iter().find(|(_, open)| Arc::strong_count(open) == 1);
-            if let Some(key) = idle.map(|(key, _)| key.clone()) {
-                opened.remove(&key);
+        let opened = Arc::clone(&self.opened);
+        let work = move || {
+            // It may have been opened between the look above and now.
+            if let Some(open) = cached(&opened, &source, engine) {
+                return Ok(open);
             }
-        }
-        opened.insert((open.source.name.clone(), engine), Arc::clone(&open));
-        drop(opened);
-        Ok(open)
+            let _core = cores.borrow();
+            let key = (source.name.clone(), engine);
+            let open = Arc::new(open_model(source, engine, &settings)?);
+            lock(&opened).insert(key, Arc::clone(&open));
+            Ok(open)
+        };
+        self.opening.run(version, work).await
     }
 
     /// Where the model of that name or path lies. Disks can be slow, and network mounts can hang.
     async fn resolve(&self, name: Option<&str>) -> Result<ModelSource, ErrorBody> {
         let store = self.store.clone();
         let name = name.unwrap_or(&self.default_model).to_owned();
-        blocking(move || Ok(store.resolve(Some(&name))?)).await
-    }
-
-    fn cached(&self, source: &ModelSource, engine: EngineKind) -> Option<Arc<OpenModel>> {
-        let key = (source.name.clone(), engine);
-        self.lock().get(&key).filter(|open| open.source == *source).cloned()
+        self.resolving.run(name.clone(), move || Ok(store.resolve(Some(&name))?)).await
     }
 
     fn forget(&self, name: &str) {
-        self.lock().retain(|(opened, _), _| opened != name);
+        lock(&self.opened).retain(|(opened, _)| opened != name);
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OpenKey, Arc<OpenModel>>> {
-        // The map is whole after every statement, so a panic elsewhere cannot have torn it.
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn cached(
+    opened: &Mutex<Opened<OpenKey, OpenModel>>,
+    source: &ModelSource,
+    engine: EngineKind,
+) -> Option<Arc<OpenModel>> {
+    lock(opened).get(&(source.name.clone(), engine), |open| open.source == *source)
+}
+
+fn lock<T>(opened: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // It is whole after every statement, so a panic elsewhere cannot have torn it.
+    opened.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which engine a model is to run on.
@@ -309,9 +312,10 @@ impl Service {
         engine: Option<EngineKind>,
     ) -> Result<Arc<OpenModel>, ErrorBody> {
         let status = self.engine.status();
+        // A load under way or waited for is joined too: another engine's would be refused.
         let resident = |name: &str| {
-            let loaded = status.models.iter().find(|model| model.name == name)?;
-            loaded.engine.parse().ok()
+            let mut engines = status.engines.iter();
+            engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
     }
@@ -451,7 +455,7 @@ impl Service {
             });
         };
         let pull = self.puller.pull(&params.model, params.name.as_deref(), &mut report);
-        let limit = std::time::Duration::from_millis(limits::PULL_MS);
+        let limit = Duration::from_millis(limits::PULL_MS);
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
             outcome = tokio::time::timeout(limit, pull) => match outcome {
@@ -486,7 +490,8 @@ impl Service {
         self.in_time(what, context, outcome).await
     }
 
-    /// Bounds a step of a request by the daemon's limit and by its cancel token.
+    /// Bounds a step of a request by the daemon's limit and by its cancel token, and ends it when
+    /// the engine thread stands still.
     pub(super) async fn in_time<T>(
         &self,
         what: &'static str,
@@ -496,6 +501,7 @@ impl Service {
         let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
             outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
                 self.timeouts.count(context.class, Layer::Daemon);
                 Err(super::generate::daemon_timeout(what, context, Instant::now()))

@@ -33,7 +33,7 @@ pub struct HealthReply {
 pub enum HealthState {
     /// All is well.
     Ok,
-    /// The engine thread has been silent for longer than `engine.stall_s`.
+    /// The engine thread has been silent for half of `engine.stall_s`, or has ended.
     Degraded,
     /// New work is refused; work in flight is being finished.
     Draining,
@@ -68,6 +68,20 @@ pub enum Phase {
     Stopped,
 }
 
+impl std::fmt::Display for Phase {
+    /// As what somebody does: "generating with `smollm2`".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Idle => f.write_str("waiting for work"),
+            Self::Loading { model, .. } => write!(f, "loading `{model}`"),
+            Self::Prefill { model } => write!(f, "reading a prompt with `{model}`"),
+            Self::Decode { model } => write!(f, "generating with `{model}`"),
+            Self::Stopped => f.write_str("ending"),
+        }
+    }
+}
+
 /// Everything worth knowing at a glance.
 #[derive(Debug)]
 pub struct Status;
@@ -97,7 +111,7 @@ pub struct StatusReply {
     pub active: usize,
     /// Generations waiting now.
     pub queued: usize,
-    /// Generations accepted since the start.
+    /// Requests accepted since the start; several texts for one prompt are one.
     pub generations: u64,
     /// Models loaded since the start, every load counted.
     #[serde(default)]

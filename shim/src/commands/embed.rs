@@ -1,13 +1,13 @@
 //! `embed`: texts to vectors.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 
 use ingle_protocol::exit;
-use ingle_protocol::limits;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::{Embed, EmbedParams};
 use ingle_protocol::wire::models::EngineKind;
 
+use super::generate::read_stdin;
 use crate::app::{App, model_argument};
 use crate::output::{Failure, Outcome};
 
@@ -44,8 +44,7 @@ fn lines_of_stdin() -> Result<Vec<String>, Failure> {
     if io::stdin().is_terminal() {
         return Err(none());
     }
-    let mut text = String::new();
-    io::stdin().lock().take(limits::FRAME_BYTES as u64).read_to_string(&mut text)?;
+    let text = read_stdin()?;
     let lines: Vec<String> =
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if lines.is_empty() { Err(none()) } else { Ok(lines) }

@@ -65,12 +65,13 @@ async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOp
     let mut text = String::new();
     let mut result = generate(&mut app.output, &client, &params, &mut text).await;
     if let Err(failure) = result {
+        end_line(&mut app.output, &text)?;
         pull_if_missing(app, &client, failure, params.model.as_deref(), options.yes).await?;
+        text.clear();
         result = generate(&mut app.output, &client, &params, &mut text).await;
-    }
-    if result.is_err() && !text.is_empty() && !app.output.json {
-        // The error does not stand behind half a line.
-        app.output.line("")?;
+        if result.is_err() {
+            end_line(&mut app.output, &text)?;
+        }
     }
     let result = result?;
     if app.output.json {
@@ -84,6 +85,12 @@ async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOp
         app.output.note(&stats(&result));
     }
     Ok(exit::OK)
+}
+
+/// What is said next does not stand behind half a line of an answer.
+pub(crate) fn end_line(output: &mut Output, text: &str) -> Result<(), Failure> {
+    let is_half = !output.json && !text.is_empty() && !text.ends_with('\n');
+    if is_half { output.line("") } else { Ok(()) }
 }
 
 /// Generates, prints the text as it comes, and leaves it in `text` too. With `--json` nothing is
@@ -216,13 +223,13 @@ pub(crate) fn fill_in(words: &[String]) -> Result<String, Failure> {
 }
 
 /// Standard input as text, up to what one frame can carry.
-fn read_stdin() -> Result<String, Failure> {
+pub(crate) fn read_stdin() -> Result<String, Failure> {
     let limit = limits::FRAME_BYTES as u64;
     let mut bytes = Vec::new();
     io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == limit {
         let message = format!("standard input is over {limit} bytes");
-        return Err(Failure::usage(message, "Give a shorter prompt."));
+        return Err(Failure::usage(message, "Give less text at once."));
     }
     String::from_utf8(bytes).map_err(|_| {
         Failure::usage("standard input is not UTF-8 text", "Give the prompt as UTF-8 text.")

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,12 +25,13 @@ pub(crate) async fn run(app: &mut App, lines: usize, follow: bool) -> Outcome {
     let folder = app.paths.logs_dir();
     let files = log_files(&folder)?;
     // Where reading goes on comes before the lines, so that none falls in between twice or never.
-    let mut place = files.last().map(|file| (file.clone(), 0)).unwrap_or_default();
+    let mut place = None;
     let mut tail: Vec<String> = Vec::new();
-    for file in files.iter().rev() {
-        let (text, end) = read_tail(file)?;
-        if *file == place.0 {
-            place.1 = end;
+    for (index, file) in files.iter().enumerate().rev() {
+        let mut reader = Reader::open(file)?;
+        let text = reader.tail()?;
+        if index + 1 == files.len() {
+            place = Some(reader);
         }
         let missing = lines - tail.len();
         let all: Vec<&str> = text.lines().collect();
@@ -50,13 +52,37 @@ pub(crate) async fn run(app: &mut App, lines: usize, follow: bool) -> Outcome {
     }
     loop {
         tokio::time::sleep(FOLLOW_CHECK).await;
-        let Some(newest) = log_files(&folder)?.pop() else { continue };
-        let (file, from) = if newest == place.0 { place } else { (newest, 0) };
-        let (text, end) = read_from(&file, from)?;
+        print_new(app, &folder, &mut place)?;
+    }
+}
+
+/// Prints what has come since the last look. `place` is in the file that was the newest then.
+fn print_new(app: &mut App, folder: &Path, place: &mut Option<Reader>) -> Result<(), Failure> {
+    // The list first: what is written to a file before the next one begins is in it by then.
+    let files = log_files(folder)?;
+    let mut left = &files[..];
+    if let Some(reader) = place {
+        print_rest(app, reader)?;
+        let newest = files.iter().rposition(|file| reader.is_of(file));
+        left = &files[newest.map_or(files.len().saturating_sub(1), |index| index + 1)..];
+    }
+    for file in left {
+        let mut reader = Reader::open(file)?;
+        print_rest(app, &mut reader)?;
+        *place = Some(reader);
+    }
+    Ok(())
+}
+
+fn print_rest(app: &mut App, reader: &mut Reader) -> Result<(), Failure> {
+    loop {
+        let text = reader.lines()?;
+        if text.is_empty() {
+            return Ok(());
+        }
         for line in text.lines() {
             print(app, line)?;
         }
-        place = (file, end);
     }
 }
 
@@ -88,32 +114,57 @@ fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Whole lines at the end of a file, and where they end.
-fn read_tail(file: &Path) -> io::Result<(String, u64)> {
-    let length = fs::metadata(file)?.len();
-    let from = length.saturating_sub(TAIL_BYTES);
-    let (text, end) = read_from(file, from)?;
-    // The first line of a part of a file is a part of a line.
-    let whole = if from == 0 { 0 } else { text.find('\n').map_or(text.len(), |place| place + 1) };
-    Ok((text[whole..].to_owned(), end))
+/// A log file, read as it grows, whatever it is called by then.
+struct Reader {
+    file: File,
+    /// Where the lines that were read end.
+    at: u64,
 }
 
-/// Whole lines from `from` on, and where they end. A file that has become shorter is read anew.
-fn read_from(file: &Path, from: u64) -> io::Result<(String, u64)> {
-    let mut reader = File::open(file)?;
-    let from = if reader.metadata()?.len() < from { 0 } else { from };
-    reader.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    reader.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |place| place + 1));
-    let end = from + bytes.len() as u64;
-    Ok((String::from_utf8_lossy(&bytes).into_owned(), end))
+impl Reader {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, at: 0 })
+    }
+
+    fn is_of(&self, path: &Path) -> bool {
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = self.file.metadata().map(id).ok();
+        own.is_some() && fs::metadata(path).map(id).ok() == own
+    }
+
+    /// Whole lines at the end of the file.
+    fn tail(&mut self) -> io::Result<String> {
+        self.at = self.file.metadata()?.len().saturating_sub(TAIL_BYTES);
+        let is_part = self.at > 0;
+        let text = self.lines()?;
+        // The first line of a part of a file is a part of a line.
+        let whole = if is_part { text.find('\n').map_or(0, |place| place + 1) } else { 0 };
+        Ok(text[whole..].to_owned())
+    }
+
+    /// Whole lines that have not been read yet; a line over [`TAIL_BYTES`] comes in pieces. A file
+    /// that has become shorter is read anew.
+    fn lines(&mut self) -> io::Result<String> {
+        if self.file.metadata()?.len() < self.at {
+            self.at = 0;
+        }
+        self.file.seek(SeekFrom::Start(self.at))?;
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut self.file).take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        let last = bytes.iter().rposition(|&byte| byte == b'\n');
+        if last.is_some() || (bytes.len() as u64) < TAIL_BYTES {
+            bytes.truncate(last.map_or(0, |place| place + 1));
+        }
+        self.at += bytes.len() as u64;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake;
+    use std::io::Write;
 
     #[tokio::test]
     async fn the_last_lines_are_taken_across_files() {
@@ -128,6 +179,31 @@ mod tests {
         }
         run(&mut app, 3, false).await.unwrap();
         assert_eq!(out.text(), "b\nc\nd\n");
+    }
+
+    #[test]
+    fn no_line_is_lost_when_the_next_file_begins_or_a_line_is_very_long() {
+        let (mut app, _home, out, _) = fake::app(false);
+        let logs = app.paths.logs_dir();
+        fs::create_dir_all(&logs).unwrap();
+        let write = |name: &str, text: &str, age_s: u64| {
+            let mut file = File::options().create(true).append(true).open(logs.join(name)).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
+        };
+        let mut place = None;
+        write("ingled.1", "a\nha", 60);
+        print_new(&mut app, &logs, &mut place).unwrap();
+        // Two files have begun since the last look, and the first one has got its last lines.
+        write("ingled.1", "lf\nb\n", 60);
+        write("ingled.2", "c\n", 40);
+        write("ingled.3", "d\n", 20);
+        print_new(&mut app, &logs, &mut place).unwrap();
+        assert_eq!(out.text(), "a\nhalf\nb\nc\nd\n");
+        let long = "x".repeat(usize::try_from(TAIL_BYTES).unwrap() + 10);
+        write("ingled.3", &format!("{long}\ne\n"), 0);
+        print_new(&mut app, &logs, &mut place).unwrap();
+        assert!(out.text().ends_with("xxxxx\ne\n"));
     }
 
     #[tokio::test]

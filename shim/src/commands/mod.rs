@@ -15,6 +15,7 @@ mod pump;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use ingle_protocol::wire::hello::Role;
 
@@ -25,8 +26,8 @@ use crate::output::Outcome;
 /// Runs one command.
 pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
-        Command::Mcp => pump::run(app, Role::Mcp).await,
-        Command::Rpc => pump::run(app, Role::Rpc).await,
+        Command::Mcp { host_timeout } => pump::run(app, Role::Mcp, Some(host_timeout)).await,
+        Command::Rpc => pump::run(app, Role::Rpc, None).await,
         Command::Chat { prompt, system, options } => {
             generate::chat(app, &prompt, system, options).await
         }
@@ -45,6 +46,8 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
+        Command::Restart { now } => daemon::restart(&mut app, now).await,
+        Command::Timeouts { class } => timeouts::run(&mut app, class).await,
         Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,
     }
 }

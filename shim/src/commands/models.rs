@@ -343,8 +343,73 @@ pub(crate) async fn unload(app: &mut App, model: Option<&str>) -> Outcome {
     Ok(exit::OK)
 }
 
+/// A model that is missing, and can be pulled.
+pub(crate) struct Offer {
+    model: String,
+    /// Bytes to fetch, where they are known.
+    size_bytes: Option<u64>,
+}
+
+impl Offer {
+    /// What there is to pull when `failure` says that `model` is missing. `None` when it says
+    /// something else, or when the model is nowhere to be had.
+    pub(crate) async fn of(
+        client: &Client,
+        failure: &Failure,
+        model: Option<&str>,
+    ) -> Result<Option<Self>, Failure> {
+        let Failure::Error { body, .. } = failure else { return Ok(None) };
+        if body.code != ErrorCode::ModelNotFound {
+            return Ok(None);
+        }
+        let list = client.call::<ListModels>(&NoParams {}).await?;
+        // What is not in the list, such as a repository, the daemon can still know how to get.
+        let can_pull = body.details["can_pull"] == true;
+        let named = body.details["model"].as_str().filter(|_| can_pull);
+        let wanted = named.or(model).unwrap_or(&list.default);
+        let entry = list.models.iter().find(|entry| {
+            entry.name.eq_ignore_ascii_case(wanted) && entry.state == ModelState::Available
+        });
+        Ok(match (entry, named) {
+            (Some(entry), _) => {
+                Some(Self { model: entry.name.clone(), size_bytes: Some(entry.size_bytes) })
+            }
+            (None, Some(named)) => Some(Self { model: named.to_owned(), size_bytes: None }),
+            (None, None) => None,
+        })
+    }
+
+    /// What to ask a person.
+    pub(crate) fn question(&self) -> String {
+        format!("Pull {}{} now? [Y/n] ", self.model, self.size())
+    }
+
+    /// The failure that stays when the offer is not taken.
+    pub(crate) fn declined(&self, failure: Failure) -> Failure {
+        let Failure::Error { body, exit_code } = failure else { return failure };
+        let hint = format!("Run `ingle pull {}`{} first, or add `--yes`.", self.model, self.size());
+        Failure::Error { body: Box::new(body.with_remediation(hint)), exit_code }
+    }
+
+    /// Pulls the model.
+    pub(crate) async fn take(&self, client: &Client) -> Result<(), Failure> {
+        let params = PullParams { model: self.model.clone(), ..PullParams::default() };
+        pull_with_progress(client, params).await.map(drop)
+    }
+
+    fn size(&self) -> String {
+        self.size_bytes.map(|bytes| format!(" ({})", output::bytes(bytes))).unwrap_or_default()
+    }
+}
+
+/// Whether what was typed agrees. Nothing means yes.
+pub(crate) fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
+}
+
 /// When `failure` says that a model is missing which can be pulled, pulls it, if the user agrees.
-/// Otherwise the failure comes back, with the way to pull it as its hint.
+/// Otherwise the failure comes back, with the way to pull it as its hint. For a process that
+/// Ctrl-C ends: what reads the answer cannot be stopped.
 pub(crate) async fn pull_if_missing(
     app: &mut App,
     client: &Client,
@@ -352,30 +417,12 @@ pub(crate) async fn pull_if_missing(
     model: Option<&str>,
     yes: bool,
 ) -> Result<(), Failure> {
-    if failure.code() != Some(ErrorCode::ModelNotFound) {
-        return Err(failure);
-    }
-    let list = client.call::<ListModels>(&NoParams {}).await?;
-    let wanted = model.unwrap_or(&list.default);
-    let entry = list.models.iter().find(|entry| {
-        entry.name.eq_ignore_ascii_case(wanted) && entry.state == ModelState::Available
-    });
-    let Some(ModelEntry { name, size_bytes, .. }) = entry else { return Err(failure) };
-    let size = output::bytes(*size_bytes);
+    let Some(offer) = Offer::of(client, &failure, model).await? else { return Err(failure) };
     let may_ask = !app.output.json && app.output.is_watched() && io::stdin().is_terminal();
-    let agreed = yes || (may_ask && ask(app, &format!("Pull {name} ({size}) now? [Y/n] ")).await?);
-    if !agreed {
-        let Failure::Error { body, exit_code } = failure else { return Err(failure) };
-        let hint = format!("Run `ingle pull {name}` ({size}) first, or add `--yes`.");
-        let body = Box::new(body.with_remediation(hint));
-        return Err(Failure::Error { body, exit_code });
-    }
-    let params = PullParams { model: name.clone(), ..PullParams::default() };
-    pull_with_progress(client, params).await?;
-    Ok(())
+    let agreed = yes || (may_ask && ask(app, &offer.question()).await?);
+    if agreed { offer.take(client).await } else { Err(offer.declined(failure)) }
 }
 
-/// Asks a question whose answer is yes when nothing is typed.
 async fn ask(app: &mut App, question: &str) -> Result<bool, Failure> {
     app.output.ask(question);
     // The daemon's frames can be read meanwhile.
@@ -384,6 +431,5 @@ async fn ask(app: &mut App, question: &str) -> Result<bool, Failure> {
         io::stdin().read_line(&mut answer).map(|read| (read, answer))
     });
     let (read, answer) = answer.await.map_err(io::Error::other)??;
-    let answer = answer.trim().to_lowercase();
-    Ok(read > 0 && matches!(answer.as_str(), "" | "y" | "yes"))
+    Ok(read > 0 && is_yes(&answer))
 }

@@ -11,8 +11,8 @@ use rustyline::error::ReadlineError;
 use rustyline::history::{History as _, MemHistory};
 use rustyline::{Config, Editor};
 
-use super::generate::{end_answer, generate, message, params, stats};
-use super::models::pull_if_missing;
+use super::generate::{end_answer, end_line, generate, message, params, stats};
+use super::models::{Offer, is_yes};
 use crate::app::{App, model_argument};
 use crate::cli::GenerateOptions;
 use crate::history::History;
@@ -37,6 +37,8 @@ pub(crate) struct Session {
     options: GenerateOptions,
     /// Questions and answers, without the system message.
     messages: Vec<Message>,
+    /// What reads the terminal; nothing else may. `None` where there is none, as in tests.
+    editor: Option<LineEditor>,
 }
 
 /// What a line that was typed asks for.
@@ -73,7 +75,7 @@ impl<'a> Input<'a> {
 impl Session {
     /// A conversation that has not begun.
     pub(crate) fn new(app: App, system: Option<String>, options: GenerateOptions) -> Self {
-        Self { app, client: None, system, options, messages: Vec::new() }
+        Self { app, client: None, system, options, messages: Vec::new(), editor: None }
     }
 
     /// Talks until the user ends it.
@@ -81,18 +83,10 @@ impl Session {
         // A daemon that cannot run is better known before the first question is typed.
         self.client = Some(self.app.connect().await?);
         let history = History::new(self.app.paths.chat_history());
-        let mut editor = editor(&history)?;
+        self.editor = Some(editor(&history)?);
         self.app.output.note("Ctrl-D ends, /help tells more.");
         loop {
-            // The editor blocks on the terminal, on a thread where nothing else waits for it.
-            let line;
-            (editor, line) = tokio::task::spawn_blocking(move || {
-                let line = editor.readline(PROMPT);
-                (editor, line)
-            })
-            .await
-            .map_err(std::io::Error::other)?;
-            let line = match line {
+            let line = match self.read_line(PROMPT.to_owned()).await? {
                 Ok(line) => line,
                 Err(ReadlineError::Interrupted) => continue,
                 Err(ReadlineError::Eof) => return Ok(exit::OK),
@@ -102,11 +96,27 @@ impl Session {
                 continue;
             }
             // A history that cannot be kept is no reason to end the conversation.
-            let _ = (editor.add_history_entry(&line), history.add(&line));
+            if let Some(editor) = &mut self.editor {
+                let _ = (editor.add_history_entry(&line), history.add(&line));
+            }
             if self.obey(Input::read(&line)).await? == Flow::End {
                 return Ok(exit::OK);
             }
         }
+    }
+
+    /// A line from the terminal. The editor blocks on it, on a thread where nothing else waits for
+    /// it. Not to be given up: the thread would read on, against the next one.
+    async fn read_line(&mut self, prompt: String) -> Result<rustyline::Result<String>, Failure> {
+        let Some(mut editor) = self.editor.take() else { return Ok(Err(ReadlineError::Eof)) };
+        let (editor, line) = tokio::task::spawn_blocking(move || {
+            let line = editor.readline(&prompt);
+            (editor, line)
+        })
+        .await
+        .map_err(std::io::Error::other)?;
+        self.editor = Some(editor);
+        Ok(line)
     }
 
     async fn obey(&mut self, input: Input<'_>) -> Result<Flow, Failure> {
@@ -144,13 +154,12 @@ impl Session {
     async fn ask(&mut self, question: &str) -> Result<(), Failure> {
         self.messages.push(message("user", question.to_owned()));
         let mut text = String::new();
-        let result = tokio::select! {
-            result = self.answer(&mut text) => Some(result),
-            // Dropping the call cancels the request.
-            _ = tokio::signal::ctrl_c() => None,
+        let result = match until_stopped(self.answer(&mut text)).await {
+            Some(Err(failure)) if text.is_empty() => self.pull_and_answer(failure, &mut text).await,
+            result => result,
         };
-        if !matches!(result, Some(Ok(_))) && !text.is_empty() {
-            self.app.output.line("")?;
+        if !matches!(result, Some(Ok(_))) {
+            end_line(&mut self.app.output, &text)?;
         }
         if text.is_empty() && !matches!(result, Some(Ok(_))) {
             self.messages.pop();
@@ -186,15 +195,37 @@ impl Session {
                 self.client = None;
                 Err(failure)
             }
-            Err(failure) if text.is_empty() => {
-                let Some(client) = self.client.clone() else { return Err(failure) };
-                let model = self.options.model.as_deref().map(model_argument);
-                let yes = self.options.yes;
-                pull_if_missing(&mut self.app, &client, failure, model.as_deref(), yes).await?;
-                self.try_answer(&params, text).await
-            }
             result => result,
         }
+    }
+
+    /// Offers to pull a model that is missing, and asks it again. `None` when the user stops that.
+    async fn pull_and_answer(
+        &mut self,
+        failure: Failure,
+        text: &mut String,
+    ) -> Option<Result<GenerateResult, Failure>> {
+        let Some(client) = self.client.clone() else { return Some(Err(failure)) };
+        let model = self.options.model.as_deref().map(model_argument);
+        let offer = match until_stopped(Offer::of(&client, &failure, model.as_deref())).await? {
+            Ok(Some(offer)) => offer,
+            Ok(None) => return Some(Err(failure)),
+            Err(failure) => return Some(Err(failure)),
+        };
+        // Outside of what Ctrl-C gives up; the editor sees that key itself.
+        let agreed = self.options.yes
+            || match self.read_line(offer.question()).await {
+                Ok(answer) => answer.is_ok_and(|answer| is_yes(&answer)),
+                Err(failure) => return Some(Err(failure)),
+            };
+        if !agreed {
+            return Some(Err(offer.declined(failure)));
+        }
+        until_stopped(async {
+            offer.take(&client).await?;
+            self.answer(text).await
+        })
+        .await
     }
 
     async fn try_answer(
@@ -207,6 +238,14 @@ impl Session {
             None => self.client.insert(self.app.connect().await?).clone(),
         };
         generate(&mut self.app.output, &client, params, text).await
+    }
+}
+
+/// Runs `work` unless Ctrl-C stops it. Dropping a call cancels its request.
+async fn until_stopped<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        _ = tokio::signal::ctrl_c() => None,
     }
 }
 

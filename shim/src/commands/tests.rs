@@ -8,7 +8,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::exit;
 use serde_json::{Value, json};
 
-use super::{daemon, generate, jobs, models};
+use super::{daemon, generate, jobs, models, timeouts};
 use crate::app::App;
 use crate::cli::{GenerateOptions, JobsCommand, LoadOptions};
 use crate::fake::{self, Answer, generated};
@@ -88,6 +88,26 @@ async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
     let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
+    let (mut app, _home, out, err) = fake::app(true);
+    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert_eq!(printed(&out.text())["infrastructure_timeouts"]["daemon"], 450);
+    assert!(err.text().contains("speaks protocol 99"), "{}", err.text());
+
+    // One that is older and knows fewer limits holds to the defaults of the others.
+    let (mut app, _home, out, err) = fake::app(false);
+    let theirs = json!({ "timeouts": { "chat_ms": 60_500 } });
+    fake::serve_hello(&app.paths, theirs, |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert!(out.text().contains("\nworkflow          300     450   600     750   300  default\n"));
+    let warning =
+        "warning: timeouts.chat is 900 s here and 60.5 s in the running daemon (process 42)";
+    assert!(err.text().starts_with(warning), "{}", err.text());
+    assert_eq!(err.text().lines().count(), 2, "{}", err.text());
 }
 
 #[tokio::test]
@@ -209,6 +229,47 @@ async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
     let options = GenerateOptions { yes: true, ..GenerateOptions::default() };
     assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
     assert_eq!(out.text(), "yes\n");
+}
+
+#[tokio::test]
+async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
+    let (mut app, _home, _, err) = fake::app(false);
+    let mut is_here = false;
+    fake::serve(&app.paths, move |method, params| match method {
+        "models.list" => list("available"),
+        "models.pull" => {
+            assert_eq!(params["model"], "org/m:Q8_0");
+            is_here = true;
+            let pulled = json!({
+                "model": "m-q8_0", "size_bytes": 2, "sha256": "00", "already_here": false,
+            });
+            reply(pulled)
+        }
+        _ if is_here => reply(generated("yes")),
+        _ => {
+            let details = json!({ "model": "org/m:Q8_0", "can_pull": true });
+            let error = ErrorBody::new(ErrorCode::ModelNotFound, "it is not here");
+            (Vec::new(), Err(error.with_details(details)))
+        }
+    });
+    let model = Some("org/m:Q8_0".to_owned());
+    let options = GenerateOptions { model: model.clone(), ..GenerateOptions::default() };
+    let failure = question(&mut app, &options).await.unwrap_err();
+    app.output.failure(&failure);
+    assert!(err.text().contains("Run `ingle pull org/m:Q8_0` first"), "{}", err.text());
+    let options = GenerateOptions { model, yes: true, ..GenerateOptions::default() };
+    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+}
+
+#[tokio::test]
+async fn an_error_stands_on_a_line_of_its_own() {
+    let (mut app, _home, out, _) = fake::app(false);
+    fake::serve(&app.paths, |_, _| {
+        let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
+        (vec![json!({ "type": "delta", "text": "half" })], Err(error))
+    });
+    question(&mut app, &GenerateOptions::default()).await.unwrap_err();
+    assert_eq!(out.text(), "half\n");
 }
 
 #[tokio::test]

@@ -8,8 +8,11 @@
 )]
 
 mod bench;
+mod broken;
+mod cancel;
 mod cli;
 mod crash;
+mod embed;
 mod failures;
 mod generate;
 mod hostile;
@@ -21,3 +24,4 @@ mod models;
 mod reference;
 mod sampling;
 mod tidy;
+mod timeouts;

@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code, reason = "signal handlers are installed through the C library only")]
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
@@ -20,8 +21,16 @@ use super::MARK_OFFSET;
 /// Signals by which native code ends the process.
 const FATAL: [c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
-/// A mark's bytes: `signal 006 thread 0000012345`, and a newline.
-const MARK: [u8; 29] = *b"signal 000 thread 0000000000\n";
+/// A mark's bytes, but for the number.
+const MARK: [u8; 11] = *b"signal 000\n";
+/// The same on a loader thread.
+const LOADER_MARK: [u8; 18] = *b"signal 000 loader\n";
+
+thread_local! {
+    /// Whether this thread reads weights. Constant from the start and without a destructor, so that
+    /// the handler can look at it: nothing is made or registered by that.
+    static IS_LOADER: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What the handler needs, set once before it is installed.
 struct Watch {
@@ -96,29 +105,20 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
 }
 
 fn mark(journal: RawFd, signal: c_int) {
-    let mut text = MARK;
-    digits(&mut text[7..10], i64::from(signal));
-    digits(&mut text[18..28], this_thread());
+    let (mut plain, mut loader) = (MARK, LOADER_MARK);
+    let text: &mut [u8] = if IS_LOADER.get() { &mut loader } else { &mut plain };
+    let mut left = signal.max(0);
+    for digit in text[7..10].iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
     // SAFETY: `text` is valid for its length. A journal that cannot be written stays without mark.
     unsafe {
         libc::pwrite(journal, text.as_ptr().cast(), text.len(), MARK_OFFSET as libc::off_t);
     }
 }
 
-/// Writes the last decimal digits of a number that is not negative.
-fn digits(text: &mut [u8], number: i64) {
-    let mut left = number.max(0);
-    for digit in text.iter_mut().rev() {
-        *digit = b'0' + (left % 10) as u8;
-        left /= 10;
-    }
-}
-
-/// The system's number of this thread; 0 where there is no call that is safe in a handler.
-pub(super) fn this_thread() -> i64 {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the call takes nothing, cannot fail, and is a bare system call.
-    return unsafe { libc::syscall(libc::SYS_gettid) };
-    #[cfg(not(target_os = "linux"))]
-    0
+/// Notes that this thread reads weights.
+pub(super) fn loads_on_this_thread() {
+    IS_LOADER.set(true);
 }

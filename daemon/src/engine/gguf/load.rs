@@ -316,8 +316,12 @@ pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineEr
     let message = error.message;
     match error.kind {
         ErrorKind::Cancelled => EngineError::Cancelled,
-        ErrorKind::NoMemory => EngineError::Native(format!("llama.cpp: {message}")),
-        _ if message.contains("allocate") => EngineError::Native(format!("llama.cpp: {message}")),
+        ErrorKind::NoMemory => {
+            EngineError::NoMemory { file, problem: format!("llama.cpp: {message}") }
+        }
+        _ if message.contains("allocate") => {
+            EngineError::NoMemory { file, problem: format!("llama.cpp: {message}") }
+        }
         _ if message.contains("unknown model architecture") => {
             EngineError::Unsupported { file, problem: format!("llama.cpp: {message}") }
         }

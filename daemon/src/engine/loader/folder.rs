@@ -160,7 +160,7 @@ impl PartReader<'_> {
 }
 
 fn no_memory(folder: &ModelFolder, part: &Part, elements: usize) -> EngineError {
-    EngineError::InvalidModel {
+    EngineError::NoMemory {
         file: folder.file_of(part).to_owned(),
         problem: format!(
             "tensor `{}`: there is no memory for its {elements} elements",

@@ -67,11 +67,11 @@ impl Source for GgufFile {
         let invalid = |problem| EngineError::InvalidModel { file: self.path().to_owned(), problem };
         let to_f32 = precision == WeightPrecision::Float32;
         let Some(mut converter) = Converter::new(info.ggml_type, info.elements(), to_f32) else {
-            return Err(invalid(format!(
-                "tensor `{}`: there is no memory for its {} elements",
-                info.name,
-                info.elements()
-            )));
+            let (name, elements) = (&info.name, info.elements());
+            return Err(EngineError::NoMemory {
+                file: self.path().to_owned(),
+                problem: format!("tensor `{name}`: there is no memory for its {elements} elements"),
+            });
         };
         let block_bytes = info.ggml_type.block_bytes();
         let chunk_bytes = (CHUNK_BYTES / block_bytes * block_bytes) as u64;

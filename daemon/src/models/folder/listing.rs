@@ -151,7 +151,12 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value, StoreError> {
     serde_json::from_slice(&bytes).map_err(|error| broken(path, &format!("is not JSON: {error}")))
 }
 
+/// The bytes of a file of bounded size.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for somebody to write to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
     let mut bytes = Vec::new();
     let limit = limits::MODEL_JSON_BYTES;
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;

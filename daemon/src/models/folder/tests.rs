@@ -160,11 +160,65 @@ fn a_dangling_link_is_named() {
 }
 
 #[test]
+fn a_pulled_model_is_meant_by_its_commit_and_by_what_it_was_asked_for() {
+    let manifest = Manifest {
+        source: "hf:org/m".into(),
+        revision: Some("abcdef1234567890abcdef1234567890abcdef12".into()),
+        refs: vec!["v1.0".into(), "refs/pr/1".into()],
+        choice: None,
+        file: "model.safetensors".into(),
+        size_bytes: 1,
+        sha256: String::new(),
+        fetched_at_unix_s: 0,
+    };
+    for (name, expected) in [
+        ("org/m", true),
+        ("Org/M@v1.0", true),
+        ("org/m@refs/pr/1", true),
+        ("org/m@abcdef1", true),
+        ("org/m@ABCDEF1", true),
+        ("org/m@abcdef1234567890abcdef1234567890abcdef12", true),
+        ("org/m@v1", false),
+        ("org/m@V1.0", false),
+        // A branch may be called what a commit begins with.
+        ("org/m@a", false),
+        ("org/m@abcdef2", false),
+        ("org/n", false),
+    ] {
+        let Ok(names::Named::Model(wanted)) = names::parse(name) else { panic!("{name}") };
+        assert_eq!(manifest.is_from(&wanted), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_few_bytes_of_names_do_not_stand_for_gigabytes() {
+    // Each name is one of a set of its own, of which all others are missing.
+    let names: Vec<String> = (0..2_000)
+        .map(|set| format!("model-{set}-00001-of-10000.safetensors"))
+        .chain((1..2_000).map(|shard| format!("model-{shard:05}-of-10000.safetensors")))
+        .collect();
+    let mut files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), EMPTY)).collect();
+    files.push(("config.json", LLAMA));
+    let verdict = verdict(&files, None);
+    assert!(verdict.contains("lacks `model-0-00002-of-10000.safetensors`"), "{verdict}");
+    assert!(verdict.ends_with(" more"), "{verdict}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_manifest_is_not_waited_for() {
+    let folder = folder(&[("a.gguf", "GGUF")]);
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join(MANIFEST)).status();
+    assert!(made.unwrap().success());
+    assert_eq!(inspect(folder.path(), None).unwrap().size_bytes, 4);
+}
+
+#[test]
 fn a_file_that_lost_bytes_since_its_pull_is_broken() {
     let folder = folder(&[("a.gguf", "GGUF")]);
     let manifest = Manifest {
         source: "here".into(),
         revision: None,
+        refs: Vec::new(),
         choice: None,
         file: "a.gguf".into(),
         size_bytes: 5,

@@ -63,7 +63,14 @@ pub(in crate::models) async fn resolve(
             }
         }
     };
-    let files = select::select(&wanted.repo, files, wanted.choice.as_deref())?;
+    let files = {
+        // A repository can name very many files.
+        let wanted = wanted.clone();
+        transfer::blocking(move || {
+            Ok(select::select(&wanted.repo, files, wanted.choice.as_deref())?)
+        })
+        .await?
+    };
     Ok(Remote { client, repo: wanted.repo.clone(), commit, files })
 }
 

@@ -13,6 +13,7 @@ use ingle_protocol::limits;
 use sha2::{Digest, Sha256};
 
 use crate::models::error::PullError;
+use crate::models::staging;
 
 const PREFIX: &str = ".partial-";
 /// Hexadecimal digits of a key.
@@ -42,6 +43,8 @@ impl Partial {
             .mode(0o700)
             .create(&rooms)
             .map_err(PullError::io("create", rooms))?;
+        let back = |folder: &Path| staging::put_back(models_dir, folder);
+        back(&partial.folder).map_err(PullError::io("put the model back from", &partial.folder))?;
         for entry in fs::read_dir(models_dir).into_iter().flatten().flatten() {
             let other = entry.file_name();
             let key = other.to_str().and_then(|other| {
@@ -51,7 +54,7 @@ impl Partial {
             let is_same = key.is_some_and(|key| key.len() == KEY_DIGITS && is_hex(key));
             if is_same && other.to_str() != Some(&wanted) {
                 // It costs room, and nothing else depends on it.
-                let _ = fs::remove_dir_all(entry.path());
+                let _ = back(&entry.path()).and_then(|()| fs::remove_dir_all(entry.path()));
             }
         }
         Ok(partial)
@@ -62,9 +65,9 @@ impl Partial {
         self.folder.join("model")
     }
 
-    /// Where a model goes that this one takes the place of.
-    pub(in crate::models) fn old_dir(&self) -> PathBuf {
-        self.folder.join("old")
+    /// Moves the finished model to `destination`.
+    pub(in crate::models) fn place(&self, destination: &Path) -> Result<(), PullError> {
+        staging::place(&self.model_dir(), &self.folder, destination)
     }
 
     /// Removes what is left once the model is in its place.
@@ -81,6 +84,9 @@ pub(in crate::models) fn remove_stale(models_dir: &Path, now: SystemTime) -> io:
     for entry in fs::read_dir(models_dir).into_iter().flatten().flatten() {
         let is_partial = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes())
             && entry.file_type()?.is_dir();
+        if is_partial {
+            staging::put_back(models_dir, &entry.path())?;
+        }
         let age = |path: &Path| {
             let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
             modified.and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default()

@@ -80,6 +80,16 @@ impl Transfer<'_> {
         part: Part,
         report: &(dyn Fn(u64) + Sync),
     ) -> Result<Attempt, PullError> {
+        let part = if self.file.sha256.is_none() && part.bytes > 0 {
+            // Nothing would prove that the halves of such a file, which is small, belong together.
+            blocking(move || {
+                let mut part = part;
+                part.restart().map(|()| part)
+            })
+            .await?
+        } else {
+            part
+        };
         report(part.bytes);
         if self.file.size_bytes == Some(part.bytes) {
             return Ok(Attempt::Whole(part));

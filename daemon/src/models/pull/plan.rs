@@ -6,8 +6,10 @@ use super::super::catalog::{self, CatalogEntry};
 use super::super::error::{PullError, StoreError};
 use super::super::folder::{self, Found, HUB_SOURCE, Manifest};
 use super::super::names::{self, Named, Reference};
+use super::super::staging;
 use super::super::store::{self, ModelSource, ModelStore};
 use super::{PullOutcome, PullSetup};
+use ingle_protocol::limits;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,6 +75,11 @@ fn of_reference(
         return Ok(Plan { name, source: Source::Package(offer) });
     }
     if let Some(here) = in_libraries(setup, &wanted)? {
+        // The other program's files, as they are here, under the name that is asked for.
+        if let Some(name) = name.filter(|name| !name.eq_ignore_ascii_case(&here.name)) {
+            let found = folder::inspect(&here.path, None)?;
+            return Ok(Plan { name, source: Source::Path { path: here.path, found } });
+        }
         return Ok(Plan { name: here.name.clone(), source: Source::Here(here) });
     }
     if !wanted.is_hub && !wanted.repo.contains('/') {
@@ -91,7 +98,7 @@ fn of_reference(
 /// The model, if another program has fetched it already.
 fn in_libraries(setup: &PullSetup, wanted: &Reference) -> Result<Option<ModelSource>, PullError> {
     // A branch is asked for to have its newest commit, which no folder knows.
-    if wanted.revision.as_deref().is_some_and(|revision| !is_commit(revision)) {
+    if wanted.revision.as_deref().is_some_and(|revision| names::commit(revision).is_none()) {
         return Ok(None);
     }
     let store = ModelStore::with_catalog(setup.models_dir.clone(), setup.catalog)
@@ -105,10 +112,6 @@ fn in_libraries(setup: &PullSetup, wanted: &Reference) -> Result<Option<ModelSou
         // What is there in part is a reason to fetch it.
         Err(_) => Ok(None),
     }
-}
-
-fn is_commit(revision: &str) -> bool {
-    (7..=40).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A name for what is pulled from a repository: its own and the choice, or the chosen file's.
@@ -175,6 +178,28 @@ impl Plan {
         }))
     }
 
+    /// The branch or tag by which a repository's commit is asked for.
+    fn asked_for(&self) -> Option<String> {
+        let Source::Hub(wanted) = &self.source else { return None };
+        wanted.revision.clone().filter(|revision| names::commit(revision).is_none())
+    }
+
+    /// Notes in `folder`, which has the commit already, that it is asked for by another name too.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written.
+    pub(super) fn note(&self, folder: &Path) -> Result<(), PullError> {
+        let (Some(mut manifest), Some(name)) = (Manifest::read(folder), self.asked_for()) else {
+            return Ok(());
+        };
+        if manifest.refs.contains(&name) {
+            return Ok(());
+        }
+        manifest.refs.insert(0, name);
+        manifest.refs.truncate(limits::MODEL_REFS);
+        staging::write_manifest(&manifest, folder)
+    }
+
     /// Whether a manifest's source is this one, in whatever version.
     fn is_origin(&self, manifest: &Manifest) -> bool {
         match &self.source {
@@ -202,8 +227,7 @@ impl Plan {
             }
             Source::Hub(Reference { revision: None, .. }) => true,
             Source::Hub(Reference { revision: Some(revision), .. }) => {
-                let commit = manifest.revision.as_deref().unwrap_or_default();
-                is_commit(revision) && commit.starts_with(&revision.to_ascii_lowercase())
+                names::commit(revision).is_some_and(|commit| manifest.is_at(&commit))
             }
             Source::Here(_) => false,
         }
@@ -222,13 +246,18 @@ impl Plan {
             let reason = "has a file name that is not UTF-8".to_owned();
             PullError::from(StoreError::Broken { path: found.file.clone(), reason })
         })?;
-        let (source, choice) = match &self.source {
-            Source::Hub(wanted) => (format!("{HUB_SOURCE}{}", wanted.repo), wanted.choice.clone()),
-            _ => (self.origin(), None),
+        let (source, choice, refs) = match &self.source {
+            Source::Hub(wanted) => (
+                format!("{HUB_SOURCE}{}", wanted.repo),
+                wanted.choice.clone(),
+                self.asked_for().into_iter().collect(),
+            ),
+            _ => (self.origin(), None, Vec::new()),
         };
         Ok(Manifest {
             source,
             revision,
+            refs,
             choice,
             file: name.to_owned(),
             size_bytes: found.size_bytes,

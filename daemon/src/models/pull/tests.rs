@@ -253,6 +253,23 @@ async fn the_last_caller_takes_the_download_with_it() {
 }
 
 #[tokio::test]
+async fn a_pull_waits_until_the_last_one_of_its_name_has_cleaned_up() {
+    let room = room("[ -e \"$room/clean\" ] || exit 1; cp \"$wheel\" \"$dest/\"");
+    let puller = room.puller();
+    // A pull that everybody has left, and whose task is still at work.
+    let ended = CancellationToken::new();
+    let slot = Slot { flight: Weak::new(), ended: ended.clone() };
+    puller.shared.flights.lock().unwrap().insert("tiny".to_owned(), slot);
+    let last = Running::new(Arc::clone(&puller.shared), "tiny".to_owned(), ended);
+    let mut next = std::pin::pin!(pull(&puller, "tiny"));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
+    assert!(early.is_err(), "{early:?}");
+    fs::write(room.dir.path().join("clean"), "").unwrap();
+    drop(last);
+    assert!(!next.await.unwrap().already_here);
+}
+
+#[tokio::test]
 async fn shutdown_ends_pulls_and_refuses_new_ones() {
     let room = room(HANG);
     let puller = room.puller();

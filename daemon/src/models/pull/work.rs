@@ -102,7 +102,14 @@ async fn hub(
     let origin = format!("{}@{commit}", plan.origin());
     let (plan, place) = {
         let commit = commit.clone();
-        blocking(move || plan.look_at(&folder, Some(&commit)).map(|place| (plan, place))).await?
+        blocking(move || {
+            let place = plan.look_at(&folder, Some(&commit))?;
+            if matches!(place, Place::AlreadyHere(_)) {
+                plan.note(&folder)?;
+            }
+            Ok((plan, place))
+        })
+        .await?
     };
     if let Place::AlreadyHere(outcome) = place {
         return Ok(outcome);
@@ -125,7 +132,7 @@ async fn hub(
         let manifest = plan.manifest(&partial.model_dir(), sha256, Some(commit))?;
         staging::write_manifest(&manifest, &partial.model_dir())?;
         let folder = setup.models_dir.join(&plan.name);
-        staging::place(&partial.model_dir(), &partial.old_dir(), &folder)?;
+        partial.place(&folder)?;
         partial.remove()?;
         Ok(PullOutcome {
             name: plan.name,

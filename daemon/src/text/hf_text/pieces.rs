@@ -14,6 +14,15 @@ const KNOWN: &str = "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip, W
 
 /// Nesting of decoder sequences.
 const MAX_DEPTH: usize = 8;
+/// Steps of a decoder or normalizer; real ones have about five. Each can make a text longer, and
+/// what it made is the next one's input.
+const MAX_STEPS: usize = 16;
+/// Bytes of what a step puts in.
+const MAX_CONTENT_BYTES: usize = 64;
+/// Bytes of one token's text.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
+/// How many times as long a normalizer may make a text.
+const MAX_GROWTH: usize = 64;
 
 /// What happens to the beginning of a whole text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +67,12 @@ impl Pieces {
 
     fn add(&mut self, decoder: &Value, depth: usize) -> Result<(), String> {
         let text = |key: &str| decoder[key].as_str().unwrap_or_default().to_owned();
+        if self.steps.len() >= MAX_STEPS {
+            return Err(format!("its decoder has more than {MAX_STEPS} steps"));
+        }
+        for key in ["content", "prefix"] {
+            check_content("decoder", &decoder[key])?;
+        }
         match decoder["type"].as_str() {
             Some("Sequence") if depth < MAX_DEPTH => {
                 let decoders = decoder["decoders"].as_array().map_or(&[][..], Vec::as_slice);
@@ -106,14 +121,21 @@ impl Pieces {
         self.steps.contains(&Step::ByteLevel)
     }
 
-    /// Appends the bytes of the token called `name`.
-    pub(super) fn bytes(&self, name: &str, alphabet: &ByteAlphabet, out: &mut Vec<u8>) {
+    /// Appends the bytes of the token called `name`. An error is the end of a sentence about the
+    /// file.
+    pub(super) fn bytes(
+        &self,
+        name: &str,
+        alphabet: &ByteAlphabet,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let mut text = name.to_owned();
         for step in &self.steps {
+            check_length(&text)?;
             match step {
                 Step::ByteLevel => {
                     alphabet.decode(&text, out);
-                    return;
+                    return Ok(());
                 }
                 Step::Replace(from, to) => {
                     if text.contains(from.as_str()) {
@@ -123,7 +145,7 @@ impl Pieces {
                 Step::ByteFallback => {
                     if let Some(byte) = fallback_byte(&text) {
                         out.push(byte);
-                        return;
+                        return Ok(());
                     }
                 }
                 Step::WordPiece(prefix) => {
@@ -134,8 +156,63 @@ impl Pieces {
                 }
             }
         }
+        check_length(&text)?;
         out.extend_from_slice(text.as_bytes());
+        Ok(())
     }
+}
+
+/// Checks the `normalizer` of a `tokenizer.json` before anything is made of it: the library applies
+/// it without bounds, to the file's own tokens and to every text. An error is the end of a sentence
+/// about the file.
+pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
+    let (mut steps, mut growth) = (0, 1_usize);
+    let mut left = vec![(normalizer, 0)];
+    while let Some((step, depth)) = left.pop() {
+        if let Some(inner) = step["normalizers"].as_array() {
+            if depth >= MAX_DEPTH {
+                return Err(format!("its normalizer nests more than {MAX_DEPTH} sequences"));
+            }
+            left.extend(inner.iter().map(|step| (step, depth + 1)));
+        }
+        steps += 1;
+        for key in ["content", "prepend"] {
+            check_content("normalizer", &step[key])?;
+        }
+        let content = step["content"].as_str().map_or(0, str::len);
+        growth = growth.saturating_mul(match (&step["pattern"], step["type"].as_str()) {
+            (Value::Null, Some("ByteLevel" | "Bert" | "BertNormalizer")) => 2,
+            (Value::Null, _) => 1,
+            (pattern, _) => match pattern["String"].as_str() {
+                Some(pattern) if !pattern.is_empty() => content.div_ceil(pattern.len()).max(1),
+                // An expression can match the nothing between two bytes.
+                _ => content + 1,
+            },
+        });
+        if steps > MAX_STEPS {
+            return Err(format!("its normalizer has more than {MAX_STEPS} steps"));
+        }
+        if growth > MAX_GROWTH {
+            return Err(format!("its normalizer can make a text over {MAX_GROWTH} times as long"));
+        }
+    }
+    Ok(())
+}
+
+fn check_content(whose: &str, content: &Value) -> Result<(), String> {
+    match content.as_str().map_or(0, str::len) {
+        0..=MAX_CONTENT_BYTES => Ok(()),
+        bytes => {
+            Err(format!("its {whose} puts in {bytes} bytes at a time, over {MAX_CONTENT_BYTES}"))
+        }
+    }
+}
+
+fn check_length(text: &str) -> Result<(), String> {
+    if text.len() <= MAX_TOKEN_BYTES {
+        return Ok(());
+    }
+    Err(format!("it has a token of more than {MAX_TOKEN_BYTES} bytes of text"))
 }
 
 /// The byte of a token such as `<0x0A>`.
@@ -152,7 +229,7 @@ mod tests {
 
     fn bytes(decoder: &Value, token: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Pieces::read(decoder).unwrap().bytes(token, &ByteAlphabet::new(), &mut bytes);
+        Pieces::read(decoder).unwrap().bytes(token, &ByteAlphabet::new(), &mut bytes).unwrap();
         bytes
     }
 
@@ -201,6 +278,48 @@ mod tests {
         ] {
             let problem = Pieces::read(&decoder).unwrap_err();
             assert!(problem.contains(named), "{problem}");
+        }
+    }
+
+    #[test]
+    fn no_file_makes_texts_grow_without_bound() {
+        let replace = |pattern: &str, content: &str| json!({ "type": "Replace", "pattern": { "String": pattern }, "content": content });
+        let decoder = |steps: Vec<Value>| json!({ "type": "Sequence", "decoders": steps });
+        let normalizer = |steps: Vec<Value>| json!({ "type": "Sequence", "normalizers": steps });
+        let double = || replace("a", "aa");
+        let long = replace("a", &"a".repeat(65));
+
+        let too_many = Pieces::read(&decoder(vec![double(); 40])).unwrap_err();
+        assert!(too_many.contains("more than 16 steps"), "{too_many}");
+        let too_much = Pieces::read(&long).unwrap_err();
+        assert!(too_much.contains("65 bytes"), "{too_much}");
+        // What is left grows step by step, and is stopped on the way.
+        let pieces = Pieces::read(&decoder(vec![replace("a", &"a".repeat(64)); 16])).unwrap();
+        let mut bytes = Vec::new();
+        let too_long = pieces.bytes("a", &ByteAlphabet::new(), &mut bytes).unwrap_err();
+        assert!(too_long.contains("65536 bytes") && bytes.is_empty(), "{too_long}");
+
+        for (normalizer, problem) in [
+            (json!(null), None),
+            (replace(" ", "▁"), None),
+            (
+                normalizer(vec![json!({ "type": "Prepend", "prepend": "▁" }), replace(" ", "▁")]),
+                None,
+            ),
+            (normalizer(vec![json!({ "type": "NFC" }); 15]), None),
+            (normalizer(vec![json!({ "type": "NFC" }); 16]), Some("more than 16 steps")),
+            (normalizer(vec![double(); 7]), Some("64 times")),
+            (normalizer(vec![json!({ "type": "ByteLevel" }); 7]), Some("64 times")),
+            (long, Some("65 bytes")),
+            (json!({ "type": "Prepend", "prepend": "a".repeat(65) }), Some("65 bytes")),
+        ] {
+            let found = check_normalizer(&normalizer);
+            let is_right = match (&found, problem) {
+                (Ok(()), None) => true,
+                (Err(found), Some(problem)) => found.contains(problem),
+                _ => false,
+            };
+            assert!(is_right, "{normalizer}: {found:?}");
         }
     }
 }

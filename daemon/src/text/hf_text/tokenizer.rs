@@ -6,18 +6,29 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
     AddedToken, AddedVocabulary, Model as _, OffsetType, PreTokenizer as _, Tokenizer as Inner,
 };
 
-use super::pieces::{Pieces, Start};
+use super::pieces::{Pieces, Start, check_normalizer};
 use crate::text::TextError;
 use crate::text::bpe::ByteAlphabet;
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
 
 /// Ids at most; the largest vocabularies in use have about 300,000.
 const MAX_TOKENS: u32 = 4 << 20;
+
+/// Bytes of all tokens' texts at most; the largest vocabularies in use have about 3 MB.
+const MAX_BYTES: usize = 256 << 20;
+
+/// What is looked at before the library sees the file.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    normalizer: Value,
+}
 
 /// What a token id is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +58,8 @@ impl HfTokenizer {
     /// Reads the file's bytes. `more` are tokens that the files beside it add or describe anew,
     /// with the ids they must have there. An error is a sentence about what is wrong.
     pub(super) fn new(json: &[u8], more: &[(u32, AddedToken)]) -> Result<Self, String> {
+        let head: Head = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        check_normalizer(&head.normalizer)?;
         let mut inner = catch_unwind(|| Inner::from_bytes(json))
             .map_err(|_| "it has parts that the tokenizers library fails on".to_owned())?
             .map_err(|error| error.to_string())?;
@@ -101,15 +114,18 @@ impl HfTokenizer {
                     Kind::Text
                 }
                 (Some(AddedToken { content: name, .. }), _) => {
-                    pieces.bytes(name, &alphabet, &mut self.bytes);
+                    pieces.bytes(name, &alphabet, &mut self.bytes)?;
                     Kind::Text
                 }
                 (None, Some(name)) => {
-                    pieces.bytes(name, &alphabet, &mut self.bytes);
+                    pieces.bytes(name, &alphabet, &mut self.bytes)?;
                     Kind::Text
                 }
                 (None, None) => Kind::Absent,
             };
+            if self.bytes.len() > MAX_BYTES {
+                return Err(format!("its tokens have more than {} MiB of text", MAX_BYTES >> 20));
+            }
             self.kinds.push(kind);
             self.ends.push(self.bytes.len());
         }
