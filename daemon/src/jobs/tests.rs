@@ -17,6 +17,7 @@ use crate::memory_watch::MemoryWatch;
 use crate::models::{ModelStore, PullSetup, Puller};
 use crate::request::RequestNames;
 use crate::service::models::Models;
+use crate::watchdog::Watchdog;
 
 /// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
 fn jobs(folder: &Path) -> Jobs {
@@ -33,8 +34,11 @@ fn jobs(folder: &Path) -> Jobs {
     let journal = CrashJournal::open(&folder.join("journal"), &folder.join("quarantine"));
     let (engine, _) = EngineHandle::spawn(settings.clone(), memory, journal).unwrap();
     let store = ModelStore::new(paths.models_dir());
+    // The folder has no settings, so these are the defaults.
+    let config = Config::load(&paths).unwrap();
     let service = Service {
-        config: Arc::new(Config::default()),
+        watchdog: Watchdog::new(config.stall),
+        config: Arc::new(config),
         names: RequestNames::new(1),
         models: Models::new(store, "sim".to_owned(), settings, engine.cores()),
         engine,
@@ -62,7 +66,8 @@ fn params(model: &str) -> JobParams {
 fn context(jobs: &Jobs) -> RequestContext {
     let service = &jobs.inner.service;
     let cancel = CancellationToken::new();
-    service.names.start(Class::Simple, &service.config.timeouts, None, cancel, Instant::now())
+    let (id, timeouts) = (service.names.next(), &service.config.timeouts);
+    RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
 }
 
 async fn listed(jobs: &Jobs) -> usize {
