@@ -19,6 +19,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{self, Layer, WorkTimeouts};
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::class::{CallTime, call_time};
+use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs};
 use ingle_protocol::wire::models::{LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::Shutdown;
 use ingle_protocol::{limits, tools};
@@ -315,8 +316,8 @@ fn as_careful(error: ErrorBody, entry: &Entry) -> ErrorBody {
         return error;
     }
     let mut error = error.with_remediation(
-        "It may have been carried out: look at `ingle ps` and `ingle models` before you send it \
-         again.",
+        "It may have been carried out: look at `ingle ps`, `ingle models` and `ingle jobs list` \
+         before you send it again.",
     );
     error.retryable = false;
     error
@@ -327,7 +328,15 @@ fn deadline(time: &CallTime, timeouts: &WorkTimeouts, noted_at: Instant) -> Dead
 }
 
 fn changes_state(method: &str, message: &Message<'_>) -> bool {
-    const METHODS: &[&str] = &[LoadModel::NAME, UnloadModel::NAME, PullModel::NAME, Shutdown::NAME];
+    const METHODS: &[&str] = &[
+        LoadModel::NAME,
+        UnloadModel::NAME,
+        PullModel::NAME,
+        Shutdown::NAME,
+        CreateJob::NAME,
+        CancelJob::NAME,
+        DeleteJobs::NAME,
+    ];
     match method {
         "tools/call" => message.tool().is_none_or(|name| tools::tool(&name).changes_state),
         method => METHODS.contains(&method),

@@ -19,6 +19,10 @@ use super::state::as_seconds;
 /// Version of the envelope.
 const API_VERSION: &str = "v1";
 
+/// What to do about a job whose time was over: it has a time of its own.
+const TIMEOUT_NEXT: &str = "Give the job more time (`timeout_s`, or `ingle jobs create --timeout`), \
+                            let it be tried again (`retry`), or ask for fewer tokens.";
+
 /// What a job ended with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,6 +159,9 @@ impl JobRecord {
         {
             error.details["timeout_seconds"] = seconds(work_ms);
             error.details["attempts"] = json!(self.attempts);
+            if self.class == Class::Job {
+                TIMEOUT_NEXT.clone_into(&mut error.remediation);
+            }
         }
         if let Some(partial) = self.partial.value() {
             error.details["partial_result"] = partial;
@@ -270,7 +277,7 @@ mod tests {
                 "details": {
                     "timeout_seconds": 60, "attempts": 1, "partial_result": { "text": "so far" },
                 },
-                "remediation": ErrorCode::Timeout.remediation(),
+                "remediation": TIMEOUT_NEXT,
                 "retryable": true,
                 "request_id": "7-1",
             },

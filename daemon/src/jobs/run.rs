@@ -219,6 +219,10 @@ impl Inner {
                 }
             }
         }
+        // The end may have been quicker than the last look at the time.
+        for warning in times.due(generation.work_since().map_or(0, elapsed_ms)) {
+            watch.warn(warning);
+        }
         let (rest, mut result) = generation.finish().await?;
         for event in rest {
             watch.take(event);

@@ -34,8 +34,11 @@ fn jobs(folder: &Path) -> Jobs {
     let journal = CrashJournal::open(&folder.join("journal"), &folder.join("quarantine"));
     let (engine, _) = EngineHandle::spawn(settings.clone(), memory, journal).unwrap();
     let store = ModelStore::new(paths.models_dir());
+    // The folder has no settings, so these are the defaults.
+    let config = Config::load(&paths).unwrap();
     let service = Service {
-        config: Arc::new(Config::default()),
+        watchdog: Watchdog::new(config.stall),
+        config: Arc::new(config),
         names: RequestNames::new(1),
         models: Models::new(store, "sim".to_owned(), settings, engine.cores()),
         engine,
