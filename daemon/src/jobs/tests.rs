@@ -37,7 +37,6 @@ fn jobs(folder: &Path) -> Jobs {
     // The folder has no settings, so these are the defaults.
     let config = Config::load(&paths).unwrap();
     let service = Service {
-        watchdog: Watchdog::new(config.stall),
         config: Arc::new(config),
         names: RequestNames::new(1),
         models: Models::new(store, "sim".to_owned(), settings, engine.cores()),
