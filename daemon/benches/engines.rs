@@ -234,6 +234,7 @@ impl Ours {
             stream_text: true,
             deadline: Deadline::new(Layer::Daemon, 600_000, None, Instant::now()),
             choice: ChoiceOf::default(),
+            wrap_up: Arc::default(),
             cancel: CancellationToken::new(),
             events,
             done,

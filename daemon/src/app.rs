@@ -24,6 +24,7 @@ use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
 use crate::engine::heap;
 use crate::engine::memory::MemoryOptions;
+use crate::jobs::Jobs;
 use crate::logging;
 use crate::memory_watch::MemoryWatch;
 use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
@@ -33,6 +34,7 @@ use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
 use crate::service::models::Models;
+use crate::watchdog::Watchdog;
 use crate::{signals, system_memory};
 
 /// Why the daemon does not run.
@@ -66,7 +68,7 @@ impl StartFailure {
 struct Held {
     paths: Paths,
     config: Config,
-    _daemon_lock: File,
+    daemon_lock: File,
     /// Given back when the daemon is ready. A launcher holds it itself.
     start_lock: Option<File>,
 }
@@ -147,7 +149,7 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let paths = Paths::from_env().map_err(path_failure)?;
     paths.prepare().map_err(path_failure)?;
-    let config = Config::load(&paths.home().join("config.toml"))
+    let config = Config::load(&paths)
         .map_err(|error| StartFailure::new(ErrorBody::from(&error), exit::CONFIG))?;
     if launched {
         // A session of our own: the launcher's terminal and its signals are not ours.
@@ -158,7 +160,7 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     if launched {
         launch::empty_stderr();
     }
-    Ok(Held { paths, config, _daemon_lock: daemon_lock, start_lock })
+    Ok(Held { paths, config, daemon_lock, start_lock })
 }
 
 /// Waits for a start under way to end, so that two starts never race.
@@ -208,14 +210,19 @@ fn clear_socket(path: &Path) -> Result<(), StartFailure> {
 }
 
 async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
-    let Held { paths, config, _daemon_lock, start_lock } = held;
+    let Held { paths, config, daemon_lock, start_lock } = held;
+    // It goes with the process and not before: the next daemon must not load its models beside ours,
+    // and who waits for our end waits for this lock.
+    std::mem::forget(daemon_lock);
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
+    let unknown_variables = config.unknown_variables.clone();
     let memory =
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
     journal.watch_signals();
+    let stall_mark = journal.stall_mark();
     let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
         .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
@@ -238,6 +245,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let watch = MemoryWatch::default();
     watch.sample();
     tokio::spawn(watch.clone().run(engine.clone()));
+    let watchdog =
+        Watchdog::new(config.stall.unwrap_or(Duration::from_millis(limits::ENGINE_STALL_MS)));
     let service = Arc::new(Service {
         config: Arc::new(config),
         names: RequestNames::new(std::process::id()),
@@ -245,13 +254,18 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         models: Models::new(store, default_model, settings, engine.cores()),
         puller: Puller::new(pulls),
         memory: watch.clone(),
+        watchdog: watchdog.clone(),
+        timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),
         paths,
     });
+    let jobs = Jobs::spawn(Arc::clone(&service)).map_err(|error| {
+        StartFailure::io("start a thread for", &service.paths.job_store(), &error)
+    })?;
     let (end, end_now) = (draining.clone(), now.clone());
-    let methods = methods::table(Arc::clone(&service), move |at_once| {
+    let methods = methods::table(Arc::clone(&service), jobs.clone(), move |at_once| {
         if at_once {
             end_now.cancel();
         }
@@ -267,11 +281,15 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let shared = Shared {
         methods: methods.into(),
         service,
+        jobs: jobs.clone(),
         closing: closing.clone(),
         tracker: tracker.clone(),
     };
     let accepting = tokio::spawn(listener::accept(listener, shared));
 
+    for variable in unknown_variables {
+        tracing::warn!("{variable} is no setting, and is ignored");
+    }
     tracing::info!(build = ingle_protocol::BUILD, pid = std::process::id(), "the daemon is ready");
     report(launched, &StartReport::Ready { pid: std::process::id() });
     if launched {
@@ -282,6 +300,12 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let mut code = tokio::select! {
         () = draining.cancelled() => exit::OK,
         ended = &mut engine_exit => engine_died(ended),
+        stall = watchdog.run(engine.clone()) => {
+            tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
+            stall_mark.write();
+            engine.alarm().ring(stall);
+            exit::ENGINE_STALLED
+        }
     };
     draining.cancel();
     if code == exit::OK {
@@ -289,6 +313,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     }
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), accepting).await;
+    // Their results are in, or never will be: that is stored before those who wait are answered.
+    let _ = tokio::time::timeout(Duration::from_secs(2), jobs.shutdown()).await;
     // A download under way is ended with its child process, and replies that are known already go
     // out; then the connections end.
     let last_things = async { tokio::join!(puller.shutdown(), tracker.wait()) };

@@ -1,19 +1,27 @@
 //! Settings: read once from `config.toml` in the Ingle folder, checked, then immutable.
 //!
-//! Owns the file's keys and their ranges. Knows nothing of who uses a setting.
+//! Owns the file's keys and their ranges, but for the timeouts: these have other sources too, and
+//! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
+//! uses a setting.
 
+mod jobs;
 mod memory;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use ingle_protocol::paths::Paths;
+use ingle_protocol::timeout_settings::{self, Named, SettingError, Sources};
+use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+pub use self::jobs::JobsConfig;
+use self::jobs::JobsTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -22,16 +30,22 @@ use crate::models::hub::Secret;
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
-    /// W of every class.
+    /// W of every class, and the limits towards cloud providers.
     pub timeouts: WorkTimeouts,
+    /// Variables that look like timeouts of ours and are none, for the log.
+    pub unknown_variables: Vec<Named>,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
+    /// How long the engine thread may work without a word; `limits::ENGINE_STALL_MS` when absent.
+    pub stall: Option<Duration>,
     /// Where models of other programs are, and how to reach Hugging Face.
     pub library: LibraryConfig,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
     pub memory: MemoryOptions,
+    /// How many jobs run at once, and how long they are remembered.
+    pub jobs: JobsConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -68,14 +82,17 @@ struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
     library: LibraryTable,
-    #[serde(default)]
-    timeouts: TimeoutsTable,
+    /// The protocol reads it.
+    #[serde(default, rename = "timeouts")]
+    _timeouts: IgnoredAny,
     #[serde(default)]
     engine: EngineTable,
     #[serde(default)]
     memory: MemoryTable,
     #[serde(default)]
     mlx: MlxTable,
+    #[serde(default)]
+    jobs: JobsTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -87,6 +104,7 @@ struct EngineTable {
     prefer: Option<EngineKind>,
     threads: Option<u32>,
     gpu_layers: Option<u32>,
+    stall_s: Option<f64>,
     gguf_context_tokens: Option<usize>,
 }
 
@@ -109,29 +127,12 @@ enum SwitchOrPath {
     Path(String),
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TimeoutsTable {
-    simple: Option<f64>,
-    workflow: Option<f64>,
-    expert_analysis: Option<f64>,
-    chat: Option<f64>,
-    completions: Option<f64>,
-    embeddings: Option<f64>,
-    job: Option<f64>,
-}
-
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is there and cannot be read.
-    #[error("`{}`: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    /// A source cannot be read, or its timeouts are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingError),
     /// The file is not what it should be.
     #[error("`{}`: {problem}", path.display())]
     Invalid {
@@ -144,55 +145,50 @@ pub enum ConfigError {
 
 impl From<&ConfigError> for ErrorBody {
     fn from(error: &ConfigError) -> Self {
-        Self::new(ErrorCode::ConfigInvalid, error.to_string())
+        match error {
+            ConfigError::Settings(error) => Self::from(error),
+            ConfigError::Invalid { .. } => Self::new(ErrorCode::ConfigInvalid, error.to_string()),
+        }
     }
 }
 
 impl Config {
-    /// Reads the file at `path`; a missing file means the defaults.
+    /// Reads the settings of an Ingle folder, and what this process's environment says of
+    /// timeouts; a missing file means the defaults.
     ///
     /// # Errors
-    /// When the file cannot be read, has an unknown key, or a value out of range.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Io { path: path.to_owned(), source }),
-        };
-        Self::parse(&text)
-            .map_err(|problem| ConfigError::Invalid { path: path.to_owned(), problem })
+    /// When a file cannot be read, has an unknown key, or a value out of range.
+    pub fn load(paths: &Paths) -> Result<Self, ConfigError> {
+        let sources = Sources::read(paths)?;
+        let mut config = Self::parse(sources.config.text()?).map_err(|problem| {
+            ConfigError::Invalid { path: sources.config.path.clone(), problem }
+        })?;
+        let resolved = timeout_settings::resolve(&sources)?;
+        config.timeouts = resolved.timeouts;
+        config.unknown_variables = resolved.unknown;
+        Ok(config)
     }
 
+    /// Everything but the timeouts, which are left at their defaults.
     fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile = toml::from_str(text).map_err(|error| error.to_string())?;
-        let mut timeouts = WorkTimeouts::default();
-        let table = file.timeouts;
-        for (key, seconds, slot) in [
-            ("simple", table.simple, &mut timeouts.simple_ms),
-            ("workflow", table.workflow, &mut timeouts.workflow_ms),
-            ("expert_analysis", table.expert_analysis, &mut timeouts.expert_analysis_ms),
-            ("chat", table.chat, &mut timeouts.chat_ms),
-            ("completions", table.completions, &mut timeouts.completions_ms),
-            ("embeddings", table.embeddings, &mut timeouts.embeddings_ms),
-            ("job", table.job, &mut timeouts.job_ms),
-        ] {
-            if let Some(seconds) = seconds {
-                *slot = work_ms(key, seconds)?;
-            }
-        }
-        if timeouts.simple_ms > timeouts.workflow_ms {
-            return Err("timeouts.simple must not be longer than timeouts.workflow".to_owned());
-        }
-        if timeouts.expert_analysis_ms > timeouts.workflow_ms {
-            return Err(
-                "timeouts.expert_analysis must not be longer than timeouts.workflow".to_owned()
-            );
-        }
+        let file: ConfigFile =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let stall = stall(file.engine.stall_s)?;
         let mut engine = engine_settings(&file.engine)?;
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
-        Ok(Self { timeouts, default_model: file.default_model, engine, library, memory })
+        let jobs = file.jobs.settings()?;
+        Ok(Self {
+            timeouts: WorkTimeouts::default(),
+            unknown_variables: Vec::new(),
+            default_model: file.default_model,
+            engine,
+            stall,
+            library,
+            memory,
+            jobs,
+        })
     }
 }
 
@@ -222,6 +218,17 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
         gguf_context_tokens,
         ..defaults
     })
+}
+
+fn stall(seconds: Option<f64>) -> Result<Option<Duration>, String> {
+    const SECONDS: RangeInclusive<f64> = 0.1..=86_400.0;
+    match seconds {
+        Some(seconds) if !SECONDS.contains(&seconds) => {
+            let (first, last) = SECONDS.into_inner();
+            Err(format!("engine.stall_s is {seconds}; it must be from {first} to {last} seconds"))
+        }
+        seconds => Ok(seconds.map(Duration::from_secs_f64)),
+    }
 }
 
 fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
@@ -261,34 +268,24 @@ fn absolute(key: &str, path: &str) -> Result<PathBuf, String> {
     })
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "the range has been checked, and ten days of milliseconds fit a float exactly"
-)]
-fn work_ms(key: &str, seconds: f64) -> Result<u64, String> {
-    let ms = (seconds * 1_000.0).ceil();
-    if ms >= MIN_WORK_MS as f64 && ms <= MAX_WORK_MS as f64 {
-        Ok(ms as u64)
-    } else {
-        Err(format!(
-            "timeouts.{key} is {seconds} seconds; it must be between {} and {} seconds",
-            MIN_WORK_MS as f64 / 1_000.0,
-            MAX_WORK_MS / 1_000
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn seconds_become_whole_milliseconds() {
-        let config = Config::parse("[timeouts]\nchat = 1.5\n").unwrap();
+    fn timeouts_are_the_protocols_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path().to_owned(), None).unwrap();
+        let load = |text: &str| {
+            std::fs::write(paths.config_file(), text).unwrap();
+            Config::load(&paths)
+        };
+        let config = load("default_model = \"a\"\n[timeouts]\nchat = 1.5\n").unwrap();
         assert_eq!(config.timeouts.chat_ms, 1_500);
-        assert_eq!(config.timeouts.workflow_ms, 300_000);
+        assert_eq!(config.default_model.as_deref(), Some("a"));
+        let error = ErrorBody::from(&load("[timeouts]\ndaemon = 3\n").unwrap_err());
+        assert_eq!(error.code, ErrorCode::ConfigInvalid);
+        assert!(error.remediation.contains("timeouts.workflow"), "{error:?}");
     }
 
     #[test]
@@ -320,11 +317,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
-            ("[timeouts]\ndaemon = 3\n", "daemon"),
-            ("[timeouts]\nchat = 0\n", "timeouts.chat"),
-            ("[timeouts]\nchat = nan\n", "timeouts.chat"),
-            ("[timeouts]\nsimple = 400\n", "timeouts.simple"),
+            ("[timeout]\nchat = 3\n", "timeout"),
             ("[engine]\nthreads = 0\n", "engine.threads"),
+            ("[engine]\nstall_s = 0\n", "engine.stall_s"),
+            ("[engine]\nstall_s = nan\n", "engine.stall_s"),
             ("[engine]\ngguf_context_tokens = 7\n", "engine.gguf_context_tokens"),
             ("[engine]\nprefer = \"cuda\"\n", "cuda"),
             ("[library]\nhuggingface = 3\n", "true, false or a path"),
@@ -335,6 +331,9 @@ mod tests {
             ("[memory]\nkeep_alive = \"soon\"\n", "`soon`"),
             ("[mlx]\nwired_limit = \"1 G\"\n", "mlx.wired_limit"),
             ("[models.\"a\"]\npinned = true\n", "pinned"),
+            ("[jobs]\nworkers = 0\n", "jobs.workers"),
+            ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
+            ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -1,6 +1,6 @@
 //! Ingle's daemon: keeps language models warm on one engine thread.
 //!
-//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> service -> {models, text,
+//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> jobs -> service -> {models, text,
 //! engine::handle}`; a caller may skip a floor downward, never upward. `formats` reads files and
 //! knows nobody. ARCHITECTURE.md has the whole picture.
 
@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod engine;
 pub mod formats;
+pub mod jobs;
 pub mod logging;
 pub mod mcp;
 pub mod memory_watch;
@@ -19,3 +20,4 @@ pub mod service;
 pub mod signals;
 pub mod system_memory;
 pub mod text;
+pub mod watchdog;

@@ -3,7 +3,8 @@
 //! Owns request names, the bundle of deadline and cancel token, and that an error names its request.
 //! Knows nothing of edges or engines.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use ingle_protocol::deadline::{Budget, Deadline};
@@ -22,6 +23,8 @@ pub struct RequestContext {
     pub deadline: Deadline,
     /// Ends it early.
     pub cancel: CancellationToken,
+    /// Once it is set, a text ends with its next sentence.
+    pub wrap_up: Arc<AtomicBool>,
 }
 
 /// Names requests: unique within one daemon and, by the process id, between daemons.
@@ -55,12 +58,22 @@ impl RequestContext {
         cancel: CancellationToken,
         now: Instant,
     ) -> Self {
-        Self {
-            id,
-            class,
-            deadline: Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now),
-            cancel,
-        }
+        let deadline = Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now);
+        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
+    }
+
+    /// An attempt of a job that begins at `now`. Its W is the job's own, in milliseconds, and may be
+    /// longer than the class's.
+    #[must_use]
+    pub fn of_job(
+        id: String,
+        class: Class,
+        work_ms: u64,
+        cancel: CancellationToken,
+        now: Instant,
+    ) -> Self {
+        let deadline = Deadline::new(Layer::Daemon, work_ms, None, now);
+        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Signals: the first asks for a drain, the second is final.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ingle_protocol::exit;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -12,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the system allows no handler or no thread.
 pub fn start(draining: CancellationToken) -> io::Result<()> {
+    // A file at its size limit is an error of the write, and not the daemon's end.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -21,7 +21,7 @@ use crate::deadline::Deadline;
 use crate::error::{ErrorBody, ErrorCode};
 use crate::frame::{Frame, FrameReader};
 use crate::limits;
-use crate::socket::{self, Stream};
+use crate::socket::{self, SharedStream, Stream};
 use crate::timeouts::{Class, Layer, WorkTimeouts};
 use crate::wire::Method;
 use crate::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
@@ -84,13 +84,24 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn over(stream: Stream) -> Result<Self, ErrorBody> {
-        let stream = Arc::new(stream);
+        let stream = SharedStream::new(stream);
+        Self::over_pipes(stream.clone(), stream).await
+    }
+
+    /// The same over any two directions: those of a shim, for one (`ingle rpc`).
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn over_pipes(
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        writer: impl AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self, ErrorBody> {
         let pending = Arc::new(Mutex::new(PendingMap::default()));
         let (outbound, frames) = mpsc::channel(limits::OUTBOUND_FRAMES);
-        let writer = tokio::spawn(write_loop(Arc::clone(&stream), frames));
+        let writer = tokio::spawn(write_loop(writer, frames));
         let (stop_writing, calls) = (writer.abort_handle(), Arc::clone(&pending));
         let reader = tokio::spawn(async move {
-            read_loop(stream, calls).await;
+            read_loop(reader, calls).await;
             // Nobody will answer what is written now; and this is how `Client::closed` learns of it.
             stop_writing.abort();
         });
@@ -269,11 +280,11 @@ impl<M: Method> Call<M> {
                 answer.unwrap_or_else(|_| Err(lost()))
             }
             // `reply` stays, so that dropping the call cancels the request.
-            Err(_) => Err(ErrorBody::new(
-                ErrorCode::Timeout,
-                format!("no layer answered `{}` within {} ms", M::NAME, self.deadline.limit_ms),
-            )
-            .with_details(json!({ "layer": Layer::Client, "limit_ms": self.deadline.limit_ms }))),
+            Err(_) => {
+                let what = format!("`{}`", M::NAME);
+                let elapsed_ms = self.deadline.elapsed_ms(Instant::now());
+                Err(ErrorBody::timeout(&what, Layer::Client, self.deadline.limit_ms, elapsed_ms))
+            }
         };
         serde_json::from_value(answer?).map_err(|error| {
             ErrorBody::new(
@@ -297,8 +308,7 @@ impl<M: Method> Drop for Call<M> {
     }
 }
 
-async fn write_loop(stream: Arc<Stream>, mut frames: mpsc::Receiver<Vec<u8>>) {
-    let mut writer = &*stream;
+async fn write_loop(mut writer: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = frames.recv().await {
         if writer.write_all(&frame).await.is_err() {
             return;
@@ -306,8 +316,8 @@ async fn write_loop(stream: Arc<Stream>, mut frames: mpsc::Receiver<Vec<u8>>) {
     }
 }
 
-async fn read_loop(stream: Arc<Stream>, pending: Arc<Mutex<PendingMap>>) {
-    let mut reader = FrameReader::new(&*stream, limits::FRAME_BYTES);
+async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap>>) {
+    let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     while let Ok(Some(frame)) = reader.next().await {
         if let Frame::Line(line) = frame
             && let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line)

@@ -74,6 +74,13 @@ impl Deadline {
         u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// How long it has taken at `now`, in milliseconds.
+    #[must_use]
+    pub fn elapsed_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.accepted_at);
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The budget to send inwards at `now`.
     #[must_use]
     pub fn budget(&self, now: Instant) -> Budget {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::limits;
+use crate::timeouts::Layer;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
@@ -59,7 +60,7 @@ error_codes! {
     /// A bug.
     Internal, "INTERNAL", -32603, true, "Try again; if it happens again, report it with the lines of `ingle logs`.";
     /// A layer's limit was reached.
-    Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout in the configuration.";
+    Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout (`ingle timeouts` shows them).";
     /// The caller cancelled, or went away.
     Cancelled, "CANCELLED", -32002, true, "Send the request again if it is still wanted.";
     /// A queue or limit is full.
@@ -80,6 +81,8 @@ error_codes! {
     FrameTooLarge, "FRAME_TOO_LARGE", -32009, false, "Send a smaller request.";
     /// The engine failed while working on the request.
     EngineFailed, "ENGINE_FAILED", -32010, true, "Try again; if it happens again, `ingle logs` shows what happened.";
+    /// The engine thread stood still, and the daemon ends because of it.
+    EngineStalled, "ENGINE_STALLED", -32022, true, "Send the request again: a new daemon is started when it is needed. `ingle logs` shows what the engine did.";
     /// The daemon ended before it answered.
     DaemonLost, "DAEMON_LOST", -32011, true, "Send the request again: the daemon is started when it is needed.";
     /// The daemon could not be reached or started.
@@ -96,6 +99,12 @@ error_codes! {
     ConfigInvalid, "CONFIG_INVALID", -32017, false, "Correct the setting that the message names.";
     /// What was asked for exists but cannot be done in the present state.
     Conflict, "CONFLICT", -32018, true, "Wait until the model is idle, then try again.";
+    /// There is no such job.
+    JobNotFound, "JOB_NOT_FOUND", -32031, false, "Run `ingle jobs list` to see the jobs there are; old ones are cleaned up.";
+    /// The file that holds the jobs cannot be opened, read or written.
+    JobStoreUnavailable, "JOB_STORE_UNAVAILABLE", -32032, false, "The message names the file and what is wrong with it; everything but jobs goes on.";
+    /// The daemon ended while the job ran.
+    Interrupted, "INTERRUPTED", -32033, true, "Create the job again if its result is still wanted.";
 }
 
 /// One error as every edge carries it.
@@ -137,6 +146,39 @@ impl ErrorBody {
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Overloaded, message)
             .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
+    }
+
+    /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
+    #[must_use]
+    pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {
+        let (who, next) = match layer {
+            Layer::Work => ("the engine", ErrorCode::Timeout.remediation()),
+            Layer::Daemon => (
+                "the daemon",
+                "The engine was busy with other work or did not answer: `ingle status` shows what \
+                 it does. Try again, or raise the class's timeout in the configuration.",
+            ),
+            Layer::Shim => (
+                "the shim",
+                "The daemon did not answer in time: see `ingle status`. `ingle stop --now` ends a \
+                 daemon that is stuck, and the next request starts a new one.",
+            ),
+            Layer::Client => (
+                "the client",
+                "Neither the daemon nor the shim answered: see `ingle status` and `ingle logs`.",
+            ),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds for people, of ten days at most")]
+        let timeout_seconds = limit_ms as f64 / 1_000.0;
+        let message = format!(
+            "{what} took longer than {limit_ms} ms: {who} gave it up after {elapsed_ms} ms"
+        );
+        Self::new(ErrorCode::Timeout, message).with_remediation(next).with_details(json!({
+            "layer": layer,
+            "limit_ms": limit_ms,
+            "elapsed_ms": elapsed_ms,
+            "timeout_seconds": timeout_seconds,
+        }))
     }
 
     /// The same error with details.

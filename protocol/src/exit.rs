@@ -20,5 +20,7 @@ pub const ALREADY_RUNNING: u8 = 75;
 pub const NO_PERMISSION: u8 = 77;
 /// A setting is wrong.
 pub const CONFIG: u8 = 78;
+/// The engine thread stood still for longer than `engine.stall_s`, and the daemon ended itself.
+pub const ENGINE_STALLED: u8 = 80;
 /// Ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;

@@ -51,10 +51,12 @@ pub const EMBED_INPUTS: usize = 256;
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
 /// Tokens that the engine thread embeds between two looks at everything else; at least one text.
 pub const EMBED_SLICE_TOKENS: usize = 512;
-/// Loads waiting for memory that no request asked for.
+/// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
 pub const MEMORY_PATIENCE_MS: u64 = 2_000;
+/// How old the engine thread's status may be while it works and nothing begins or ends.
+pub const STATUS_REFRESH_MS: u64 = 250;
 /// What a refused request is told to wait, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 /// Tensors between the loader thread and the engine thread.
@@ -68,8 +70,12 @@ pub const PROMPT_CACHE_SEQUENCES: usize = 4;
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
 /// Sequences of one GGUF model, running and kept; recurrent models have a state for each.
 pub const GGUF_SEQUENCES: usize = 16;
-/// Milliseconds the engine thread spends adopting tensors between two decode steps.
+/// Milliseconds the engine thread spends adopting tensors between two looks at its commands while
+/// nothing else is to be done.
 pub const ADOPT_SLICE_MS: u64 = 50;
+/// Milliseconds of the same between two steps of running sequences: less than a step takes, so that
+/// streams stay as smooth as a reader can tell.
+pub const ADOPT_BETWEEN_STEPS_MS: u64 = 10;
 
 /// Milliseconds that work beside the engine thread waits for it to leave a core: a pass of a model
 /// that streams well.
@@ -79,7 +85,7 @@ pub const CORE_LOAN_WAIT_MS: u64 = 100;
 /// what the rest of the daemon held of the model has gone by then.
 pub const TRIM_AFTER_MS: u64 = 1_000;
 
-/// Milliseconds of silence after which the engine thread counts as stalled.
+/// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 
 /// Characters of one prompt given to an MCP tool.
@@ -116,6 +122,48 @@ pub const LIBRARY_ENTRIES: usize = 20_000;
 /// Folders below such a library's own that are looked into.
 pub const LIBRARY_DEPTH: usize = 3;
 
+/// Jobs that run at once when the settings do not say: a slot is left to whoever waits at a terminal.
+pub const JOB_WORKERS: usize = CONCURRENT_GENERATIONS - 1;
+/// The most that the settings may say.
+pub const MAX_JOB_WORKERS: usize = 64;
+/// Jobs that wait for a worker or run.
+pub const QUEUED_JOBS: usize = 1_000;
+/// Bytes of their parameters, which are held in memory; each job counts for its share at least.
+pub const QUEUED_JOB_BYTES: usize = 64 * 1024 * 1024;
+/// Calls that became jobs and still run.
+pub const PROMOTED_JOBS: usize = 256;
+/// Commands on their way to the thread that holds the job store.
+pub const JOB_STORE_COMMANDS: usize = 256;
+/// Commands that share one transaction of the job store.
+pub const JOB_STORE_BATCH: usize = 64;
+/// Milliseconds between two writings of one job's partial result.
+pub const JOB_PARTIAL_MS: u64 = 500;
+/// Milliseconds between two reports of one job's progress to those who wait for it.
+pub const JOB_REPORT_MS: u64 = 100;
+/// Milliseconds before a job's end that could not be stored is tried again; each later attempt waits
+/// twice as long, up to `JOB_STORE_RETRY_MAX_MS`.
+pub const JOB_STORE_RETRY_MS: u64 = 500;
+/// The longest of those pauses, in milliseconds.
+pub const JOB_STORE_RETRY_MAX_MS: u64 = 15_000;
+/// Milliseconds the job store waits for another program that has its file locked.
+pub const JOB_STORE_BUSY_MS: u64 = 2_000;
+/// Bytes of one job's result: a reply that carries it is one frame.
+pub const JOB_RESULT_BYTES: usize = FRAME_BYTES - 256 * 1024;
+/// Jobs of one listing.
+pub const JOB_LIST: usize = 1_000;
+/// Jobs of one listing that asks for no number.
+pub const DEFAULT_JOB_LIST: usize = 100;
+/// How often a job may ask to be run again after a timeout.
+pub const JOB_RETRIES: u32 = 10;
+/// What a job's time is multiplied by at most when it runs again.
+pub const JOB_RETRY_FACTOR: f64 = 10.0;
+/// What `none` as a job's timeout comes to, in milliseconds: a year. The stall limit is far shorter.
+pub const JOB_NO_TIMEOUT_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
+/// Milliseconds between two cleanings of the job store.
+pub const JOB_SWEEP_MS: u64 = 60 * 60 * 1_000;
+/// Milliseconds that the time between two cleanings counts for at most, whatever the clock says.
+pub const JOB_SWEEP_GAP_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// Progress events of one pull or load between its source and one waiter.
 pub const PROGRESS_EVENTS: usize = 16;
 /// Milliseconds the whole of a pull may take. A download that stands still ends long before.
@@ -137,6 +185,9 @@ pub const HUB_CHUNKS: usize = 16;
 /// Days after which a download that nobody went on with is removed.
 pub const HUB_PARTIAL_DAYS: u64 = 14;
 
+/// Bytes of `config.toml`, and of `.env`, in the Ingle folder.
+pub const SETTINGS_FILE_BYTES: u64 = 1024 * 1024;
+
 /// Milliseconds the daemon may take from its start to its readiness report.
 pub const START_MS: u64 = 20_000;
 /// Milliseconds a client waits for the reply to `hello`.
@@ -150,11 +201,17 @@ pub const LOG_FILES: usize = 7;
 const _: () = {
     assert!(CONCURRENT_GENERATIONS + PROMPT_CACHE_SEQUENCES < GGUF_SEQUENCES);
     assert!(CONCURRENT_GENERATIONS <= QUEUED_GENERATIONS);
+    assert!(ADOPT_BETWEEN_STEPS_MS < ADOPT_SLICE_MS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
     assert!(CHOICES <= QUEUED_GENERATIONS);
+    assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
+    assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);
+    assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);
+    assert!(JOB_RESULT_BYTES < FRAME_BYTES);
+    assert!(DEFAULT_JOB_LIST <= JOB_LIST);
     assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);

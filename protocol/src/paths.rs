@@ -160,6 +160,18 @@ impl Paths {
         &self.socket
     }
 
+    /// The settings.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.home.join("config.toml")
+    }
+
+    /// Settings as variables. A `.env` of the working directory is somebody else's and is never read.
+    #[must_use]
+    pub fn env_file(&self) -> PathBuf {
+        self.home.join(".env")
+    }
+
     /// Socket and locks.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
@@ -200,6 +212,13 @@ impl Paths {
     #[must_use]
     pub fn models_dir(&self) -> PathBuf {
         self.home.join("models")
+    }
+
+    /// The file that holds the jobs; two more of SQLite's lie beside it. Its folder is made by whoever
+    /// opens it: a store that cannot be must not keep the daemon from starting.
+    #[must_use]
+    pub fn job_store(&self) -> PathBuf {
+        self.home.join("jobs").join("jobs.sqlite3")
     }
 
     /// Interactive sessions' input history.

@@ -1,7 +1,8 @@
 //! The timeout ladder: one configured number a class of work, everything else derived.
 //!
-//! Owns the classes, their defaults, the ratios and the arithmetic (SPEC section 1). Reads no clock
-//! and no configuration: times come in and go out as whole milliseconds.
+//! Owns the classes, their defaults, the ratios, the order that must hold between them, and the
+//! arithmetic (SPEC section 1). Reads no clock and no configuration: times come in and go out as whole
+//! milliseconds. Where they are set is `timeout_settings`.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,17 @@ use serde::{Deserialize, Serialize};
 pub const MIN_WORK_MS: u64 = 100;
 /// Longest work timeout that may be configured: ten days, in milliseconds.
 pub const MAX_WORK_MS: u64 = 10 * 24 * 60 * 60 * 1_000;
+
+/// One attempt at a cloud provider, in milliseconds: until its first byte, and every gap after it.
+pub const DEFAULT_UPSTREAM_MS: u64 = 30_000;
+/// The same for GLM.
+pub const DEFAULT_UPSTREAM_GLM_MS: u64 = 90_000;
+/// The same for Kimi.
+pub const DEFAULT_UPSTREAM_KIMI_MS: u64 = 120_000;
+/// The same for Kimi when it searches the web.
+pub const DEFAULT_UPSTREAM_KIMI_WEB_SEARCH_MS: u64 = 150_000;
+/// Outer limit of the HTTP client, in milliseconds, where W of the class is not longer.
+pub const DEFAULT_HTTP_MS: u64 = 300_000;
 
 /// Classes of work. Each has one work timeout W; see [`Ladder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,6 +53,26 @@ impl Class {
         Self::Embeddings,
         Self::Job,
     ];
+
+    /// The name in settings and on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Workflow => "workflow",
+            Self::ExpertAnalysis => "expert_analysis",
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Job => "job",
+        }
+    }
+
+    /// The class of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
 
     /// The class's work timeout W when nothing is configured, in milliseconds.
     #[must_use]
@@ -77,6 +109,27 @@ pub enum Layer {
 }
 
 impl Layer {
+    /// The layers whose limits are derived, innermost first.
+    pub const DERIVED: [Self; 3] = [Self::Daemon, Self::Shim, Self::Client];
+
+    /// The name in settings and on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Daemon => "daemon",
+            Self::Shim => "shim",
+            Self::Client => "client",
+        }
+    }
+
+    /// The layer's share of W.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "the shares are small")]
+    pub const fn ratio(self) -> f64 {
+        self.halves() as f64 / 2.0
+    }
+
     /// The layer's share of W, in halves.
     const fn halves(self) -> u64 {
         match self {
@@ -158,8 +211,10 @@ pub const fn layer_limit_ms(layer: Layer, work_ms: u64, remaining_ms: Option<u64
     }
 }
 
-/// W of every class, as the daemon resolved it. `hello` carries it to shim and client.
+/// W of every class, and the limits towards cloud providers: all that is configured, as the daemon
+/// resolved it. `hello` carries it to shim and client; what a daemon leaves out is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkTimeouts {
     /// Milliseconds of [`Class::Simple`].
     pub simple_ms: u64,
@@ -175,19 +230,39 @@ pub struct WorkTimeouts {
     pub embeddings_ms: u64,
     /// Milliseconds of [`Class::Job`].
     pub job_ms: u64,
+    /// Milliseconds of one attempt at a provider that has no limit of its own: until its first
+    /// byte, and every gap after it.
+    pub upstream_ms: u64,
+    /// The same for GLM.
+    pub upstream_glm_ms: u64,
+    /// The same for Kimi.
+    pub upstream_kimi_ms: u64,
+    /// The same for Kimi when it searches the web.
+    pub upstream_kimi_web_search_ms: u64,
+    /// Milliseconds a whole call of the HTTP client may take, for classes whose W is not longer; see
+    /// [`WorkTimeouts::http_limit_ms`].
+    pub http_ms: u64,
 }
+
+/// What holds when nothing is configured.
+const DEFAULTS: WorkTimeouts = WorkTimeouts {
+    simple_ms: Class::Simple.default_work_ms(),
+    workflow_ms: Class::Workflow.default_work_ms(),
+    expert_analysis_ms: Class::ExpertAnalysis.default_work_ms(),
+    chat_ms: Class::Chat.default_work_ms(),
+    completions_ms: Class::Completions.default_work_ms(),
+    embeddings_ms: Class::Embeddings.default_work_ms(),
+    job_ms: Class::Job.default_work_ms(),
+    upstream_ms: DEFAULT_UPSTREAM_MS,
+    upstream_glm_ms: DEFAULT_UPSTREAM_GLM_MS,
+    upstream_kimi_ms: DEFAULT_UPSTREAM_KIMI_MS,
+    upstream_kimi_web_search_ms: DEFAULT_UPSTREAM_KIMI_WEB_SEARCH_MS,
+    http_ms: DEFAULT_HTTP_MS,
+};
 
 impl Default for WorkTimeouts {
     fn default() -> Self {
-        Self {
-            simple_ms: Class::Simple.default_work_ms(),
-            workflow_ms: Class::Workflow.default_work_ms(),
-            expert_analysis_ms: Class::ExpertAnalysis.default_work_ms(),
-            chat_ms: Class::Chat.default_work_ms(),
-            completions_ms: Class::Completions.default_work_ms(),
-            embeddings_ms: Class::Embeddings.default_work_ms(),
-            job_ms: Class::Job.default_work_ms(),
-        }
+        DEFAULTS
     }
 }
 
@@ -211,21 +286,65 @@ impl WorkTimeouts {
     pub const fn ladder(&self, class: Class) -> Ladder {
         Ladder::derive(self.work_ms(class))
     }
+
+    /// The outer limit of the HTTP client for one class, in milliseconds: never under its W, so that
+    /// the same class has the same W whether it is worked on here or elsewhere.
+    #[must_use]
+    pub const fn http_limit_ms(&self, class: Class) -> u64 {
+        let work_ms = self.work_ms(class);
+        if work_ms > self.http_ms { work_ms } else { self.http_ms }
+    }
+
+    /// Checks what every request relies on: no class above the one that contains it, and each layer
+    /// later than the one inside it.
+    ///
+    /// # Errors
+    /// The first rule that does not hold.
+    pub const fn check_order(&self) -> Result<(), Disorder> {
+        if self.simple_ms > self.workflow_ms {
+            return Err(Disorder::SimpleAboveWorkflow);
+        }
+        if self.expert_analysis_ms > self.workflow_ms {
+            return Err(Disorder::ExpertAboveWorkflow);
+        }
+        if self.http_ms < self.workflow_ms {
+            return Err(Disorder::HttpBelowWorkflow);
+        }
+        let mut index = 0;
+        while index < Class::ALL.len() {
+            let class = Class::ALL[index];
+            let Ladder { work_ms, daemon_ms, shim_ms, client_ms } = self.ladder(class);
+            if work_ms >= daemon_ms || daemon_ms >= shim_ms || shim_ms >= client_ms {
+                return Err(Disorder::Layers(class));
+            }
+            index += 1;
+        }
+        Ok(())
+    }
 }
 
-// The order every request relies on, checked for every default before anything can run.
+/// A rule of the ladder that does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disorder {
+    /// A simple tool may not take longer than a workflow.
+    SimpleAboveWorkflow,
+    /// Nor may one step of a workflow.
+    ExpertAboveWorkflow,
+    /// The HTTP client would end before the workflow that waits for it.
+    HttpBelowWorkflow,
+    /// Two layers of this class answer at the same time, or in the wrong order.
+    Layers(Class),
+}
+
+// The order every request relies on, checked for the defaults before anything can run.
 const _: () = {
     let mut index = 0;
     while index < Class::ALL.len() {
-        let ladder = Class::ALL[index].default_ladder();
-        assert!(ladder.work_ms >= MIN_WORK_MS && ladder.work_ms <= MAX_WORK_MS);
-        assert!(ladder.work_ms < ladder.daemon_ms);
-        assert!(ladder.daemon_ms < ladder.shim_ms);
-        assert!(ladder.shim_ms < ladder.client_ms);
+        let work_ms = Class::ALL[index].default_work_ms();
+        assert!(work_ms >= MIN_WORK_MS && work_ms <= MAX_WORK_MS);
         index += 1;
     }
-    assert!(Class::Simple.default_work_ms() <= Class::Workflow.default_work_ms());
-    assert!(Class::ExpertAnalysis.default_work_ms() <= Class::Workflow.default_work_ms());
+    assert!(DEFAULTS.check_order().is_ok());
     let workflow = Class::Workflow.default_ladder();
     assert!(workflow.daemon_ms == 450_000);
     assert!(workflow.shim_ms == 600_000);
@@ -245,18 +364,26 @@ mod tests {
             prop_assert!(ladder.daemon_ms < ladder.shim_ms);
             prop_assert!(ladder.shim_ms < ladder.client_ms);
             prop_assert_eq!(ladder.shim_ms, work_ms * 2);
+            for (layer, tenths) in [(Layer::Daemon, 15), (Layer::Client, 25)] {
+                let exact_tenths = work_ms * tenths;
+                let rounded_tenths = ladder.limit_ms(layer) * 10;
+                prop_assert!(rounded_tenths >= exact_tenths && rounded_tenths < exact_tenths + 10);
+            }
         }
 
+        /// From client to shim to daemon to work, whatever the outermost has left.
         #[test]
         fn a_limit_never_grows_across_a_hop(
             work_ms in MIN_WORK_MS..=MAX_WORK_MS,
             remaining_ms in 0..=MAX_WORK_MS * 3,
         ) {
-            let shim = layer_limit_ms(Layer::Shim, work_ms, Some(remaining_ms));
+            let client = layer_limit_ms(Layer::Client, work_ms, Some(remaining_ms));
+            let shim = layer_limit_ms(Layer::Shim, work_ms, Some(client));
             let daemon = layer_limit_ms(Layer::Daemon, work_ms, Some(shim));
-            prop_assert!(shim <= remaining_ms);
-            prop_assert!(daemon <= shim);
-            prop_assert!(daemon < shim || shim == 0);
+            prop_assert!(client <= remaining_ms);
+            for (inner, outer) in [(shim, client), (daemon, shim)] {
+                prop_assert!(inner < outer || outer == 0);
+            }
         }
     }
 

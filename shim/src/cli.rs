@@ -2,12 +2,17 @@
 //!
 //! Owns what can be typed and how it is explained. Must not do anything.
 
+mod jobs;
+
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
+
+pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -164,6 +169,20 @@ Examples:
         /// The model; the default one when absent
         model: Option<String>,
     },
+    /// Work that goes on without a connection
+    #[command(after_help = "\
+Examples:
+  ingle jobs create \"Write a long story\" --timeout 10m
+  ingle jobs list
+  ingle jobs wait j-4x2m8c1qf7zk
+
+A job outlives whoever started it, and its result a restart of the daemon.")]
+    #[command(disable_help_subcommand = true)]
+    Jobs {
+        /// What to do.
+        #[command(subcommand)]
+        command: JobsCommand,
+    },
     /// Measure how quick a model is
     #[command(after_help = "\
 Examples:
@@ -194,6 +213,51 @@ Returns when the daemon has ended. Exits with 0 when none was running.")]
         #[arg(long)]
         now: bool,
     },
+    /// End the daemon and start it again, so that it reads its settings anew
+    #[command(after_help = "\
+Examples:
+  ingle restart          finish what is in flight first
+  ingle restart --now    cancel it
+
+Starts the daemon if none was running. Models are loaded again when they are needed.")]
+    Restart {
+        /// Cancel what is in flight instead of finishing it
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show and check the time limits
+    #[command(after_help = "\
+Examples:
+  ingle timeouts
+  ingle timeouts --class chat
+  ingle timeouts --json | jq .infrastructure_timeouts.daemon
+  WORKFLOW_TOOL_TIMEOUT_SECS=600 ingle timeouts      try a setting out
+
+All in seconds. WORK is what a class of work may take; the other columns follow from it and cannot
+be set: the daemon answers at 1.5 x WORK, the shim at 2 x, the client library at 2.5 x.
+
+Settings, the strongest first: the environment, ~/.ingle/.env, [timeouts] in ~/.ingle/config.toml.
+A setting is called timeouts.chat in the file and INGLE_TIMEOUT_CHAT as a variable. These names
+work as well:
+  SIMPLE_TOOL_TIMEOUT_SECS                 timeouts.simple
+  WORKFLOW_TOOL_TIMEOUT_SECS               timeouts.workflow
+  EXPERT_ANALYSIS_TIMEOUT_SECS             timeouts.expert_analysis
+  MLX_SERVER_TIMEOUT_CHAT_SECONDS          timeouts.chat
+  MLX_SERVER_TIMEOUT_COMPLETIONS_SECONDS   timeouts.completions
+  MLX_SERVER_TIMEOUT_EMBEDDINGS_SECONDS    timeouts.embeddings
+  GLM_TIMEOUT_SECS                         timeouts.upstream_glm
+  KIMI_TIMEOUT_SECS                        timeouts.upstream_kimi
+  KIMI_WEB_SEARCH_TIMEOUT_SECS             timeouts.upstream_kimi_web_search
+  EX_HTTP_TIMEOUT_SECONDS                  timeouts.http
+
+What is shown is what a daemon started from here would use. What counts is what the running daemon
+has read when it started; where that differs, a warning says so.
+Exits with 78 when a setting is wrong, or the numbers do not fit together.")]
+    Timeouts {
+        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings, job
+        #[arg(long, value_name = "CLASS", value_parser = class)]
+        class: Option<Class>,
+    },
     /// Show the daemon's log
     #[command(after_help = "\
 Examples:
@@ -220,8 +284,14 @@ Examples:
   claude mcp add ingle -- ingle mcp
   {\"mcpServers\": {\"ingle\": {\"command\": \"ingle\", \"args\": [\"mcp\"]}}}
 
-For a tool host to spawn. Many of these share one daemon and one copy of each model.")]
-    Mcp,
+For a tool host to spawn. Many of these share one daemon and one copy of each model. A call that
+is not finished shortly before the host would give it up answers with the id of a job that goes on;
+the tool job_wait gets its result.")]
+    Mcp {
+        /// How long the host waits for one reply, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
+        host_timeout: Duration,
+    },
 }
 
 /// What to measure.
@@ -397,6 +467,11 @@ fn choices() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=limits::CHOICES as i64)
 }
 
+fn class(text: &str) -> Result<Class, String> {
+    Class::named(&text.replace('-', "_"))
+        .ok_or_else(|| format!("must be one of {}", Class::ALL.map(Class::as_str).join(", ")))
+}
+
 fn timeout(text: &str) -> Result<Duration, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(value)
@@ -422,7 +497,9 @@ mod tests {
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        let cli = Cli::command();
+        let nested = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in cli.get_subcommands().chain(nested) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "{}", command.get_name());
         }

@@ -77,8 +77,10 @@ pub(crate) struct Message<'a> {
     method: Option<Cow<'a, str>>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    error: Option<&'a RawValue>,
 }
 
 /// An `id` of null differs from an absent one: the request is answered under null.
@@ -95,6 +97,20 @@ impl<'a> Message<'a> {
     /// Method and id, when it is a request.
     pub(crate) fn as_request(&self) -> Option<(&str, &'a RawValue)> {
         Some((self.method.as_deref()?, self.id?))
+    }
+
+    /// Method and id of whatever the daemon answers: a request, or what only lacks its method and is
+    /// refused for that.
+    pub(crate) fn as_answerable(&self) -> Option<(&str, &'a RawValue)> {
+        if self.method.is_none() && (self.result.is_some() || self.error.is_some()) {
+            return None;
+        }
+        Some((self.method.as_deref().unwrap_or_default(), self.id?))
+    }
+
+    /// Its parameters, unread.
+    pub(crate) fn params(&self) -> Option<&'a RawValue> {
+        self.params
     }
 
     /// The id, when it is a reply.

@@ -52,6 +52,17 @@ impl Progress {
         self.draw(phase, Some((percent, 100)), &format!("{percent} %"));
     }
 
+    /// Shows how far a job has come.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the share is clamped to 0 to 1 first"
+    )]
+    pub(crate) fn job(&mut self, status: &str, share: f32, message: &str) {
+        let percent = (share.clamp(0.0, 1.0) * 100.0) as u64;
+        self.draw(status, Some((percent, 100)), message);
+    }
+
     /// Shows how much of a prompt has been read.
     pub(crate) fn tokens(&mut self, phase: &str, done: usize, total: usize) {
         let message = format!("{done} / {total} tokens");

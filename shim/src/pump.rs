@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
-use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts, layer_limit_ms};
+use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::envelope::CANCEL;
 use ingle_protocol::wire::hello::{HelloParams, Role};
 use ingle_protocol::{exit, limits};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::envelope::{Id, Line, Message};
 use crate::link::{self, Connector, McpSession, OpenError, Opened};
-use crate::pending::{Pending, error_reply};
+use crate::pending::{Expired, Pending, Settled, error_reply};
 
 mod queue;
 #[cfg(test)]
@@ -104,6 +104,7 @@ enum Event {
     HostReadsNoMore,
     HostTakes,
     Link(LinkEvent),
+    LimitRunsOut,
     DrainEnds,
 }
 
@@ -130,13 +131,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                 Link::Down | Link::Opening(_) => return STOP,
             }
         }
-        let drain_limit = self.drain_limit().map(tokio::time::Instant::from_std);
-        let drain_ends = async {
-            match drain_limit {
-                Some(limit) => tokio::time::sleep_until(limit).await,
-                None => std::future::pending().await,
-            }
-        };
+        let drain_ends = at(self.drain_limit());
+        let limit_runs_out = at(self.pending.next_due());
+        self.hand_limit_down();
         let may_read_daemon = self.outbox.len() < OUTBOX_FRAMES;
         let may_read_host =
             self.host_ended_at.is_none() && self.queue.has_room() && may_read_daemon;
@@ -152,11 +149,13 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             },
             () = self.out.closed() => Event::HostReadsNoMore,
             event = self.link.next(unsent, may_read_daemon) => Event::Link(event),
+            () = limit_runs_out => Event::LimitRunsOut,
             () = drain_ends => Event::DrainEnds,
         };
         match event {
             Event::HostFrame(frame) => self.on_host_frame(frame),
             Event::HostTakes => {}
+            Event::LimitRunsOut => self.on_limit(),
             Event::HostReadsNoMore | Event::DrainEnds => return STOP,
             Event::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
             Event::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
@@ -175,15 +174,49 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             return None;
         }
         let soon = ended_at + Duration::from_millis(limits::DRAIN_MS);
-        match (self.hello.role, self.pending.youngest_noted_at()) {
-            (Role::Rpc, Some(noted_at)) => {
-                // The longest of what can be due: the pump does not know the classes of requests.
-                let work_ms =
-                    Class::ALL.map(|class| self.timeouts.work_ms(class)).into_iter().max();
-                let limit_ms = layer_limit_ms(Layer::Shim, work_ms.unwrap_or(0), None);
-                Some(soon.max(noted_at + Duration::from_millis(limit_ms)))
-            }
+        match (self.hello.role, self.pending.last_due()) {
+            (Role::Rpc, Some(due_at)) => Some(soon.max(due_at)),
             _ => Some(soon),
+        }
+    }
+
+    /// Answers what has taken longer than the shim's share of the ladder. The daemon is told to
+    /// give it up, for when it comes to itself.
+    fn on_limit(&mut self) {
+        let Expired { answers, unsent, given_up } = self.pending.expire(now());
+        self.outbox.extend(answers);
+        unsent.into_iter().for_each(|number| self.queue.remove(number));
+        for raw_id in given_up {
+            let cancel = match self.hello.role {
+                Role::Mcp => format!(
+                    r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{raw_id},"reason":"timeout"}}}}"#
+                ),
+                Role::Rpc => {
+                    format!(r#"{{"jsonrpc":"2.0","method":"{CANCEL}","params":{{"id":{raw_id}}}}}"#)
+                }
+            };
+            if matches!(self.link, Link::Up(_)) && self.queue.has_room() {
+                self.queue.push(format!("{cancel}\n").into_bytes(), Kind::Passing);
+            }
+        }
+        if self.hello.role == Role::Mcp {
+            // MCP uses no id twice, so a late answer that nobody knows is told from all others.
+            self.pending.forget_expired();
+        }
+    }
+
+    /// A request that has waited here hands its daemon less than the daemon would give it. One that
+    /// goes on at once need not be touched, and MCP has no place for it.
+    fn hand_limit_down(&mut self) {
+        if self.hello.role != Role::Rpc {
+            return;
+        }
+        let Some(front) = self.queue.frames.front() else { return };
+        if front.written > 0 || front.kind != Kind::Request || front.limit_handed_down {
+            return;
+        }
+        if let Some(remaining_ms) = self.pending.remaining_ms(front.number, now()) {
+            self.queue.hand_limit_down(remaining_ms);
         }
     }
 
@@ -208,7 +241,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             }
             // A last line without its newline is whole if it is JSON.
             Ok(Some(Frame::Torn(line))) => self.on_host_line(line),
-            Ok(None) | Err(_) => self.host_ended_at = Some(Instant::now()),
+            Ok(None) | Err(_) => self.host_ended_at = Some(now()),
         }
     }
 
@@ -228,7 +261,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             return;
         }
         let number = self.queue.next_number;
-        if let Err(refusal) = self.pending.note(number, &line, Instant::now()) {
+        if let Err(refusal) = self.pending.note(number, &line, &self.timeouts, now()) {
             return self.outbox.push_back(refusal);
         }
         bytes.push(b'\n');
@@ -266,7 +299,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                 _ => {}
             }
         }
-        let has_request = line.messages().iter().any(|message| message.as_request().is_some());
+        let has_request = line.messages().iter().any(|message| message.as_answerable().is_some());
         // A batch that holds nothing sound is the daemon's to refuse.
         let is_unsound = line.messages().is_empty();
         if has_request || is_unsound { Kind::Request } else { Kind::Passing }
@@ -303,15 +336,22 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         // A frame over the limit may have been the answer to anything, and half a frame is none.
         let Ok(Some(Frame::Line(mut line))) = frame else { return self.on_lost() };
         if let Ok(parsed) = Line::parse(&line) {
+            let mut is_wanted = false;
             for message in parsed.messages() {
-                if let Some(id) = message.as_reply() {
-                    let id = Id::read(id);
-                    self.pending.settle(&id);
-                    self.session.hear_reply(&id, message);
-                }
+                let Some(id) = message.as_reply() else {
+                    is_wanted = true;
+                    continue;
+                };
+                let id = Id::read(id);
+                // An answer without an id is about something that had none that could be read.
+                is_wanted |= self.pending.settle(&id) == Settled::Awaited || id == Id::Other;
+                self.session.hear_reply(&id, message);
             }
-            line.push(b'\n');
-            self.outbox.push_back(line);
+            // The requests of one frame are due together, so an answer is wanted whole or not at all.
+            if is_wanted {
+                line.push(b'\n');
+                self.outbox.push_back(line);
+            }
         }
         GO_ON
     }
@@ -321,8 +361,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             Ok(mut opened) => {
                 self.exit_code = exit::OK;
                 // The drain begins when there is something to drain into.
-                self.host_ended_at = self.host_ended_at.map(|_| Instant::now());
+                self.host_ended_at = self.host_ended_at.map(|_| now());
                 self.timeouts = opened.hello.timeouts.clone();
+                self.pending.retime(&self.timeouts);
                 self.outbox.extend(std::mem::take(&mut opened.strays));
                 let up = Up { opened, half_closed: false, write_failed: false };
                 self.link = Link::Up(Box::new(up));
@@ -378,12 +419,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     async fn finish(mut self) -> u8 {
         let unanswered = self.pending.len();
         if self.hello.role == Role::Rpc {
-            let late = ErrorBody::new(
-                ErrorCode::Timeout,
-                "the shim's limit came before the daemon's answer",
-            )
-            .with_details(serde_json::json!({ "layer": Layer::Shim }));
-            self.outbox.extend(self.pending.answer_rest(&late));
+            self.outbox.extend(self.pending.answer_rest(now()));
         }
         if !self.outbox.is_empty() {
             // An error means that the host reads no more, and needs no answers either.
@@ -422,6 +458,19 @@ impl Link {
                 }
             }
         }
+    }
+}
+
+/// The time, by the clock that the timers go by.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Waits for that time, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

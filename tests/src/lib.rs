@@ -10,7 +10,8 @@
     reason = "a harness that cannot do its work has failed the test that uses it"
 )]
 
-pub mod faults;
+pub mod raw;
+pub mod shim;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -6,6 +6,10 @@
 
 use std::collections::VecDeque;
 
+/// When something came to the engine thread, in the one order over all its queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Arrival(pub u64);
+
 /// The queue is full; the refused item comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueueFull<T>(pub T);
@@ -72,6 +76,10 @@ impl<T> Admission<T> {
 
     /// Takes out every item that `leaves`, in queue order.
     pub fn remove_where(&mut self, mut leaves: impl FnMut(&T) -> bool) -> Vec<T> {
+        // Asked before every step, and nearly always in vain.
+        if !self.queue.iter().any(&mut leaves) {
+            return Vec::new();
+        }
         let (out, stay): (Vec<T>, Vec<T>) = self.queue.drain(..).partition(|item| leaves(item));
         self.queue = stay.into();
         out

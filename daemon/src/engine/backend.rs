@@ -135,6 +135,60 @@ pub trait Generator {
     -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
 }
 
+/// Refuses rows that a model with that vocabulary and capacity cannot take; `len_of` gives the length
+/// of an open sequence.
+///
+/// # Errors
+/// [`EngineError::Native`] naming the sequence or token, and what `len_of` gives.
+pub fn check_rows(
+    rows: &[Row<'_>],
+    vocab_size: usize,
+    context_tokens: usize,
+    len_of: impl Fn(SeqId) -> Result<usize, EngineError>,
+) -> Result<(), EngineError> {
+    let refused = |problem| Err(EngineError::Native(problem));
+    if rows.is_empty() {
+        return refused("a forward pass needs at least one row".to_owned());
+    }
+    for (index, row) in rows.iter().enumerate() {
+        let (seq, len, new) = (row.seq.0, len_of(row.seq)?, row.tokens.len());
+        if rows[..index].iter().any(|earlier| earlier.seq == row.seq) {
+            return refused(format!("sequence {seq} occurs twice in a batch"));
+        }
+        if row.tokens.is_empty() {
+            return refused(format!("sequence {seq} brings no tokens"));
+        }
+        if len + new > context_tokens {
+            return refused(format!(
+                "sequence {seq} has {len} tokens; {new} more pass the limit of {context_tokens}"
+            ));
+        }
+        // Engines do not check indices: a token past the table would read foreign memory.
+        if let Some(token) = row.tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return refused(format!("token {token} is outside the vocabulary of {vocab_size}"));
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of a sequence that is not open.
+#[must_use]
+pub fn not_open(seq: SeqId) -> EngineError {
+    EngineError::Native(format!("sequence {} is not open", seq.0))
+}
+
+/// Refuses to cut or fork a sequence of `len` tokens at `wanted` if it is shorter.
+///
+/// # Errors
+/// [`EngineError::Native`] naming both.
+pub fn check_len(seq: SeqId, len: usize, wanted: usize) -> Result<(), EngineError> {
+    if len >= wanted {
+        return Ok(());
+    }
+    let seq = seq.0;
+    Err(EngineError::Native(format!("sequence {seq} has {len} tokens, {wanted} were asked for")))
+}
+
 /// A loaded model that turns texts into vectors. It keeps nothing between two calls.
 pub trait Embedder {
     /// What the model is.
@@ -178,7 +232,17 @@ pub trait Builder {
     /// expects.
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError>;
 
-    /// Checks that nothing is missing and gives the model.
+    /// Does a piece, some milliseconds long, of the work that adopting has left: other models'
+    /// streams go on in between. `has_all` says that no tensor follows. True when nothing is left
+    /// for now.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] naming the first missing tensor.
+    fn advance(&mut self, _has_all: bool) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
+    /// Checks that nothing is missing, does what is left, and gives the model.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.

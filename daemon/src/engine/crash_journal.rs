@@ -147,6 +147,12 @@ impl CrashJournal {
         journal
     }
 
+    /// What marks the journal when the engine thread stands still and the process ends for it.
+    #[must_use]
+    pub fn stall_mark(&self) -> StallMark {
+        StallMark(self.file.as_ref().and_then(|file| file.try_clone().ok()))
+    }
+
     /// Lets fatal signals leave their mark, for the life of the process.
     pub fn watch_signals(&self) {
         let watched = self.file.as_ref().map_or(Ok(()), signals::watch);
@@ -266,6 +272,21 @@ impl CrashJournal {
     }
 }
 
+/// The one thing that another thread may write into the journal.
+#[derive(Debug)]
+pub struct StallMark(Option<File>);
+
+impl StallMark {
+    /// Blames what the engine thread is doing for the end of the process.
+    pub fn write(&self) {
+        if let Some(file) = &self.0
+            && let Err(error) = file.write_all_at(b"stall\n", MARK_OFFSET)
+        {
+            tracing::warn!(%error, "the crash journal cannot be marked");
+        }
+    }
+}
+
 impl Drop for CrashJournal {
     /// An orderly end clears the line. A panic of the engine thread leaves it, with a mark.
     fn drop(&mut self) {
@@ -352,6 +373,7 @@ fn read_mark(mark: &[u8]) -> Option<(String, bool)> {
     let words: Vec<&str> = text.split(' ').collect();
     match words.as_slice() {
         ["panic"] => Some(("a panic".to_owned(), false)),
+        ["stall"] => Some(("a stall".to_owned(), false)),
         ["signal", signal, on @ ..] => {
             let number = signal.parse().ok()?;
             let name = signal_hook::low_level::signal_name(number);

@@ -1,28 +1,37 @@
 //! Requests for embeddings on the engine thread: queued, worked off in slices, answered once.
 //!
-//! Owns the queue and how far each request has come. Reads no clock: time is an argument. Knows
-//! nothing of generations; the worker lends it the models.
+//! Owns the queue, how far each request has come, and outcomes until they are sent. Reads no clock:
+//! time is an argument. Knows nothing of generations; the worker lends it the models.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use ingle_protocol::limits;
-use ingle_protocol::timeouts::Layer;
 
+use super::admission::Arrival;
 use super::backend::{Embedder, EngineError};
-use super::handle::{EmbedRequest, EngineFailure, EngineModel};
+use super::handle::{EmbedRequest, EngineFailure};
+use super::sequence::out_of_time;
 
 /// One request and the vectors it has so far.
 #[derive(Debug)]
-struct Job {
-    request: EmbedRequest,
+pub struct Job {
+    /// The request.
+    pub request: EmbedRequest,
+    /// Its place among everything that waits.
+    pub arrival: Arrival,
+    /// Since when there is no memory for its model; `None` while it waits for something else.
+    pub memory_since: Option<Instant>,
+    /// When its first slice began: W runs from there.
+    work_since: Option<Instant>,
     vectors: Vec<Vec<f32>>,
 }
 
 impl Job {
-    fn end(self, outcome: Result<(), EngineFailure>) {
-        // A caller that has gone needs no answer.
-        let _ = self.request.done.send(outcome.map(|()| self.vectors));
+    /// Whether some of its texts have been embedded.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.work_since.is_some()
     }
 
     /// Why it must end at `now`, if it must.
@@ -31,20 +40,15 @@ impl Job {
         if cancel.is_cancelled() || done.is_closed() {
             return Some(EngineFailure::Cancelled);
         }
-        (now >= deadline.work_ends_at(deadline.accepted_at)).then(|| EngineFailure::Timeout {
-            what: "the work",
-            layer: Layer::Work,
-            limit_ms: deadline.work_ms,
-            elapsed_ms: u64::try_from(now.duration_since(deadline.accepted_at).as_millis())
-                .unwrap_or(u64::MAX),
-        })
+        out_of_time(deadline, self.work_since, "waiting for the model", now)
     }
 }
 
-/// The requests, first come first.
+/// The requests, first come first, and the outcomes that have not been sent.
 #[derive(Debug, Default)]
 pub struct Embeddings {
     jobs: VecDeque<Job>,
+    outcomes: Vec<(Job, Result<(), EngineFailure>)>,
 }
 
 impl Embeddings {
@@ -54,70 +58,76 @@ impl Embeddings {
         self.jobs.is_empty()
     }
 
-    /// Requests on `model`.
+    /// How many wait or run.
     #[must_use]
-    pub fn count(&self, model: &str) -> usize {
-        self.jobs.iter().filter(|job| job.request.model.name == model).count()
+    pub fn len(&self) -> usize {
+        self.jobs.len()
     }
 
-    /// Takes a request in, or answers it that the queue is full.
-    pub fn push(&mut self, request: EmbedRequest) {
-        let job = Job { request, vectors: Vec::new() };
-        if self.jobs.len() < limits::QUEUED_EMBEDDINGS {
-            self.jobs.push_back(job);
-        } else {
-            let waiting = self.jobs.len();
-            let what = "requests for embeddings";
-            job.end(Err(EngineFailure::Overloaded { waiting, what }));
+    /// Whether an outcome is to be sent.
+    #[must_use]
+    pub fn has_outcomes(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
+    /// Sends the outcomes.
+    pub fn answer(&mut self) {
+        for (job, outcome) in self.outcomes.drain(..) {
+            // A caller that has gone needs no answer.
+            let _ = job.request.done.send(outcome.map(|()| job.vectors));
         }
     }
 
-    /// Answers what was cancelled or ran out of time.
+    /// The requests, in the order in which their turn comes.
+    pub fn iter(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.iter()
+    }
+
+    /// The requests, in the order in which their turn comes.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+        self.jobs.iter_mut()
+    }
+
+    /// Takes a request in, or ends it because the queue is full or there is nothing left to do for
+    /// it at `now`. Whether it was taken in.
+    pub fn push(&mut self, request: EmbedRequest, arrival: Arrival, now: Instant) -> bool {
+        let vectors = Vec::new();
+        let job = Job { request, arrival, memory_since: None, work_since: None, vectors };
+        let full =
+            EngineFailure::Overloaded { waiting: self.jobs.len(), what: "requests for embeddings" };
+        let is_full = self.jobs.len() >= limits::QUEUED_EMBEDDINGS;
+        match job.ended(now).or(is_full.then_some(full)) {
+            Some(failure) => self.outcomes.push((job, Err(failure))),
+            None => {
+                self.jobs.push_back(job);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends what was cancelled or ran out of time.
     pub fn drop_ended(&mut self, now: Instant) {
         self.end_where(|job| job.ended(now));
     }
 
-    /// Answers the requests on `model`, or all of them, with `failure`.
-    pub fn fail(&mut self, model: Option<&str>, failure: &EngineFailure) {
-        self.end_where(|job| {
-            let is_meant = model.is_none_or(|model| job.request.model.name == model);
-            is_meant.then(|| failure.clone())
-        });
-    }
-
-    fn end_where(&mut self, failure: impl Fn(&Job) -> Option<EngineFailure>) {
+    /// Ends the requests for which there is a failure.
+    pub fn end_where(&mut self, failure: impl Fn(&Job) -> Option<EngineFailure>) {
         for job in std::mem::take(&mut self.jobs) {
             match failure(&job) {
-                Some(failure) => job.end(Err(failure)),
+                Some(failure) => self.outcomes.push((job, Err(failure))),
                 None => self.jobs.push_back(job),
             }
         }
     }
 
-    /// The models of all requests, each once.
-    #[must_use]
-    pub fn models(&self) -> Vec<EngineModel> {
-        let mut models: Vec<EngineModel> = Vec::new();
-        for job in &self.jobs {
-            if models.iter().all(|model| model.name != job.request.model.name) {
-                models.push(job.request.model.clone());
-            }
-        }
-        models
-    }
-
-    /// The first request whose model `is_ready`.
-    pub fn next_model(&self, is_ready: impl Fn(&str) -> bool) -> Option<&EmbedRequest> {
-        let mut requests = self.jobs.iter().map(|job| &job.request);
-        requests.find(|request| is_ready(&request.model.name))
-    }
-
-    /// Embeds some texts of the first request on `model`: about [`limits::EMBED_SLICE_TOKENS`]
-    /// tokens, and one text at least. A request that is not done then goes behind the others.
-    /// Whether it was done well.
-    pub fn step(&mut self, model: &str, embedder: &mut dyn Embedder) -> bool {
-        let index = self.jobs.iter().position(|job| job.request.model.name == model);
+    /// Embeds some texts of the request that came at `arrival`: about
+    /// [`limits::EMBED_SLICE_TOKENS`] tokens, and one text at least. A request that is not done then
+    /// goes behind the others. Whether it was done well.
+    pub fn step(&mut self, arrival: Arrival, embedder: &mut dyn Embedder, now: Instant) -> bool {
+        let index = self.jobs.iter().position(|job| job.arrival == arrival);
         let Some(mut job) = index.and_then(|index| self.jobs.remove(index)) else { return false };
+        job.work_since.get_or_insert(now);
         let left = &job.request.inputs[job.vectors.len()..];
         let mut tokens = 0;
         let slice: Vec<&[u32]> = left
@@ -129,25 +139,24 @@ impl Embeddings {
             })
             .map(Vec::as_slice)
             .collect();
-        match embedder.embed(&slice) {
-            Ok(vectors) if vectors.len() == slice.len() => job.vectors.extend(vectors),
-            Ok(_) => {
-                let problem = "the engine gave too few vectors".to_owned();
-                job.end(Err(EngineError::Native(problem).into()));
-                return false;
+        let failure = match embedder.embed(&slice) {
+            Ok(vectors) if vectors.len() == slice.len() => {
+                job.vectors.extend(vectors);
+                None
             }
-            Err(error) => {
-                job.end(Err(error.into()));
-                return false;
-            }
-        }
+            Ok(_) => Some(EngineError::Native("the engine gave too few vectors".to_owned())),
+            Err(error) => Some(error),
+        };
         let is_done = job.vectors.len() == job.request.inputs.len();
-        if is_done {
-            job.end(Ok(()));
-        } else {
+        match failure {
+            Some(error) => self.outcomes.push((job, Err(error.into()))),
+            None if is_done => {
+                self.outcomes.push((job, Ok(())));
+                return true;
+            }
             // In turns, so that a long request does not hold short ones up.
-            self.jobs.push_back(job);
+            None => self.jobs.push_back(job),
         }
-        is_done
+        false
     }
 }

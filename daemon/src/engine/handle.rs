@@ -4,6 +4,7 @@
 //! text and plain numbers do. Nothing here waits for the thread.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
+use ingle_protocol::wire::status::Phase;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +104,8 @@ pub struct GenerateRequest {
     pub deadline: Deadline,
     /// Which of the texts its caller asked for this is.
     pub choice: ChoiceOf,
+    /// Once it is set, the text ends with its next sentence.
+    pub wrap_up: Arc<AtomicBool>,
     /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
     pub cancel: CancellationToken,
     /// Events on the way; a closed receiver cancels the work.
@@ -197,13 +201,26 @@ pub enum EngineFailure {
         /// Of what.
         what: &'static str,
     },
-    /// The model is in use.
-    #[error("the model `{model}` is in use by {active} generations")]
+    /// The model is in use, or wanted as it is.
+    #[error("the model `{model}` is in use by {active} requests")]
     Busy {
         /// The model.
         model: String,
-        /// How many.
+        /// How many run on it or wait for it.
         active: usize,
+    },
+    /// The prompt has a token that the model's weights do not know.
+    #[error(
+        "the prompt has token {token}, and the weights of `{model}` end at {}",
+        vocab_size.saturating_sub(1)
+    )]
+    UnknownToken {
+        /// The model.
+        model: String,
+        /// The token.
+        token: u32,
+        /// How many the weights know.
+        vocab_size: usize,
     },
     /// The memory budget has no room for it, and never will as things are.
     #[error("{0}")]
@@ -216,12 +233,57 @@ pub enum EngineFailure {
         /// What happened.
         deaths: Box<Deaths>,
     },
+    /// The engine thread stands still.
+    #[error("{0}")]
+    Stalled(Stall),
     /// The daemon is going down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// The engine thread has ended.
     #[error("the engine thread has ended")]
     ThreadEnded,
+}
+
+/// An engine thread that stands still.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stall {
+    /// What it was doing.
+    pub phase: Phase,
+    /// How long it has said nothing, in milliseconds.
+    pub silent_ms: u64,
+}
+
+impl std::fmt::Display for Stall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { phase, silent_ms } = self;
+        write!(f, "the engine has stood still for {silent_ms} ms while {phase}")
+    }
+}
+
+/// The news that the engine thread stands still, for everybody who waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct StallAlarm {
+    rung: CancellationToken,
+    stall: Arc<OnceLock<Stall>>,
+}
+
+impl StallAlarm {
+    /// Tells everybody, now and later.
+    pub fn ring(&self, stall: Stall) {
+        // Only the first one counts.
+        let _ = self.stall.set(stall);
+        self.rung.cancel();
+    }
+
+    /// Waits for a stall.
+    pub async fn stalled(&self) -> EngineFailure {
+        self.rung.cancelled().await;
+        self.failure().unwrap_or(EngineFailure::ThreadEnded)
+    }
+
+    fn failure(&self) -> Option<EngineFailure> {
+        self.stall.get().cloned().map(EngineFailure::Stalled)
+    }
 }
 
 /// What the engine thread can be told.
@@ -255,7 +317,7 @@ pub enum Command {
     Unload {
         /// The model's name.
         name: String,
-        /// Whether it was resident.
+        /// Whether it was in memory, or on its way there.
         done: oneshot::Sender<Result<bool, EngineFailure>>,
     },
     /// End the thread, after the work in flight or at once.
@@ -280,6 +342,7 @@ pub struct EngineHandle {
     commands: SyncSender<Command>,
     status: StatusCell,
     cores: Cores,
+    alarm: StallAlarm,
 }
 
 impl EngineHandle {
@@ -305,15 +368,20 @@ impl EngineHandle {
             // The daemon may be gone already.
             let _ = exit_tx.send(exit);
         })?;
-        Ok((Self { commands, status, cores }, exit_rx))
+        let alarm = StallAlarm::default();
+        Ok((Self { commands, status, cores, alarm }, exit_rx))
     }
 
     /// Queues a command, or refuses it at once.
     ///
     /// # Errors
     /// [`EngineFailure::Overloaded`] when the thread's inbox is full;
-    /// [`EngineFailure::ThreadEnded`] when there is no thread.
+    /// [`EngineFailure::ThreadEnded`] when there is no thread; [`EngineFailure::Stalled`] when it
+    /// stands still.
     pub fn send(&self, command: Command) -> Result<(), EngineFailure> {
+        if let Some(stalled) = self.alarm.failure() {
+            return Err(stalled);
+        }
         self.commands.try_send(command).map_err(|error| match error {
             TrySendError::Full(_) => EngineFailure::Overloaded {
                 waiting: limits::ENGINE_COMMANDS,
@@ -321,6 +389,18 @@ impl EngineHandle {
             },
             TrySendError::Disconnected(_) => EngineFailure::ThreadEnded,
         })
+    }
+
+    /// What the thread does, and when it last said so.
+    #[must_use]
+    pub fn heartbeat(&self) -> (Phase, Instant) {
+        self.status.heartbeat()
+    }
+
+    /// Where a stall of the thread becomes known.
+    #[must_use]
+    pub fn alarm(&self) -> &StallAlarm {
+        &self.alarm
     }
 
     /// The cores that the thread shares with work beside it.

@@ -162,6 +162,22 @@ impl Ledger {
         self.budget_bytes
     }
 
+    /// Leaves a model out, because the need is for what takes its place. What it held, if it was
+    /// there.
+    pub fn leave_out(&mut self, model: &str) -> Option<u64> {
+        let index = self.holdings.iter().position(|holding| holding.model == model)?;
+        Some(self.holdings.remove(index).total())
+    }
+
+    /// Puts a kept sequence behind the model's others, because a new one is about to go on from
+    /// it.
+    pub fn use_kept(&mut self, model: &str, index: usize) {
+        let own = self.holdings.iter_mut().find(|holding| holding.model == model);
+        if let Some(own) = own.filter(|own| index < own.kept.len()) {
+            own.kept[index..].rotate_left(1);
+        }
+    }
+
     /// Counts a kept sequence as running, because a new one is about to take it over.
     pub fn take_over(&mut self, model: &str, index: usize) -> u64 {
         let own = self.holdings.iter_mut().find(|holding| holding.model == model);

@@ -3,13 +3,16 @@
 //! Owns numerics, scheduling, loading and sampling. Knows nothing of connections, methods or chat
 //! templates. Only [`handle`] is meant for the rest of the daemon: commands go in, events come out,
 //! and no compute type crosses it. Inside, `worker -> {registry, admission, pacing, prompt_cache, sampling,
-//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry` names a concrete engine.
+//! backend}` and `{gguf, mlx, sim} -> backend`; only `registry::engines` names a concrete engine.
 
 use std::any::Any;
 
 pub mod admission;
 pub mod affine;
 pub mod backend;
+#[cfg(test)]
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+pub(crate) mod conformance;
 pub mod cores;
 pub mod crash_journal;
 pub mod dequantize;
@@ -24,6 +27,8 @@ pub mod memory;
 #[cfg(feature = "mlx")]
 pub mod mlx;
 pub mod pacing;
+#[cfg(any(feature = "gguf", feature = "mlx"))]
+mod passes;
 #[cfg(test)]
 #[cfg(any(feature = "gguf", feature = "mlx"))]
 pub(crate) mod plain;

@@ -106,12 +106,19 @@ impl PromptCache {
         (!self.kept.is_empty()).then(|| self.kept.remove(0).seq)
     }
 
-    /// Which kept sequence `prompt` would take over as a whole, counted from the least recently
-    /// used one. Changes nothing.
+    /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
+    /// and whether it would take it over as a whole. Changes nothing.
     #[must_use]
-    pub fn whole(&self, prompt: &[u32]) -> Option<usize> {
+    pub fn look(&self, prompt: &[u32]) -> Option<(usize, bool)> {
         let (index, tokens) = self.best(prompt)?;
-        (tokens == self.kept[index].tokens.len()).then_some(index)
+        Some((index, tokens == self.kept[index].tokens.len()))
+    }
+
+    /// Makes the kept sequence that `prompt` would go on from the last to be given up.
+    pub fn prefer(&mut self, prompt: &[u32]) {
+        if let Some((index, _)) = self.best(prompt) {
+            self.kept[index..].rotate_left(1);
+        }
     }
 
     /// Bytes of each kept sequence, least recently used first.
@@ -140,8 +147,9 @@ mod tests {
     fn the_next_turn_goes_on_from_the_last() {
         let mut cache = PromptCache::new(4, 1_000);
         assert!(cache.keep(SeqId(1), tokens(0..20), 100).is_empty());
-        assert_eq!(cache.whole(&tokens(0..30)), Some(0));
-        assert_eq!(cache.whole(&tokens(0..15)), None);
+        assert_eq!(cache.look(&tokens(0..30)), Some((0, true)));
+        assert_eq!(cache.look(&tokens(0..15)), Some((0, false)));
+        assert_eq!(cache.look(&tokens(5..30)), None);
         assert_eq!(cache.find(&tokens(0..30)), Some(Reuse::Whole { seq: SeqId(1), tokens: 20 }));
         assert_eq!(cache.find(&tokens(0..30)), None, "it has left the index");
     }
@@ -173,6 +181,17 @@ mod tests {
         cache.find(&tokens(0..15));
         assert_eq!(cache.keep(SeqId(3), tokens(200..220), 1), [SeqId(2)]);
         assert_eq!(cache.evict(), Some(SeqId(1)));
+    }
+
+    #[test]
+    fn what_is_about_to_be_used_is_given_up_last() {
+        let mut cache = PromptCache::new(4, 1_000);
+        for (seq, first) in [(1, 0), (2, 100), (3, 200)] {
+            cache.keep(SeqId(seq), tokens(first..first + 20), 1);
+        }
+        cache.prefer(&tokens(0..30));
+        let evicted: Vec<_> = std::iter::from_fn(|| cache.evict()).collect();
+        assert_eq!(evicted, [SeqId(2), SeqId(3), SeqId(1)]);
     }
 
     proptest! {

@@ -1,172 +1,30 @@
 //! The models in memory: loading, resident, unloaded.
 //!
 //! Owns every generator and every load under way; lives on the engine thread and is written by the
-//! worker only. The one place that names concrete engines. Knows nothing of queues or text, and
-//! decides nothing about eviction: it says what each model holds, and drops what it is told to.
+//! worker only. Knows nothing of queues or text, and decides nothing about eviction: it says what
+//! each model holds, and drops what it is told to. Only `engines` names concrete engines.
 
+mod engines;
 mod estimate;
+mod loading;
+mod resident;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
-use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
-use tokio::sync::{mpsc, oneshot};
+use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 
 pub use self::estimate::{Estimate, estimate};
-use super::backend::{Builder, Embedder, EmbedderBuilder, EngineError, Generator, SeqId, Trimmed};
-use super::handle::{EngineFailure, EngineModel, Weights, millis};
+use self::loading::Loading;
+pub use self::loading::{LoadEnd, LoadWaiter};
+pub use self::resident::Resident;
+use self::resident::ResidentEmbedder;
+use super::backend::{Embedder, EngineError};
+use super::handle::{EngineFailure, EngineModel};
 use super::ledger::Holding;
-#[cfg(feature = "mlx")]
-use super::loader;
-use super::loader::{LoadItem, LoadStream};
 use super::memory::{ModelOptions, Stay};
-use super::pacing::Pacing;
-use super::prompt_cache::{PromptCache, Reuse};
-use super::role::Role;
 use super::settings::EngineSettings;
-use super::sim;
-
-/// Somebody who waits for a load.
-#[derive(Debug)]
-pub struct LoadWaiter {
-    /// Where progress goes.
-    pub progress: mpsc::Sender<ProgressEvent>,
-    /// Where the outcome goes.
-    pub done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
-}
-
-/// A model that can generate.
-pub struct Resident {
-    /// Its numerics.
-    pub generator: Box<dyn Generator>,
-    /// Its prefill chunk size.
-    pub pacing: Pacing,
-    prompt_cache: PromptCache,
-    engine: EngineKind,
-    load_ms: f64,
-}
-
-impl Resident {
-    /// Opens a sequence for `prompt`: the sequence, and how many of the prompt's tokens it holds
-    /// already. It is forked from `reader`, a running one that has read the same prompt, or goes on
-    /// from a kept one if that begins alike.
-    ///
-    /// # Errors
-    /// What the generator reports.
-    pub fn open(
-        &mut self,
-        prompt: &[u32],
-        reader: Option<SeqId>,
-    ) -> Result<(SeqId, usize), EngineError> {
-        // The last token is read again, because its logits are wanted.
-        let shared = prompt.len().saturating_sub(1);
-        let reader = reader.filter(|_| shared > 0);
-        if let Some(forked) = reader.and_then(|reader| self.fork(reader, shared)) {
-            return Ok((forked, shared));
-        }
-        match self.prompt_cache.find(prompt) {
-            Some(Reuse::Whole { seq, tokens }) => return Ok((seq, tokens)),
-            Some(Reuse::Beginning { seq, tokens }) => {
-                // An engine that cannot fork or has no room reads the prompt from its start.
-                if let Ok(forked) = self.generator.fork(seq, tokens) {
-                    return Ok((forked, tokens));
-                }
-            }
-            None => {}
-        }
-        loop {
-            match self.generator.open() {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
-                opened => return Ok((opened?, 0)),
-            }
-        }
-    }
-
-    /// Closes the kept sequence that has not been used for longest, to make room in the KV cache.
-    /// False when none is kept.
-    pub fn give_up_kept(&mut self) -> bool {
-        let kept = self.prompt_cache.evict();
-        if let Some(seq) = kept {
-            self.generator.close(seq);
-        }
-        kept.is_some()
-    }
-
-    /// Forks a running sequence, at the cost of kept ones if need be. `None` where the engine
-    /// cannot: the prompt is read once more then.
-    fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
-        loop {
-            match self.generator.fork(reader, len) {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
-                forked => return forked.ok(),
-            }
-        }
-    }
-
-    /// Gives up the least recently used kept sequences.
-    pub fn drop_kept(&mut self, sequences: usize) {
-        for _ in 0..sequences {
-            if !self.give_up_kept() {
-                return;
-            }
-        }
-    }
-
-    /// Which kept sequence `prompt` would take over, counted from the least recently used one.
-    #[must_use]
-    pub fn takes_over(&self, prompt: &[u32]) -> Option<usize> {
-        self.prompt_cache.whole(prompt)
-    }
-
-    /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that
-    /// begin alike.
-    pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>) {
-        // A pass that was under way may have put more into it than was accounted for.
-        if !matches!(self.generator.trim(seq, tokens.len()), Ok(Trimmed::Done)) {
-            self.generator.close(seq);
-            return;
-        }
-        let bytes = self.generator.bytes(seq);
-        for closed in self.prompt_cache.keep(seq, tokens, bytes) {
-            self.generator.close(closed);
-        }
-    }
-}
-
-/// A model that embeds.
-struct ResidentEmbedder {
-    embedder: Box<dyn Embedder>,
-    engine: EngineKind,
-    load_ms: f64,
-}
-
-/// What a load ends in.
-enum Target {
-    Generator(Box<dyn Builder>),
-    #[cfg_attr(not(feature = "gguf"), allow(dead_code, reason = "only llama.cpp embeds"))]
-    Embedder(Box<dyn EmbedderBuilder>),
-}
-
-struct Loading {
-    target: Target,
-    stream: LoadStream,
-    _cancel: CancelOnDrop,
-    engine: EngineKind,
-    bytes_read: u64,
-    bytes_total: u64,
-    started_at: Instant,
-    waiters: Vec<LoadWaiter>,
-}
-
-impl Loading {
-    /// Whether somebody still waits for its outcome.
-    fn is_awaited(&self) -> bool {
-        self.waiters.iter().any(|waiter| !waiter.done.is_closed())
-    }
-}
 
 enum Slot {
     Loading(Loading),
@@ -250,40 +108,20 @@ impl Entry {
     }
 }
 
-/// The outcome of a load that has just ended.
-pub struct LoadEnd {
-    /// The model.
-    pub name: String,
-    /// What it came to.
-    pub result: Result<LoadedModel, EngineError>,
-    /// Who waits for it.
-    pub waiters: Vec<LoadWaiter>,
-}
-
-impl LoadEnd {
-    /// Tells those who wait. Only once the status shows the outcome: who hears of a load may ask
-    /// for the status next.
-    pub fn tell(self) {
-        for waiter in self.waiters {
-            // A caller that has gone needs no answer.
-            let _ = waiter.done.send(self.result.clone().map_err(EngineFailure::Engine));
-        }
-    }
-}
-
 /// The models in memory, by name.
 pub struct Registry {
     slots: BTreeMap<String, Entry>,
     settings: EngineSettings,
     /// When a model went last.
     emptied_at: Option<Instant>,
+    revision: u64,
 }
 
 impl Registry {
     /// No models yet.
     #[must_use]
     pub fn new(settings: EngineSettings) -> Self {
-        Self { slots: BTreeMap::new(), settings, emptied_at: None }
+        Self { slots: BTreeMap::new(), settings, emptied_at: None, revision: 0 }
     }
 
     /// What the engines were told.
@@ -292,20 +130,46 @@ impl Registry {
         &self.settings
     }
 
-    /// Whether another state of the model's files is in memory under its name.
+    /// A number that changes whenever a model comes, goes, or is to stay for another time.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether another version of the model is in memory, or on its way there, under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
         self.slots.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
-    /// Whether the model is in memory or on its way there.
+    /// Whether this version of the model is in memory or on its way there.
     #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
-        self.slots.contains_key(name)
+    pub fn holds(&self, model: &EngineModel) -> bool {
+        self.slots.get(&model.name).is_some_and(|entry| entry.version == model.version)
+    }
+
+    /// Whether this version of the model can work now. The name alone never decides that: tokens
+    /// of one version must not meet the weights of another.
+    #[must_use]
+    pub fn is_ready(&self, model: &EngineModel) -> bool {
+        self.holds(model) && self.is_resident(&model.name)
+    }
+
+    /// What runs each model in memory or on its way there.
+    pub fn engines(&self) -> impl Iterator<Item = (&str, EngineKind)> {
+        self.slots.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
+    }
+
+    /// How the model of that name stays.
+    #[must_use]
+    pub fn stay(&self, name: &str) -> Option<Stay> {
+        self.slots.get(name).map(|entry| entry.stay)
     }
 
     /// Starts to load a model that is neither in memory nor on its way there: one load for any
-    /// number of callers.
+    /// number of callers. Another version of it goes, which nobody may want any more, but only once
+    /// the load has begun: a header that shows that the model cannot be loaded costs nobody
+    /// anything.
     ///
     /// # Errors
     /// When the model's header shows that it cannot be loaded.
@@ -315,31 +179,14 @@ impl Registry {
         estimate: Estimate,
         stay: Stay,
     ) -> Result<(), EngineError> {
-        let loading = start_load(model, &self.settings, stay.last_used)?;
-        self.set_limits(loading.engine);
+        let loading = engines::start_load(model, &self.settings, Instant::now())?;
+        engines::set_limits(&self.settings, loading.engine);
+        self.unload(&model.name);
         let slot = Slot::Loading(loading);
         let version = model.version.clone();
         self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
+        self.revision += 1;
         Ok(())
-    }
-
-    /// Hands an engine its memory settings. MLX is left alone until a model needs it: if it does
-    /// not start, nobody else is harmed.
-    fn set_limits(&self, engine: EngineKind) {
-        #[cfg(feature = "mlx")]
-        if engine == EngineKind::Mlx {
-            let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-            let mut limits = super::mlx::Limits::default();
-            if let Some(bytes) = self.settings.mlx_cache_bytes {
-                limits.cache_bytes = size(bytes);
-            }
-            limits.wired_bytes = self.settings.mlx_wired_bytes.map(size);
-            if let Err(error) = super::mlx::set_limits(limits) {
-                tracing::warn!(%error, "a limit of the `mlx` settings could not be set");
-            }
-        }
-        #[cfg(not(feature = "mlx"))]
-        let _ = engine;
     }
 
     /// What every model holds, what runs on them left out.
@@ -359,6 +206,7 @@ impl Registry {
     pub fn change_stay(&mut self, name: &str, asked: ModelOptions) {
         if let Some(entry) = self.slots.get_mut(name) {
             entry.stay.change(asked);
+            self.revision += 1;
         }
     }
 
@@ -372,23 +220,35 @@ impl Registry {
         })
     }
 
-    /// Whether a caller still waits for this load's outcome, requests in the queue left out.
+    /// Callers who wait for this load's outcome, requests in the queue left out.
     #[must_use]
-    pub fn is_load_awaited(&self, name: &str) -> bool {
+    pub fn load_waiters(&self, name: &str) -> usize {
         match self.slots.get(name).map(|entry| &entry.slot) {
-            Some(Slot::Loading(loading)) => loading.is_awaited(),
-            _ => false,
+            Some(Slot::Loading(loading)) => loading.awaited_by(),
+            _ => 0,
         }
     }
 
-    /// Tells `waiter` of the load's progress and outcome, or at once that the model is resident.
-    pub fn wait_for(&mut self, name: &str, waiter: LoadWaiter, active: usize) {
+    /// Tells `waiter` of the load's progress and outcome later, or gives it back with its answer:
+    /// the model is resident already, or too many wait. `active` is what works on it.
+    pub fn wait_for(
+        &mut self,
+        name: &str,
+        waiter: LoadWaiter,
+        active: usize,
+    ) -> Option<(LoadWaiter, Result<LoadedModel, EngineFailure>)> {
         match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => loading.waiters.push(waiter),
+            Some(Entry { slot: Slot::Loading(loading), .. }) => {
+                let refused = loading.wait(waiter).err()?;
+                let waiting = limits::QUEUED_LOADS;
+                Some((
+                    refused,
+                    Err(EngineFailure::Overloaded { waiting, what: "callers of this load" }),
+                ))
+            }
             entry => {
                 let described = entry.and_then(|entry| entry.describe(name, active));
-                // A caller that has gone needs no answer.
-                let _ = waiter.done.send(described.ok_or(EngineFailure::Cancelled));
+                Some((waiter, described.ok_or(EngineFailure::Cancelled)))
             }
         }
     }
@@ -425,24 +285,20 @@ impl Registry {
         matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
     }
 
-    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
-    pub fn unload(&mut self, name: &str, failure: &EngineFailure) -> bool {
-        match self.slots.remove(name).map(|entry| entry.slot) {
-            Some(Slot::Loading(loading)) => {
-                for waiter in loading.waiters {
-                    // A caller that has gone needs no answer.
-                    let _ = waiter.done.send(Err(failure.clone()));
-                }
-                true
-            }
-            Some(slot @ (Slot::Resident(_) | Slot::Embedder(_))) => {
+    /// Drops a model, or cancels its load, and gives memory back. Who waited for the load, if there
+    /// was anything to drop.
+    pub fn unload(&mut self, name: &str) -> Option<Vec<LoadWaiter>> {
+        let waiters = match self.slots.remove(name)?.slot {
+            Slot::Loading(loading) => loading.waiters,
+            slot @ (Slot::Resident(_) | Slot::Embedder(_)) => {
                 drop(slot);
-                self.release_memory();
                 tracing::info!(model = name, "a model was unloaded");
-                true
+                Vec::new()
             }
-            None => false,
-        }
+        };
+        self.release_memory();
+        self.revision += 1;
+        Some(waiters)
     }
 
     /// Tells every engine whether to leave a core to others.
@@ -513,9 +369,7 @@ impl Registry {
 
     /// Gives back what the engines keep of a model that has gone.
     fn release_memory(&mut self) {
-        #[cfg(feature = "mlx")]
-        super::mlx::cleanup();
-        super::heap::trim();
+        engines::release_memory();
         self.emptied_at = Some(Instant::now());
     }
 
@@ -538,7 +392,10 @@ impl Registry {
             let result = result.and(Err(EngineError::Cancelled));
             return LoadEnd { name, result, waiters: Vec::new() };
         };
-        let Loading { target, waiters, engine, started_at, .. } = loading;
+        self.revision += 1;
+        let Loading { target, stream, cancel, waiters, engine, started_at, .. } = loading;
+        // What they hold is to be given back below.
+        drop((stream, cancel));
         let result = result.and_then(|()| target.finish(engine, started_at));
         if result.is_err() {
             self.release_memory();
@@ -553,144 +410,4 @@ impl Registry {
         });
         LoadEnd { name, result, waiters }
     }
-}
-
-impl Target {
-    fn finish(self, engine: EngineKind, started_at: Instant) -> Result<Slot, EngineError> {
-        Ok(match self {
-            Self::Generator(builder) => Slot::Resident(Resident {
-                generator: builder.finish()?,
-                pacing: Pacing::new(),
-                prompt_cache: PromptCache::new(
-                    limits::PROMPT_CACHE_SEQUENCES,
-                    limits::PROMPT_CACHE_BYTES,
-                ),
-                engine,
-                load_ms: millis(started_at.elapsed()),
-            }),
-            Self::Embedder(builder) => Slot::Embedder(ResidentEmbedder {
-                embedder: builder.finish()?,
-                engine,
-                load_ms: millis(started_at.elapsed()),
-            }),
-        })
-    }
-}
-
-impl Loading {
-    #[expect(clippy::cast_precision_loss, reason = "a share of the bytes, for people")]
-    fn fraction(&self) -> f32 {
-        if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
-    }
-
-    /// `Some` when the loader has nothing more to give.
-    fn adopt_until(&mut self, ends_at: Instant, wait: Duration) -> Option<Result<(), EngineError>> {
-        loop {
-            let left = ends_at.saturating_duration_since(Instant::now());
-            let item = if wait.is_zero() {
-                self.stream.try_next()
-            } else {
-                self.stream.next_within(wait.min(left))
-            }?;
-            match item {
-                LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
-                    if let Target::Generator(builder) = &mut self.target
-                        && let Err(error) = builder.adopt(tensor)
-                    {
-                        return Some(Err(error));
-                    }
-                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
-                    self.report();
-                }
-                LoadItem::Progress { bytes_read, bytes_total } => {
-                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
-                    self.report();
-                }
-                LoadItem::Done => return Some(Ok(())),
-                LoadItem::Failed(error) => return Some(Err(error)),
-            }
-            if Instant::now() >= ends_at {
-                return None;
-            }
-        }
-    }
-
-    fn report(&self) {
-        for waiter in &self.waiters {
-            // Progress that finds no room is not missed.
-            let _ = waiter.progress.try_send(ProgressEvent::Progress {
-                phase: "loading".to_owned(),
-                done_bytes: self.bytes_read,
-                total_bytes: self.bytes_total,
-            });
-        }
-    }
-}
-
-/// Ends the loader thread when the load goes, so that it never reads on for nobody.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn start_load(
-    model: &EngineModel,
-    settings: &EngineSettings,
-    now: Instant,
-) -> Result<Loading, EngineError> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let (target, stream) = match (model.engine, model.role, &model.weights) {
-        #[cfg(feature = "gguf")]
-        (EngineKind::Gguf, Role::Generates, Weights::Gguf(gguf)) => {
-            let (builder, stream) = super::gguf::load(gguf, settings, Arc::clone(&cancel))?;
-            (Target::Generator(builder), stream)
-        }
-        #[cfg(feature = "gguf")]
-        (EngineKind::Gguf, Role::Embeds, Weights::Gguf(gguf)) => {
-            let (builder, stream) =
-                super::gguf::load_embedder(gguf, settings, Arc::clone(&cancel))?;
-            (Target::Embedder(builder), stream)
-        }
-        #[cfg(feature = "mlx")]
-        (EngineKind::Mlx, Role::Generates, Weights::Gguf(gguf)) => {
-            let builder = super::mlx::builder(gguf)?;
-            let precision = super::mlx::weight_precision();
-            let stream = loader::spawn(Arc::clone(gguf), precision, Arc::clone(&cancel))?;
-            (Target::Generator(builder), stream)
-        }
-        #[cfg(feature = "mlx")]
-        (EngineKind::Mlx, Role::Generates, Weights::Safetensors(folder)) => {
-            let builder = super::mlx::folder_builder(folder)?;
-            let precision = super::mlx::weight_precision();
-            let stream = loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?;
-            (Target::Generator(builder), stream)
-        }
-        (EngineKind::Sim, Role::Generates, Weights::Sim(config)) => {
-            let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
-            (Target::Generator(builder), stream)
-        }
-        (engine, role, weights) => {
-            let what = match role {
-                Role::Generates => "",
-                Role::Embeds => ", an embedding model",
-            };
-            let problem = format!("the engine `{engine}` of this daemon cannot run it{what}");
-            let file = weights.path().to_owned();
-            return Err(EngineError::Unsupported { file, problem });
-        }
-    };
-    tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
-    Ok(Loading {
-        target,
-        stream,
-        _cancel: CancelOnDrop(cancel),
-        engine: model.engine,
-        bytes_read: 0,
-        bytes_total: 0,
-        started_at: now,
-        waiters: Vec::new(),
-    })
 }

@@ -5,11 +5,14 @@
 //! in `text` and goes out with the next delta or with the terminal event.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 
+use super::admission::Arrival;
 use super::backend::SeqId;
 use super::handle::{Completion, EngineFailure, GenerateRequest, millis};
 use super::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
@@ -19,6 +22,8 @@ use super::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
 pub struct Waiting {
     /// The request.
     pub request: GenerateRequest,
+    /// Its place among everything that waits.
+    pub arrival: Arrival,
     /// When its model's load began to hold it up; `None` when the model was resident.
     pub load_since: Option<Instant>,
     /// When the model became resident.
@@ -30,8 +35,8 @@ pub struct Waiting {
 impl Waiting {
     /// A request that has just been queued.
     #[must_use]
-    pub fn new(request: GenerateRequest) -> Self {
-        Self { request, load_since: None, load_until: None, memory_since: None }
+    pub fn new(request: GenerateRequest, arrival: Arrival) -> Self {
+        Self { request, arrival, load_since: None, load_until: None, memory_since: None }
     }
 
     /// Notes whether it waits for memory at `now`, and if not, that its model's load goes on.
@@ -54,38 +59,47 @@ impl Waiting {
     /// Why the request must leave the queue at `now`, if it must.
     #[must_use]
     pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        let deadline = &self.request.deadline;
-        if let Some(&since) = self.request.choice.work_since.get() {
-            // Its request is at work already: only this one of its texts has no slot.
-            let ends_at = deadline.work_ends_at(since);
-            return ended(&self.request, ends_at, "the work", Layer::Work, now);
-        }
-        let what = if self.load_since.is_some() && self.load_until.is_none() {
+        // Set if its request is at work already, and only this one of its texts has no slot.
+        let work_since = self.request.choice.work_since.get().copied();
+        let waits_for = if self.load_since.is_some() && self.load_until.is_none() {
             "loading the model"
         } else {
             "waiting for a slot"
         };
-        ended(&self.request, deadline.work_ends_at(now), what, Layer::Daemon, now)
+        ended(&self.request, work_since, waits_for, now)
     }
 }
 
 fn ended(
     request: &GenerateRequest,
-    ends_at: Instant,
-    what: &'static str,
-    layer: Layer,
+    work_since: Option<Instant>,
+    waits_for: &'static str,
     now: Instant,
 ) -> Option<EngineFailure> {
     if request.cancel.is_cancelled() || request.events.is_closed() {
         return Some(EngineFailure::Cancelled);
     }
-    let deadline = &request.deadline;
-    (now >= ends_at).then(|| EngineFailure::Timeout {
+    out_of_time(&request.deadline, work_since, waits_for, now)
+}
+
+/// The failure of a request whose time is up at `now`: W after its work began, or, as long as it
+/// only `waits_for` something, shortly before the daemon's own limit.
+pub(super) fn out_of_time(
+    deadline: &Deadline,
+    work_since: Option<Instant>,
+    waits_for: &'static str,
+    now: Instant,
+) -> Option<EngineFailure> {
+    let (what, layer, limit_ms) = match work_since {
+        Some(_) => ("the work", Layer::Work, deadline.work_ms),
+        None => (waits_for, Layer::Daemon, deadline.limit_ms),
+    };
+    let elapsed = now.saturating_duration_since(deadline.accepted_at);
+    (now >= deadline.work_ends_at(work_since.unwrap_or(now))).then(|| EngineFailure::Timeout {
         what,
         layer,
-        limit_ms: if layer == Layer::Work { deadline.work_ms } else { deadline.limit_ms },
-        elapsed_ms: u64::try_from(now.saturating_duration_since(deadline.accepted_at).as_millis())
-            .unwrap_or(u64::MAX),
+        limit_ms,
+        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
     })
 }
 
@@ -127,7 +141,7 @@ pub struct Sequence {
     queue_ms: f64,
     started_at: Instant,
     prefilled_at: Option<Instant>,
-    ends_at: Instant,
+    work_since: Instant,
 }
 
 impl Sequence {
@@ -163,7 +177,7 @@ impl Sequence {
             queue_ms: (waited_ms - load_ms).max(0.0),
             started_at: now,
             prefilled_at: None,
-            ends_at: request.deadline.work_ends_at(work_since),
+            work_since,
             request,
         }
     }
@@ -177,7 +191,7 @@ impl Sequence {
     /// Why the work must stop at `now`, if it must.
     #[must_use]
     pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        ended(&self.request, self.ends_at, "the work", Layer::Work, now)
+        ended(&self.request, Some(self.work_since), "the work", now)
     }
 
     /// The tokens of the next pass: a prompt chunk of at most `chunk_tokens`, or the last token.
@@ -260,6 +274,9 @@ impl Sequence {
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
+        if self.request.wrap_up.load(Ordering::Relaxed) && ends_sentence(&piece.text) {
+            return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
+        }
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
         (full || self.generated.len() >= self.request.max_tokens)
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
@@ -329,6 +346,19 @@ impl Sequence {
             ),
             decode_tokens_per_s: rate(self.generated.len().saturating_sub(1), decode.as_secs_f64()),
         }
+    }
+}
+
+/// Whether a text may well end behind `piece`: a line does, or a sentence. A point behind a digit
+/// may be a decimal one.
+fn ends_sentence(piece: &str) -> bool {
+    let is_behind = |c: char| matches!(c, ' ' | '"' | '\'' | ')' | ']' | '”' | '’' | '*');
+    let piece = piece.trim_end_matches(is_behind);
+    let mut last = piece.chars().rev();
+    match last.next() {
+        Some('\n' | '!' | '?' | '。' | '！' | '？') => true,
+        Some('.') => !last.next().is_some_and(|before| before.is_ascii_digit()),
+        _ => false,
     }
 }
 

@@ -13,7 +13,8 @@ use ingle_protocol::limits;
 use serde::Deserialize;
 
 use super::backend::{
-    Builder, Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+    Builder, Capacity, Embedder, EmbedderBuilder, EngineError, Generator, ModelInfo, Row, SeqId,
+    Ticket, Trimmed, not_open,
 };
 use super::loader::{self, LoadItem, LoadStream};
 use super::sampling::{self, SampleSpec, Sampled};
@@ -120,13 +121,30 @@ pub fn load(
     config: SimConfig,
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
+    let stream = spawn_load(&config, cancel)?;
+    Ok((Box::new(SimBuilder { config, weights: Vec::new() }), stream))
+}
+
+/// Starts the load of an embedding model, whose vectors are made from a text's tokens.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn load_embedder(
+    config: SimConfig,
+    cancel: Arc<AtomicBool>,
+) -> Result<(Box<dyn EmbedderBuilder>, LoadStream), EngineError> {
+    let stream = spawn_load(&config, cancel)?;
+    Ok((Box::new(SimEmbedderBuilder(config)), stream))
+}
+
+fn spawn_load(config: &SimConfig, cancel: Arc<AtomicBool>) -> Result<LoadStream, EngineError> {
     const TENSOR_BYTES: u64 = 32 << 20;
     let weight_bytes = if config.allocate { config.weight_bytes } else { 0 };
     let steps = u32::try_from(weight_bytes / TENSOR_BYTES).unwrap_or(u32::MAX).max(10);
     let values = usize::try_from(weight_bytes / u64::from(steps) / 4).unwrap_or(0);
     let pause = Duration::from_millis(config.load_delay_ms) / steps;
     let fail = config.fail_load;
-    let stream = loader::spawn_work(cancel, move |outlet| {
+    loader::spawn_work(cancel, move |outlet| {
         for step in 1..=steps {
             std::thread::sleep(pause);
             let name = format!("step.{step}");
@@ -141,8 +159,7 @@ pub fn load(
             return Err(EngineError::Native("this model was told to fail".to_owned()).into());
         }
         Ok(())
-    })?;
-    Ok((Box::new(SimBuilder { config, weights: Vec::new() }), stream))
+    })
 }
 
 #[expect(clippy::panic, reason = "the fault this engine exists to inject")]
@@ -203,8 +220,7 @@ struct SimGenerator {
 
 impl SimGenerator {
     fn sequence(&mut self, seq: SeqId) -> Result<&mut SimSequence, EngineError> {
-        let unknown = || EngineError::Native(format!("sequence {} is not open", seq.0));
-        self.sequences.get_mut(&seq).ok_or_else(unknown)
+        self.sequences.get_mut(&seq).ok_or_else(|| not_open(seq))
     }
 
     fn insert(&mut self, sequence: SimSequence) -> SeqId {
@@ -353,5 +369,50 @@ impl Generator for SimGenerator {
         let pass = std::mem::take(&mut self.pass);
         let specs = std::mem::take(&mut self.specs);
         Ok(pass.into_iter().zip(&specs).map(|(seq, spec)| self.draw(seq, spec)).collect())
+    }
+}
+
+struct SimEmbedderBuilder(SimConfig);
+
+impl EmbedderBuilder for SimEmbedderBuilder {
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError> {
+        let weight_bytes = self.0.weight_bytes;
+        let info = ModelInfo { architecture: "sim".to_owned(), vocab_size: 258, weight_bytes };
+        Ok(Box::new(SimEmbedder { config: self.0, info }))
+    }
+}
+
+struct SimEmbedder {
+    config: SimConfig,
+    info: ModelInfo,
+}
+
+impl Embedder for SimEmbedder {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn context_tokens(&self) -> usize {
+        self.config.context_tokens
+    }
+
+    fn dimensions(&self) -> usize {
+        2
+    }
+
+    fn overhead_bytes(&self) -> u64 {
+        0
+    }
+
+    fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let tokens: u64 = texts.iter().map(|text| text.len() as u64).sum();
+        std::thread::sleep(Duration::from_millis(tokens * self.config.prompt_token_delay_ms));
+        // Directions on a circle, told apart by what the tokens add up to.
+        let vector = |text: &&[u32]| {
+            let sum = text.iter().fold(0_u32, |sum, &token| sum.wrapping_add(token));
+            let angle = f32::from(u16::try_from(sum % 1_000).unwrap_or(0));
+            vec![angle.cos(), angle.sin()]
+        };
+        Ok(texts.iter().map(vector).collect())
     }
 }

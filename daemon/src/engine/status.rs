@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ingle_protocol::wire::models::LoadedModel;
+use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 use ingle_protocol::wire::status::Phase;
 
 use super::quarantine::Deaths;
@@ -22,7 +22,7 @@ pub struct EngineStatus {
     pub active: usize,
     /// Generations waiting.
     pub queued: usize,
-    /// Generations accepted since the start.
+    /// Requests taken into a queue since the start; several texts for one prompt are one.
     pub accepted: u64,
     /// Loads that have succeeded since the start.
     pub loads: u64,
@@ -30,6 +30,8 @@ pub struct EngineStatus {
     pub models: Vec<LoadedModel>,
     /// Models being loaded.
     pub loading: Vec<String>,
+    /// What runs each model that is in memory, on its way there or waited for.
+    pub engines: Vec<(String, EngineKind)>,
     /// What all models may take together, in bytes.
     pub budget_bytes: u64,
     /// What they hold or have reserved, in bytes.
@@ -57,6 +59,7 @@ impl StatusCell {
             loads: 0,
             models: Vec::new(),
             loading: Vec::new(),
+            engines: Vec::new(),
             budget_bytes: 0,
             used_bytes: 0,
             quarantined: Vec::new(),
@@ -68,6 +71,13 @@ impl StatusCell {
     #[must_use]
     pub fn read(&self) -> EngineStatus {
         self.lock().clone()
+    }
+
+    /// The last heartbeat.
+    #[must_use]
+    pub fn heartbeat(&self) -> (Phase, Instant) {
+        let status = self.lock();
+        (status.phase.clone(), status.beat_at)
     }
 
     /// A heartbeat: a new phase at `now`.

@@ -3,29 +3,39 @@
 //! Owns the session of one host: rmcp over our own bounded transport. Knows nothing of engines:
 //! [`tools`] calls the service like every other edge.
 
+pub mod promote;
 pub mod tools;
 pub mod transport;
 
 use std::sync::Arc;
 
 use ingle_protocol::socket::SharedStream;
+use ingle_protocol::wire::hello::HelloParams;
 use tokio_util::sync::CancellationToken;
 
+use crate::jobs::Jobs;
 use crate::service::Service;
+use promote::Patience;
 use tools::Tools;
 use transport::FrameTransport;
 
-/// Serves one host until it goes or the daemon ends. `buffered` was read past `hello`.
+/// Milliseconds that a host waits for one reply when it does not say: what the MCP SDKs do.
+const HOST_TIMEOUT_MS: u64 = 60_000;
+
+/// Serves one host until it goes or the daemon ends. `buffered` was read past its `hello`.
 pub async fn serve(
     stream: SharedStream,
+    hello: &HelloParams,
     buffered: Vec<u8>,
     service: Arc<Service>,
+    jobs: Jobs,
     closing: CancellationToken,
 ) {
     // Cancelled when the host goes: rmcp itself would let handlers run on for seconds.
     let gone = closing.child_token();
     let transport = FrameTransport::new(stream, buffered, gone.clone());
-    let tools = Tools::new(service, gone.clone());
+    let patience = Patience::new(hello.host_timeout_ms.unwrap_or(HOST_TIMEOUT_MS));
+    let tools = Tools::new(service, jobs, patience, gone.clone());
     match rmcp::service::serve_server_with_ct(tools, transport, gone.clone()).await {
         Ok(session) => {
             if let Err(error) = session.waiting().await {

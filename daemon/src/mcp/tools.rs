@@ -1,4 +1,4 @@
-//! The MCP tools: `chat`, `generate`, `list_models`.
+//! The MCP tools: `chat`, `generate`, `list_models`, and those that look after jobs.
 //!
 //! Owns their names, schemas and results. An error a model can act on is a tool result with
 //! `isError` and the next step in its text; only what the host did wrong is a protocol error.
@@ -6,26 +6,29 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, Message};
+use ingle_protocol::wire::generate::{GenerateParams, Message};
+use ingle_protocol::wire::jobs::{JobEvent, JobParams, JobStatus, JobWork, WaitParams};
+use ingle_protocol::{limits, tools};
 use rmcp::ErrorData;
 use rmcp::RoleServer;
 use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-    JsonObject, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
-    ServerCapabilities, Tool, ToolAnnotations,
+    JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, Tool, ToolAnnotations,
 };
 use rmcp::service::RequestContext;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::promote::{self, Patience, Progress};
+use crate::jobs::Jobs;
 use crate::request::{RequestContext as Request, named};
 use crate::service::Service;
 
@@ -33,6 +36,8 @@ use crate::service::Service;
 #[derive(Debug, Clone)]
 pub struct Tools {
     service: Arc<Service>,
+    jobs: Jobs,
+    patience: Patience,
     gone: CancellationToken,
     /// Calls this host may have in flight.
     slots: Arc<Semaphore>,
@@ -88,12 +93,26 @@ struct GenerateArguments {
     stop: Vec<String>,
 }
 
+/// Arguments of `job_get`, `job_wait` and `job_cancel`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct JobArguments {
+    /// The job's id, from the reply that named it.
+    job_id: String,
+}
+
 impl Tools {
-    /// The tools over one service; `gone` is cancelled when the host has gone.
+    /// The tools over one service, for a host of some patience; `gone` is cancelled when the host
+    /// has gone.
     #[must_use]
-    pub fn new(service: Arc<Service>, gone: CancellationToken) -> Self {
+    pub fn new(
+        service: Arc<Service>,
+        jobs: Jobs,
+        patience: Patience,
+        gone: CancellationToken,
+    ) -> Self {
         let slots = Arc::new(Semaphore::new(limits::IN_FLIGHT_PER_CONNECTION));
-        Self { service, gone, slots }
+        Self { service, jobs, patience, gone, slots }
     }
 
     /// The outer error is the host's fault, the inner one the tool's.
@@ -111,9 +130,21 @@ impl Tools {
             return Ok(Err(error));
         };
         match request.name.as_ref() {
-            "chat" => Ok(self.chat(arguments(request)?, id, context).await),
-            "generate" => Ok(self.generate(arguments(request)?, id, context).await),
+            "chat" => Ok(self.chat(arguments(request)?, context).await),
+            "generate" => Ok(self.generate(arguments(request)?, context).await),
             "list_models" => Ok(self.list_models().await),
+            "job_get" => {
+                let JobArguments { job_id } = arguments(request)?;
+                Ok(self.job_get(&job_id, id).await)
+            }
+            "job_wait" => {
+                let JobArguments { job_id } = arguments(request)?;
+                Ok(self.job_wait(job_id, id, context).await)
+            }
+            "job_cancel" => {
+                let JobArguments { job_id } = arguments(request)?;
+                Ok(self.job_cancel(&job_id, id).await)
+            }
             name => Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None)),
         }
     }
@@ -121,7 +152,6 @@ impl Tools {
     async fn chat(
         &self,
         arguments: ChatArguments,
-        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         let system = arguments.system.map(|content| Message { role: "system".into(), content });
@@ -137,13 +167,12 @@ impl Tools {
             stop: arguments.stop,
             ..GenerateParams::default()
         };
-        self.run(params, id, context).await
+        self.run(params, context).await
     }
 
     async fn generate(
         &self,
         arguments: GenerateArguments,
-        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         let params = GenerateParams {
@@ -157,49 +186,74 @@ impl Tools {
             stop: arguments.stop,
             ..GenerateParams::default()
         };
-        self.run(params, id, context).await
+        self.run(params, context).await
     }
 
     async fn run(
         &self,
         params: GenerateParams,
-        id: &str,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
         check_length(&params)?;
-        // The host's end ends the work.
+        let class = tools::tool("generate").class;
+        let work = JobWork::Generate(params);
+        let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
+        let progress = Progress::new(&context.peer, context.meta.get_progress_token());
+        promote::run(&self.jobs, params, class, self.patience, progress).await
+    }
+
+    async fn job_get(&self, id: &str, request_id: &str) -> Result<CallToolResult, ErrorBody> {
+        let reply = self.jobs.get(id, &self.request(request_id, Class::Simple, None)).await?;
+        promote::result(reply, self.patience)
+    }
+
+    async fn job_wait(
+        &self,
+        id: String,
+        request_id: &str,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorBody> {
+        // Its reply is due like any other's.
+        let budget = Budget { work_ms: Some(self.patience.due_ms()), remaining_ms: None };
+        let request = self.request(request_id, Class::Workflow, Some(budget));
+        let params = WaitParams { id, stream: true, budget: None };
+        let (events, mut heard) = mpsc::channel(limits::PROGRESS_EVENTS);
+        let mut progress = Progress::new(&context.peer, context.meta.get_progress_token());
+        let tell = async {
+            while let Some(event) = heard.recv().await {
+                if let JobEvent::Progress { progress: share, message, .. } = event {
+                    progress.tell(share, &message).await;
+                }
+            }
+            std::future::pending().await
+        };
+        let reply = tokio::select! {
+            reply = self.jobs.wait(&params, events, &request) => reply?,
+            never = tell => never,
+        };
+        promote::result(reply, self.patience)
+    }
+
+    async fn job_cancel(&self, id: &str, request_id: &str) -> Result<CallToolResult, ErrorBody> {
+        let reply = self.jobs.cancel(id, &self.request(request_id, Class::Simple, None)).await?;
+        let words = match reply.job.status {
+            JobStatus::Cancelled => "The job was cancelled.",
+            _ => "The job had ended before; job_get shows its result.",
+        };
+        let mut answer = CallToolResult::structured(json!({
+            "job_id": reply.job.id,
+            "status": reply.job.status,
+        }));
+        answer.content = vec![ContentBlock::text(words)];
+        Ok(answer)
+    }
+
+    /// A request of this host's. The host's end ends it.
+    fn request(&self, id: &str, class: Class, budget: Option<Budget>) -> Request {
         let cancel = self.gone.child_token();
         let timeouts = &self.service.config.timeouts;
-        let (id, now) = (id.to_owned(), Instant::now());
-        let request = Request::new(id, Class::Workflow, timeouts, None, cancel, now);
-        let mut generation = self.service.generate(params, request).await?;
-        let progress = context.meta.get_progress_token();
-        let mut told = 0.0;
-        while let Some(event) = generation.event().await {
-            let Some((share, message)) = progress_of(&event).filter(|(share, _)| *share > told)
-            else {
-                continue;
-            };
-            told = share;
-            if let Some(token) = &progress {
-                let note = ProgressNotificationParam::new(token.clone(), share)
-                    .with_total(1.0)
-                    .with_message(message);
-                // A host that does not take progress still gets its result.
-                let _ = context.peer.notify_progress(note).await;
-            }
-        }
-        let (_, result) = generation.finish().await?;
-        let structured = json!({
-            "model": result.model,
-            "text": result.text,
-            "finish_reason": result.finish_reason,
-            "seed": result.seed,
-            "usage": result.usage,
-        });
-        let mut answer = CallToolResult::structured(structured);
-        answer.content = vec![ContentBlock::text(result.text)];
-        Ok(answer)
+        let now = Instant::now();
+        Request::new(id.to_owned(), class, timeouts, budget, cancel, now)
     }
 
     async fn list_models(&self) -> Result<CallToolResult, ErrorBody> {
@@ -226,24 +280,6 @@ fn check_length(params: &GenerateParams) -> Result<(), ErrorBody> {
     )
     .with_remediation("Shorten the prompt, or split the work into several calls.")
     .with_details(json!({ "characters": characters, "limit": limits::TOOL_PROMPT_CHARS })))
-}
-
-/// How far a call has come, 0 to 1, in words for a person.
-fn progress_of(event: &GenerateEvent) -> Option<(f64, String)> {
-    match event {
-        GenerateEvent::Queued { position } => {
-            Some((0.01, format!("waiting; {position} before this one")))
-        }
-        GenerateEvent::Loading { fraction } => {
-            Some((0.02 + f64::from(*fraction) * 0.3, "loading the model".to_owned()))
-        }
-        GenerateEvent::Prefill { done_tokens, total_tokens } => {
-            #[expect(clippy::cast_precision_loss, reason = "a share for people")]
-            let share = *done_tokens as f64 / (*total_tokens).max(1) as f64;
-            Some((0.32 + share * 0.3, format!("read {done_tokens} of {total_tokens} tokens")))
-        }
-        GenerateEvent::Delta { .. } => None,
-    }
 }
 
 fn schema<T: JsonSchema>() -> Arc<JsonObject> {
@@ -292,6 +328,34 @@ fn tool_list() -> Vec<Tool> {
         )
         .with_title("List local models")
         .annotate(read_only().idempotent(true)),
+        Tool::new(
+            "job_wait",
+            "Wait for a call that took too long and goes on as a job, and get its whole result. \
+             Says how far it is if it has not ended in time; call it again then.",
+            schema::<JobArguments>(),
+        )
+        .with_title("Wait for a job")
+        .annotate(read_only().idempotent(true)),
+        Tool::new(
+            "job_get",
+            "Look at a job without waiting: its result, or how far it is and its text so far.",
+            schema::<JobArguments>(),
+        )
+        .with_title("Look at a job")
+        .annotate(read_only().idempotent(true)),
+        Tool::new(
+            "job_cancel",
+            "End a job whose result is no longer wanted.",
+            schema::<JobArguments>(),
+        )
+        .with_title("Cancel a job")
+        .annotate(
+            ToolAnnotations::new()
+                .read_only(false)
+                .destructive(true)
+                .idempotent(true)
+                .open_world(false),
+        ),
     ]
 }
 
@@ -318,7 +382,9 @@ impl ServerHandler for Tools {
             )
             .with_instructions(
                 "Language models that run on this machine and stay loaded. `chat` answers a \
-                 prompt, `generate` continues a text, `list_models` says which models there are.",
+                 prompt, `generate` continues a text, `list_models` says which models there are. A \
+                 call that takes too long for this host answers with the id of a job that goes on: \
+                 `job_wait` gets its result.",
             )
     }
 

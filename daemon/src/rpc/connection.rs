@@ -17,6 +17,7 @@ use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::limits;
 use ingle_protocol::socket::{self, SharedStream};
 use ingle_protocol::wire::envelope::Id as WireId;
+use ingle_protocol::wire::hello::HelloParams;
 use jsonrpsee::core::server::{MethodResponse, MethodSink, Methods};
 use jsonrpsee::types::error::OVERSIZED_RESPONSE_CODE;
 use serde_json::value::RawValue;
@@ -38,13 +39,15 @@ pub enum End {
     Closed,
     /// `hello` asked for MCP: these bytes follow it.
     Mcp {
+        /// What it said.
+        hello: Box<HelloParams>,
         /// Bytes read after `hello`.
         buffered: Vec<u8>,
     },
 }
 
-/// Tells an MCP `hello` from everything else, and answers it.
-pub type McpHello = fn(&[u8]) -> bool;
+/// Tells an MCP `hello` from everything else.
+pub type McpHello = fn(&[u8]) -> Option<HelloParams>;
 
 struct Connection<'a> {
     number: usize,
@@ -63,7 +66,7 @@ pub async fn serve(
     stream: &SharedStream,
     number: usize,
     methods: &Methods,
-    is_mcp_hello: McpHello,
+    mcp_hello: McpHello,
     draining: &CancellationToken,
     closing: &CancellationToken,
 ) -> End {
@@ -90,11 +93,11 @@ pub async fn serve(
         {
             if std::mem::take(&mut first)
                 && let Frame::Line(line) = &frame
-                && is_mcp_hello(line)
+                && let Some(hello) = mcp_hello(line)
             {
                 connection.take(frame).await;
                 let _ = writer.write_all(&connection.out).await;
-                return End::Mcp { buffered: reader.into_buffered() };
+                return End::Mcp { hello: Box::new(hello), buffered: reader.into_buffered() };
             }
             connection.take(frame).await;
         }
@@ -265,7 +268,8 @@ impl Connection<'_> {
         }
         let cancel = CancellationToken::new();
         self.in_flight.insert(id.clone(), cancel.clone());
-        let scope = CallScope { id: id.clone(), cancel, events: self.events.clone() };
+        let (events, remaining_ms) = (self.events.clone(), call.remaining_ms);
+        let scope = CallScope { id: id.clone(), cancel, events, remaining_ms };
         let future = call.start(self.methods, self.number, scope);
         // A bug in one method answers that call and no other.
         let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| match outcome {

@@ -5,7 +5,7 @@
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
-use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId};
+use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId, REMAINING};
 use jsonrpsee::core::middleware::{Notification, Request};
 use jsonrpsee::core::server::{
     BatchResponseBuilder, ConnectionId, Extensions, MethodCallback, MethodResponse, MethodSink,
@@ -29,6 +29,8 @@ pub struct CallScope {
     pub cancel: CancellationToken,
     /// Takes events on their way to the connection.
     pub events: MethodSink,
+    /// What the sender has left, where the request says so beside its parameters.
+    pub remaining_ms: Option<u64>,
 }
 
 /// What one frame asks for.
@@ -57,6 +59,8 @@ pub enum BatchEntry {
 pub struct Call {
     /// The caller's name of the request.
     pub id: WireId,
+    /// What the sender has left, in milliseconds, if the request had to wait on its way.
+    pub remaining_ms: Option<u64>,
     rpc_id: Id<'static>,
     method: String,
     params: Option<Box<RawValue>>,
@@ -179,6 +183,7 @@ fn read_single(frame: &[u8]) -> Asked {
         };
         return Asked::Call(Call {
             id,
+            remaining_ms: remaining_ms(frame),
             rpc_id: request.id.into_owned(),
             method: request.method.into_owned(),
             params: request.params.map(std::borrow::Cow::into_owned),
@@ -208,6 +213,17 @@ fn read_single(frame: &[u8]) -> Asked {
     }
     let id = id.and_then(|id| serde_json::from_str(id.get()).ok()).unwrap_or(WireId::Null);
     Asked::Answer(unsound(&id))
+}
+
+/// The member [`REMAINING`], looked for only where a shim puts it.
+fn remaining_ms(frame: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Waited {
+        remaining_ms: u64,
+    }
+    frame.strip_prefix(b"{\"")?.starts_with(REMAINING.as_bytes()).then_some(())?;
+    let waited: Waited = serde_json::from_slice(frame).ok()?;
+    Some(waited.remaining_ms)
 }
 
 fn unsound(id: &WireId) -> MethodResponse {
@@ -264,6 +280,17 @@ mod tests {
         assert_eq!(answer_code("42"), Some(-32600));
         assert_eq!(answer_code(r#"{"id":1}"#), Some(-32600));
         assert_eq!(answer_code(r#"{"jsonrpc":"2.0","id":[],"method":"x"}"#), Some(-32600));
+    }
+
+    #[test]
+    fn a_request_that_waited_says_what_its_sender_has_left() {
+        for (frame, left) in [
+            (r#"{"remaining_ms":70,"jsonrpc":"2.0","id":1,"method":"health"}"#, Some(70)),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"health"}"#, None),
+        ] {
+            let Asked::Call(call) = read(frame.as_bytes()) else { panic!("no call") };
+            assert_eq!(call.remaining_ms, left);
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, End};
+use crate::jobs::Jobs;
 use crate::mcp;
 use crate::service::Service;
 
@@ -50,6 +51,8 @@ pub struct Shared {
     pub methods: Methods,
     /// The service, for MCP.
     pub service: Arc<Service>,
+    /// The jobs, for MCP.
+    pub jobs: Jobs,
     /// Ends every connection at once.
     pub closing: CancellationToken,
     /// Connections not ended yet.
@@ -100,28 +103,22 @@ async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, share
     connections.fetch_add(1, Ordering::Relaxed);
     let stream = SharedStream::new(stream);
     let draining = &shared.service.draining;
-    let end = connection::serve(
-        &stream,
-        number,
-        &shared.methods,
-        is_mcp_hello,
-        draining,
-        &shared.closing,
-    )
-    .await;
-    if let End::Mcp { buffered } = end {
-        mcp::serve(stream, buffered, Arc::clone(&shared.service), shared.closing.clone()).await;
+    let end =
+        connection::serve(&stream, number, &shared.methods, mcp_hello, draining, &shared.closing)
+            .await;
+    if let End::Mcp { hello, buffered } = end {
+        let (service, jobs) = (Arc::clone(&shared.service), shared.jobs.clone());
+        mcp::serve(stream, &hello, buffered, service, jobs, shared.closing.clone()).await;
     }
     connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn is_mcp_hello(line: &[u8]) -> bool {
-    let Ok(request) = serde_json::from_slice::<Request<'_>>(line) else { return false };
-    let params = request.params.as_ref().map(|params| params.get());
-    request.method == Hello::NAME
-        && params.and_then(|params| serde_json::from_str::<HelloParams>(params).ok()).is_some_and(
-            |hello| hello.role == Role::Mcp && hello.protocol == ingle_protocol::PROTOCOL_VERSION,
-        )
+fn mcp_hello(line: &[u8]) -> Option<HelloParams> {
+    let request = serde_json::from_slice::<Request<'_>>(line).ok()?;
+    let params = request.params.as_ref().filter(|_| request.method == Hello::NAME)?;
+    let hello: HelloParams = serde_json::from_str(params.get()).ok()?;
+    let is_ours = hello.protocol == ingle_protocol::PROTOCOL_VERSION;
+    Some(hello).filter(|hello| hello.role == Role::Mcp && is_ours)
 }
 
 async fn refuse(stream: Stream) {

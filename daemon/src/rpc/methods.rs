@@ -14,10 +14,8 @@ use ingle_protocol::wire::embed::Embed;
 use ingle_protocol::wire::envelope::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
-use ingle_protocol::wire::models::{
-    EstimateModel, ListModels, LoadModel, ProgressEvent, PullModel, UnloadModel,
-};
-use ingle_protocol::wire::status::{Health, Shutdown, ShutdownReply, Status};
+use ingle_protocol::wire::models::{EstimateModel, ListModels, LoadModel, PullModel, UnloadModel};
+use ingle_protocol::wire::status::{Health, Shutdown, ShutdownReply, Status, StatusReply};
 use ingle_protocol::wire::tokens::{Detokenize, Tokenize};
 use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::server::RpcModule;
@@ -25,6 +23,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::dispatch::{CallScope, error_object};
+use crate::jobs::Jobs;
 use crate::request::{RequestContext, named};
 use crate::service::Service;
 
@@ -34,12 +33,18 @@ use crate::service::Service;
 /// When two methods have one name: a bug that the first test run shows.
 pub fn table(
     service: Arc<Service>,
+    jobs: Jobs,
     shutdown: impl Fn(bool) + Send + Sync + 'static,
 ) -> Result<RpcModule<Arc<Service>>, RegisterMethodError> {
     let mut module = RpcModule::new(service);
     add::<Hello, _, _>(&mut module, |service, params, _| async move { hello(&service, &params) })?;
     add::<Health, _, _>(&mut module, |service, _, _| async move { Ok(service.health()) })?;
-    add::<Status, _, _>(&mut module, |service, _, _| async move { Ok(service.status()) })?;
+    let all_jobs = jobs.clone();
+    add::<Status, _, _>(&mut module, move |service, _, _| {
+        let jobs = all_jobs.counts();
+        async move { Ok(StatusReply { jobs, ..service.status() }) }
+    })?;
+    super::jobs::add_all(&mut module, &jobs)?;
     add::<ListModels, _, _>(
         &mut module,
         |service, _, _| async move { service.list_models().await },
@@ -92,14 +97,17 @@ pub fn table(
 }
 
 /// One call: where it came from, and its name in logs and errors.
-struct Call {
-    scope: CallScope,
-    request_id: String,
+pub(super) struct Call {
+    pub(super) scope: CallScope,
+    pub(super) request_id: String,
 }
 
 /// Registers one method: reads its parameters, calls it, and wraps its error, which names the
 /// request.
-fn add<M, F, Fut>(module: &mut RpcModule<Arc<Service>>, call: F) -> Result<(), RegisterMethodError>
+pub(super) fn add<M, F, Fut>(
+    module: &mut RpcModule<Arc<Service>>,
+    call: F,
+) -> Result<(), RegisterMethodError>
 where
     M: Method,
     F: Fn(Arc<Service>, M::Params, Call) -> Fut + Clone + Send + Sync + 'static,
@@ -134,8 +142,19 @@ fn read_params<M: Method>(params: Option<&str>) -> Result<M::Params, ErrorBody> 
     })
 }
 
-fn context(service: &Service, class: Class, budget: Option<Budget>, call: &Call) -> RequestContext {
+pub(super) fn context(
+    service: &Service,
+    class: Class,
+    budget: Option<Budget>,
+    call: &Call,
+) -> RequestContext {
     let timeouts = &service.config.timeouts;
+    let budget = match (budget, call.scope.remaining_ms) {
+        (budget, None) => budget,
+        (None, remaining_ms) => Some(Budget { work_ms: None, remaining_ms }),
+        // The shim's limit heeds the caller's budget already.
+        (Some(budget), remaining_ms) => Some(Budget { remaining_ms, ..budget }),
+    };
     let cancel = call.scope.cancel.clone();
     RequestContext::new(call.request_id.clone(), class, timeouts, budget, cancel, Instant::now())
 }
@@ -201,10 +220,10 @@ async fn send_event<E: Serialize>(scope: &CallScope, event: E) -> Result<(), Err
 }
 
 /// A sender for progress, and the future that forwards it to the connection until it is dropped.
-fn progress(
+pub(super) fn progress<E: Serialize>(
     wanted: bool,
     scope: &CallScope,
-) -> (mpsc::Sender<ProgressEvent>, impl Future<Output = ()>) {
+) -> (mpsc::Sender<E>, impl Future<Output = ()>) {
     let (sender, mut receiver) = mpsc::channel(limits::PROGRESS_EVENTS);
     let forward = async move {
         while let Some(event) = receiver.recv().await {
@@ -217,7 +236,10 @@ fn progress(
 }
 
 /// The outcome of `work`, while `forward` runs beside it.
-async fn first<T>(work: impl Future<Output = T>, forward: impl Future<Output = ()>) -> T {
+pub(super) async fn first<T>(
+    work: impl Future<Output = T>,
+    forward: impl Future<Output = ()>,
+) -> T {
     let mut forward = std::pin::pin!(forward);
     let mut work = std::pin::pin!(work);
     tokio::select! {

@@ -5,5 +5,6 @@
 
 pub mod connection;
 pub mod dispatch;
+mod jobs;
 pub mod listener;
 pub mod methods;

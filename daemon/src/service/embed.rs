@@ -85,7 +85,8 @@ fn invalid(problem: &str) -> ErrorBody {
         .with_details(json!({ "field": "input" }))
 }
 
-fn validate(input: &[String]) -> Result<(), ErrorBody> {
+/// Checks what needs no model.
+pub(crate) fn validate(input: &[String]) -> Result<(), ErrorBody> {
     if input.is_empty() || input.len() > limits::EMBED_INPUTS {
         return Err(invalid(&format!("must have 1 to {} texts", limits::EMBED_INPUTS)));
     }

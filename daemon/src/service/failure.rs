@@ -51,12 +51,8 @@ impl From<EngineFailure> for ErrorBody {
         let message = failure.to_string();
         match failure {
             EngineFailure::Engine(error) => error.into(),
-            EngineFailure::Timeout { layer, limit_ms, elapsed_ms, .. } => {
-                Self::new(ErrorCode::Timeout, message).with_details(json!({
-                    "layer": layer,
-                    "limit_ms": limit_ms,
-                    "elapsed_ms": elapsed_ms,
-                }))
+            EngineFailure::Timeout { what, layer, limit_ms, elapsed_ms } => {
+                Self::timeout(what, layer, limit_ms, elapsed_ms)
             }
             EngineFailure::Cancelled => Self::new(ErrorCode::Cancelled, message),
             EngineFailure::Overloaded { waiting, .. } => Self::new(ErrorCode::Overloaded, message)
@@ -65,6 +61,14 @@ impl From<EngineFailure> for ErrorBody {
                 ),
             EngineFailure::Busy { active, .. } => {
                 Self::new(ErrorCode::Conflict, message).with_details(json!({ "active": active }))
+            }
+            EngineFailure::UnknownToken { token, vocab_size, .. } => {
+                Self::new(ErrorCode::InvalidParams, message)
+                    .with_details(json!({ "token": token, "vocab_size": vocab_size }))
+                    .with_remediation(
+                        "Leave that token out of the prompt; the tokenizer has tokens that the \
+                         weights were never given.",
+                    )
             }
             EngineFailure::InsufficientMemory(shortage) => {
                 let holders = shortage.holders.iter().map(|holder| {
@@ -93,6 +97,8 @@ impl From<EngineFailure> for ErrorBody {
                         "requests": last.requests,
                     }))
             }
+            EngineFailure::Stalled(stall) => Self::new(ErrorCode::EngineStalled, message)
+                .with_details(json!({ "phase": stall.phase, "silent_ms": stall.silent_ms })),
             EngineFailure::ShuttingDown => Self::new(ErrorCode::ShuttingDown, message),
             EngineFailure::ThreadEnded => Self::new(ErrorCode::EngineFailed, message)
                 .with_remediation(

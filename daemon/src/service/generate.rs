@@ -9,9 +9,10 @@
 //! of them that fails ends all.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
@@ -26,10 +27,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
+use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
 use crate::engine::handle::{
-    ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, millis,
+    ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, StallAlarm, millis,
 };
 use crate::engine::role::Role;
 use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
@@ -46,6 +48,9 @@ pub struct Generation {
     events: mpsc::Receiver<GenerateEvent>,
     /// At least one.
     choices: Vec<PendingChoice>,
+    alarm: StallAlarm,
+    work_since: Arc<OnceLock<Instant>>,
+    timeouts: Arc<TimeoutCounters>,
     _cancel_on_drop: DropGuard,
 }
 
@@ -60,7 +65,16 @@ impl Generation {
     /// The next event, or `None` when only the terminal one is left.
     pub async fn event(&mut self) -> Option<GenerateEvent> {
         let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
-        tokio::time::timeout_at(limit, self.events.recv()).await.ok()?
+        tokio::select! {
+            event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()?,
+            _ = self.alarm.stalled() => None,
+        }
+    }
+
+    /// When the work began, once it has: queueing and loading come before.
+    #[must_use]
+    pub fn work_since(&self) -> Option<Instant> {
+        self.work_since.get().copied()
     }
 
     /// The terminal event: what is left of the texts, if they were streamed, and the result.
@@ -84,13 +98,24 @@ impl Generation {
         let mut completions = Vec::with_capacity(self.choices.len());
         let mut cancelled = None;
         for choice in &mut self.choices {
-            match tokio::time::timeout_at(limit, &mut choice.done).await {
+            let done = tokio::select! {
+                biased;
+                done = tokio::time::timeout_at(limit, &mut choice.done) => done,
+                stalled = self.alarm.stalled() => return Err(stalled.into()),
+            };
+            match done {
                 Ok(Ok(Ok(completion))) => completions.push(completion),
                 // Cancelled by its caller, or by a choice that failed and comes later.
                 Ok(Ok(Err(EngineFailure::Cancelled))) => cancelled = Some(EngineFailure::Cancelled),
-                Ok(Ok(Err(failure))) => return Err(failure.into()),
+                Ok(Ok(Err(failure))) => {
+                    if let EngineFailure::Timeout { layer, .. } = &failure {
+                        self.timeouts.count(self.context.class, *layer);
+                    }
+                    return Err(failure.into());
+                }
                 Ok(Err(_)) => return Err(EngineFailure::ThreadEnded.into()),
                 Err(_) => {
+                    self.timeouts.count(self.context.class, Layer::Daemon);
                     return Err(daemon_timeout("the request", &self.context, Instant::now()));
                 }
             }
@@ -143,14 +168,8 @@ impl Generation {
 /// The daemon's own answer at 1.5 W, when no inner layer has answered.
 #[must_use]
 pub fn daemon_timeout(what: &'static str, context: &RequestContext, now: Instant) -> ErrorBody {
-    let elapsed = now.saturating_duration_since(context.deadline.accepted_at);
-    EngineFailure::Timeout {
-        what,
-        layer: Layer::Daemon,
-        limit_ms: context.deadline.limit_ms,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    }
-    .into()
+    let Deadline { limit_ms, .. } = context.deadline;
+    ErrorBody::timeout(what, Layer::Daemon, limit_ms, context.deadline.elapsed_ms(now))
 }
 
 impl Service {
@@ -185,7 +204,7 @@ impl Service {
         let cancel_on_drop = context.cancel.clone().drop_guard();
         // A token of their own: a choice that fails ends the others through it.
         let cancel = context.cancel.child_token();
-        let work_since = Arc::default();
+        let work_since: Arc<OnceLock<Instant>> = Arc::default();
         let mut choices = Vec::with_capacity(wanted);
         for index in 0..wanted {
             let seed = sampling::choice_seed(seed, index);
@@ -206,6 +225,7 @@ impl Service {
                 stream_text: params.stream,
                 deadline: context.deadline,
                 choice: ChoiceOf { index, work_since: Arc::clone(&work_since) },
+                wrap_up: Arc::clone(&context.wrap_up),
                 cancel: cancel.clone(),
                 events: events_tx.clone(),
                 done: done_tx,
@@ -218,6 +238,9 @@ impl Service {
             stream_text: params.stream,
             events,
             choices,
+            alarm: self.engine.alarm().clone(),
+            work_since,
+            timeouts: Arc::clone(&self.timeouts),
             _cancel_on_drop: cancel_on_drop,
             context,
         })
@@ -284,7 +307,9 @@ impl From<InvalidSetting> for ErrorBody {
 }
 
 /// Checks every parameter that needs no model and fills in the sampler's defaults.
-fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
+pub(crate) fn validate(
+    params: &GenerateParams,
+) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
     one_of("prompt", params.prompt.is_some(), params.messages.is_some())?;
     if let Some(messages) = &params.messages {
         if messages.is_empty() {

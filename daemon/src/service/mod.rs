@@ -3,6 +3,7 @@
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+pub mod counters;
 pub mod embed;
 pub mod failure;
 mod flights;
@@ -23,6 +24,8 @@ use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
 use crate::models::Puller;
 use crate::request::RequestNames;
+use crate::watchdog::Watchdog;
+use counters::TimeoutCounters;
 use models::Models;
 
 /// Everything the edges call. Made once by `app`.
@@ -40,8 +43,12 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// Limits reached.
+    pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.
     pub memory: MemoryWatch,
+    /// How long the engine thread has been silent.
+    pub watchdog: Watchdog,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
     /// Connections open now.

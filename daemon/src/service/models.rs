@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::{
     EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
     ProgressEvent, PullParams, PullResult, UnloadResult,
@@ -311,9 +312,10 @@ impl Service {
         engine: Option<EngineKind>,
     ) -> Result<Arc<OpenModel>, ErrorBody> {
         let status = self.engine.status();
+        // A load under way or waited for is joined too: another engine's would be refused.
         let resident = |name: &str| {
-            let loaded = status.models.iter().find(|model| model.name == name)?;
-            loaded.engine.parse().ok()
+            let mut engines = status.engines.iter();
+            engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
     }
@@ -477,14 +479,19 @@ impl Service {
     ) -> Result<T, ErrorBody> {
         let outcome = async {
             match outcome.await {
-                Ok(outcome) => Ok(outcome?),
+                Ok(outcome) => Ok(outcome.inspect_err(|failure| {
+                    if let EngineFailure::Timeout { layer, .. } = failure {
+                        self.timeouts.count(context.class, *layer);
+                    }
+                })?),
                 Err(_) => Err(EngineFailure::ThreadEnded.into()),
             }
         };
         self.in_time(what, context, outcome).await
     }
 
-    /// Bounds a step of a request by the daemon's limit and by its cancel token.
+    /// Bounds a step of a request by the daemon's limit and by its cancel token, and ends it when
+    /// the engine thread stands still.
     pub(super) async fn in_time<T>(
         &self,
         what: &'static str,
@@ -494,7 +501,9 @@ impl Service {
         let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
             outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
+                self.timeouts.count(context.class, Layer::Daemon);
                 Err(super::generate::daemon_timeout(what, context, Instant::now()))
             }),
         }

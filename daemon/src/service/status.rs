@@ -1,11 +1,10 @@
 //! Health and status, always from cached state.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ingle_protocol::limits;
 use ingle_protocol::wire::status::{
-    HealthReply, HealthState, Phase, QuarantinedModel, StatusReply,
+    HealthReply, HealthState, JobCounts, Phase, QuarantinedModel, StatusReply,
 };
 
 use super::Service;
@@ -18,12 +17,9 @@ impl Service {
     pub fn health(&self) -> HealthReply {
         let status = self.engine.status();
         let age = Instant::now().saturating_duration_since(status.beat_at);
-        // An idle thread waits for commands and has nothing to say.
-        let stalled =
-            status.phase != Phase::Idle && age > Duration::from_millis(limits::ENGINE_STALL_MS);
         let state = if self.draining.is_cancelled() {
             HealthState::Draining
-        } else if stalled || status.phase == Phase::Stopped {
+        } else if self.watchdog.is_worried() || status.phase == Phase::Stopped {
             HealthState::Degraded
         } else {
             HealthState::Ok
@@ -63,6 +59,9 @@ impl Service {
             budget_bytes: engine.budget_bytes,
             used_bytes: engine.used_bytes,
             models,
+            timeouts: self.timeouts.counts(),
+            // The edge that knows of jobs fills them in.
+            jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
         }
     }

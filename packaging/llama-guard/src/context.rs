@@ -22,6 +22,15 @@ pub struct ContextOptions {
     pub embeddings: bool,
 }
 
+/// What a batch is run through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// A model with a KV cache, which takes the batch up.
+    Decode,
+    /// A model without one: whole texts.
+    Encode,
+}
+
 /// How the embeddings of a text's tokens become the text's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
@@ -162,14 +171,15 @@ impl Context {
         self.pooling
     }
 
-    /// Runs a batch that the KV cache takes up. The slices are equally long: token, position,
-    /// sequence, and 1 where the token's logits are wanted.
+    /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the token's
+    /// logits are wanted.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Full`] when the KV cache has no room, and then nothing has changed; with
     /// any other error part of the batch may be in the KV cache.
-    pub fn decode(
+    pub fn run(
         &mut self,
+        pass: Pass,
         tokens: &[i32],
         positions: &[i32],
         sequences: &[i32],
@@ -178,36 +188,9 @@ impl Context {
         let count = self.check_batch(tokens, positions, sequences, wanted)?;
         // SAFETY: the slices have `count` entries, of tokens and sequences that exist.
         check(|message, len| unsafe {
-            sys::guard_decode(
+            sys::guard_run(
                 self.raw.as_ptr(),
-                count,
-                tokens.as_ptr(),
-                positions.as_ptr(),
-                sequences.as_ptr(),
-                wanted.as_ptr(),
-                message,
-                len,
-            )
-        })
-    }
-
-    /// Runs a batch of whole texts through a model without a KV cache; otherwise as
-    /// [`Context::decode`].
-    ///
-    /// # Errors
-    /// With llama.cpp's reason.
-    pub fn encode(
-        &mut self,
-        tokens: &[i32],
-        positions: &[i32],
-        sequences: &[i32],
-        wanted: &[i8],
-    ) -> Result<(), Error> {
-        let count = self.check_batch(tokens, positions, sequences, wanted)?;
-        // SAFETY: the slices have `count` entries, of tokens and sequences that exist.
-        check(|message, len| unsafe {
-            sys::guard_encode(
-                self.raw.as_ptr(),
+                pass == Pass::Encode,
                 count,
                 tokens.as_ptr(),
                 positions.as_ptr(),
@@ -316,15 +299,17 @@ impl Context {
         Ok(removed)
     }
 
-    /// Makes `target`, which must be empty, share the first `len` positions of `source`. Recurrent
-    /// states are shared whole, whatever `len` says.
+    /// Makes `target`, which must be empty, share the first `len` positions of `source`, or all of
+    /// them. Recurrent states are shared whole, whatever `len` says, and some models assert that
+    /// there is none.
     ///
     /// # Errors
     /// When llama.cpp throws.
-    pub fn share(&mut self, source: i32, target: i32, len: usize) -> Result<(), Error> {
+    pub fn share(&mut self, source: i32, target: i32, len: Option<usize>) -> Result<(), Error> {
         self.check_sequence(source)?;
         self.check_sequence(target)?;
-        let to = i32::try_from(len).map_err(|_| Error::failed("a position over 2^31"))?;
+        let to = len.map_or(Ok(-1), i32::try_from);
+        let to = to.map_err(|_| Error::failed("a position over 2^31"))?;
         // SAFETY: the context is alive and has both sequences.
         check(|message, len| unsafe {
             sys::guard_sequence_copy(self.raw.as_ptr(), source, target, 0, to, message, len)

@@ -39,6 +39,13 @@ struct llama_memory_breakdown_data {
 using llama_memory_breakdown = std::map<ggml_backend_buffer_type_t, llama_memory_breakdown_data>;
 llama_memory_breakdown llama_get_memory_breakdown(const struct llama_context * ctx);
 
+// sys.rs asserts the same.
+static_assert(sizeof(guard_load_options) == 24);
+static_assert(sizeof(guard_model_facts) == 32);
+static_assert(sizeof(guard_context_options) == 28);
+static_assert(sizeof(guard_context_facts) == 24);
+static_assert(sizeof(guard_vocab_facts) == 32);
+
 struct guard_context {
     llama_context *              context  = nullptr;
     ggml_threadpool_t            pool     = nullptr;
@@ -197,14 +204,18 @@ int32_t outcome(int32_t code, char * message, size_t len) {
 
 } // namespace
 
-void guard_start(guard_log_hook hook, bool debug) {
-    static std::once_flag once;
-    std::call_once(once, [hook, debug] {
-        log_hook    = hook;
-        wants_debug = debug;
-        llama_log_set(on_log, nullptr);
-        ggml_set_abort_callback(on_abort);
-        llama_backend_init();
+int32_t guard_start(guard_log_hook hook, bool debug, char * message, size_t len) {
+    return guarded(message, len, [&]() -> int32_t {
+        static std::once_flag once;
+        // After an exception the next call tries again.
+        std::call_once(once, [hook, debug] {
+            log_hook    = hook;
+            wants_debug = debug;
+            llama_log_set(on_log, nullptr);
+            ggml_set_abort_callback(on_abort);
+            llama_backend_init();
+        });
+        return GUARD_OK;
     });
 }
 
@@ -333,8 +344,13 @@ void guard_context_set_threads(guard_context * context, int32_t threads) {
 }
 
 bool guard_is_finite(int32_t type, const uint8_t * blocks, size_t len) {
-    return type >= 0 && type < GGML_TYPE_COUNT && ggml_type_size(ggml_type(type)) > 0 &&
-           ggml_validate_row_data(ggml_type(type), blocks, len);
+    const int32_t status = guarded(nullptr, 0, [&]() -> int32_t {
+        const bool finite = type >= 0 && type < GGML_TYPE_COUNT &&
+                            ggml_type_size(ggml_type(type)) > 0 &&
+                            ggml_validate_row_data(ggml_type(type), blocks, len);
+        return finite ? GUARD_OK : GUARD_FAILED;
+    });
+    return status == GUARD_OK;
 }
 
 int32_t guard_context_facts_of(const guard_context * context, guard_context_facts * out,
@@ -351,23 +367,14 @@ int32_t guard_context_facts_of(const guard_context * context, guard_context_fact
     });
 }
 
-int32_t guard_decode(guard_context * context, int32_t count, const int32_t * tokens,
-                     const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                     char * message, size_t len) {
+int32_t guard_run(guard_context * context, bool encodes, int32_t count, const int32_t * tokens,
+                  const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
+                  char * message, size_t len) {
     return guarded(message, len, [&]() -> int32_t {
         last_error.clear();
         const auto batch = batch_of(context, count, tokens, positions, sequences, wanted);
-        return outcome(llama_decode(context->context, batch), message, len);
-    });
-}
-
-int32_t guard_encode(guard_context * context, int32_t count, const int32_t * tokens,
-                     const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                     char * message, size_t len) {
-    return guarded(message, len, [&]() -> int32_t {
-        last_error.clear();
-        const auto batch = batch_of(context, count, tokens, positions, sequences, wanted);
-        return outcome(llama_encode(context->context, batch), message, len);
+        const auto run   = encodes ? llama_encode : llama_decode;
+        return outcome(run(context->context, batch), message, len);
     });
 }
 

@@ -1,6 +1,7 @@
-// What llama-guard's Rust half declares (sys.rs). Every function catches what llama.cpp throws and
-// returns one of the GUARD_ codes; with anything but GUARD_OK the cause is written to `message`, a
-// buffer of `message_len` bytes, always terminated.
+// What llama-guard's Rust half declares (sys.rs). Every function that calls llama.cpp catches what it
+// throws. Those that take a `message` return one of the GUARD_ codes; with anything but GUARD_OK the
+// cause is written to `message`, a buffer of `message_len` bytes, always terminated. The others cannot
+// fail in a way that matters: what they catch is dropped.
 
 #pragma once
 
@@ -79,7 +80,7 @@ struct guard_context;
 extern "C" {
 
 // Lines of the debug level are made for every graph: they are dropped unless `wants_debug`.
-void guard_start(guard_log_hook hook, bool wants_debug);
+int32_t guard_start(guard_log_hook hook, bool wants_debug, char * message, size_t message_len);
 
 // Physical cores of the machine, or 0 where this has no way to tell.
 int32_t guard_physical_cores(void);
@@ -99,16 +100,13 @@ bool    guard_is_finite(int32_t type, const uint8_t * blocks, size_t len);
 int32_t guard_context_facts_of(const guard_context * context, guard_context_facts * out,
                                char * message, size_t message_len);
 
-// The four arrays have `count` entries.
-int32_t guard_decode(guard_context * context, int32_t count, const int32_t * tokens,
-                     const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                     char * message, size_t message_len);
-int32_t guard_encode(guard_context * context, int32_t count, const int32_t * tokens,
-                     const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                     char * message, size_t message_len);
+// Decodes a batch, or encodes it. The four arrays have `count` entries.
+int32_t guard_run(guard_context * context, bool encodes, int32_t count, const int32_t * tokens,
+                  const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
+                  char * message, size_t message_len);
 int32_t guard_synchronize(guard_context * context, char * message, size_t message_len);
 
-// `out` points into llama.cpp's buffers until the next decode or encode.
+// `out` points into llama.cpp's buffers until the next run.
 int32_t guard_logits(guard_context * context, int32_t index, const float ** out,
                      char * message, size_t message_len);
 int32_t guard_embedding(guard_context * context, int32_t sequence, const float ** out,

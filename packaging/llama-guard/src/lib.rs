@@ -19,7 +19,7 @@ use std::ffi::c_char;
 // What it links is what `guard.cpp` calls.
 use llama_cpp_sys_2 as _;
 
-pub use context::{Context, ContextOptions, Pooling};
+pub use context::{Context, ContextOptions, Pass, Pooling};
 pub use cores::physical_cores;
 pub use log::{Level, set_log};
 pub use model::{LoadOptions, Model, ModelFacts};

@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::sync::OnceLock;
 
-use crate::sys;
+use crate::{Error, check, sys};
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +31,18 @@ type LogFunction = fn(Level, &str);
 /// thousands of them.
 pub fn set_log(log: LogFunction, wants_debug: bool) {
     let _ = LOG.set((log, wants_debug));
-    start();
+    // The load that follows starts it again, and says why it cannot.
+    let _ = start();
 }
 
 /// Installs the hooks and starts llama.cpp's backends, once for the process.
-pub(crate) fn start() {
+///
+/// # Errors
+/// When llama.cpp throws.
+pub(crate) fn start() -> Result<(), Error> {
     let wants_debug = LOG.get().is_some_and(|(_, wants_debug)| *wants_debug);
     // SAFETY: the hook is a function that lives as long as the process.
-    unsafe { sys::guard_start(hook, wants_debug) };
+    check(|message, len| unsafe { sys::guard_start(hook, wants_debug, message, len) })
 }
 
 extern "C" fn hook(level: i32, line: *const c_char, len: usize) {

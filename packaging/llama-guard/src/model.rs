@@ -75,7 +75,7 @@ impl Model {
         vocab_only: bool,
         mut progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Self, Error> {
-        log::start();
+        log::start()?;
         let path = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| Error::failed("the path has a zero byte in it"))?;
         let options = sys::GuardLoadOptions {

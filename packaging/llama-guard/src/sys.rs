@@ -79,8 +79,22 @@ pub(crate) struct GuardVocabFacts {
     pub(crate) add_eos: bool,
 }
 
+// guard.cpp asserts the same sizes: a field that one side lacks is found when it is compiled.
+const _: () = {
+    assert!(size_of::<GuardLoadOptions>() == 24);
+    assert!(size_of::<GuardModelFacts>() == 32);
+    assert!(size_of::<GuardContextOptions>() == 28);
+    assert!(size_of::<GuardContextFacts>() == 24);
+    assert!(size_of::<GuardVocabFacts>() == 32);
+};
+
 unsafe extern "C" {
-    pub(crate) fn guard_start(hook: LogHook, wants_debug: bool);
+    pub(crate) fn guard_start(
+        hook: LogHook,
+        wants_debug: bool,
+        message: *mut c_char,
+        message_len: usize,
+    ) -> i32;
     pub(crate) fn guard_physical_cores() -> i32;
 
     pub(crate) fn guard_load(
@@ -113,18 +127,9 @@ unsafe extern "C" {
         message_len: usize,
     ) -> i32;
 
-    pub(crate) fn guard_decode(
+    pub(crate) fn guard_run(
         context: *mut GuardContext,
-        count: i32,
-        tokens: *const i32,
-        positions: *const i32,
-        sequences: *const i32,
-        wanted: *const i8,
-        message: *mut c_char,
-        message_len: usize,
-    ) -> i32;
-    pub(crate) fn guard_encode(
-        context: *mut GuardContext,
+        encodes: bool,
         count: i32,
         tokens: *const i32,
         positions: *const i32,

@@ -313,3 +313,21 @@ extern "C" int ingle_cpu_attend_one(
         q.shape(), mx::float32, std::make_shared<IngleAttendOne>(mlx_stream_get_(s)), {q, k, v});
   });
 }
+
+extern "C" void ingle_cpu_share_cores(bool shares) {
+  ingle::share_cores(shares);
+}
+
+extern "C" int ingle_cpu_empty(mlx_array* res, float** data, const int* shape, int dim) {
+  return guarded(res, [&] {
+    mx::Shape sizes(shape, shape + dim);
+    size_t elements = 1;
+    for (const int size : sizes) {
+      elements *= size;
+    }
+    auto buffer = mx::allocator::malloc(elements * sizeof(float));
+    check(buffer.ptr() != nullptr, "[empty] there is no memory");
+    *data = static_cast<float*>(buffer.raw_ptr());
+    return mx::array(buffer, std::move(sizes), mx::float32);
+  });
+}

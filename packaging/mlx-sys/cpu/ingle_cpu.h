@@ -8,6 +8,8 @@
 #ifndef INGLE_CPU_H
 #define INGLE_CPU_H
 
+#include <stdbool.h>
+
 #include "mlx/c/array.h"
 #include "mlx/c/stream.h"
 
@@ -54,6 +56,14 @@ int ingle_cpu_attend_one(
     const mlx_array keys,
     const mlx_array values,
     const mlx_stream s);
+
+// An array of floats that have not been written, and where they lie: for weights that are copied in
+// pieces.
+int ingle_cpu_empty(mlx_array* res, float** data, const int* shape, int dim);
+
+// Whether these operations leave a core to others from now on: they compute on one thread less then,
+// but always on one.
+void ingle_cpu_share_cores(bool shares);
 
 #ifdef __cplusplus
 }

@@ -26,15 +26,21 @@ void pause() {
 
 class Pool {
  public:
-  explicit Pool(unsigned helpers) {
+  explicit Pool(unsigned helpers) : helpers_(helpers), awake_(helpers) {
     for (unsigned i = 0; i < helpers; i++) {
-      std::thread([this] { help(); }).detach();
+      std::thread([this, i] { help(i); }).detach();
     }
+  }
+
+  // Lets one helper rest, or calls it back.
+  void share(bool shares) {
+    awake_ = shares && helpers_ > 0 ? helpers_ - 1 : helpers_;
+    awake_.notify_all();
   }
 
   void run(std::size_t count, void (*task)(const void*, std::size_t), const void* argument) {
     std::unique_lock lock(busy_, std::try_to_lock);
-    if (count < 2 || !lock.owns_lock()) {
+    if (count < 2 || awake_ == 0 || !lock.owns_lock()) {
       for (std::size_t i = 0; i < count; i++) {
         task(argument, i);
       }
@@ -63,9 +69,14 @@ class Pool {
     }
   }
 
-  void help() {
+  void help(unsigned index) {
     unsigned seen = 0;
     while (true) {
+      // One that rests does not look for operations either: that would take the core as well.
+      if (const unsigned awake = awake_; index >= awake) {
+        awake_.wait(awake);
+        continue;
+      }
       for (int spin = 0; epoch_ == seen && spin < SPINS; spin++) {
         pause();
       }
@@ -80,6 +91,8 @@ class Pool {
   }
 
   std::mutex busy_;
+  const unsigned helpers_;
+  std::atomic<unsigned> awake_;
   void (*task_)(const void*, std::size_t) = nullptr;
   const void* argument_ = nullptr;
   std::size_t count_ = 0;
@@ -91,11 +104,23 @@ class Pool {
 
 } // namespace
 
-void parallel(std::size_t count, void (*task)(const void*, std::size_t), const void* argument) {
+namespace {
+
+Pool& pool() {
   // Never destroyed: its threads may outlive static destruction.
   static Pool& pool =
       *new Pool(std::min(std::max(std::thread::hardware_concurrency(), 1u) - 1, MAX_HELPERS));
-  pool.run(count, task, argument);
+  return pool;
+}
+
+} // namespace
+
+void parallel(std::size_t count, void (*task)(const void*, std::size_t), const void* argument) {
+  pool().run(count, task, argument);
+}
+
+void share_cores(bool shares) {
+  pool().share(shares);
 }
 
 } // namespace ingle

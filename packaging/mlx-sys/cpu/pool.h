@@ -11,7 +11,10 @@ namespace ingle {
 // finds less to do. Calls from several threads at once are allowed; one of them gets the helpers.
 void parallel(std::size_t count, void (*task)(const void*, std::size_t), const void* argument);
 
-// The same for a callable; its captures must outlive the call, which they do.
+// Whether to leave a core to others from the next call on: one helper then rests.
+void share_cores(bool shares);
+
+// The same as `parallel` for a callable; its captures must outlive the call, which they do.
 template <typename F>
 void parallel_for(std::size_t count, const F& f) {
   parallel(

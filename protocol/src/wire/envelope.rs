@@ -15,6 +15,10 @@ pub const CANCEL: &str = "$/cancel";
 /// to be streamed. The request's own reply is its one terminal event.
 pub const EVENT: &str = "$/event";
 
+/// First member of a request that has waited on its way: what is left of the sender's limit, in
+/// milliseconds. A layer that passes bytes on can put it there without reading the rest.
+pub const REMAINING: &str = "remaining_ms";
+
 /// The id of a request: a number or a string, or null where a broken request had none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -176,6 +176,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the model's context was used up.
     Length,
+    /// A job's soft timeout had passed, and a sentence or line was at its end.
+    SoftTimeout,
 }
 
 /// One token with its probability.

@@ -41,13 +41,23 @@ pub struct HelloParams {
     /// The program that spawned the sender, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// MCP: how long that program waits for one reply, in milliseconds; what is not finished then
+    /// becomes a job. A minute when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_timeout_ms: Option<u64>,
 }
 
 impl HelloParams {
     /// This build's handshake for one role.
     #[must_use]
     pub fn new(role: Role) -> Self {
-        Self { role, protocol: crate::PROTOCOL_VERSION, build: crate::BUILD.to_owned(), host: None }
+        Self {
+            role,
+            protocol: crate::PROTOCOL_VERSION,
+            build: crate::BUILD.to_owned(),
+            host: None,
+            host_timeout_ms: None,
+        }
     }
 }
 

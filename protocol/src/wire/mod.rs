@@ -3,10 +3,12 @@
 //! Owns names and shapes only. A method is a type that implements [`Method`]: daemon and client
 //! both take name, parameters and result from it, so that they cannot disagree.
 
+pub mod class;
 pub mod embed;
 pub mod envelope;
 pub mod generate;
 pub mod hello;
+pub mod jobs;
 pub mod models;
 pub mod status;
 pub mod tokens;

@@ -277,7 +277,7 @@ impl Method for UnloadModel {
 pub struct UnloadResult {
     /// The model.
     pub model: String,
-    /// Whether it was loaded at all.
+    /// Whether it was in memory, or on its way there.
     pub was_loaded: bool,
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::models::LoadedModel;
 use super::{Method, NoParams};
+use crate::timeouts::{Class, Layer};
 
 /// Whether the daemon is well.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub struct HealthReply {
 pub enum HealthState {
     /// All is well.
     Ok,
-    /// The engine thread has been silent for longer than `engine.stall_s`.
+    /// The engine thread has been silent for half of `engine.stall_s`, or has ended.
     Degraded,
     /// New work is refused; work in flight is being finished.
     Draining,
@@ -67,6 +68,20 @@ pub enum Phase {
     Stopped,
 }
 
+impl std::fmt::Display for Phase {
+    /// As what somebody does: "generating with `smollm2`".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Idle => f.write_str("waiting for work"),
+            Self::Loading { model, .. } => write!(f, "loading `{model}`"),
+            Self::Prefill { model } => write!(f, "reading a prompt with `{model}`"),
+            Self::Decode { model } => write!(f, "generating with `{model}`"),
+            Self::Stopped => f.write_str("ending"),
+        }
+    }
+}
+
 /// Everything worth knowing at a glance.
 #[derive(Debug)]
 pub struct Status;
@@ -96,7 +111,7 @@ pub struct StatusReply {
     pub active: usize,
     /// Generations waiting now.
     pub queued: usize,
-    /// Generations accepted since the start.
+    /// Requests accepted since the start; several texts for one prompt are one.
     pub generations: u64,
     /// Models loaded since the start, every load counted.
     #[serde(default)]
@@ -114,9 +129,35 @@ pub struct StatusReply {
     pub used_bytes: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
+    /// Limits reached since the start, by class and layer; none that is zero.
+    #[serde(default)]
+    pub timeouts: Vec<TimeoutCount>,
+    /// Jobs that have not ended.
+    #[serde(default)]
+    pub jobs: JobCounts,
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
+}
+
+/// How often one layer's limit was reached for one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutCount {
+    /// The class.
+    pub class: Class,
+    /// Who stopped the work.
+    pub layer: Layer,
+    /// How often.
+    pub count: u64,
+}
+
+/// Jobs that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCounts {
+    /// Running.
+    pub running: usize,
+    /// Waiting for a worker.
+    pub queued: usize,
 }
 
 /// A model that is refused because it ended the daemon twice in a row.

@@ -1,4 +1,4 @@
-//! `status` and `stop`: the daemon itself. Neither starts one.
+//! `status`, `stop` and `restart`: the daemon itself. Only the last starts one.
 
 use std::fs::File;
 use std::time::Duration;
@@ -106,6 +106,18 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    if reply.jobs.running + reply.jobs.queued > 0 {
+        let jobs = reply.jobs;
+        lines.push(("jobs", format!("{} running, {} waiting", jobs.running, jobs.queued)));
+    }
+    if !reply.timeouts.is_empty() {
+        let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let counts = reply.timeouts.iter().map(|count| {
+            let (class, layer) = (name(json!(count.class)), name(json!(count.layer)));
+            format!("{} of {class} by the {layer} layer", count.count)
+        });
+        lines.push(("timeouts", counts.collect::<Vec<_>>().join(", ")));
+    }
     for model in &reply.quarantined {
         lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }
@@ -115,8 +127,7 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
 
 /// Ends the daemon and waits until it has ended. None running is what was asked for.
 pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
-    app.paths.check_socket()?;
-    let Ok(stream) = socket::connect(app.paths.socket()).await else {
+    let Some(ended) = end(app, now).await? else {
         if app.output.json {
             app.output.json(&json!({ "running": false, "stopped": false }))?;
         } else {
@@ -124,6 +135,42 @@ pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
         }
         return Ok(exit::OK);
     };
+    if app.output.json {
+        app.output.json(&json!({ "running": false, "stopped": true, "pid": ended.pid }))?;
+    } else {
+        let process = ended.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        app.output.line(&format!("ingled{process} has ended"))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Ends the daemon, if one runs, and starts another. Settings that are wrong are told before
+/// anything is ended: a daemon with yesterday's settings is better than none.
+pub(crate) async fn restart(app: &mut App, now: bool) -> Outcome {
+    let here = super::timeouts::here(&app.paths)?.timeouts;
+    let ended = end(app, now).await?;
+    let client = app.connect().await?;
+    let pid = client.hello().pid;
+    super::timeouts::compare(app, &here, client.hello());
+    if app.output.json {
+        let was = ended.and_then(|ended| ended.pid);
+        app.output.json(&json!({ "running": true, "pid": pid, "stopped_pid": was }))?;
+    } else {
+        app.output.line(&format!("ingled runs (process {pid})"))?;
+    }
+    Ok(exit::OK)
+}
+
+/// A daemon that has ended.
+struct Ended {
+    /// Its process id, where it said.
+    pid: Option<u32>,
+}
+
+/// Ends the daemon and waits until it has ended; `None` when none was running.
+async fn end(app: &mut App, now: bool) -> Result<Option<Ended>, Failure> {
+    app.paths.check_socket()?;
+    let Ok(stream) = socket::connect(app.paths.socket()).await else { return Ok(None) };
     // A drain, the wait for the engine after it, and some time for the process to go.
     let limit = Duration::from_millis(2 * limits::DRAIN_MS + 2_000);
     let give_up_at = Instant::now() + limit;
@@ -147,14 +194,7 @@ pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
         }
     });
     has_ended.await.map_err(late)?;
-    let pid = reply.map(|reply| reply.pid);
-    if app.output.json {
-        app.output.json(&json!({ "running": false, "stopped": true, "pid": pid }))?;
-    } else {
-        let process = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-        app.output.line(&format!("ingled{process} has ended"))?;
-    }
-    Ok(exit::OK)
+    Ok(Some(Ended { pid: reply.map(|reply| reply.pid) }))
 }
 
 /// Sends `shutdown` and gives its reply, if the daemon was not on its way out already.

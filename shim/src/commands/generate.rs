@@ -214,7 +214,7 @@ pub(crate) fn message(role: &str, content: String) -> Message {
 }
 
 /// The words as a question, with standard input in the place of a lone `-`.
-fn fill_in(words: &[String]) -> Result<String, Failure> {
+pub(crate) fn fill_in(words: &[String]) -> Result<String, Failure> {
     let mut filled = Vec::with_capacity(words.len());
     for word in words {
         filled.push(if word == "-" { read_stdin()? } else { word.clone() });

@@ -8,12 +8,14 @@ mod bench;
 mod daemon;
 mod embed;
 mod generate;
+mod jobs;
 mod logs;
 mod models;
 mod pump;
 mod session;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 
 use ingle_protocol::wire::hello::Role;
 
@@ -24,8 +26,8 @@ use crate::output::Outcome;
 /// Runs one command.
 pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
-        Command::Mcp => pump::run(app, Role::Mcp).await,
-        Command::Rpc => pump::run(app, Role::Rpc).await,
+        Command::Mcp { host_timeout } => pump::run(app, Role::Mcp, Some(host_timeout)).await,
+        Command::Rpc => pump::run(app, Role::Rpc, None).await,
         Command::Chat { prompt, system, options } => {
             generate::chat(app, &prompt, system, options).await
         }
@@ -41,8 +43,11 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
         Command::Bench(options) => bench::run(&mut app, &options).await,
+        Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
+        Command::Restart { now } => daemon::restart(&mut app, now).await,
+        Command::Timeouts { class } => timeouts::run(&mut app, class).await,
         Command::Logs { lines, follow } => logs::run(&mut app, lines, follow).await,
     }
 }

@@ -16,11 +16,13 @@ use crate::output::{Outcome, Output};
 use crate::pump;
 use crate::stdio::{Stdin, Stdout};
 
-/// Pumps until the host or the session ends.
-pub(crate) async fn run(app: App, role: Role) -> Outcome {
+/// Pumps until the host or the session ends. An MCP host waits for one reply as long as
+/// `host_timeout` says.
+pub(crate) async fn run(app: App, role: Role, host_timeout: Option<Duration>) -> Outcome {
     let host = Host::remember();
     let (stdin, stdout) = (Stdin::start()?, Stdout::start()?);
-    let hello = HelloParams { host: host.name(), ..HelloParams::new(role) };
+    let host_timeout_ms = host_timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok());
+    let hello = HelloParams { host: host.name(), host_timeout_ms, ..HelloParams::new(role) };
     let connector = link::to_daemon(app.paths, app.program);
     // Standard output carries frames only; hosts keep standard error in their logs.
     let report = |error: &_| Output::standard(false).error(error);

@@ -8,9 +8,9 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::exit;
 use serde_json::{Value, json};
 
-use super::{daemon, generate, models};
+use super::{daemon, generate, jobs, models, timeouts};
 use crate::app::App;
-use crate::cli::{GenerateOptions, LoadOptions};
+use crate::cli::{GenerateOptions, JobsCommand, LoadOptions};
 use crate::fake::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
@@ -88,6 +88,26 @@ async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
     let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
     assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
+    let (mut app, _home, out, err) = fake::app(true);
+    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert_eq!(printed(&out.text())["infrastructure_timeouts"]["daemon"], 450);
+    assert!(err.text().contains("speaks protocol 99"), "{}", err.text());
+
+    // One that is older and knows fewer limits holds to the defaults of the others.
+    let (mut app, _home, out, err) = fake::app(false);
+    let theirs = json!({ "timeouts": { "chat_ms": 60_500 } });
+    fake::serve_hello(&app.paths, theirs, |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    assert!(out.text().contains("\nworkflow          300     450   600     750   300  default\n"));
+    let warning =
+        "warning: timeouts.chat is 900 s here and 60.5 s in the running daemon (process 42)";
+    assert!(err.text().starts_with(warning), "{}", err.text());
+    assert_eq!(err.text().lines().count(), 2, "{}", err.text());
 }
 
 #[tokio::test]
@@ -275,4 +295,62 @@ async fn a_model_that_cannot_be_pulled_keeps_its_error() {
     let failure = question(&mut app, &options).await.unwrap_err();
     app.output.failure(&failure);
     assert!(err.text().contains("hint: Run `ingle models`"));
+}
+
+/// A job as `jobs.wait` shows it, with what it ended with.
+fn job(status: &str, job_status: &str, end: Value) -> Value {
+    let mut reply = json!({
+        "status": status,
+        "metadata": {
+            "request_id": "1-1", "timestamp": "2026-11-21T10:00:01.000Z", "duration_ms": 900,
+            "api_version": "v1",
+        },
+        "job": {
+            "id": "j-1", "status": job_status, "kind": "generate", "class": "job",
+            "timeout_s": 120.0, "attempts": 1, "created_at": "2026-11-21T10:00:00.000Z",
+            "duration_ms": 900, "progress": 1.0, "message": job_status,
+        },
+    });
+    for (name, value) in end.as_object().unwrap() {
+        reply[name] = value.clone();
+    }
+    reply
+}
+
+#[tokio::test]
+async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_text() {
+    let (mut app, _home, out, _) = fake::app(false);
+    let mut calls = 0;
+    fake::serve(&app.paths, move |method, params| {
+        assert_eq!((method, &params["id"]), ("jobs.wait", &json!("j-1")));
+        calls += 1;
+        let event = json!({
+            "type": "progress", "status": "running", "progress": 0.5, "message": "half of it",
+        });
+        let reply = match calls {
+            1 => job("pending", "running", json!({})),
+            _ => job("success", "done", json!({ "result": { "text": "the end\n" } })),
+        };
+        (vec![event], Ok(reply))
+    });
+    let wait = JobsCommand::Wait { id: "j-1".to_owned(), timeout: None };
+    assert_eq!(jobs::run(&mut app, wait).await.unwrap(), exit::OK);
+    assert_eq!(out.text(), "the end\n");
+}
+
+#[tokio::test]
+async fn a_job_that_timed_out_gives_its_text_so_far_and_fails() {
+    let (mut app, _home, out, err) = fake::app(false);
+    fake::serve(&app.paths, |_, _| {
+        let mut error = ErrorBody::new(ErrorCode::Timeout, "the work took too long");
+        error.details = json!({ "partial_result": { "text": "so far" } });
+        reply(job("error", "timed_out", json!({ "error": error })))
+    });
+    let wait = JobsCommand::Wait { id: "j-1".to_owned(), timeout: None };
+    let failure = jobs::run(&mut app, wait).await.unwrap_err();
+    assert_eq!(app.output.failure(&failure), exit::FAILED);
+    assert_eq!(out.text(), "so far\n");
+    assert!(err.text().starts_with("error: the work took too long\nhint: "), "{}", err.text());
+    jobs::run(&mut app, JobsCommand::Get { id: "j-1".to_owned() }).await.unwrap();
+    assert!(out.text().contains("status       timed_out\n"), "{}", out.text());
 }

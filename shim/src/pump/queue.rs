@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use ingle_protocol::limits;
+use ingle_protocol::wire::envelope::REMAINING;
 
 use crate::envelope::Id;
 use crate::link::McpSession;
@@ -25,6 +26,8 @@ pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
     pub(super) written: usize,
     pub(super) kind: Kind,
+    /// The daemon is told in the frame how much time is left.
+    pub(super) limit_handed_down: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +49,9 @@ impl Queue {
 
     pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
         self.bytes += bytes.len();
-        self.frames.push_back(Outgoing { number: self.next_number, bytes, written: 0, kind });
+        let number = self.next_number;
+        let (written, limit_handed_down) = (0, false);
+        self.frames.push_back(Outgoing { number, bytes, written, kind, limit_handed_down });
         self.next_number += 1;
     }
 
@@ -59,6 +64,20 @@ impl Queue {
     pub(super) fn remove(&mut self, number: FrameNumber) {
         self.frames.retain(|frame| frame.number != number);
         self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    /// Puts what is left of the shim's limit into the next frame, which holds one request, as its
+    /// first member.
+    pub(super) fn hand_limit_down(&mut self, remaining_ms: u64) {
+        let Some(front) = self.frames.front_mut() else { return };
+        front.limit_handed_down = true;
+        let member = format!(r#""{REMAINING}":{remaining_ms},"#);
+        let open = front.bytes.iter().position(|byte| *byte == b'{');
+        let fits = front.bytes.len() + member.len() <= limits::FRAME_BYTES;
+        if let Some(open) = open.filter(|_| fits) {
+            self.bytes += member.len();
+            front.bytes.splice(open + 1..=open, member.into_bytes());
+        }
     }
 
     /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.

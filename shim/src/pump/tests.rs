@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ingle_protocol::launch::LaunchError;
+use ingle_protocol::wire::envelope::REMAINING;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf, split};
 use tokio::task::{JoinHandle, LocalSet};
@@ -164,11 +165,11 @@ fn frames_pass_unchanged_in_both_directions() {
         assert_eq!(daemon.read().await, long);
         let event = json!({ "method": "$/event", "params": { "id": 1, "event": {} } });
         daemon.write(&event).await;
-        daemon.write(&json!({ "id": 1, "result": "é" })).await;
         daemon.write(&json!({ "id": "nobody", "result": 2 })).await;
+        daemon.write(&json!({ "id": 1, "result": "é" })).await;
         assert_eq!(host.read().await, event);
+        // What nobody waits for reaches nobody.
         assert_eq!(host.read().await["result"], "é");
-        assert_eq!(host.read().await["id"], "nobody");
     });
 }
 
@@ -183,6 +184,49 @@ fn input_is_read_while_the_daemon_starts() {
         for id in 0..40 {
             assert_eq!(daemon.read().await["id"], id);
         }
+    });
+}
+
+#[test]
+fn a_daemon_that_is_late_is_answered_for_and_its_own_answer_reaches_nobody() {
+    on_one_thread(async {
+        let mut host = Host::start(Role::Rpc);
+        let mut daemon = host.greeted().await;
+        host.write(&request(1, "status")).await;
+        assert_eq!(daemon.read().await["id"], 1);
+        let begin = tokio::time::Instant::now();
+        let answer = host.read().await;
+        assert!(begin.elapsed() >= Duration::from_millis(120_000 - 1), "{:?}", begin.elapsed());
+        assert_eq!(answer["error"]["data"]["details"]["layer"], "shim");
+        let cancel = daemon.read().await;
+        assert_eq!((&cancel["method"], &cancel["params"]["id"]), (&json!(CANCEL), &json!(1)));
+        // The id is not free before the daemon has answered.
+        host.write(&request(1, "health")).await;
+        assert_eq!(host.read().await["error"]["data"]["code"], "INVALID_REQUEST");
+        daemon.write(&json!({ "id": 1, "result": "late" })).await;
+        host.write(&request(2, "health")).await;
+        assert_eq!(daemon.read().await["id"], 2);
+        daemon.write(&json!({ "id": 2, "result": "ok" })).await;
+        assert_eq!(host.read().await["result"], "ok");
+        host.write(&request(1, "health")).await;
+        daemon.read().await;
+        daemon.write(&json!({ "id": 1, "result": "again" })).await;
+        assert_eq!(host.read().await["result"], "again");
+    });
+}
+
+#[test]
+fn a_request_that_waited_for_a_daemon_hands_down_what_is_left() {
+    on_one_thread(async {
+        let mut host = Host::start(Role::Rpc);
+        let mut daemon = host.daemon().await;
+        host.write(&request(1, "status")).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        daemon.greet().await;
+        let left = daemon.read().await[REMAINING].as_u64().unwrap();
+        assert!((116_000..=117_000).contains(&left), "{left}");
+        host.write(&request(2, "status")).await;
+        assert_eq!(daemon.read().await, request(2, "status"), "it has not waited");
     });
 }
 

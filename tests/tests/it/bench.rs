@@ -2,7 +2,7 @@
 
 use ingle_protocol::exit;
 use ingle_tests::Home;
-use ingle_tests::faults::Raw;
+use ingle_tests::raw::Raw;
 use serde_json::json;
 
 #[test]

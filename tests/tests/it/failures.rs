@@ -12,7 +12,7 @@ use ingle_protocol::wire::generate::{Generate, GenerateParams};
 use ingle_protocol::wire::models::{
     EstimateModel, LoadModel, LoadParams, ModelParams, PullModel, PullParams, UnloadModel,
 };
-use ingle_protocol::wire::status::{Health, HealthState, Shutdown, ShutdownParams};
+use ingle_protocol::wire::status::{Health, HealthState, Phase, Shutdown, ShutdownParams};
 use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
 use serde_json::json;
@@ -67,6 +67,44 @@ async fn a_panic_fails_what_is_in_flight_and_ends_the_daemon() {
     // The next daemon starts without a trace of the last.
     let _daemon = home.daemon();
     home.client().await.call::<Health>(&NoParams {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_engine_that_stands_still_is_told_of_and_the_daemon_ends_for_it() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    home.add_sim("hanging", json!({ "hang_at": 3 }));
+    home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 1\n");
+    for attempt in 0..2 {
+        let daemon = home.daemon();
+        let (bystander, culprit) = (home.client().await, home.client().await);
+        let in_flight = long_call(&bystander).await;
+        let params = GenerateParams { model: Some("hanging".to_owned()), ..prompt("hi") };
+        let call = culprit.start::<Generate>(&params, Class::Completions).unwrap();
+        let health = status_when(&bystander, |status| status.health.state == HealthState::Degraded);
+        assert_eq!(health.await.health.phase, Phase::Decode { model: "hanging".to_owned() });
+        let stalled = call.reply().await.unwrap_err();
+        assert_eq!(stalled.code, ErrorCode::EngineStalled, "{attempt}: {stalled:?}");
+        assert!(stalled.message.contains("generating with `hanging`"), "{stalled:?}");
+        assert_eq!(in_flight.reply().await.unwrap_err().code, ErrorCode::EngineStalled);
+        assert_eq!(daemon.wait().code(), Some(i32::from(exit::ENGINE_STALLED)));
+    }
+    let _daemon = home.daemon();
+    let params = GenerateParams { model: Some("hanging".to_owned()), ..prompt("hi") };
+    assert_eq!(error_code(&home.client().await, &params).await, ErrorCode::ModelCrashed);
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_stopped_for_a_while_has_not_stalled() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(600), "token_delay_ms": 5 }));
+    home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 0.4\n");
+    let daemon = home.daemon();
+    let client = home.client().await;
+    let call = long_call(&client).await;
+    daemon.signal(Signal::STOP);
+    // That it stands still for longer than a stall is what is tested.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    daemon.signal(Signal::CONT);
+    assert_eq!(call.reply().await.unwrap().text.len(), 600);
 }
 
 #[tokio::test]

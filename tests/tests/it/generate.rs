@@ -12,7 +12,7 @@ use ingle_protocol::wire::generate::{
 use ingle_protocol::wire::models::{LoadModel, LoadParams, ModelParams, UnloadModel};
 use ingle_protocol::wire::status::{Status, StatusReply};
 use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, TokenizeParams};
-use ingle_tests::faults::Raw;
+use ingle_tests::raw::Raw;
 use ingle_tests::{Home, status_when};
 use serde_json::json;
 

@@ -8,7 +8,7 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::status::Health;
 use ingle_tests::Home;
-use ingle_tests::faults::Raw;
+use ingle_tests::raw::Raw;
 use serde_json::{Value, json};
 
 /// The connection still works.

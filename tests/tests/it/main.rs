@@ -8,11 +8,15 @@
 )]
 
 mod bench;
+mod broken;
+mod cancel;
 mod cli;
 mod crash;
+mod embed;
 mod failures;
 mod generate;
 mod hostile;
+mod jobs;
 mod launch;
 mod mcp;
 mod memory;
@@ -20,3 +24,4 @@ mod models;
 mod reference;
 mod sampling;
 mod tidy;
+mod timeouts;

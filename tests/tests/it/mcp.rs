@@ -8,13 +8,13 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 /// A spawned shim with an open session.
-struct Host {
-    child: Child,
+pub(crate) struct Host {
+    pub(crate) child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Host {
-    fn spawn(home: &Home) -> Self {
+    pub(crate) fn spawn(home: &Home) -> Self {
         let mut command = home.command("ingle");
         command.arg("mcp").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -22,7 +22,7 @@ impl Host {
         Self { child, stdout }
     }
 
-    fn send(&mut self, message: &Value) {
+    pub(crate) fn send(&mut self, message: &Value) {
         let stdin = self.child.stdin.as_mut().unwrap();
         stdin.write_all(format!("{message}\n").as_bytes()).unwrap();
     }
@@ -38,7 +38,7 @@ impl Host {
         self.receive()
     }
 
-    fn initialize(&mut self) -> Value {
+    pub(crate) fn initialize(&mut self) -> Value {
         let params = json!({
             "protocolVersion": "2025-06-18",
             "capabilities": {},

@@ -80,6 +80,17 @@ fn llama_cpp_is_named_at_its_edges_only() {
 }
 
 #[test]
+fn sqlite_is_named_in_the_job_store_only() {
+    let allowed = |path: &Path| {
+        path.starts_with("daemon/src/jobs/store")
+            || path == Path::new("daemon/src/jobs/store.rs")
+            || path == Path::new(HERE)
+    };
+    let bad = offenders(allowed, |line| line.contains("rusqlite::"));
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
 fn unsafe_code_is_at_the_named_edges_only() {
     let allowed = |path: &Path| {
         path.starts_with("daemon/src/engine/mlx")
@@ -128,12 +139,16 @@ fn the_shim_links_no_model_code_and_no_server() {
 /// Who may import whom inside the daemon: callers are named before those they may call.
 #[test]
 fn imports_go_downward_only() {
-    let rules: [(&str, &[&str]); 6] = [
-        ("daemon/src/engine", &["rpc", "mcp", "service", "models", "app", "config", "request"]),
+    let rules: [(&str, &[&str]); 7] = [
+        (
+            "daemon/src/engine",
+            &["rpc", "mcp", "jobs", "service", "models", "app", "config", "request"],
+        ),
         ("daemon/src/text", &["rpc", "mcp", "service", "models", "engine", "app"]),
         ("daemon/src/formats", &["rpc", "mcp", "service", "models", "engine", "text", "app"]),
-        ("daemon/src/models", &["rpc", "mcp", "service", "engine", "text", "app"]),
-        ("daemon/src/service", &["rpc", "mcp", "app"]),
+        ("daemon/src/models", &["rpc", "mcp", "jobs", "service", "engine", "text", "app"]),
+        ("daemon/src/service", &["rpc", "mcp", "app", "jobs"]),
+        ("daemon/src/jobs", &["rpc", "mcp", "app"]),
         ("daemon/src/rpc", &["app"]),
     ];
     let mut bad = Vec::new();

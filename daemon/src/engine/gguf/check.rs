@@ -6,7 +6,7 @@
 
 use crate::engine::backend::EngineError;
 use crate::engine::role::Role;
-use crate::formats::gguf::{GgmlType, GgufFile, Metadata, Value};
+use crate::formats::gguf::{GgmlType, GgufFile, Metadata};
 
 /// Why models with an encoder are refused.
 pub(super) const ENCODER: &str = "it has an encoder that reads the whole text first, as T5 has; \
@@ -64,7 +64,8 @@ pub(super) fn check(gguf: &GgufFile, wanted: Role) -> Result<(), EngineError> {
              name the first part, and llama.cpp finds the others beside it";
         return Err(unsupported(gguf, problem));
     }
-    if gguf.tensors().is_empty() {
+    // The first part of a split model may hold the header alone.
+    if gguf.tensors().is_empty() && gguf.part_count() == 1 {
         return Err(invalid(gguf, "it has no tensors: only a vocabulary".to_owned()));
     }
     Header { gguf, architecture }.check()?;
@@ -93,8 +94,14 @@ impl Header<'_> {
         for key in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"] {
             self.not_negative(key)?;
         }
-        for key in ["rope.freq_base", "rope.scaling.factor", "rope.scale_linear"] {
+        for key in ["rope.scaling.factor", "rope.scale_linear"] {
             self.not_negative(key)?;
+        }
+        if let Some(base) = self.metadata().f32_opt(&self.key("rope.freq_base"))?
+            && base <= 0.0
+        {
+            let problem = format!("{base}, expected a positive number");
+            return Err(self.invalid("rope.freq_base", problem));
         }
         if let Some(scaling) = self.gguf.metadata().string_opt(&self.key("rope.scaling.type"))? {
             let known = ["none", "linear", "yarn", "longrope"];
@@ -176,11 +183,7 @@ impl Header<'_> {
     /// A key that holds one number, or a list of one for each layer; none when it is absent.
     fn per_layer(&self, key: &str) -> Result<Vec<u64>, EngineError> {
         let name = self.key(key);
-        let sizes = match self.metadata().get(&name) {
-            None => Vec::new(),
-            Some(Value::Array(_)) => self.metadata().u32_array(&name)?,
-            Some(_) => vec![self.metadata().u32(&name)?],
-        };
+        let sizes = self.metadata().u32_list(&name)?;
         if sizes.len() as u64 > MAX_LAYERS {
             let problem = format!("{} numbers, expected {MAX_LAYERS} at most", sizes.len());
             return Err(self.invalid(key, problem));

@@ -2,7 +2,7 @@
 //!
 //! Owns how texts share a batch. Knows nothing of requests.
 
-use llama_guard::Context;
+use llama_guard::{Context, Pass};
 
 use crate::engine::backend::{Embedder, EngineError, ModelInfo};
 
@@ -16,6 +16,8 @@ pub(super) struct GgufEmbedder {
     batch_texts: usize,
     /// Whether the model reads texts as a generator does, into a KV cache.
     has_memory: bool,
+    /// Tokens of the largest batch so far, whose outputs llama.cpp keeps room for.
+    output_tokens: usize,
 }
 
 impl GgufEmbedder {
@@ -29,7 +31,16 @@ impl GgufEmbedder {
         (batch_texts, batch_tokens): (usize, usize),
         has_memory: bool,
     ) -> Self {
-        Self { context, info, context_tokens, dimensions, batch_tokens, batch_texts, has_memory }
+        Self {
+            context,
+            info,
+            context_tokens,
+            dimensions,
+            batch_tokens,
+            batch_texts,
+            has_memory,
+            output_tokens: 0,
+        }
     }
 
     fn check(&self, text: &[u32]) -> Result<(), EngineError> {
@@ -60,20 +71,19 @@ impl GgufEmbedder {
         }
         // The pooling needs every token's output.
         let wanted = vec![1_i8; tokens.len()];
-        let ran = if self.has_memory {
-            let ran = self.context.decode(&tokens, &positions, &slots, &wanted);
+        let pass = if self.has_memory { Pass::Decode } else { Pass::Encode };
+        self.output_tokens = self.output_tokens.max(tokens.len());
+        let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted);
+        if self.has_memory {
             for (_, slot) in texts.iter().zip(0_i32..) {
                 // The vectors stay; the texts' keys and values are of no more use.
-                self.context.remove_from(slot, 0).map_err(|error| native(&error))?;
+                self.context.remove_from(slot, 0)?;
             }
-            ran
-        } else {
-            self.context.encode(&tokens, &positions, &slots, &wanted)
-        };
-        ran.map_err(|error| native(&error))?;
+        }
+        ran?;
         let mut vectors = Vec::with_capacity(texts.len());
         for (_, slot) in texts.iter().zip(0_i32..) {
-            let vector = self.context.embedding(slot).map_err(|error| native(&error))?;
+            let vector = self.context.embedding(slot)?;
             vectors.push(normalized(vector)?);
         }
         Ok(vectors)
@@ -94,7 +104,10 @@ impl Embedder for GgufEmbedder {
     }
 
     fn overhead_bytes(&self) -> u64 {
-        self.context.kv_bytes() + self.context.compute_bytes()
+        // It keeps logits too, though nobody asks for them.
+        let outputs = self.output_tokens * (self.info.vocab_size + self.dimensions);
+        let output_bytes = (outputs * size_of::<f32>()) as u64;
+        self.context.kv_bytes() + self.context.compute_bytes() + output_bytes
     }
 
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -129,8 +142,4 @@ fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
     }
     let length = squares.sqrt();
     Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
-}
-
-fn native(error: &llama_guard::Error) -> EngineError {
-    EngineError::Native(format!("llama.cpp: {error}"))
 }

@@ -1,16 +1,18 @@
 //! A loaded GGUF model as a [`Generator`]: sequences, ragged batches, and what is in flight.
 //!
-//! Owns the sequences of one llama.cpp context, whose KV cache is one pool that they share, and the
-//! passes whose logits have not been read. Knows no architecture, and nothing of requests.
+//! Owns the sequences of one llama.cpp context, whose KV cache is one pool that they share, and where
+//! logits lie that have not been read. Knows no architecture, and nothing of requests.
 
 use std::collections::BTreeMap;
 
-use llama_guard::{Context, ErrorKind};
+use llama_guard::{Context, ErrorKind, Pass};
 
 use crate::engine::backend::{
-    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, check_len,
+    check_rows, not_open,
 };
-use crate::engine::sampling::{self, SampleSpec, Sampled};
+use crate::engine::passes::Passes;
+use crate::engine::sampling::{SampleSpec, Sampled};
 
 /// What a context can take.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,8 @@ pub(super) struct GgufGenerator {
     sequences: BTreeMap<SeqId, Sequence>,
     /// llama.cpp's numbers of sequences that are not in use.
     free: Vec<i32>,
-    in_flight: BTreeMap<u64, Pass>,
+    /// Each with the logits of its rows that want them, in row order.
+    passes: Passes<Vec<Logits>>,
     next_id: u64,
     batch: Batch,
 }
@@ -50,20 +53,7 @@ struct Sequence {
     is_lost: bool,
 }
 
-/// A pass that has run.
-struct Pass {
-    /// One entry for each row that wants logits, in row order.
-    wanted: Vec<Wanted>,
-    /// What to draw from each of those rows.
-    specs: Vec<SampleSpec>,
-}
-
-struct Wanted {
-    logits: Logits,
-    /// Position of the row's last token.
-    position: usize,
-}
-
+/// Where the logits of a row are.
 enum Logits {
     /// In llama.cpp's buffers, behind that token of its last batch.
     At(usize),
@@ -90,21 +80,15 @@ impl GgufGenerator {
             shape,
             sequences: BTreeMap::new(),
             free: (0..slots).rev().collect(),
-            in_flight: BTreeMap::new(),
+            passes: Passes::new(),
             next_id: 0,
             batch: Batch::default(),
         }
     }
 
-    fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
     fn sequence(&self, seq: SeqId) -> Result<Sequence, EngineError> {
         let sequence = self.sequences.get(&seq).copied();
-        let sequence =
-            sequence.ok_or_else(|| problem(format!("sequence {} is not open", seq.0)))?;
+        let sequence = sequence.ok_or_else(|| not_open(seq))?;
         if sequence.is_lost {
             return Err(problem(format!("sequence {} was lost with a failed pass", seq.0)));
         }
@@ -113,17 +97,13 @@ impl GgufGenerator {
 
     fn sequence_with(&self, seq: SeqId, len: usize) -> Result<Sequence, EngineError> {
         let sequence = self.sequence(seq)?;
-        if sequence.len < len {
-            return Err(problem(format!(
-                "sequence {} has {} tokens, {len} were asked for",
-                seq.0, sequence.len
-            )));
-        }
+        check_len(seq, sequence.len, len)?;
         Ok(sequence)
     }
 
     fn insert(&mut self, len: usize, slot: i32) -> SeqId {
-        let seq = SeqId(self.next_id());
+        self.next_id += 1;
+        let seq = SeqId(self.next_id);
         self.sequences.insert(seq, Sequence { slot, len, is_lost: false });
         seq
     }
@@ -133,42 +113,13 @@ impl GgufGenerator {
         self.free.pop().ok_or(full)
     }
 
-    /// Refuses rows that the model cannot take.
-    fn check(&self, rows: &[Row<'_>]) -> Result<(), EngineError> {
-        if rows.is_empty() {
-            return Err(problem("a forward pass needs at least one row".to_owned()));
-        }
-        for (index, row) in rows.iter().enumerate() {
-            let sequence = self.sequence(row.seq)?;
-            if rows[..index].iter().any(|earlier| earlier.seq == row.seq) {
-                return Err(problem(format!("sequence {} occurs twice in a batch", row.seq.0)));
-            }
-            if row.tokens.is_empty() {
-                return Err(problem(format!("sequence {} brings no tokens", row.seq.0)));
-            }
-            if sequence.len + row.tokens.len() > self.shape.context_tokens {
-                return Err(problem(format!(
-                    "sequence {} has {} tokens; {} more pass the limit of {}",
-                    row.seq.0,
-                    sequence.len,
-                    row.tokens.len(),
-                    self.shape.context_tokens
-                )));
-            }
-            let vocab_size = self.info.vocab_size;
-            if let Some(token) = row.tokens.iter().find(|&&token| token as usize >= vocab_size) {
-                return Err(problem(format!(
-                    "token {token} is outside the vocabulary of {vocab_size}"
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Runs all rows, in as many batches as they need. The sequences' lengths are left alone.
-    fn run(&mut self, rows: &[Row<'_>]) -> Result<Vec<Wanted>, EngineError> {
-        self.keep_logits()?;
-        let mut wanted: Vec<Wanted> = Vec::new();
+    fn run(&mut self, rows: &[Row<'_>]) -> Result<(Vec<Logits>, Vec<usize>), EngineError> {
+        // The next batch overwrites what nobody has read yet.
+        for logits in self.passes.logits_mut() {
+            copy_logits(&mut self.context, logits)?;
+        }
+        let (mut logits, mut positions) = (Vec::new(), Vec::new());
         self.batch.clear();
         for row in rows {
             let sequence = self.sequence(row.seq)?;
@@ -176,27 +127,28 @@ impl GgufGenerator {
             for (index, &token) in row.tokens.iter().enumerate() {
                 if self.batch.tokens.len() == self.shape.batch_tokens {
                     self.run_batch()?;
-                    copy_logits(&mut self.context, &mut wanted)?;
+                    copy_logits(&mut self.context, &mut logits)?;
                     self.batch.clear();
                 }
                 let position = sequence.len + index;
                 let is_wanted = row.wants_logits && index == last;
                 if is_wanted {
-                    let logits = Logits::At(self.batch.tokens.len());
-                    wanted.push(Wanted { logits, position });
+                    logits.push(Logits::At(self.batch.tokens.len()));
+                    positions.push(position);
                 }
                 self.batch.push(token, position, sequence.slot, is_wanted)?;
             }
         }
         self.run_batch()?;
-        Ok(wanted)
+        Ok((logits, positions))
     }
 
     fn run_batch(&mut self) -> Result<(), EngineError> {
         let Batch { tokens, positions, slots, wanted } = &self.batch;
-        self.context.decode(tokens, positions, slots, wanted).map_err(|error| match error.kind {
+        let ran = self.context.run(Pass::Decode, tokens, positions, slots, wanted);
+        ran.map_err(|error| match error.kind {
             ErrorKind::Full => EngineError::KvFull { tokens: self.context.context_tokens() },
-            _ => native(&error),
+            _ => error.into(),
         })
     }
 
@@ -216,21 +168,12 @@ impl GgufGenerator {
             sequence.is_lost |= !removed;
         }
     }
-
-    /// Copies logits that nobody has read yet, because the next batch overwrites them.
-    fn keep_logits(&mut self) -> Result<(), EngineError> {
-        for pass in self.in_flight.values_mut() {
-            copy_logits(&mut self.context, &mut pass.wanted)?;
-        }
-        Ok(())
-    }
 }
 
-fn copy_logits(context: &mut Context, wanted: &mut [Wanted]) -> Result<(), EngineError> {
-    for wanted in wanted {
-        if let Logits::At(index) = wanted.logits {
-            let copy = context.logits(index).map_err(|error| native(&error))?.to_vec();
-            wanted.logits = Logits::Copied(copy);
+fn copy_logits(context: &mut Context, logits: &mut [Logits]) -> Result<(), EngineError> {
+    for logits in logits {
+        if let Logits::At(index) = *logits {
+            *logits = Logits::Copied(context.logits(index)?.to_vec());
         }
     }
     Ok(())
@@ -283,9 +226,10 @@ impl Generator for GgufGenerator {
             )));
         }
         let slot = self.take_slot()?;
-        if let Err(error) = self.context.share(source.slot, slot, len) {
+        let part = (len < source.len).then_some(len);
+        if let Err(error) = self.context.share(source.slot, slot, part) {
             self.free.push(slot);
-            return Err(native(&error));
+            return Err(error.into());
         }
         Ok(self.insert(len, slot))
     }
@@ -295,8 +239,7 @@ impl Generator for GgufGenerator {
         if sequence.len == len {
             return Ok(Trimmed::Done);
         }
-        let removed = self.context.remove_from(sequence.slot, len);
-        if !removed.map_err(|error| native(&error))? {
+        if !self.context.remove_from(sequence.slot, len)? {
             return Ok(Trimmed::Unsupported);
         }
         if let Some(sequence) = self.sequences.get_mut(&seq) {
@@ -340,9 +283,11 @@ impl Generator for GgufGenerator {
     }
 
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
-        self.check(rows)?;
-        let wanted = match self.run(rows) {
-            Ok(wanted) => wanted,
+        let Capacity { context_tokens, .. } = self.capacity();
+        let len_of = |seq| Ok(self.sequence(seq)?.len);
+        check_rows(rows, self.info.vocab_size, context_tokens, len_of)?;
+        let (logits, positions) = match self.run(rows) {
+            Ok(ran) => ran,
             Err(error) => {
                 self.roll_back(rows);
                 return Err(error);
@@ -353,54 +298,29 @@ impl Generator for GgufGenerator {
                 sequence.len += row.tokens.len();
             }
         }
-        let id = self.next_id();
-        self.in_flight.insert(id, Pass { wanted, specs: Vec::new() });
-        Ok(Ticket(id))
+        Ok(self.passes.insert(logits, positions))
     }
 
     fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
-        let pass = self
-            .in_flight
-            .get_mut(&ticket.0)
-            .ok_or_else(|| problem(format!("pass {} is not in flight", ticket.0)))?;
-        if specs.len() != pass.wanted.len() {
-            return Err(problem(format!(
-                "{} rows want logits, {} sampler settings were given",
-                pass.wanted.len(),
-                specs.len()
-            )));
-        }
-        pass.specs = specs.to_vec();
-        Ok(())
+        self.passes.sample(ticket, specs)
     }
 
     fn collect(
         &mut self,
         ticket: Ticket,
     ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
-        let pass = self
-            .in_flight
-            .remove(&ticket.0)
-            .ok_or_else(|| problem(format!("pass {} is not in flight", ticket.0)))?;
-        if pass.wanted.is_empty() {
+        let pass = self.passes.take(ticket)?;
+        if pass.logits.is_empty() {
             // Nothing to read, but the work must be done and its errors seen.
-            self.context.synchronize().map_err(|error| native(&error))?;
-            return Ok(Vec::new());
+            self.context.synchronize()?;
         }
-        if pass.specs.len() != pass.wanted.len() {
-            return Err(problem("the pass has logits, but no sampling was queued".to_owned()));
-        }
-        let mut outcomes = Vec::with_capacity(pass.wanted.len());
-        for (wanted, spec) in pass.wanted.iter().zip(&pass.specs) {
-            let logits = match &wanted.logits {
-                Logits::At(index) => self.context.logits(*index).map_err(|error| native(&error))?,
+        let mut outcomes = Vec::with_capacity(pass.logits.len());
+        for (index, logits) in pass.logits.iter().enumerate() {
+            let logits = match logits {
+                Logits::At(at) => self.context.logits(*at)?,
                 Logits::Copied(logits) => logits,
             };
-            let position = wanted.position;
-            outcomes.push(
-                sampling::sample(logits, spec)
-                    .map_err(|error| EngineError::NotFinite { what: error.what, position }),
-            );
+            outcomes.push(pass.draw(index, logits));
         }
         Ok(outcomes)
     }
@@ -408,8 +328,4 @@ impl Generator for GgufGenerator {
 
 fn problem(problem: String) -> EngineError {
     EngineError::Native(problem)
-}
-
-fn native(error: &llama_guard::Error) -> EngineError {
-    EngineError::Native(format!("llama.cpp: {error}"))
 }

@@ -14,6 +14,7 @@ use llama_guard::{
 use super::check;
 use super::embedder::GgufEmbedder;
 use super::generator::{GgufGenerator, Shape};
+use super::sizes::{self, BATCH_TOKENS};
 use crate::engine::backend::{
     Builder, Embedder, EmbedderBuilder, EngineError, Generator, ModelInfo,
 };
@@ -23,10 +24,8 @@ use crate::engine::settings::EngineSettings;
 use crate::engine::tensor::HostTensor;
 use crate::formats::gguf::GgufFile;
 
-/// Tokens that one call of llama.cpp takes at most.
-pub(super) const BATCH_TOKENS: u32 = 2_048;
-/// Tokens that llama.cpp computes together; its own default. The pacing's largest chunk is as many.
-pub(super) const MICRO_BATCH_TOKENS: u32 = 512;
+/// The architecture whose KV cache asserts that sequences are shared whole.
+const NEVER_CUT: &str = "deepseek4";
 
 /// Where the loader thread leaves what it has built.
 struct Slot<T>(Arc<Mutex<Option<T>>>);
@@ -121,15 +120,15 @@ fn load_model(
     outlet: &Outlet,
 ) -> Result<(Arc<Model>, ModelFacts), EngineError> {
     check_weights(gguf, outlet)?;
-    let bytes_total = gguf.tensor_bytes();
+    let bytes_total = gguf.model_bytes();
     // Of a model split over several files only the first has been checked.
-    let check_tensors = gguf.metadata().u32_opt("split.count")?.is_some_and(|parts| parts > 1);
+    let check_tensors = gguf.part_count() > 1;
     let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors };
     let mut progress =
         |share: f32| outlet.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
     let model = Model::load(gguf.path(), &options, &mut progress);
     let model = model.map_err(|error| file_error(gguf, error))?;
-    let facts = model.facts().map_err(native)?;
+    let facts = model.facts()?;
     outlet.check_cancel()?;
     Ok((Arc::new(model), facts))
 }
@@ -138,7 +137,7 @@ fn load_model(
 /// then finds in the page cache, on this thread alone.
 fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
     const CHUNK_BYTES: usize = 1 << 20;
-    let bytes_total = gguf.tensor_bytes();
+    let bytes_total = gguf.model_bytes();
     let mut bytes_read = 0;
     let mut buffer = Vec::new();
     for tensor in gguf.tensors() {
@@ -177,11 +176,10 @@ pub(super) fn embedder_of(
     model: Arc<Model>,
     settings: &EngineSettings,
 ) -> Result<GgufEmbedder, EngineError> {
-    let facts = model.facts().map_err(native)?;
+    let facts = model.facts()?;
     let architecture = check::architecture(gguf)?.to_owned();
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
-    // A text is read whole, because every token looks at every other.
-    let batch_tokens = context_tokens.max(MICRO_BATCH_TOKENS as usize);
+    let batch_tokens = sizes::embedding_batch_tokens(context_tokens);
     let batch = u32::try_from(batch_tokens).unwrap_or(u32::MAX);
     let options = ContextOptions {
         context_tokens: batch,
@@ -225,13 +223,13 @@ pub(super) fn with_context(
     settings: &EngineSettings,
     batch_tokens: u32,
 ) -> Result<GgufGenerator, EngineError> {
-    let facts = model.facts().map_err(native)?;
+    let facts = model.facts()?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
-    let pool_tokens = pool_tokens(context_tokens, settings);
+    let pool_tokens = sizes::pool_tokens(context_tokens, settings);
     let options = ContextOptions {
         context_tokens: u32::try_from(pool_tokens).unwrap_or(u32::MAX),
         batch_tokens,
-        micro_batch_tokens: MICRO_BATCH_TOKENS,
+        micro_batch_tokens: sizes::MICRO_BATCH_TOKENS,
         sequences: u32::try_from(limits::GGUF_SEQUENCES).unwrap_or(u32::MAX),
         threads: threads(settings),
         embeddings: false,
@@ -255,40 +253,10 @@ pub(super) fn with_context(
         context_tokens,
         sequences: limits::GGUF_SEQUENCES,
         batch_tokens: batch_tokens as usize,
-        cuts: !(facts.is_recurrent || facts.is_hybrid),
+        cuts: !(facts.is_recurrent || facts.is_hybrid || info.architecture == NEVER_CUT),
         has_state_only: facts.is_recurrent,
     };
     Ok(GgufGenerator::new(context, info, shape))
-}
-
-/// Tokens that the KV cache of all sequences of a model has room for. One sequence can fill it; of
-/// models with a short context several can.
-#[must_use]
-pub fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> usize {
-    let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
-    several.min(settings.gguf_context_tokens).max(context_tokens)
-}
-
-/// Bytes of llama.cpp's buffers for intermediate results, about: the hidden states of one micro
-/// batch, several times over, and the logits of as many tokens as there are sequences.
-#[must_use]
-pub fn compute_bytes(gguf: &GgufFile) -> u64 {
-    const HIDDEN_STATES: u64 = 16;
-    let metadata = gguf.metadata();
-    let architecture = metadata.string("general.architecture").unwrap_or_default();
-    let size = |key: &str| {
-        let value = metadata.u32_opt(&format!("{architecture}.{key}")).ok().flatten();
-        u64::from(value.unwrap_or(0))
-    };
-    let vocab = gguf
-        .tensors()
-        .iter()
-        .find(|tensor| tensor.name == "token_embd.weight")
-        .and_then(|tensor| tensor.shape.first().copied())
-        .map_or(0, |rows| rows as u64);
-    let hidden = HIDDEN_STATES * u64::from(MICRO_BATCH_TOKENS);
-    let logits = vocab.saturating_mul(limits::GGUF_SEQUENCES as u64);
-    size("embedding_length").saturating_mul(hidden).saturating_add(logits).saturating_mul(4)
 }
 
 /// Threads to compute on.
@@ -306,14 +274,10 @@ fn share_of(bytes: u64, share: f32) -> u64 {
     (bytes as f64 * f64::from(share.clamp(0.0, 1.0))) as u64
 }
 
-fn native(error: llama_guard::Error) -> EngineError {
-    EngineError::Native(format!("llama.cpp: {error}"))
-}
-
 /// What a failed load tells: mostly what is wrong with the file.
 pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineError {
     let file = gguf.path().to_owned();
-    let message = error.message;
+    let message = error.message.clone();
     match error.kind {
         ErrorKind::Cancelled => EngineError::Cancelled,
         ErrorKind::NoMemory => {

@@ -11,12 +11,22 @@ mod check;
 mod embedder;
 mod generator;
 mod load;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Once;
 
-pub use load::{compute_bytes, load, load_embedder, pool_tokens};
+use super::backend::EngineError;
+
+pub use load::{load, load_embedder};
+pub use sizes::overhead_bytes;
+
+impl From<llama_guard::Error> for EngineError {
+    fn from(error: llama_guard::Error) -> Self {
+        Self::Native(format!("llama.cpp: {error}"))
+    }
+}
 
 /// Makes llama.cpp's log lines the daemon's.
 pub fn forward_log() {

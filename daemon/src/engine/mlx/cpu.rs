@@ -78,6 +78,15 @@ pub(super) fn attend_one(
     })
 }
 
+/// Whether these operations leave a core to others from now on, as a loader thread needs one.
+pub(super) fn share_cores(shares: bool) {
+    // SAFETY: the call changes a number of threads, whatever computes meanwhile.
+    #[allow(unsafe_code)]
+    unsafe {
+        mlx_sys::ingle_cpu_share_cores(shares);
+    }
+}
+
 /// Runs one operation on this thread's stream and takes over its result.
 fn call(
     name: &str,

@@ -10,12 +10,14 @@ use mlx_rs::{Array, Dtype};
 use super::attention::Attention;
 use super::kv_cache::{KvCache, Staged};
 use super::layers::padded_rows;
-use super::models::{Batch, BatchRow, Model};
-use super::{Device, dim};
+use super::models::{Batch, BatchRow, Model, Wanted};
+use super::{Device, cpu, dim};
 use crate::engine::backend::{
-    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed,
+    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, check_len,
+    check_rows, not_open,
 };
-use crate::engine::sampling::{self, SampleSpec, Sampled};
+use crate::engine::passes::Passes;
+use crate::engine::sampling::{SampleSpec, Sampled};
 
 /// Open sequences of one model at most. Each has arrays of its own, so this is a bound on
 /// bookkeeping; their memory is bounded elsewhere.
@@ -24,7 +26,7 @@ const MAX_SEQUENCES: usize = 256;
 /// A model and its sequences.
 pub(super) struct MlxGenerator {
     // Dropped in this order: arrays in flight, then caches, then weights.
-    in_flight: BTreeMap<u64, Pass>,
+    passes: Passes<Queued>,
     sequences: BTreeMap<SeqId, KvCache>,
     model: Box<dyn Model>,
     info: ModelInfo,
@@ -34,15 +36,21 @@ pub(super) struct MlxGenerator {
 }
 
 /// A queued forward pass.
-struct Pass {
+struct Queued {
     /// `[wanted, vocabulary]` and perhaps padding rows, or none when no row wanted logits.
+    logits: Option<Array>,
+    /// The sequences that took part.
+    sequences: Vec<SeqId>,
+}
+
+/// A pass that has been described to MLX and not begun.
+struct Graph {
+    /// As [`Queued::logits`].
     logits: Option<Array>,
     /// Position of the last token of each row that wants logits.
     positions: Vec<usize>,
-    /// What to draw from each of those rows.
-    specs: Vec<SampleSpec>,
-    /// The sequences that took part.
-    sequences: Vec<SeqId>,
+    /// What each row's cache becomes.
+    staged: Vec<Staged>,
 }
 
 impl MlxGenerator {
@@ -54,7 +62,7 @@ impl MlxGenerator {
         device: Device,
     ) -> Self {
         Self {
-            in_flight: BTreeMap::new(),
+            passes: Passes::new(),
             sequences: BTreeMap::new(),
             model,
             info,
@@ -64,24 +72,13 @@ impl MlxGenerator {
         }
     }
 
-    fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
     fn sequence(&self, seq: SeqId) -> Result<&KvCache, EngineError> {
-        self.sequences.get(&seq).ok_or_else(|| native(format!("sequence {} is not open", seq.0)))
+        self.sequences.get(&seq).ok_or_else(|| not_open(seq))
     }
 
     fn sequence_with(&self, seq: SeqId, len: usize) -> Result<&KvCache, EngineError> {
         let cache = self.sequence(seq)?;
-        if cache.len() < len {
-            return Err(native(format!(
-                "sequence {} has {} tokens, {len} were asked for",
-                seq.0,
-                cache.len()
-            )));
-        }
+        check_len(seq, cache.len(), len)?;
         Ok(cache)
     }
 
@@ -89,46 +86,14 @@ impl MlxGenerator {
         if self.sequences.len() >= MAX_SEQUENCES {
             return Err(EngineError::NoCapacity { sequences: MAX_SEQUENCES });
         }
-        let seq = SeqId(self.next_id());
+        self.next_id += 1;
+        let seq = SeqId(self.next_id);
         self.sequences.insert(seq, cache);
         Ok(seq)
     }
 
-    /// Refuses rows that the model cannot take.
-    fn check(&self, rows: &[Row<'_>]) -> Result<(), EngineError> {
-        if rows.is_empty() {
-            return Err(native("a forward pass needs at least one row".to_owned()));
-        }
-        for (index, row) in rows.iter().enumerate() {
-            let cache = self.sequence(row.seq)?;
-            if rows[..index].iter().any(|earlier| earlier.seq == row.seq) {
-                return Err(native(format!("sequence {} occurs twice in a batch", row.seq.0)));
-            }
-            if row.tokens.is_empty() {
-                return Err(native(format!("sequence {} brings no tokens", row.seq.0)));
-            }
-            if cache.len() + row.tokens.len() > self.context_tokens {
-                return Err(native(format!(
-                    "sequence {} has {} tokens; {} more pass the limit of {}",
-                    row.seq.0,
-                    cache.len(),
-                    row.tokens.len(),
-                    self.context_tokens
-                )));
-            }
-            // MLX does not check indices: a token past the table would read foreign memory.
-            if let Some(token) = row.tokens.iter().find(|&&t| t as usize >= self.info.vocab_size) {
-                return Err(native(format!(
-                    "token {token} is outside the vocabulary of {}",
-                    self.info.vocab_size
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// Queues the pass; the caches are only read, so an error leaves everything as it was.
-    fn queue(&self, rows: &[Row<'_>]) -> Result<(Pass, Vec<Staged>), EngineError> {
+    fn queue(&self, rows: &[Row<'_>]) -> Result<Graph, EngineError> {
         let mut tokens: Vec<u32> = Vec::new();
         let mut batch_rows = Vec::with_capacity(rows.len());
         let mut positions = Vec::new();
@@ -152,20 +117,22 @@ impl MlxGenerator {
                 attention: Attention::new(new, self.device)?,
             });
         }
+        let wanted = match wanted.len() {
+            0 => Wanted::Nothing,
+            len if len == tokens.len() => Wanted::All,
+            len => {
+                wanted.resize(padded_rows(len, self.device), 0);
+                Wanted::Some(wanted)
+            }
+        };
         let padded = padded_rows(tokens.len(), self.device);
         tokens.resize(padded, 0);
         positions.resize(padded, 0);
-        wanted.resize(padded_rows(wanted.len(), self.device), 0);
         let tokens = Array::from_slice(&tokens, &[dim(padded)?]);
         let mut batch = Batch { tokens, positions, rows: batch_rows, wanted };
         let logits = self.model.forward(&mut batch)?;
-        let pass = Pass {
-            logits,
-            positions: wanted_positions,
-            specs: Vec::new(),
-            sequences: rows.iter().map(|row| row.seq).collect(),
-        };
-        Ok((pass, batch.rows.into_iter().map(|row| row.cache.finish()).collect()))
+        let staged = batch.rows.into_iter().map(|row| row.cache.finish()).collect();
+        Ok(Graph { logits, positions: wanted_positions, staged })
     }
 }
 
@@ -211,83 +178,58 @@ impl Generator for MlxGenerator {
         self.model.layout().bytes_per_token()
     }
 
+    /// The threads are the process's, so that each model tells them the same.
+    fn share_cores(&mut self, shares: bool) {
+        if self.device == Device::Cpu {
+            cpu::share_cores(shares);
+        }
+    }
+
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
-        self.check(rows)?;
-        let (pass, staged) = self.queue(rows)?;
-        let before = rows
-            .iter()
-            .map(|row| Ok((row.seq, self.sequence(row.seq)?.len())))
-            .collect::<Result<Vec<_>, EngineError>>()?;
-        for (seq, staged) in pass.sequences.iter().zip(staged) {
-            if let Some(cache) = self.sequences.get_mut(seq) {
+        let len_of = |seq| Ok(self.sequence(seq)?.len());
+        check_rows(rows, self.info.vocab_size, self.context_tokens, len_of)?;
+        let Graph { logits, positions, staged } = self.queue(rows)?;
+        let mut written = Vec::with_capacity(rows.len());
+        for (row, staged) in rows.iter().zip(staged) {
+            if let Some(cache) = self.sequences.get_mut(&row.seq) {
                 cache.commit(staged);
+                written.extend(cache.last_buffer().cloned());
             }
         }
-        let caches = pass
-            .sequences
-            .iter()
-            .filter_map(|seq| self.sequences.get(seq).and_then(KvCache::last_buffer));
-        if let Err(error) = async_eval(pass.logits.iter().chain(caches)) {
-            for (seq, len) in before {
-                if let Some(cache) = self.sequences.get_mut(&seq) {
-                    cache.trim(len);
+        if let Err(error) = async_eval(logits.iter().chain(&written)) {
+            for row in rows {
+                if let Some(cache) = self.sequences.get_mut(&row.seq) {
+                    cache.trim(cache.len() - row.tokens.len());
                 }
             }
             return Err(error.into());
         }
-        let id = self.next_id();
-        self.in_flight.insert(id, pass);
-        Ok(Ticket(id))
+        let sequences = rows.iter().map(|row| row.seq).collect();
+        Ok(self.passes.insert(Queued { logits, sequences }, positions))
     }
 
     fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
-        let pass = self
-            .in_flight
-            .get_mut(&ticket.0)
-            .ok_or_else(|| native(format!("pass {} is not in flight", ticket.0)))?;
-        if specs.len() != pass.positions.len() {
-            return Err(native(format!(
-                "{} rows want logits, {} sampler settings were given",
-                pass.positions.len(),
-                specs.len()
-            )));
-        }
-        pass.specs = specs.to_vec();
-        Ok(())
+        self.passes.sample(ticket, specs)
     }
 
     fn collect(
         &mut self,
         ticket: Ticket,
     ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
-        let pass = self
-            .in_flight
-            .remove(&ticket.0)
-            .ok_or_else(|| native(format!("pass {} is not in flight", ticket.0)))?;
-        let Some(logits) = pass.logits else {
+        let pass = self.passes.take(ticket)?;
+        let Some(logits) = &pass.logits.logits else {
             // Nothing to read, but the work must be done and its errors seen.
-            let caches = pass.sequences.iter().filter_map(|seq| self.sequences.get(seq));
+            let caches = pass.logits.sequences.iter().filter_map(|seq| self.sequences.get(seq));
             eval(caches.filter_map(KvCache::last_buffer))?;
             return Ok(Vec::new());
         };
-        if pass.specs.len() != pass.positions.len() {
-            return Err(native("the pass has logits, but no sampling was queued".to_owned()));
-        }
         let logits = logits.as_dtype(Dtype::Float32)?.contiguous()?;
         logits.eval()?;
         let values = logits
             .try_as_slice::<f32>()
             .map_err(|error| native(format!("cannot read the logits: {error}")))?;
-        let rows = values.chunks_exact(self.info.vocab_size);
-        let outcomes = rows
-            .zip(&pass.specs)
-            .zip(&pass.positions)
-            .map(|((row, spec), &position)| {
-                sampling::sample(row, spec)
-                    .map_err(|error| EngineError::NotFinite { what: error.what, position })
-            })
-            .collect();
-        Ok(outcomes)
+        let rows = values.chunks_exact(self.info.vocab_size).take(pass.wanted());
+        Ok(rows.enumerate().map(|(index, row)| pass.draw(index, row)).collect())
     }
 }
 

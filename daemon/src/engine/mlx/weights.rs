@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::path::PathBuf;
+use std::ptr::NonNull;
 
 use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
-use super::dim;
+use super::{Device, dim};
 use crate::engine::backend::EngineError;
 use crate::engine::tensor::{Floats, HostData, HostTensor};
+
+/// Elements copied at once: a millisecond or two.
+const PIECE_ELEMENTS: usize = 1 << 20;
 
 /// A tensor that an architecture has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,14 +116,47 @@ pub(super) struct Weights {
     file: PathBuf,
     expected: BTreeMap<String, Expected>,
     adopted: BTreeMap<String, Weight>,
+    copying: Option<Copying>,
     bytes: u64,
+    device: Device,
+}
+
+/// A tensor on its way into MLX's memory.
+///
+/// MLX's CPU allocator takes no memory that is not its own, and would copy an embedding of 100 MB in
+/// one go, with a page fault every 4 KiB: 40 ms in which no stream goes on.
+#[derive(Debug)]
+struct Copying {
+    name: String,
+    array: Array,
+    /// Where the array's elements lie, as many as `from` has.
+    to: NonNull<f32>,
+    from: Vec<f32>,
+    copied: usize,
+}
+
+impl Copying {
+    /// Copies another piece; true when it was the last.
+    fn step(&mut self) -> bool {
+        let len = PIECE_ELEMENTS.min(self.from.len() - self.copied);
+        let piece = &self.from[self.copied..self.copied + len];
+        // SAFETY: the array has memory for as many elements as `from`, nobody else knows of the array
+        // yet, and what is copied lies within both.
+        #[allow(unsafe_code)]
+        unsafe {
+            let to = self.to.as_ptr().add(self.copied);
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), to, len);
+        }
+        self.copied += len;
+        self.copied == self.from.len()
+    }
 }
 
 impl Weights {
     /// An empty table that accepts `expected`; `file` is named in errors.
-    pub(super) fn new(file: PathBuf, expected: Vec<Expected>) -> Self {
+    pub(super) fn new(file: PathBuf, expected: Vec<Expected>, device: Device) -> Self {
         let expected = expected.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-        Self { file, expected, adopted: BTreeMap::new(), bytes: 0 }
+        Self { file, expected, adopted: BTreeMap::new(), copying: None, bytes: 0, device }
     }
 
     /// Bytes of all tensors adopted so far.
@@ -127,23 +164,45 @@ impl Weights {
         self.bytes
     }
 
-    /// Takes one tensor over, without copying it.
+    /// Takes one tensor over. On the CPU it may have to be copied, of which [`Self::copy_piece`] does
+    /// the rest.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when the tensor is unknown, comes twice, or has another shape
     /// or size than expected.
     pub(super) fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
         self.check(&tensor.name, &tensor.shape)?;
+        while !self.copy_piece() {}
         if self.adopted.contains_key(&tensor.name) {
             return Err(self.invalid(format!("tensor `{}` occurs twice", tensor.name)));
         }
         let bytes = tensor.bytes() as u64;
         let HostTensor { name, shape, data } = tensor;
-        let weight = to_weight(&shape, data)
-            .map_err(|problem| self.invalid(format!("tensor `{name}`: {problem}")))?;
-        self.adopted.insert(name, weight);
+        let invalid = |problem| self.invalid(format!("tensor `{name}`: {problem}"));
+        match data {
+            HostData::F32(from) if self.device == Device::Cpu => {
+                let (array, to) = empty_array(&shape, from.len()).map_err(invalid)?;
+                self.copying = Some(Copying { name, array, to, from, copied: 0 });
+                self.copy_piece();
+            }
+            data => {
+                let weight = to_weight(&shape, data).map_err(invalid)?;
+                self.adopted.insert(name, weight);
+            }
+        }
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Copies a piece of the tensor adopted last; true when nothing is left to copy.
+    pub(super) fn copy_piece(&mut self) -> bool {
+        if self.copying.as_mut().is_some_and(|copying| !copying.step()) {
+            return false;
+        }
+        if let Some(Copying { name, array, .. }) = self.copying.take() {
+            self.adopted.insert(name, Weight::Dense(array));
+        }
+        true
     }
 
     /// Checks a tensor that is still to come.
@@ -169,7 +228,8 @@ impl Weights {
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first one missing.
-    pub(super) fn check_complete(&self) -> Result<(), EngineError> {
+    pub(super) fn check_complete(&mut self) -> Result<(), EngineError> {
+        while !self.copy_piece() {}
         self.check_all_in(|name| self.adopted.contains_key(name))
     }
 
@@ -271,18 +331,42 @@ fn floats_to_array(shape: &[usize], values: Floats) -> Result<Array, String> {
     }
 }
 
-/// Moves `values` into an array of the given shape without copying them on the CPU.
-fn to_array<T>(shape: &[usize], values: Vec<T>, dtype: Dtype) -> Result<Array, String> {
+/// A shape as MLX takes it, which has room for `values` values.
+fn dims(shape: &[usize], values: usize) -> Result<(Vec<i32>, i32), String> {
     let elements: usize = shape.iter().product();
-    if values.len() != elements {
-        return Err(format!("has {} values, but shape {shape:?} needs {elements}", values.len()));
+    if values != elements {
+        return Err(format!("has {values} values, but shape {shape:?} needs {elements}"));
     }
     let shape: Vec<i32> = shape
         .iter()
         .map(|&size| dim(size).map_err(|error| error.to_string()))
         .collect::<Result<_, _>>()?;
     let rank = dim(shape.len()).map_err(|error| error.to_string())?;
+    Ok((shape, rank))
+}
 
+/// An array of `values` floats that have not been written, in MLX's memory, and where they lie.
+fn empty_array(shape: &[usize], values: usize) -> Result<(Array, NonNull<f32>), String> {
+    let (shape, rank) = dims(shape, values)?;
+    let mut data = std::ptr::null_mut();
+    // SAFETY: makes an empty handle; it allocates nothing.
+    #[allow(unsafe_code)]
+    let mut array = unsafe { mlx_sys::mlx_array_new() };
+    // SAFETY: `shape` has `rank` entries and is only read during the call; both results may be
+    // written. On success the handle owns an array, which is given to `Array` once.
+    #[allow(unsafe_code)]
+    let array = unsafe {
+        if mlx_sys::ingle_cpu_empty(&raw mut array, &raw mut data, shape.as_ptr(), rank) != 0 {
+            return Err("there is no memory for it".to_owned());
+        }
+        Array::from_ptr(array)
+    };
+    NonNull::new(data).map(|data| (array, data)).ok_or_else(|| "it has no memory".to_owned())
+}
+
+/// Moves `values` into an array of the given shape, without a copy where MLX can do without.
+fn to_array<T>(shape: &[usize], values: Vec<T>, dtype: Dtype) -> Result<Array, String> {
+    let (shape, rank) = dims(shape, values.len())?;
     let owner = Box::new(values);
     let data = owner.as_ptr().cast_mut().cast::<c_void>();
     let owner = Box::into_raw(owner).cast::<c_void>();

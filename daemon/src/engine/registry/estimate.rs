@@ -66,30 +66,22 @@ pub fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
     };
     match (engine, &model.weights) {
         #[cfg(feature = "gguf")]
-        (EngineKind::Gguf, Weights::Gguf(gguf)) if model.role == Role::Embeds => Estimate {
-            engine,
-            weights: gguf.tensor_bytes(),
-            overhead: crate::engine::gguf::compute_bytes(gguf),
-            staging: 0,
-            kv_per_token: 0,
-            kv_up_front: true,
-            context_tokens: tokens(kv::gguf_context(gguf)),
-        },
-        #[cfg(feature = "gguf")]
         (EngineKind::Gguf, Weights::Gguf(gguf)) => {
             let context_tokens = tokens(kv::gguf_context(gguf));
             // llama.cpp keeps keys and values in 16 bits.
             let kv_per_token = kv::gguf_elements(gguf).unwrap_or(0).saturating_mul(2);
-            let pool_tokens = crate::engine::gguf::pool_tokens(context_tokens, settings) as u64;
             Estimate {
                 engine,
-                // The parts of a split model are about equally large.
-                weights: gguf.tensor_bytes().saturating_mul(parts(gguf)),
-                overhead: kv_per_token
-                    .saturating_mul(pool_tokens)
-                    .saturating_add(crate::engine::gguf::compute_bytes(gguf)),
+                weights: gguf.model_bytes(),
+                overhead: crate::engine::gguf::overhead_bytes(
+                    gguf,
+                    model.role,
+                    context_tokens,
+                    kv_per_token,
+                    settings,
+                ),
                 staging: 0,
-                kv_per_token,
+                kv_per_token: if model.role == Role::Generates { kv_per_token } else { 0 },
                 kv_up_front: true,
                 context_tokens,
             }
@@ -133,13 +125,6 @@ pub fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
             context_tokens: tokens(None),
         },
     }
-}
-
-/// Files that a model is split over.
-#[cfg(feature = "gguf")]
-fn parts(gguf: &crate::formats::gguf::GgufFile) -> u64 {
-    let parts = gguf.metadata().u32_opt("split.count").ok().flatten();
-    parts.map_or(1, |parts| u64::from(parts.max(1)))
 }
 
 /// What the header of a model for MLX says.
@@ -186,20 +171,25 @@ mod kv {
     #[cfg(feature = "mlx")]
     use crate::formats::hf::ModelFolder;
 
-    /// Elements of the keys and values of one token in all layers.
+    /// Elements of the keys and values of one token in all layers. Heads may be given once, or for
+    /// every layer, of which recurrent ones have none.
     pub(super) fn gguf_elements(gguf: &GgufFile) -> Option<u64> {
         let metadata = gguf.metadata();
         let architecture = metadata.string("general.architecture").ok()?;
-        let number = |key: &str| {
-            let value = metadata.u32_opt(&format!("{architecture}.{key}")).ok()??;
-            Some(u64::from(value))
-        };
-        let heads = number("attention.head_count")?.max(1);
-        let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
-        let head_dim = number("embedding_length")? / heads;
+        let list = |key: &str| metadata.u32_list(&format!("{architecture}.{key}")).ok();
+        let number = |key: &str| list(key)?.first().map(|&value| u64::from(value));
+        let heads = list("attention.head_count")?;
+        let most = heads.iter().copied().max()?.max(1);
+        let kv_heads = list("attention.head_count_kv").filter(|list| !list.is_empty());
+        let kv_heads = kv_heads.unwrap_or(heads);
+        let head_dim = number("embedding_length")? / u64::from(most);
         let keys = number("attention.key_length").unwrap_or(head_dim);
         let values = number("attention.value_length").unwrap_or(head_dim);
-        number("block_count")?.checked_mul(kv_heads)?.checked_mul(keys + values)
+        let all_heads: u64 = match kv_heads.as_slice() {
+            [same] => number("block_count")?.checked_mul(u64::from(*same))?,
+            each => each.iter().map(|&heads| u64::from(heads)).sum(),
+        };
+        all_heads.checked_mul(keys.checked_add(values)?)
     }
 
     /// The same of a model folder.
@@ -219,5 +209,64 @@ mod kv {
         let architecture = metadata.string("general.architecture").ok()?;
         let tokens = metadata.u32_opt(&format!("{architecture}.context_length")).ok()??;
         usize::try_from(tokens).ok()
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "gguf")]
+mod tests {
+    use super::*;
+    use crate::formats::gguf::testing::GgufWriter;
+
+    /// A model of 4 layers, 64 wide, with 8 heads.
+    fn model(architecture: &str, role: Role, keys: impl Fn(GgufWriter) -> GgufWriter) -> Estimate {
+        let key = |name| format!("{architecture}.{name}");
+        let writer = GgufWriter::new()
+            .string("general.architecture", architecture)
+            .u32(&key("block_count"), 4)
+            .u32(&key("embedding_length"), 64)
+            .u32(&key("context_length"), 1_000)
+            .strings("tokenizer.ggml.tokens", &vec!["a"; 500]);
+        let model = EngineModel {
+            name: "a".to_owned(),
+            version: String::new(),
+            engine: EngineKind::Gguf,
+            role,
+            weights: Weights::Gguf(keys(writer).open().unwrap().into()),
+        };
+        estimate(&model, &EngineSettings::default())
+    }
+
+    #[test]
+    fn heads_may_be_given_for_each_layer() {
+        let kv_per_token = |keys: &dyn Fn(GgufWriter) -> GgufWriter| {
+            model("llama", Role::Generates, keys).kv_per_token
+        };
+        let heads = |writer: GgufWriter| writer.u32("llama.attention.head_count", 8);
+        // Keys and values of 8 elements a head, of 2 bytes each.
+        assert_eq!(kv_per_token(&heads), 4 * 8 * (8 + 8) * 2);
+        let shared = |writer| heads(writer).u32("llama.attention.head_count_kv", 2);
+        assert_eq!(kv_per_token(&shared), 4 * 2 * (8 + 8) * 2);
+        let by_layer =
+            |writer| heads(writer).i32_array("llama.attention.head_count_kv", &[2, 0, 4, 0]);
+        assert_eq!(kv_per_token(&by_layer), 6 * (8 + 8) * 2);
+        let all_by_layer = |writer: GgufWriter| {
+            writer.i32_array("llama.attention.head_count", &[8, 0, 8, 8]).u32("llama.vocab_size", 9)
+        };
+        assert_eq!(kv_per_token(&all_by_layer), 24 * (8 + 8) * 2);
+    }
+
+    #[test]
+    fn an_embedding_model_computes_whole_texts_at_once() {
+        let overhead = |architecture: &str| {
+            let heads = format!("{architecture}.attention.head_count");
+            let estimate = model(architecture, Role::Embeds, |writer| writer.u32(&heads, 8));
+            assert_eq!(estimate.growth(100), 0);
+            estimate.overhead
+        };
+        let (hidden, logits, kv) =
+            (1_000 * 64 * 16 * 4, 1_000 * 500 * 4, 1_000 * 4 * 8 * (8 + 8) * 2);
+        assert_eq!(overhead("bert"), hidden + logits);
+        assert_eq!(overhead("qwen3"), hidden + 2 * logits + kv);
     }
 }

@@ -1,38 +1,38 @@
 //! Making room: what the worker does so that loads and running sequences stay within the budget.
 //!
 //! Owns the reservations (a load's estimate, a sequence's KV cache up to its last token), who is
-//! protected from eviction, what waits for memory, and what expires. The decisions themselves are
-//! `ledger`'s.
+//! protected from eviction, and what expires. The decisions themselves are `ledger`'s.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use ingle_protocol::limits;
 use ingle_protocol::wire::models::{Eviction, Fit, LoadEstimate};
 
+use super::loads::is_long;
 use super::{Worker, first_choice};
-use crate::engine::admission::Turn;
+use crate::engine::admission::{Arrival, Turn};
 use crate::engine::handle::{EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::ledger::{Ledger, Need, Plan, Step};
-use crate::engine::memory::ModelOptions;
-use crate::engine::registry::{LoadWaiter, Registry, estimate};
-use crate::engine::sequence::{self, Sequence, Waiting};
+use crate::engine::memory::{ModelOptions, Stay};
+use crate::engine::registry::{Registry, estimate};
+use crate::engine::sequence::{Sequence, Waiting};
 
-/// A load that nobody's request asked for and that waits for memory.
-pub(super) struct PendingLoad {
-    pub(super) model: EngineModel,
-    pub(super) asked: ModelOptions,
-    pub(super) waiter: LoadWaiter,
-    pub(super) since: Instant,
-}
-
-/// Who asks for memory: what stands before it keeps its models.
+/// Who asks for memory: what came before it keeps its models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// Every waiting request protects its model.
+    /// Everything that waits protects its model.
     Patient,
-    /// Only the first so many requests of the queue do.
-    Before(usize),
+    /// Only what came before this does.
+    Since(Arrival),
+}
+
+impl Asker {
+    /// Whether what came at `arrival` keeps its model.
+    pub(super) fn comes_after(self, arrival: Arrival) -> bool {
+        match self {
+            Self::Patient => true,
+            Self::Since(own) => arrival < own,
+        }
+    }
 }
 
 /// Whether a model is in memory or on its way there.
@@ -45,7 +45,7 @@ pub(super) enum Residence {
 }
 
 /// Tokens a request's sequence may come to hold.
-fn reserved_tokens(request: &GenerateRequest, context_tokens: usize) -> usize {
+pub(super) fn reserved_tokens(request: &GenerateRequest, context_tokens: usize) -> usize {
     request.prompt.len().saturating_add(request.max_tokens).min(context_tokens)
 }
 
@@ -66,16 +66,9 @@ impl Worker {
     pub(super) fn ledger(&self, asker: Asker) -> Ledger {
         let mut holdings = self.registry.holdings();
         for holding in &mut holdings {
-            let mine = |request: &GenerateRequest| request.model.name == holding.model;
-            let protects = match asker {
-                Asker::Patient => usize::MAX,
-                Asker::Before(count) => count,
-            };
-            let waiting = self.waiting.iter().take(protects);
-            holding.active = waiting.filter(|waiting| mine(&waiting.request)).count()
-                + self.embeddings.count(&holding.model);
-            for sequence in self.running.iter().filter(|sequence| mine(&sequence.request)) {
-                holding.active += 1;
+            holding.active = self.protectors(&holding.model, asker).requests();
+            let mine = |sequence: &&Sequence| sequence.request.model.name == holding.model;
+            for sequence in self.running.iter().filter(mine) {
                 let bytes = running_bytes(&self.registry, sequence);
                 holding.running = holding.running.saturating_add(bytes);
             }
@@ -83,13 +76,15 @@ impl Worker {
         Ledger::new(self.budget_bytes, holdings)
     }
 
-    /// Whether what is at `index` of the queue, and waits for memory since `since`, may take
-    /// models that only later requests wait for: when it has waited long, or when nothing else
-    /// moves that could make room.
-    pub(super) fn asker(&self, index: usize, since: Option<Instant>, now: Instant) -> Asker {
-        let nothing_moves = self.running.is_empty() && self.registry.loading().is_none();
+    /// Whether what came at `arrival`, and waits for memory since `since`, may take models that
+    /// only later requests wait for: when it has waited long, or when nothing else moves that could
+    /// make room.
+    pub(super) fn asker(&self, arrival: Arrival, since: Option<Instant>, now: Instant) -> Asker {
+        let nothing_moves = self.running.is_empty()
+            && self.registry.loading().is_none()
+            && self.next_job(now).is_none();
         if nothing_moves || since.is_some_and(|since| is_long(since, now)) {
-            Asker::Before(index)
+            Asker::Since(arrival)
         } else {
             Asker::Patient
         }
@@ -107,14 +102,14 @@ impl Worker {
                 }
                 Step::Unload { model, bytes } => {
                     tracing::info!(model, bytes, "an idle model makes room");
-                    self.registry.unload(model, &EngineFailure::Cancelled);
+                    self.drop_model(model, &EngineFailure::Cancelled);
                 }
             }
         }
     }
 
-    /// Starts the model's load, or joins it, if there is memory for it and for `sequence_tokens`
-    /// of KV cache. Drops what is in memory under its name first if its files have changed since.
+    /// Starts the model's load if there is memory for it and for `sequence_tokens` of KV cache. What
+    /// is in memory under its name in another version makes way, if nobody wants it.
     pub(super) fn make_resident(
         &mut self,
         model: &EngineModel,
@@ -123,27 +118,33 @@ impl Worker {
         asker: Asker,
         now: Instant,
     ) -> Result<Residence, EngineFailure> {
-        if self.registry.is_other_version(model) {
-            let active = self.active_on(&model.name);
-            if active > 0 {
-                return Err(EngineFailure::Busy { model: model.name.clone(), active });
-            }
-            self.unload(&model.name);
-        }
-        if self.registry.contains(&model.name) {
+        if self.registry.holds(model) {
             return Ok(Residence::Granted);
+        }
+        if let Some(failure) = self.conflict(model) {
+            return Err(failure);
         }
         let estimate = estimate(model, self.registry.settings());
         // What is staged has gone before the first sequence grows.
         let beside = estimate.staging.max(estimate.growth(sequence_tokens));
         let bytes = estimate.loaded_bytes().saturating_add(beside);
-        match self.ledger(asker).plan(Need { model: &model.name, bytes }) {
+        let mut ledger = self.ledger(asker);
+        ledger.leave_out(&model.name);
+        match ledger.plan(Need { model: &model.name, bytes }) {
             Plan::Fits(steps) => {
+                let stay = match self.registry.stay(&model.name) {
+                    // How a model stays does not depend on its version.
+                    Some(mut stay) => {
+                        stay.change(asked);
+                        Stay { last_used: now, ..stay }
+                    }
+                    None => self.memory.stay(&model.name, asked, now),
+                };
                 // Before anything is evicted: a header that shows that the model cannot be loaded
                 // must cost nobody anything.
                 self.journal.adopts();
                 self.journal.load_begins(model);
-                self.registry.start(model, estimate, self.memory.stay(&model.name, asked, now))?;
+                self.registry.start(model, estimate, stay)?;
                 self.make_room(&steps);
                 Ok(Residence::Granted)
             }
@@ -152,81 +153,16 @@ impl Worker {
         }
     }
 
+    /// Why this version of a model cannot be had now: somebody wants another.
+    pub(super) fn conflict(&self, model: &EngineModel) -> Option<EngineFailure> {
+        let active = self.rivals(model).total();
+        (active > 0).then(|| EngineFailure::Busy { model: model.name.clone(), active })
+    }
+
     /// Why a model is refused whatever memory there is, if it is.
     pub(super) fn quarantined(&self, model: &EngineModel) -> Option<EngineFailure> {
         let deaths = Box::new(self.journal.refused(model)?.clone());
         Some(EngineFailure::Quarantined { model: model.name.clone(), deaths })
-    }
-
-    /// A `load` command: joins, starts, or waits for memory.
-    pub(super) fn load(&mut self, load: PendingLoad, asker: Asker) {
-        let PendingLoad { model, asked, waiter, since } = load;
-        if let Some(failure) = self.quarantined(&model) {
-            let _ = waiter.done.send(Err(failure));
-            return;
-        }
-        match self.make_resident(&model, 0, asked, asker, since) {
-            Ok(Residence::Granted) => {
-                self.registry.change_stay(&model.name, asked);
-                self.registry.touch(&model.name, Instant::now());
-                let active = self.active_on(&model.name);
-                self.registry.wait_for(&model.name, waiter, active);
-            }
-            Ok(Residence::Awaited) if self.loads.len() < limits::QUEUED_LOADS => {
-                self.loads.push(PendingLoad { model, asked, waiter, since });
-            }
-            Ok(Residence::Awaited) => {
-                let waiting = self.loads.len();
-                let failure = EngineFailure::Overloaded { waiting, what: "loads" };
-                let _ = waiter.done.send(Err(failure));
-            }
-            Err(failure) => {
-                let _ = waiter.done.send(Err(failure));
-            }
-        }
-    }
-
-    /// Looks again for memory for models that waited for some: requests first, then loads.
-    pub(super) fn start_waiting_loads(&mut self, now: Instant) {
-        let mut tried = BTreeSet::new();
-        loop {
-            let is_next = |waiting: &Waiting| {
-                let name = &waiting.request.model.name;
-                !self.registry.contains(name) && !tried.contains(name)
-            };
-            let next = self.waiting.iter().enumerate().find(|(_, waiting)| is_next(waiting));
-            let Some((index, waiting)) = next else { break };
-            let model = waiting.request.model.clone();
-            let tokens = reserved_tokens(&waiting.request, usize::MAX);
-            let asker = self.asker(index, waiting.memory_since, now);
-            let outcome = self.make_resident(&model, tokens, ModelOptions::default(), asker, now);
-            let mine = |waiting: &&mut Waiting| waiting.request.model.name == model.name;
-            match outcome {
-                Ok(residence) => {
-                    for waiting in self.waiting.iter_mut().filter(mine) {
-                        waiting.memory(residence == Residence::Awaited, now);
-                    }
-                    tried.insert(model.name);
-                }
-                Err(failure) => {
-                    if let Some(waiting) = self.waiting.remove(index) {
-                        sequence::fail(waiting.request, failure);
-                    }
-                }
-            }
-        }
-        let queued = self.waiting.len();
-        for load in std::mem::take(&mut self.loads) {
-            if load.waiter.done.is_closed() {
-                continue;
-            }
-            let asker = match self.asker(0, Some(load.since), now) {
-                // With nothing in motion the queue has had its chance above.
-                Asker::Before(_) if is_long(load.since, now) || queued == 0 => Asker::Before(0),
-                _ => Asker::Patient,
-            };
-            self.load(load, asker);
-        }
     }
 
     /// Takes the next waiting request that has a slot, a resident model and memory, and makes that
@@ -235,33 +171,27 @@ impl Worker {
         &mut self,
         now: Instant,
     ) -> Option<(Waiting, Result<(), EngineFailure>)> {
-        // A load that has waited long goes before every request that came after it.
-        let held_since =
-            self.loads.iter().map(|load| load.since).find(|&since| is_long(since, now));
+        let held = self.held_from(now);
         let mut blocked = Vec::new();
         let mut chosen = Plan::Fits(Vec::new());
         let next = self.waiting.next(self.running.len(), |index, waiting| {
             let name = &waiting.request.model.name;
-            let accepted_at = waiting.request.deadline.accepted_at;
-            if held_since.is_some_and(|since| since < accepted_at) {
+            if held.is_some_and(|held| held < waiting.arrival) {
                 return Turn::HoldsTheRest;
             }
             // The other choices of a request go on from the first one's prompt.
             let is_read =
                 first_choice(&self.running, &waiting.request).is_none_or(Sequence::has_read_prompt);
             let is_first = !blocked.iter().any(|(_, model)| model == name);
-            if is_first && is_read && self.registry.is_resident(name) {
-                let plan = self.plan_admission(index, waiting, now);
+            if is_first && is_read && self.registry.is_ready(&waiting.request.model) {
+                let plan = self.plan_admission(waiting, now);
                 if !matches!(plan, Plan::Wait(_)) {
                     chosen = plan;
                     return Turn::Runs;
                 }
                 blocked.push((index, name.clone()));
             }
-            match waiting.memory_since {
-                Some(since) if is_long(since, now) => Turn::HoldsTheRest,
-                _ => Turn::Waits,
-            }
+            Turn::Waits
         });
         for (index, _) in blocked {
             if let Some(waiting) = self.waiting.iter_mut().nth(index) {
@@ -269,8 +199,17 @@ impl Worker {
             }
         }
         let waiting = self.waiting.remove(next?)?;
+        if let Some(failure) = self.unknown_token(&waiting.request) {
+            return Some((waiting, Err(failure)));
+        }
         let admitted = match chosen {
             Plan::Fits(steps) => {
+                // The one it goes on from must not be among those that are given up for it.
+                if first_choice(&self.running, &waiting.request).is_none()
+                    && let Some(resident) = self.registry.resident(&waiting.request.model.name)
+                {
+                    resident.prefer(&waiting.request.prompt);
+                }
                 self.make_room(&steps);
                 Ok(())
             }
@@ -281,8 +220,18 @@ impl Worker {
         Some((waiting, admitted))
     }
 
+    /// Why a prompt cannot be read by the weights it is for, if it has a token they do not know: a
+    /// pass it took part in would fail for everybody.
+    fn unknown_token(&self, request: &GenerateRequest) -> Option<EngineFailure> {
+        let model = &request.model.name;
+        let vocab_size = self.registry.look(model)?.generator.info().vocab_size;
+        let is_unknown = |token: &&u32| usize::try_from(**token).is_ok_and(|id| id >= vocab_size);
+        let token = *request.prompt.iter().find(is_unknown)?;
+        Some(EngineFailure::UnknownToken { model: model.clone(), token, vocab_size })
+    }
+
     /// What has to go for the KV cache of a waiting request, up to its last token.
-    fn plan_admission(&self, index: usize, waiting: &Waiting, now: Instant) -> Plan {
+    fn plan_admission(&self, waiting: &Waiting, now: Instant) -> Plan {
         let model = &waiting.request.model.name;
         let Some(resident) = self.registry.look(model) else { return Plan::Fits(Vec::new()) };
         let tokens =
@@ -291,9 +240,19 @@ impl Worker {
         if bytes == 0 {
             return Plan::Fits(Vec::new());
         }
-        let mut ledger = self.ledger(self.asker(index, waiting.memory_since, now));
-        let taken_over = resident.takes_over(&waiting.request.prompt);
-        let brought = taken_over.map_or(0, |kept| ledger.take_over(model, kept));
+        let asker = self.asker(waiting.arrival, waiting.memory_since, now);
+        let mut ledger = self.ledger(asker);
+        // A further choice forks the first one and leaves the kept ones alone.
+        let is_further = first_choice(&self.running, &waiting.request).is_some();
+        let goes_on_from = resident.goes_on_from(&waiting.request.prompt);
+        let brought = match goes_on_from.filter(|_| !is_further) {
+            Some((kept, true)) => ledger.take_over(model, kept),
+            Some((kept, false)) => {
+                ledger.use_kept(model, kept);
+                0
+            }
+            None => 0,
+        };
         ledger.plan(Need { model, bytes: bytes.saturating_sub(brought) })
     }
 
@@ -302,28 +261,22 @@ impl Worker {
         let expired = self.expiries().into_iter().filter(|(_, at)| *at <= now);
         for (name, _) in expired.collect::<Vec<_>>() {
             tracing::info!(model = name, "an idle model's keep-alive has run out");
-            self.registry.unload(&name, &EngineFailure::Cancelled);
+            self.drop_model(&name, &EngineFailure::Cancelled);
         }
         if self.running.is_empty() && self.registry.trim_due().is_some_and(|at| at <= now) {
             self.registry.trim();
         }
         for name in self.registry.loading_names() {
-            let is_wanted = self.registry.is_load_awaited(&name)
-                || self.embeddings.count(&name) > 0
-                || self.waiting.iter().any(|waiting| waiting.request.model.name == name);
-            if !is_wanted {
+            if self.demand(&name).total() == 0 {
                 tracing::info!(model = name, "a load that nobody waits for is cancelled");
-                self.registry.unload(&name, &EngineFailure::Cancelled);
+                self.drop_model(&name, &EngineFailure::Cancelled);
             }
         }
     }
 
     /// When each idle model expires.
     pub(super) fn expiries(&self) -> Vec<(String, Instant)> {
-        let is_idle = |name: &str| {
-            self.active_on(name) == 0
-                && !self.waiting.iter().any(|waiting| waiting.request.model.name == name)
-        };
+        let is_idle = |name: &str| self.demand(name).requests() == 0;
         let expiries = self.registry.expiries().filter(|(name, _)| is_idle(name));
         expiries.map(|(name, at)| (name.to_owned(), at)).collect()
     }
@@ -341,10 +294,22 @@ impl Worker {
     pub(super) fn estimate(&self, model: &EngineModel) -> LoadEstimate {
         let estimate = estimate(model, self.registry.settings());
         let ledger = self.ledger(Asker::Patient);
-        let is_loaded =
-            self.registry.contains(&model.name) && !self.registry.is_other_version(model);
+        let is_loaded = self.registry.holds(model);
         let need = Need { model: &model.name, bytes: estimate.load_bytes() };
-        let plan = if is_loaded { Plan::Fits(Vec::new()) } else { ledger.plan(need) };
+        let mut replaced = None;
+        let plan = if is_loaded {
+            Plan::Fits(Vec::new())
+        } else {
+            let mut ledger = ledger.clone();
+            replaced = ledger.leave_out(&model.name);
+            ledger.plan(need)
+        };
+        // Another version of the model goes too.
+        let replaced = replaced.map(|bytes| Step::Unload { model: model.name.clone(), bytes });
+        let plan = match plan {
+            Plan::Fits(steps) => Plan::Fits(replaced.into_iter().chain(steps).collect()),
+            refused => refused,
+        };
         let (fit, steps, shortage) = match plan {
             Plan::Fits(steps) if steps.is_empty() => (Fit::Now, steps, None),
             Plan::Fits(steps) => (Fit::AfterEvictions, steps, None),
@@ -373,10 +338,4 @@ impl Worker {
             shortage: shortage.map(|shortage| shortage.to_string()),
         }
     }
-}
-
-/// Whether something has waited so long that what came later must stand back.
-fn is_long(since: Instant, now: Instant) -> bool {
-    let patience = Duration::from_millis(limits::MEMORY_PATIENCE_MS);
-    now.saturating_duration_since(since) >= patience
 }

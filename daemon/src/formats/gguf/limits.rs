@@ -18,3 +18,6 @@ pub(super) const MAX_ALIGNMENT: u32 = 1 << 20;
 
 /// Elements of one tensor. Four bytes for each must fit an address space.
 pub(super) const MAX_ELEMENTS: u64 = 1 << 44;
+
+/// Files of a split model that are measured; the largest models in use have some tens.
+pub(super) const MAX_PARTS: u32 = 1_000;

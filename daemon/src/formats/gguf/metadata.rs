@@ -196,6 +196,18 @@ impl Metadata {
         };
     }
 
+    /// The value of `key`, one number or an array of one for each layer; empty when it is absent.
+    ///
+    /// # Errors
+    /// [`GgufErrorKind::WrongType`].
+    pub fn u32_list(&self, key: &str) -> Result<Vec<u32>, GgufError> {
+        match self.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(_)) => self.u32_array(key),
+            Some(_) => Ok(vec![self.u32(key)?]),
+        }
+    }
+
     /// The value of `key`, a string.
     ///
     /// # Errors

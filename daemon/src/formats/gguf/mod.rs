@@ -10,6 +10,7 @@ mod error;
 mod ggml_type;
 mod limits;
 mod metadata;
+mod split;
 mod tensor_index;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,6 +40,7 @@ pub struct GgufFile {
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    later_parts_bytes: u64,
     by_name: HashMap<String, usize>,
 }
 
@@ -50,7 +52,9 @@ impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let data =
             Data::open(path).map_err(|error| GgufErrorKind::Io(error.to_string()).at(path))?;
-        Self::read(path, data).map_err(|kind| kind.at(path))
+        let mut file = Self::read(path, data).map_err(|kind| kind.at(path))?;
+        file.later_parts_bytes = split::later_parts_bytes(path, file.part_count());
+        Ok(file)
     }
 
     /// The same checks on bytes in memory; `path` is for messages only.
@@ -80,7 +84,8 @@ impl GgufFile {
         let tensors = tensor_index::read(&mut cursor, tensor_count, alignment, file_bytes)?;
         let by_name =
             tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
-        Ok(Self { path: path.to_owned(), data, version, metadata, tensors, by_name })
+        let path = path.to_owned();
+        Ok(Self { path, data, version, metadata, tensors, later_parts_bytes: 0, by_name })
     }
 
     /// Where the file is.
@@ -117,6 +122,20 @@ impl GgufFile {
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.iter().map(|info| info.bytes).sum()
+    }
+
+    /// Files that the model is split over, of which this is one; 1 when it is whole.
+    #[must_use]
+    pub fn part_count(&self) -> u32 {
+        let parts = self.metadata.u32_opt("split.count").ok().flatten();
+        parts.unwrap_or(1).max(1)
+    }
+
+    /// Bytes of all tensors of a model whose first part this is. The later parts were measured when
+    /// the file was opened, their headers included; those that are missing count as nothing.
+    #[must_use]
+    pub fn model_bytes(&self) -> u64 {
+        self.tensor_bytes().saturating_add(self.later_parts_bytes)
     }
 
     /// Fills `out` with the tensor's stored bytes from `offset` on.

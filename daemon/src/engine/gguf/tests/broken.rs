@@ -58,6 +58,9 @@ fn hyperparameters_that_cannot_be_are_named() {
         let message = replaced(key, value).problem();
         assert!(message.contains(expected), "{key} = {value}: {message}");
     }
+    let ModelFile { writer } = replaced("", 0);
+    let message = ModelFile { writer: writer.f32("llama.rope.freq_base", 0.0) }.problem();
+    assert!(message.contains("`llama.rope.freq_base`: 0, expected a positive"), "{message}");
 }
 
 #[test]
@@ -67,6 +70,7 @@ fn keys_with_values_of_no_use_are_named() {
         (llama_header().u32("llama.expert_used_count", 2), "2 of 0 experts"),
         (llama_header().string("llama.rope.scaling.type", "spiral"), "`spiral`"),
         (llama_header().f32("llama.rope.scaling.factor", -1.0), "rope.scaling.factor"),
+        (llama_header().f32("llama.rope.scale_linear", -1.0), "rope.scale_linear"),
         (llama_header().string("llama.attention.sliding_window", "x"), "sliding_window"),
         (llama_header().u32("split.no", 2), "split over several files"),
     ] {

@@ -147,19 +147,7 @@ impl ModelFile {
     /// Loads it as the daemon does.
     pub(super) fn load(&self) -> Result<Box<dyn Generator>, EngineError> {
         let (_file, gguf) = self.write();
-        let cancel = Arc::new(AtomicBool::new(false));
-        let (builder, mut stream) = load::load(&gguf, &Self::settings(plain::CONTEXT), cancel)?;
-        while let Some(item) = stream.next_within(Duration::from_secs(60)) {
-            match item {
-                LoadItem::Failed(error) => return Err(error),
-                LoadItem::Tensor { .. } => panic!("a tensor"),
-                LoadItem::Progress { bytes_read, bytes_total } => {
-                    assert!(bytes_read <= bytes_total)
-                }
-                LoadItem::Done => {}
-            }
-        }
-        builder.finish()
+        load_file(&gguf, plain::CONTEXT)
     }
 
     /// Loads it as the daemon does.
@@ -185,4 +173,22 @@ impl ModelFile {
             Err(other) => panic!("another kind of error: {other}"),
         }
     }
+}
+
+/// Loads a file as the daemon does.
+pub(super) fn load_file(
+    gguf: &Arc<GgufFile>,
+    context_tokens: usize,
+) -> Result<Box<dyn Generator>, EngineError> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let (builder, mut stream) = load::load(gguf, &ModelFile::settings(context_tokens), cancel)?;
+    while let Some(item) = stream.next_within(Duration::from_secs(60)) {
+        match item {
+            LoadItem::Failed(error) => return Err(error),
+            LoadItem::Tensor { .. } => panic!("a tensor"),
+            LoadItem::Progress { bytes_read, bytes_total } => assert!(bytes_read <= bytes_total),
+            LoadItem::Done => {}
+        }
+    }
+    builder.finish()
 }

@@ -33,11 +33,30 @@ pub(super) trait Plan {
     fn vocab_size(&self) -> usize;
     /// Tokens the model was made for.
     fn context_tokens(&self) -> usize;
-    /// Makes the model from its tensors.
+    /// Starts to make the model from its tensors, which are all there.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when a tensor is stored in an unusable way.
+    fn assembly(
+        &self,
+        weights: &mut Weights,
+        device: Device,
+    ) -> Result<Box<dyn Assembly>, EngineError>;
+}
+
+/// A model in the making. It is made in pieces, because stacking and reordering the weights of all
+/// layers at once would hold other models' streams up.
+pub(super) trait Assembly {
+    /// Makes the next piece, a layer; true when there is none left.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when a tensor is missing or stored in an unusable way.
-    fn build(&self, weights: &mut Weights, device: Device) -> Result<Box<dyn Model>, EngineError>;
+    fn step(&mut self, weights: &mut Weights) -> Result<bool, EngineError>;
+    /// The model, once every piece has been made.
+    ///
+    /// # Errors
+    /// As [`Assembly::step`].
+    fn finish(self: Box<Self>, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError>;
 }
 
 /// A decoder: tokens in, logits out. It keeps no state between passes.
@@ -61,8 +80,19 @@ pub(super) struct Batch<'a> {
     pub(super) positions: Vec<usize>,
     /// The sequences' shares, in order.
     pub(super) rows: Vec<BatchRow<'a>>,
-    /// Indices into `tokens` of those whose logits are wanted, padded as well.
-    pub(super) wanted: Vec<u32>,
+    /// Those whose logits are wanted.
+    pub(super) wanted: Wanted,
+}
+
+/// The tokens of a [`Batch`] whose logits are wanted, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// None.
+    Nothing,
+    /// All, padding included.
+    All,
+    /// Those with these indices, padded as well.
+    Some(Vec<u32>),
 }
 
 /// One sequence's share of a [`Batch`].

@@ -140,7 +140,7 @@ fn load_of(config: &Value, weights: &[u8]) -> Vec<f64> {
     }
     let mut generator = builder.finish().unwrap();
     let seq = generator.open().unwrap();
-    pass_of(96, &mut *generator, &[row(seq, &tokens(9))]).remove(0)
+    pass(&mut *generator, &[row(seq, &tokens(9))]).remove(0)
 }
 
 #[test]

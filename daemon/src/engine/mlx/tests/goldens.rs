@@ -104,7 +104,7 @@ fn gap(found: &[f64], expected: &[f64]) -> f64 {
 pub(super) fn largest_gap(golden: &Golden, generator: &mut dyn Generator, must_agree: bool) -> f64 {
     let mut gaps = Vec::new();
     let whole = generator.open().unwrap();
-    gaps.push(gap(&pass_of(VOCAB, generator, &[row(whole, &golden.prompt)])[0], &golden.one_pass));
+    gaps.push(gap(&pass(generator, &[row(whole, &golden.prompt)])[0], &golden.one_pass));
 
     let seq = generator.open().unwrap();
     let mut rest = golden.prompt.as_slice();
@@ -112,19 +112,19 @@ pub(super) fn largest_gap(golden: &Golden, generator: &mut dyn Generator, must_a
     for (&chunk, expected) in golden.chunks.iter().zip(&golden.chunked) {
         let (now, later) = rest.split_at(chunk);
         rest = later;
-        last = pass_of(VOCAB, generator, &[row(seq, now)]).remove(0);
+        last = pass(generator, &[row(seq, now)]).remove(0);
         gaps.push(gap(&last, expected));
     }
     for (&token, expected) in golden.greedy.iter().zip(&golden.greedy_logits) {
         let best = last.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         assert!(!must_agree || last[token as usize] == best, "the greedy token is another");
-        last = pass_of(VOCAB, generator, &[row(seq, &[token])]).remove(0);
+        last = pass(generator, &[row(seq, &[token])]).remove(0);
         gaps.push(gap(&last, expected));
     }
 
     let pair = [generator.open().unwrap(), generator.open().unwrap()];
     let rows = [row(pair[0], &golden.pair[0]), row(pair[1], &golden.pair[1])];
-    let together = pass_of(VOCAB, generator, &rows);
+    let together = pass(generator, &rows);
     for (found, expected) in together.iter().zip(&golden.pair_logits) {
         gaps.push(gap(found, expected));
     }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use half::f16;
 
 use super::*;
-use crate::engine::backend::{Generator, Row, SeqId, Trimmed};
+use crate::engine::backend::Generator;
+use crate::engine::conformance::{self, Subject, conforms, pass, row, tokens};
 use crate::engine::plain;
-use crate::engine::sampling::{SampleSpec, Sampled};
+use crate::engine::sampling::SampleSpec;
 use crate::engine::tensor::{Floats, HostData, HostTensor};
 use crate::formats::gguf::testing::GgufWriter;
 
@@ -45,60 +46,61 @@ fn model() -> Box<dyn Generator> {
     build(plain::weights(true)).unwrap()
 }
 
-fn tokens(count: usize) -> Vec<u32> {
-    (0..count).map(|index| ((index * index + 7 * index + 3) % plain::VOCAB) as u32).collect()
-}
-
-fn row(seq: SeqId, tokens: &[u32]) -> Row<'_> {
-    Row { seq, tokens, wants_logits: true }
-}
-
-/// Runs one pass; the log-probabilities of every token, for each row that wants them.
-fn pass(generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
-    pass_of(plain::VOCAB, generator, rows)
-}
-
-/// The same for a model of another vocabulary.
-fn pass_of(vocab: usize, generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
-    let spec = SampleSpec { logprobs: Some(vocab), ..SampleSpec::GREEDY };
-    let ticket = generator.forward(rows).unwrap();
-    let wanted = rows.iter().filter(|row| row.wants_logits).count();
-    generator.sample(&ticket, &vec![spec; wanted]).unwrap();
-    let outcomes = generator.collect(ticket).unwrap();
-    assert_eq!(outcomes.len(), wanted);
-    outcomes.into_iter().map(|outcome| by_id(&outcome.unwrap(), vocab)).collect()
-}
-
-fn by_id(sampled: &Sampled, vocab: usize) -> Vec<f64> {
-    assert_eq!(sampled.token, sampled.top[0].0);
-    let mut logprobs = vec![f64::NAN; vocab];
-    for &(id, logprob) in &sampled.top {
-        logprobs[id as usize] = f64::from(logprob);
-    }
-    logprobs
-}
-
 fn assert_close(found: &[f64], expected: &[f64]) {
-    assert_eq!(found.len(), expected.len());
-    for (id, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let gap = (found - expected).abs();
-        assert!(gap < TOLERANCE, "token {id}: {found}, expected {expected}");
-    }
+    conformance::assert_close(TOLERANCE, found, expected);
 }
 
 #[test]
-fn logits_agree_with_plain_loops() {
-    for tied in [true, false] {
-        let weights = plain::weights(tied);
-        let mut generator = build(weights.clone()).unwrap();
-        // Each length takes another path: one row, a few, one block of rows, more than one.
-        for length in [1, 2, 7, 8, 9, 16, 21] {
-            let seq = generator.open().unwrap();
-            let prompt = tokens(length);
-            let found = pass(&mut *generator, &[row(seq, &prompt)]);
-            assert_close(&found[0], &plain::logprobs(&weights, &prompt));
-            generator.close(seq);
-        }
+fn it_does_what_every_engine_does() {
+    conforms(&Subject {
+        generator: &|tied| build(plain::weights(tied)).unwrap(),
+        tolerance: TOLERANCE,
+    });
+}
+
+#[test]
+fn a_model_is_assembled_in_pieces() {
+    let weights = plain::weights(true);
+    let mut builder = builder(&header().open().unwrap()).unwrap();
+    for tensor in weights.clone() {
+        builder.adopt(tensor).unwrap();
+        while !builder.advance(false).unwrap() {}
+    }
+    let mut pieces = 1;
+    while !builder.advance(true).unwrap() {
+        pieces += 1;
+    }
+    assert!(pieces >= plain::LAYERS, "{pieces}");
+    let mut generator = builder.finish().unwrap();
+    let seq = generator.open().unwrap();
+    let found = pass(&mut *generator, &[row(seq, &tokens(9))]);
+    assert_close(&found[0], &plain::logprobs(&weights, &tokens(9)));
+}
+
+#[test]
+fn rope_scaling_means_what_llama_cpp_takes_it_for() {
+    let (kind, factor, old) =
+        ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let logprobs = |writer: GgufWriter| {
+        let mut builder = builder(&writer.open().unwrap()).unwrap();
+        plain::weights(true).into_iter().for_each(|tensor| builder.adopt(tensor).unwrap());
+        let mut generator = builder.finish().unwrap();
+        let seq = generator.open().unwrap();
+        pass(&mut *generator, &[row(seq, &tokens(9))]).remove(0)
+    };
+    let unscaled = logprobs(header());
+    let scaled = logprobs(header().string(kind, "linear").f32(factor, 4.0));
+    let gap = unscaled.iter().zip(&scaled).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(gap > 10.0 * TOLERANCE, "the factor changes nothing");
+    for (writer, expected) in [
+        (header().f32(factor, 4.0), &scaled),
+        (header().f32(old, 4.0), &scaled),
+        (header().f32(factor, 4.0).f32(old, 2.0), &scaled),
+        (header().f32(factor, 0.0).f32(old, 2.0), &unscaled),
+        (header().string(kind, "linear"), &unscaled),
+        (header().string(kind, "none").f32(factor, 4.0), &unscaled),
+    ] {
+        assert_close(&logprobs(writer), expected);
     }
 }
 
@@ -167,45 +169,6 @@ fn stored_types_and_quantisation_are_kept() {
 }
 
 #[test]
-fn chunks_and_single_tokens_give_what_one_pass_gives() {
-    let weights = plain::weights(true);
-    let mut generator = model();
-    let prompt = tokens(40);
-    let expected = plain::logprobs(&weights, &prompt);
-    for chunk in [1, 3, 13, 39, 40] {
-        let seq = generator.open().unwrap();
-        let mut found = Vec::new();
-        for chunk in prompt.chunks(chunk) {
-            found = pass(&mut *generator, &[row(seq, chunk)]);
-        }
-        assert_close(&found[0], &expected);
-        generator.close(seq);
-    }
-}
-
-#[test]
-fn a_ragged_batch_gives_each_row_what_it_gets_alone() {
-    let weights = plain::weights(true);
-    let mut generator = model();
-    let prompts: Vec<Vec<u32>> = [4, 17, 1, 9].iter().map(|&length| tokens(length)).collect();
-    let seqs: Vec<SeqId> = prompts.iter().map(|_| generator.open().unwrap()).collect();
-    // Prefill together; the third row's logits are not wanted.
-    let rows: Vec<Row<'_>> =
-        (0..4).map(|i| Row { seq: seqs[i], tokens: &prompts[i], wants_logits: i != 2 }).collect();
-    let found = pass(&mut *generator, &rows);
-    for (found, i) in found.iter().zip([0, 1, 3]) {
-        assert_close(found, &plain::logprobs(&weights, &prompts[i]));
-    }
-    // A decode step for three, in another order, beside a chunk for the fourth.
-    let (one, chunk) = ([11_u32], tokens(6));
-    let rows = [row(seqs[3], &one), row(seqs[0], &one), row(seqs[2], &chunk), row(seqs[1], &one)];
-    let found = pass(&mut *generator, &rows);
-    for (found, (i, more)) in found.iter().zip([(3, &one[..]), (0, &one), (2, &chunk), (1, &one)]) {
-        assert_close(found, &plain::logprobs(&weights, &[&prompts[i], more].concat()));
-    }
-}
-
-#[test]
 fn caches_grow_past_their_first_buffers() {
     let mut generator = model();
     let prompt = tokens(530);
@@ -224,64 +187,6 @@ fn caches_grow_past_their_first_buffers() {
     generator.close(whole);
     assert_eq!(generator.bytes(whole), 0);
     assert_eq!(generator.kv_bytes(), generator.bytes(parts));
-}
-
-#[test]
-fn a_fork_and_its_origin_go_separate_ways() {
-    let weights = plain::weights(true);
-    let mut generator = model();
-    let prompt = tokens(12);
-    let origin = generator.open().unwrap();
-    pass(&mut *generator, &[row(origin, &prompt)]);
-    let fork = generator.fork(origin, 8).unwrap();
-    let (ours, theirs) = ([1_u32, 2, 3], [4_u32, 5]);
-    let found = pass(&mut *generator, &[row(fork, &ours)]);
-    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..8], &ours].concat()));
-    let found = pass(&mut *generator, &[row(origin, &theirs)]);
-    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..], &theirs].concat()));
-    // The fork was not disturbed by the origin's writes.
-    let found = pass(&mut *generator, &[row(fork, &[6])]);
-    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..8], &ours, &[6]].concat()));
-}
-
-#[test]
-fn a_trimmed_sequence_forgets_its_end() {
-    let weights = plain::weights(true);
-    let mut generator = model();
-    let prompt = tokens(10);
-    let seq = generator.open().unwrap();
-    pass(&mut *generator, &[row(seq, &prompt)]);
-    assert_eq!(generator.trim(seq, 6), Ok(Trimmed::Done));
-    let found = pass(&mut *generator, &[row(seq, &[9, 8])]);
-    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..6], &[9, 8]].concat()));
-    assert!(matches!(generator.trim(seq, 9), Err(EngineError::Native(_))), "longer than it is");
-    assert_eq!(generator.trim(seq, 0), Ok(Trimmed::Done));
-    let found = pass(&mut *generator, &[row(seq, &prompt)]);
-    assert_close(&found[0], &plain::logprobs(&weights, &prompt));
-}
-
-#[test]
-fn refused_rows_leave_sequences_as_they_were() {
-    let weights = plain::weights(true);
-    let mut generator = model();
-    let seq = generator.open().unwrap();
-    let prompt = tokens(5);
-    pass(&mut *generator, &[row(seq, &prompt)]);
-    let (one, too_many) = ([1_u32], tokens(plain::CONTEXT));
-    let refused: [(&str, Vec<Row<'_>>); 6] = [
-        ("at least one row", vec![]),
-        ("not open", vec![row(seq, &one), row(SeqId(999), &one)]),
-        ("twice", vec![row(seq, &one), row(seq, &one)]),
-        ("no tokens", vec![row(seq, &[])]),
-        ("outside the vocabulary", vec![row(seq, &[plain::VOCAB as u32])]),
-        ("limit of 700", vec![row(seq, &too_many)]),
-    ];
-    for (expected, rows) in refused {
-        let message = generator.forward(&rows).unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}");
-    }
-    let found = pass(&mut *generator, &[row(seq, &one)]);
-    assert_close(&found[0], &plain::logprobs(&weights, &[&prompt[..], &one].concat()));
 }
 
 #[test]
@@ -347,6 +252,10 @@ fn variants_that_compute_something_else_are_refused() {
     };
     let message = refused(header().u32("llama.expert_count", 8));
     assert!(message.contains("mixture of 8 experts"), "{message}");
+    let message = refused(header().u32("split.count", 3));
+    assert!(message.contains("split over 3 files"), "{message}");
+    let message = refused(header().f32("llama.rope.scale_linear", -1.0));
+    assert!(message.contains("`llama.rope.scale_linear` is -1"), "{message}");
     let message = refused(header().string("llama.rope.scaling.type", "yarn"));
     assert!(message.contains("rope scaling"), "{message}");
     let message = refused(GgufWriter::new().string("general.architecture", "mamba"));

@@ -21,6 +21,14 @@ impl Config {
         parts: Parts,
     ) -> Result<Self, EngineError> {
         let keys = Keys { gguf, architecture };
+        let parts_of_file = gguf.part_count();
+        if parts_of_file > 1 {
+            let problem = format!(
+                "a model split over {parts_of_file} files; this engine reads whole ones only, and \
+                 llama.cpp (`--engine gguf`) reads both"
+            );
+            return Err(unsupported(gguf, problem));
+        }
         let experts = keys.number_opt("expert_count")?.unwrap_or(0);
         if experts > 0 {
             let problem = format!("a mixture of {experts} experts; only dense models run here");
@@ -44,7 +52,7 @@ impl Config {
             intermediate: keys.size("feed_forward_length")?,
             heads: Heads { query, key_value },
             rope: keys.rope(head_dim, rotated, pairs)?,
-            norm_eps: gguf.metadata().f32(&keys.full("attention.layer_norm_rms_epsilon"))?,
+            norm_eps: keys.norm_eps()?,
             vocab_size,
             context_tokens: keys.size("context_length")?,
             head: Head::OwnIfThere,
@@ -94,21 +102,46 @@ impl Keys<'_> {
             .ok_or_else(|| invalid(self.gguf, format!("`{}` is missing", self.full(key))))
     }
 
+    fn norm_eps(&self) -> Result<f32, EngineError> {
+        let key = self.full("attention.layer_norm_rms_epsilon");
+        match self.gguf.metadata().f32(&key)? {
+            eps if eps >= 0.0 => Ok(eps),
+            eps => Err(invalid(self.gguf, format!("`{key}` is {eps}, expected a number from 0"))),
+        }
+    }
+
+    /// The rotation. As llama.cpp has it, the scaling is linear where its type is not given, an older
+    /// key counts where the factor is not, and a factor of 0 is none.
     fn rope(&self, head_dim: usize, rotated: usize, pairs: Pairs) -> Result<Rope, EngineError> {
         let metadata = self.gguf.metadata();
-        let base = metadata.f32_opt(&self.full("rope.freq_base"))?.unwrap_or(10_000.0);
+        let number = |key: &str| metadata.f32_opt(&self.full(key));
+        let base = number("rope.freq_base")?.unwrap_or(10_000.0);
+        if base <= 0.0 {
+            let key = self.full("rope.freq_base");
+            let problem = format!("`{key}` is {base}, expected a positive number");
+            return Err(invalid(self.gguf, problem));
+        }
         let mut rope = Rope::new(head_dim, rotated, base.into(), pairs);
-        let scaling = metadata.string_opt(&self.full("rope.scaling.type"))?.unwrap_or("none");
-        match scaling {
+        match metadata.string_opt(&self.full("rope.scaling.type"))?.unwrap_or("linear") {
             "none" => {}
             "linear" => {
-                let key = self.full("rope.scaling.factor");
-                let factor = f64::from(metadata.f32(&key)?);
-                if !(factor.is_finite() && factor > 0.0) {
-                    let problem = format!("`{key}` is {factor}, expected a positive number");
-                    return Err(invalid(self.gguf, problem));
+                let mut key = "rope.scaling.factor";
+                let mut factor = number(key)?;
+                if factor.is_none() {
+                    key = "rope.scale_linear";
+                    factor = number(key)?;
                 }
-                rope.stretch(std::iter::repeat(factor));
+                match factor {
+                    Some(factor) if factor < 0.0 => {
+                        let key = self.full(key);
+                        let problem = format!("`{key}` is {factor}, expected a number from 0");
+                        return Err(invalid(self.gguf, problem));
+                    }
+                    Some(factor) if factor > 0.0 => {
+                        rope.stretch(std::iter::repeat(f64::from(factor)));
+                    }
+                    _ => {}
+                }
             }
             other => {
                 let problem =

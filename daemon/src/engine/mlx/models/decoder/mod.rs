@@ -12,7 +12,7 @@ mod names;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
 use mlx_rs::{Array, ops};
 
-use super::{Batch, BatchRow, Model, Plan};
+use super::{Assembly, Batch, BatchRow, Model, Plan, Wanted};
 use crate::engine::backend::EngineError;
 use crate::engine::mlx::kv_cache::Layout;
 use crate::engine::mlx::layers::{Embedding, FusedLinear, LayerBuilder, Linear, RmsNorm, swiglu};
@@ -137,28 +137,57 @@ impl Plan for Config {
         self.context_tokens
     }
 
-    fn build(&self, weights: &mut Weights, device: Device) -> Result<Box<dyn Model>, EngineError> {
+    fn assembly(
+        &self,
+        weights: &mut Weights,
+        device: Device,
+    ) -> Result<Box<dyn Assembly>, EngineError> {
         let mut config = self.clone();
-        let names = config.names;
         if weights.has(names::ROPE_FACTORS) {
             let factors = weights.take_f32(names::ROPE_FACTORS)?;
             config.rope.stretch(factors.into_iter().map(f64::from));
         }
-        let embedding = format!("{}.weight", names.top(Module::EMBEDDING));
-        let head = names.top(Module::HEAD);
+        let embedding = format!("{}.weight", config.names.top(Module::EMBEDDING));
         let embed_tokens = Embedding::new(weights.take(&embedding)?);
+        let layers = Vec::with_capacity(config.layers);
+        Ok(Box::new(Unfinished { config, device, embed_tokens, layers }))
+    }
+}
+
+/// The model while its layers are made.
+struct Unfinished {
+    config: Config,
+    device: Device,
+    embed_tokens: Embedding,
+    layers: Vec<TransformerBlock>,
+}
+
+impl Unfinished {
+    fn builder<'a>(&self, weights: &'a mut Weights) -> LayerBuilder<'a> {
+        LayerBuilder { weights, device: self.device, dtype: self.embed_tokens.dtype() }
+    }
+}
+
+impl Assembly for Unfinished {
+    fn step(&mut self, weights: &mut Weights) -> Result<bool, EngineError> {
+        let next = self.layers.len();
+        if next < self.config.layers {
+            let layer = TransformerBlock::build(&self.config, next, &mut self.builder(weights))?;
+            self.layers.push(layer);
+        }
+        Ok(self.layers.len() >= self.config.layers)
+    }
+
+    fn finish(self: Box<Self>, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
+        let names = self.config.names;
+        let head = names.top(Module::HEAD);
         let tied = !weights.has(&format!("{head}.weight"));
-        let mut builder = LayerBuilder { weights, device, dtype: embed_tokens.dtype() };
-        let layers = (0..config.layers)
-            .map(|layer| TransformerBlock::build(&config, layer, &mut builder))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Box::new(Decoder {
-            layers,
-            norm: builder.rms_norm(names.top(Module::NORM), None, config.norm_eps)?,
-            lm_head: if tied { embed_tokens.as_linear(device)? } else { builder.linear(head)? },
-            embed_tokens,
-            config,
-        }))
+        let mut builder = self.builder(weights);
+        let norm = builder.rms_norm(names.top(Module::NORM), None, self.config.norm_eps)?;
+        let lm_head =
+            if tied { self.embed_tokens.as_linear(self.device)? } else { builder.linear(head)? };
+        let Self { config, embed_tokens, layers, .. } = *self;
+        Ok(Box::new(Decoder { config, embed_tokens, layers, norm, lm_head }))
     }
 }
 
@@ -187,13 +216,14 @@ impl Model for Decoder {
         for layer in &self.layers {
             x = layer.forward(&x, &factors, &mut batch.rows)?;
         }
-        if batch.wanted.is_empty() {
-            return Ok(None);
-        }
         // The head is the largest product of all: only for tokens that are sampled from.
-        if batch.wanted.len() < batch.positions.len() {
-            let wanted = Array::from_slice(&batch.wanted, &[dim(batch.wanted.len())?]);
-            x = take_axis(&x, wanted, 0)?;
+        match &batch.wanted {
+            Wanted::Nothing => return Ok(None),
+            Wanted::All => {}
+            Wanted::Some(wanted) => {
+                let wanted = Array::from_slice(wanted, &[dim(wanted.len())?]);
+                x = take_axis(&x, wanted, 0)?;
+            }
         }
         Ok(Some(self.lm_head.forward(&self.norm.forward(&x)?)?))
     }

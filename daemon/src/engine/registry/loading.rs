@@ -1,0 +1,179 @@
+//! The life of one load: what it takes over, who waits for it, and what it ends in.
+//!
+//! Owns the builder, the loader thread's stream and the callers who wait. Which engine builds is
+//! `engines`' business, what becomes of the model the registry's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ingle_protocol::limits;
+use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Slot;
+use super::resident::{Resident, ResidentEmbedder};
+use crate::engine::backend::{Builder, EmbedderBuilder, EngineError};
+use crate::engine::handle::EngineFailure;
+use crate::engine::loader::{LoadItem, LoadStream};
+
+/// Somebody who waits for a load.
+#[derive(Debug)]
+pub struct LoadWaiter {
+    /// Where progress goes.
+    pub progress: mpsc::Sender<ProgressEvent>,
+    /// Where the outcome goes.
+    pub done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
+}
+
+/// The outcome of a load that has just ended.
+pub struct LoadEnd {
+    /// The model.
+    pub name: String,
+    /// What it came to.
+    pub result: Result<LoadedModel, EngineError>,
+    /// Who waits for it.
+    pub waiters: Vec<LoadWaiter>,
+}
+
+impl LoadEnd {
+    /// Tells those who wait. Only once the status shows the outcome: who hears of a load may ask
+    /// for the status next.
+    pub fn tell(self) {
+        for waiter in self.waiters {
+            // A caller that has gone needs no answer.
+            let _ = waiter.done.send(self.result.clone().map_err(EngineFailure::Engine));
+        }
+    }
+}
+
+/// What a load ends in.
+pub(super) enum Target {
+    Generator(Box<dyn Builder>),
+    Embedder(Box<dyn EmbedderBuilder>),
+}
+
+impl Target {
+    /// As [`Builder::advance`].
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        match self {
+            Self::Generator(builder) => builder.advance(has_all),
+            Self::Embedder(_) => Ok(true),
+        }
+    }
+
+    /// The model, once nothing more is to come.
+    pub(super) fn finish(
+        self,
+        engine: EngineKind,
+        started_at: Instant,
+    ) -> Result<Slot, EngineError> {
+        Ok(match self {
+            Self::Generator(builder) => {
+                Slot::Resident(Resident::new(builder.finish()?, engine, started_at))
+            }
+            Self::Embedder(builder) => {
+                Slot::Embedder(ResidentEmbedder::new(builder.finish()?, engine, started_at))
+            }
+        })
+    }
+}
+
+/// A load under way.
+pub(super) struct Loading {
+    pub(super) target: Target,
+    pub(super) stream: LoadStream,
+    pub(super) cancel: CancelOnDrop,
+    pub(super) engine: EngineKind,
+    pub(super) bytes_read: u64,
+    pub(super) bytes_total: u64,
+    pub(super) started_at: Instant,
+    pub(super) waiters: Vec<LoadWaiter>,
+}
+
+impl Loading {
+    /// How many still wait for its outcome.
+    pub(super) fn awaited_by(&self) -> usize {
+        self.waiters.iter().filter(|waiter| !waiter.done.is_closed()).count()
+    }
+
+    /// Tells one more of its progress and outcome, unless too many wait already.
+    pub(super) fn wait(&mut self, waiter: LoadWaiter) -> Result<(), LoadWaiter> {
+        self.waiters.retain(|waiter| !waiter.done.is_closed());
+        if self.waiters.len() >= limits::QUEUED_LOADS {
+            return Err(waiter);
+        }
+        self.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// The share of its bytes in place.
+    #[expect(clippy::cast_precision_loss, reason = "a share of the bytes, for people")]
+    pub(super) fn fraction(&self) -> f32 {
+        if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
+    }
+
+    /// `Some` when the loader has nothing more to give and the model is as good as built.
+    pub(super) fn adopt_until(
+        &mut self,
+        ends_at: Instant,
+        wait: Duration,
+    ) -> Option<Result<(), EngineError>> {
+        loop {
+            let has_all = self.stream.ended();
+            match self.target.advance(has_all) {
+                Ok(true) if has_all => return Some(Ok(())),
+                Ok(true) => {}
+                Ok(false) if Instant::now() >= ends_at => return None,
+                Ok(false) => continue,
+                Err(error) => return Some(Err(error)),
+            }
+            let left = ends_at.saturating_duration_since(Instant::now());
+            let item = if wait.is_zero() {
+                self.stream.try_next()
+            } else {
+                self.stream.next_within(wait.min(left))
+            }?;
+            match item {
+                LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
+                    if let Target::Generator(builder) = &mut self.target
+                        && let Err(error) = builder.adopt(tensor)
+                    {
+                        return Some(Err(error));
+                    }
+                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
+                    self.report();
+                }
+                LoadItem::Progress { bytes_read, bytes_total } => {
+                    (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);
+                    self.report();
+                }
+                LoadItem::Done => {}
+                LoadItem::Failed(error) => return Some(Err(error)),
+            }
+            if Instant::now() >= ends_at {
+                return None;
+            }
+        }
+    }
+
+    fn report(&self) {
+        for waiter in &self.waiters {
+            // Progress that finds no room is not missed.
+            let _ = waiter.progress.try_send(ProgressEvent::Progress {
+                phase: "loading".to_owned(),
+                done_bytes: self.bytes_read,
+                total_bytes: self.bytes_total,
+            });
+        }
+    }
+}
+
+/// Ends the loader thread when the load goes, so that it never reads on for nobody.
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

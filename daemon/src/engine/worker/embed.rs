@@ -1,0 +1,70 @@
+//! Embeddings between the steps of generations.
+//!
+//! Owns when a slice of them is worked off and on which model. The queue itself is `embedding`'s.
+
+use std::time::Instant;
+
+use ingle_protocol::wire::status::Phase as Heartbeat;
+
+use super::Worker;
+use crate::engine::backend::EngineError;
+use crate::engine::crash_journal::Work;
+use crate::engine::embedding::Job;
+use crate::engine::handle::{EmbedRequest, EngineFailure};
+
+impl Worker {
+    /// Takes a request for embeddings in, or answers it. Its model's load starts with the next
+    /// turn.
+    pub(super) fn enqueue_texts(&mut self, request: EmbedRequest) {
+        let refused = match self.draining {
+            true => Some(EngineFailure::ShuttingDown),
+            false => self.quarantined(&request.model).or_else(|| self.conflict(&request.model)),
+        };
+        if let Some(failure) = refused {
+            self.reply(request.done, Err(failure));
+            return;
+        }
+        let arrival = self.next_arrival();
+        if self.embeddings.push(request, arrival, Instant::now()) {
+            self.status.update(|status| status.accepted += 1);
+        }
+    }
+
+    /// The request whose turn it is at `now`: its model is in memory, and it has begun or needs not
+    /// stand back.
+    pub(super) fn next_job(&self, now: Instant) -> Option<&Job> {
+        if self.embeddings.is_empty() {
+            return None;
+        }
+        let held = self.held_from(now);
+        let may_begin = |job: &&Job| job.has_begun() || held.is_none_or(|held| job.arrival <= held);
+        self.embeddings
+            .iter()
+            .filter(|job| self.registry.is_ready(&job.request.model))
+            .find(may_begin)
+    }
+
+    /// Works off a slice of one request.
+    pub(super) fn embed(&mut self) {
+        let now = Instant::now();
+        let Some(job) = self.next_job(now) else { return };
+        let (arrival, model) = (job.arrival, job.request.model.clone());
+        let request_id = job.request.request_id.clone();
+        self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
+        self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
+        match self.registry.embedder(&model.name) {
+            Some(embedder) => {
+                if self.embeddings.step(arrival, embedder, now) {
+                    self.journal.succeeded(&model.name);
+                }
+                self.registry.touch(&model.name, Instant::now());
+            }
+            // The service does not ask for it.
+            None => {
+                let problem = format!("`{}` is not an embedding model", model.name);
+                let failure = EngineFailure::from(EngineError::Native(problem));
+                self.embeddings.end_where(|job| (job.arrival == arrival).then(|| failure.clone()));
+            }
+        }
+    }
+}

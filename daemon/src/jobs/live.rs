@@ -1,0 +1,128 @@
+//! A job that has not ended, and the queue of those that wait.
+//!
+//! Owns what running, cancelling and watching a job share. Knows nothing of the store.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ingle_protocol::wire::jobs::JobStatus;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::record::JobRecord;
+use super::state::{Claim, Phase, Plan};
+
+/// A job that has not ended, or whose end is not stored yet.
+#[derive(Debug)]
+pub(super) struct LiveJob {
+    /// Its name.
+    pub(super) id: String,
+    /// Its time.
+    pub(super) plan: Plan,
+    /// Who ends it.
+    pub(super) claim: Claim,
+    /// Ends its work.
+    pub(super) cancel: CancellationToken,
+    /// How it is seen; watchers wake at reports, not at every token.
+    pub(super) state: watch::Sender<JobRecord>,
+    /// Whether somebody runs it, or has ended it before anybody did.
+    is_taken: AtomicBool,
+    /// Its share of what jobs may hold.
+    _room: OwnedSemaphorePermit,
+}
+
+impl LiveJob {
+    /// A job in `phase` that nobody runs.
+    pub(super) fn new(
+        record: JobRecord,
+        plan: Plan,
+        phase: Phase,
+        cancel: CancellationToken,
+        room: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
+        let id = record.id.clone();
+        let (state, is_taken) = (watch::Sender::new(record), AtomicBool::new(false));
+        Arc::new(Self { id, plan, claim: Claim::new(phase), cancel, state, is_taken, _room: room })
+    }
+
+    /// Whether the caller is the first that wants to run or end it, and so is the one who does.
+    pub(super) fn take(&self) -> bool {
+        !self.is_taken.swap(true, Ordering::AcqRel)
+    }
+
+    /// The job as it is now.
+    pub(super) fn record(&self) -> JobRecord {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until it has ended: its end is stored, or could not be.
+    pub(super) async fn ended(&self) -> JobRecord {
+        let mut watch = self.state.subscribe();
+        let ended = watch.wait_for(|record| record.status.has_ended()).await;
+        // The sender is this job itself, so it is there.
+        ended.map_or_else(|_| self.record(), |record| record.clone())
+    }
+}
+
+/// Jobs that have not ended, and which of them come next.
+#[derive(Debug)]
+pub(super) struct LiveJobs {
+    all: Mutex<HashMap<String, Arc<LiveJob>>>,
+    waiting: Mutex<VecDeque<Arc<LiveJob>>>,
+    /// As many permits as jobs were put into `waiting`.
+    ready: Semaphore,
+}
+
+impl LiveJobs {
+    /// None.
+    pub(super) fn new() -> Self {
+        Self { all: Mutex::default(), waiting: Mutex::default(), ready: Semaphore::new(0) }
+    }
+
+    /// Makes a job known.
+    pub(super) fn add(&self, job: &Arc<LiveJob>) {
+        lock(&self.all).insert(job.id.clone(), Arc::clone(job));
+    }
+
+    /// Makes a job known, and puts it behind all others.
+    pub(super) fn push(&self, job: Arc<LiveJob>) {
+        self.add(&job);
+        lock(&self.waiting).push_back(job);
+        self.ready.add_permits(1);
+    }
+
+    /// The next job to run; waits for one. The caller has taken it.
+    pub(super) async fn next(&self) -> Option<Arc<LiveJob>> {
+        self.ready.acquire().await.ok()?.forget();
+        // One that was cancelled meanwhile has left the queue, or been taken.
+        let job = lock(&self.waiting).pop_front();
+        job.filter(|job| job.take())
+    }
+
+    /// Takes a job that was cancelled out of the queue.
+    pub(super) fn leave_queue(&self, id: &str) {
+        lock(&self.waiting).retain(|job| job.id != id);
+    }
+
+    /// Forgets a job.
+    pub(super) fn remove(&self, id: &str) {
+        lock(&self.all).remove(id);
+    }
+
+    /// One job.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<LiveJob>> {
+        lock(&self.all).get(id).cloned()
+    }
+
+    /// How many are `status`.
+    pub(super) fn count(&self, status: JobStatus) -> usize {
+        let all = lock(&self.all);
+        all.values().filter(|job| job.state.borrow().status == status).count()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Both are whole after every statement, so a panic elsewhere cannot have torn them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

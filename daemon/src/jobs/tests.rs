@@ -1,0 +1,142 @@
+//! Jobs over a real service with the sim engine: calls that become jobs, or do not.
+
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+
+use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::generate::GenerateParams;
+
+use super::promote::Promotion;
+use super::*;
+use crate::config::Config;
+use crate::engine::crash_journal::CrashJournal;
+use crate::engine::handle::{Command, EngineHandle};
+use crate::engine::memory::MemoryOptions;
+use crate::engine::settings::EngineSettings;
+use crate::memory_watch::MemoryWatch;
+use crate::models::{ModelStore, PullSetup, Puller};
+use crate::request::RequestNames;
+use crate::service::models::Models;
+use crate::watchdog::Watchdog;
+
+/// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
+fn jobs(folder: &Path) -> Jobs {
+    let paths = Paths::new(folder.join("i"), None).unwrap();
+    for (name, tokens) in [("sim", 100), ("slow", 30_000)] {
+        let model = paths.models_dir().join(name);
+        std::fs::create_dir_all(&model).unwrap();
+        let reply = "x".repeat(tokens);
+        let config = json!({ "model_type": "sim", "reply": reply, "token_delay_ms": 2 });
+        std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    }
+    let settings = EngineSettings::default();
+    let memory = MemoryOptions { memory_bytes: 1 << 30, ..MemoryOptions::default() };
+    let journal = CrashJournal::open(&folder.join("journal"), &folder.join("quarantine"));
+    let (engine, _) = EngineHandle::spawn(settings.clone(), memory, journal).unwrap();
+    let store = ModelStore::new(paths.models_dir());
+    let service = Service {
+        config: Arc::new(Config::default()),
+        names: RequestNames::new(1),
+        models: Models::new(store, "sim".to_owned(), settings, engine.cores()),
+        engine,
+        puller: Puller::new(PullSetup::new(paths.models_dir())),
+        timeouts: Arc::default(),
+        memory: MemoryWatch::default(),
+        watchdog: Watchdog::new(Duration::from_secs(60)),
+        draining: CancellationToken::new(),
+        connections: AtomicUsize::new(0),
+        started_at: Instant::now(),
+        paths,
+    };
+    Jobs::spawn(Arc::new(service)).unwrap()
+}
+
+fn params(model: &str) -> JobParams {
+    let work = JobWork::Generate(GenerateParams {
+        model: Some(model.to_owned()),
+        prompt: Some("hi".to_owned()),
+        max_tokens: Some(100_000),
+        ..GenerateParams::default()
+    });
+    JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None }
+}
+
+fn context(jobs: &Jobs) -> RequestContext {
+    let service = &jobs.inner.service;
+    let cancel = CancellationToken::new();
+    let (id, timeouts) = (service.names.next(), &service.config.timeouts);
+    RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
+}
+
+async fn listed(jobs: &Jobs) -> usize {
+    jobs.list(ListJobsParams::default(), &context(jobs)).await.unwrap().jobs.len()
+}
+
+async fn stop(jobs: &Jobs) {
+    jobs.inner.service.draining.cancel();
+    let _ = jobs.inner.service.engine.send(Command::Shutdown { now: true });
+    jobs.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_ends_by_itself_leaves_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    let reply = call.ended().await;
+    assert_eq!(reply.result.as_ref().unwrap()["text"].as_str().map(str::len), Some(100));
+    assert_eq!(reply.job.class, Class::Workflow);
+    // Too late: the result won.
+    let Promotion::Ended(late) = call.promote().await.unwrap() else { panic!("promoted") };
+    assert_eq!(*late, reply);
+    assert_eq!(listed(&jobs).await, 0);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    // `promote` takes the call, and what is left of it is dropped at its end.
+    let Promotion::Stored(reply) = call.promote().await.unwrap() else { panic!("not promoted") };
+    let id = reply.job.id;
+    let live = jobs.inner.live.get(&id).unwrap();
+    assert_eq!(live.ended().await.status, JobStatus::Done);
+    let stored = jobs.get(&id, &context(&jobs)).await.unwrap();
+    assert_eq!((stored.job.status, stored.job.class), (JobStatus::Done, Class::Workflow));
+    assert_eq!(stored.result.unwrap()["text"].as_str().map(str::len), Some(100));
+
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let state = call.watch();
+    drop(call);
+    let mut state = state;
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!(ended.status, JobStatus::Cancelled);
+    assert_eq!(listed(&jobs).await, 1);
+
+    // Its own time still ends it, and so does `jobs.cancel`.
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let Promotion::Stored(reply) = call.promote().await.unwrap() else { panic!("not promoted") };
+    let cancelled = jobs.cancel(&reply.job.id, &context(&jobs)).await.unwrap();
+    assert_eq!(cancelled.job.status, JobStatus::Cancelled);
+    assert_eq!(listed(&jobs).await, 2);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let path = jobs.inner.service.paths.job_store();
+    // A folder stands where the file should be.
+    std::fs::create_dir_all(&path).unwrap();
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let mut state = call.watch();
+    let error = call.promote().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    assert!(error.message.contains("jobs.sqlite3"), "{error:?}");
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!(ended.status, JobStatus::Cancelled);
+    stop(&jobs).await;
+}

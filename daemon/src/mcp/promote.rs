@@ -1,0 +1,162 @@
+//! Tool calls that outlast their host's patience.
+//!
+//! Owns when a reply is due, and what it says of a call that has become a job: words that tell a
+//! model how to go on. Knows nothing of single tools.
+
+use std::time::Duration;
+
+use ingle_protocol::error::ErrorBody;
+use ingle_protocol::timeouts::{Class, margin_ms};
+use ingle_protocol::wire::jobs::{JobParams, JobReply, JobReplyStatus};
+use rmcp::RoleServer;
+use rmcp::model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken};
+use rmcp::service::Peer;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::jobs::Jobs;
+use crate::jobs::promote::Promotion;
+
+/// How long the host waits for one reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    limit_ms: u64,
+}
+
+impl Patience {
+    /// A host that gives a call up after `limit_ms` milliseconds.
+    #[must_use]
+    pub const fn new(limit_ms: u64) -> Self {
+        Self { limit_ms }
+    }
+
+    /// Milliseconds after which a reply is due: the host's limit less a margin for the way back.
+    #[must_use]
+    pub const fn due_ms(self) -> u64 {
+        self.limit_ms.saturating_sub(margin_ms(self.limit_ms))
+    }
+}
+
+/// Where a call's progress goes, if its host wants to hear of it.
+pub struct Progress<'a> {
+    peer: &'a Peer<RoleServer>,
+    token: Option<ProgressToken>,
+    told: f64,
+}
+
+impl<'a> Progress<'a> {
+    /// Progress under the host's token; without one it goes nowhere.
+    #[must_use]
+    pub fn new(peer: &'a Peer<RoleServer>, token: Option<ProgressToken>) -> Self {
+        Self { peer, token, told: 0.0 }
+    }
+
+    /// Tells how far the call has come, 0 to 1. Progress that does not grow is not told.
+    pub async fn tell(&mut self, share: f32, message: &str) {
+        let share = f64::from(share);
+        let Some(token) = self.token.clone().filter(|_| share > self.told) else { return };
+        self.told = share;
+        let note =
+            ProgressNotificationParam::new(token, share).with_total(1.0).with_message(message);
+        // A host that does not take progress still gets its result.
+        let _ = self.peer.notify_progress(note).await;
+    }
+}
+
+/// Runs a call of `class`. One that has not ended when its reply is due goes on as a stored job,
+/// and the reply says so. Dropping the future before that ends the work.
+///
+/// # Errors
+/// What [`Jobs::start`] and the promotion report; the error of work that failed is a result.
+pub async fn run(
+    jobs: &Jobs,
+    params: JobParams,
+    class: Class,
+    patience: Patience,
+    mut progress: Progress<'_>,
+) -> Result<CallToolResult, ErrorBody> {
+    let due_at = Instant::now() + Duration::from_millis(patience.due_ms());
+    let running = jobs.start(params, class)?;
+    let mut watch = running.watch();
+    loop {
+        tokio::select! {
+            biased;
+            reply = running.ended() => return result(reply, patience),
+            () = tokio::time::sleep_until(due_at) => break,
+            // The sender is gone when the work has ended, which the first branch sees.
+            changed = watch.changed(), if progress.token.is_some() => if changed.is_ok() {
+                let (share, message) = {
+                    let record = watch.borrow_and_update();
+                    (record.progress, record.message.clone())
+                };
+                progress.tell(share, &message).await;
+            },
+        }
+    }
+    match running.promote().await? {
+        Promotion::Ended(reply) | Promotion::Stored(reply) => result(*reply, patience),
+    }
+}
+
+/// One job as a tool's result: its text, its error, or how to go on with it.
+///
+/// # Errors
+/// The error of a job that failed.
+pub fn result(reply: JobReply, patience: Patience) -> Result<CallToolResult, ErrorBody> {
+    match (reply.status, reply.result, reply.error) {
+        (JobReplyStatus::Success, Some(result), _) => Ok(finished(&result)),
+        (_, _, Some(error)) => Err(error),
+        (_, _, None) => {
+            let (job, partial) = (&reply.job, reply.partial_result);
+            let text = going_on(&job.id, job.progress, &job.message, patience);
+            let mut answer = CallToolResult::structured(json!({
+                "status": "running",
+                "job_id": job.id,
+                "progress": job.progress,
+                "message": job.message,
+                "partial_result": partial,
+            }));
+            answer.content = vec![ContentBlock::text(text)];
+            Ok(answer)
+        }
+    }
+}
+
+/// The result of a generation; any other is shown as it is.
+fn finished(result: &Value) -> CallToolResult {
+    let Some(text) = result["text"].as_str() else {
+        return CallToolResult::structured(result.clone());
+    };
+    let mut answer = CallToolResult::structured(json!({
+        "model": result["model"],
+        "text": text,
+        "finish_reason": result["finish_reason"],
+        "seed": result["seed"],
+        "usage": result["usage"],
+    }));
+    answer.content = vec![ContentBlock::text(text)];
+    answer
+}
+
+fn going_on(id: &str, progress: f32, message: &str, patience: Patience) -> String {
+    let seconds = patience.limit_ms.div_ceil(1_000);
+    format!(
+        "Not finished yet ({:.0} %, {message}): the work goes on as job {id}, and nothing is lost. \
+         Call job_wait with {{\"job_id\": \"{id}\"}} to get the whole result; it waits up to {seconds} \
+         seconds, and can be called again. job_get looks without waiting, job_cancel ends the job. \
+         Do not send the same request again.",
+        progress * 100.0
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_due_a_little_before_the_host_gives_up() {
+        for (limit_ms, due_ms) in [(60_000, 59_000), (1_000, 980), (100, 95), (3, 0)] {
+            assert_eq!(Patience::new(limit_ms).due_ms(), due_ms);
+        }
+    }
+}

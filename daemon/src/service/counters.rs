@@ -1,0 +1,57 @@
+//! How often each layer's limit was reached, by class.
+//!
+//! Owns the counts since the daemon's start. Only the work's and the daemon's own limits are seen
+//! here: shim and client answer without asking.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ingle_protocol::timeouts::{Class, Layer};
+use ingle_protocol::wire::status::TimeoutCount;
+
+/// The layers whose limits the daemon sees.
+const LAYERS: [Layer; 2] = [Layer::Work, Layer::Daemon];
+
+/// Timeouts since the start.
+#[derive(Debug, Default)]
+pub struct TimeoutCounters([[AtomicU64; LAYERS.len()]; Class::ALL.len()]);
+
+impl TimeoutCounters {
+    /// Counts one.
+    pub fn count(&self, class: Class, layer: Layer) {
+        let class = Class::ALL.iter().position(|&known| known == class);
+        let layer = LAYERS.iter().position(|&known| known == layer);
+        if let (Some(class), Some(layer)) = (class, layer) {
+            self.0[class][layer].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Those that are not zero, in the order of the classes.
+    #[must_use]
+    pub fn counts(&self) -> Vec<TimeoutCount> {
+        let all = Class::ALL.iter().zip(&self.0).flat_map(|(&class, layers)| {
+            LAYERS.iter().zip(layers).map(move |(&layer, count)| TimeoutCount {
+                class,
+                layer,
+                count: count.load(Ordering::Relaxed),
+            })
+        });
+        all.filter(|count| count.count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_told_apart_by_class_and_layer() {
+        let counters = TimeoutCounters::default();
+        counters.count(Class::Job, Layer::Work);
+        counters.count(Class::Job, Layer::Work);
+        counters.count(Class::Chat, Layer::Daemon);
+        counters.count(Class::Chat, Layer::Client);
+        let count = |class, layer, count| TimeoutCount { class, layer, count };
+        let expected = [count(Class::Chat, Layer::Daemon, 1), count(Class::Job, Layer::Work, 2)];
+        assert_eq!(counters.counts(), expected);
+    }
+}

@@ -1,0 +1,102 @@
+//! Which class a call is of, read from its method and as little of its parameters as it takes.
+//!
+//! Owns what the shim must know of calls whose bytes it passes on: W, and the budget their sender
+//! gave them. Reads no clock.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::Method;
+use super::embed::Embed;
+use super::generate::Generate;
+use super::models::{LoadModel, PullModel};
+use crate::deadline::Budget;
+use crate::timeouts::{Class, WorkTimeouts};
+use crate::tools;
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallTime {
+    /// Its class.
+    pub class: Class,
+    /// W of the method itself, in milliseconds, where no class fits it.
+    pub method_work_ms: Option<u64>,
+    /// What its sender has left for it.
+    pub budget: Option<Budget>,
+}
+
+impl CallTime {
+    /// W in milliseconds, when the classes have these.
+    #[must_use]
+    pub fn work_ms(&self, timeouts: &WorkTimeouts) -> u64 {
+        self.method_work_ms.unwrap_or_else(|| timeouts.work_ms(self.class))
+    }
+}
+
+/// What is read of any method's parameters. Everything else is passed over.
+#[derive(Debug, Default, Deserialize)]
+struct Glance<'a> {
+    #[serde(default)]
+    messages: Option<IgnoredAny>,
+    #[serde(default)]
+    budget: Option<Budget>,
+    /// MCP: the tool that is called.
+    #[serde(default, borrow)]
+    name: Option<Cow<'a, str>>,
+}
+
+/// The time of a call. Parameters that cannot be read count as none: the daemon will say so soon.
+#[must_use]
+pub fn call_time(method: &str, params: Option<&RawValue>) -> CallTime {
+    let looks = matches!(method, Generate::NAME | Embed::NAME | "tools/call");
+    let params = params.filter(|_| looks).map_or("{}", RawValue::get);
+    let glance: Glance<'_> = serde_json::from_str(params).unwrap_or_default();
+    let of = |class, method_work_ms, budget| CallTime { class, method_work_ms, budget };
+    match method {
+        Generate::NAME if glance.messages.is_some() => of(Class::Chat, None, glance.budget),
+        Generate::NAME => of(Class::Completions, None, glance.budget),
+        Embed::NAME => of(Embed::CLASS, Embed::WORK_MS, glance.budget),
+        LoadModel::NAME => of(LoadModel::CLASS, LoadModel::WORK_MS, None),
+        PullModel::NAME => of(PullModel::CLASS, PullModel::WORK_MS, None),
+        "tools/call" => of(tools::tool(&glance.name.unwrap_or_default()).class, None, None),
+        // Status, lists and handshakes; what nobody knows is refused as quickly.
+        _ => of(Class::Simple, None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    #[test]
+    fn the_class_follows_method_and_parameters() {
+        let timeouts = WorkTimeouts::default();
+        for (method, params, class) in [
+            ("generate", r#"{"messages":[{"role":"user","content":"x"}]}"#, Class::Chat),
+            ("generate", r#"{"prompt":"x","unknown":[1]}"#, Class::Completions),
+            ("generate", "7", Class::Completions),
+            ("embed", "{}", Class::Embeddings),
+            (
+                "tools/call",
+                r#"{"name":"chat","arguments":{"name":"list_models"}}"#,
+                Class::Workflow,
+            ),
+            ("tools/call", r#"{"name":"list_models"}"#, Class::Simple),
+            ("tools/call", r#"{"name":"from_the_future"}"#, Class::Workflow),
+            ("status", "{}", Class::Simple),
+        ] {
+            let params: &RawValue = serde_json::from_str(params).unwrap();
+            let time = call_time(method, Some(params));
+            assert_eq!(time.class, class, "{method}");
+            assert_eq!(time.work_ms(&timeouts), timeouts.work_ms(class), "{method}");
+        }
+        let params = r#"{"prompt":"x","budget":{"work_ms":200}}"#;
+        let time = call_time("generate", Some(serde_json::from_str(params).unwrap()));
+        assert_eq!(time.budget.unwrap().work_ms, Some(200));
+        assert_eq!(call_time("models.pull", None).work_ms(&timeouts), limits::PULL_MS);
+    }
+}

@@ -1,0 +1,164 @@
+//! A host's end of `ingle rpc`: frames in, frames out, each with the time it came.
+//!
+//! Owns the child and the count of answers to each request, so that a second answer to anything is
+//! seen. Knows nothing of what the frames mean.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::Home;
+
+/// Seconds after which an answer that has not come is a failure.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// One answer, and when it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The frame.
+    pub frame: Value,
+    /// When.
+    pub at: Instant,
+}
+
+impl Answer {
+    /// The error's code; empty where there is none.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.frame["error"]["data"]["code"].as_str().unwrap_or_default()
+    }
+
+    /// The layer that gave the request up; empty where none did.
+    #[must_use]
+    pub fn layer(&self) -> &str {
+        self.frame["error"]["data"]["details"]["layer"].as_str().unwrap_or_default()
+    }
+}
+
+/// A running `ingle rpc`.
+#[derive(Debug)]
+pub struct Shim {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    frames: Receiver<Answer>,
+    next_id: i64,
+    answers: HashMap<i64, Vec<Answer>>,
+    events: usize,
+}
+
+impl Shim {
+    /// Spawns it.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn spawn(home: &Home) -> Self {
+        let mut command = home.command("ingle");
+        command.arg("rpc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("`ingle` runs");
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().expect("a pipe");
+        let (sender, frames) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let at = Instant::now();
+                let frame = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(Answer { frame, at }).is_err() {
+                    return;
+                }
+            }
+        });
+        let answers = HashMap::new();
+        Self { child, stdin, frames, next_id: 1, answers, events: 0 }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the shim is there");
+    }
+
+    /// Sends a request; its id. A shim that has been killed takes nothing, and answers nothing.
+    pub fn request(&mut self, method: &str, params: &Value) -> i64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let frame = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.write_all(format!("{frame}\n").as_bytes());
+        }
+        id
+    }
+
+    /// The answer to a request.
+    ///
+    /// # Panics
+    /// When none comes in a minute, or the shim ends first.
+    pub fn answer(&mut self, id: i64) -> Answer {
+        let give_up_at = Instant::now() + ANSWER_LIMIT;
+        loop {
+            if let Some(answer) = self.answers.get(&id).and_then(|answers| answers.first()) {
+                return answer.clone();
+            }
+            let left = give_up_at.saturating_duration_since(Instant::now());
+            match self.frames.recv_timeout(left) {
+                Ok(frame) => self.note(frame),
+                Err(RecvTimeoutError::Timeout) => panic!("no answer to request {id}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("the shim ended before {id}"),
+            }
+        }
+    }
+
+    /// Waits for the first event of any request.
+    ///
+    /// # Panics
+    /// When none comes in a minute.
+    pub fn event(&mut self) {
+        let before = self.events;
+        while self.events == before {
+            let frame = self.frames.recv_timeout(ANSWER_LIMIT).expect("an event");
+            self.note(frame);
+        }
+    }
+
+    /// Ends its input, reads everything that still comes, and gives every answer there was.
+    ///
+    /// # Panics
+    /// When the shim does not end.
+    #[must_use]
+    pub fn finish(mut self) -> (ExitStatus, HashMap<i64, Vec<Answer>>) {
+        drop(self.stdin.take());
+        while let Ok(frame) = self.frames.recv_timeout(ANSWER_LIMIT) {
+            self.note(frame);
+        }
+        let status = self.child.wait().expect("the shim ends");
+        (status, std::mem::take(&mut self.answers))
+    }
+
+    fn note(&mut self, answer: Answer) {
+        match answer.frame["id"].as_i64() {
+            Some(id) => self.answers.entry(id).or_default().push(answer),
+            None => self.events += 1,
+        }
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let _ = kill_process(self.pid(), Signal::CONT);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,303 @@
+//! The table of faults: what is broken, who answered, after how long, what the caller got.
+//!
+//! Usage: `cargo test -p ingle-tests --test faults`. Every row breaks the real binaries in one way,
+//! through a shim as a host would have it, while another client goes on. Ends with 1 when a request
+//! was not answered exactly once, by whom it should be, or somebody else was harmed. That an answer
+//! came late is shown and not judged.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test harness of its own: it prints a table, and ends where it cannot go on"
+)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ingle_protocol::client::Client;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::generate::{Generate, GenerateParams};
+use ingle_tests::raw::Raw;
+use ingle_tests::shim::{Answer, Shim};
+use ingle_tests::{Home, status_when};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+/// W of a raw generation here, in milliseconds.
+const WORK_MS: u64 = 400;
+
+/// One row.
+struct Row {
+    fault: &'static str,
+    /// Who should answer, and with what code.
+    expected: (&'static str, &'static str),
+    answered: (String, String),
+    after_ms: u64,
+    /// The layer's limit; `None` where the answer should come at once.
+    limit_ms: Option<u64>,
+    answers: usize,
+    others: &'static str,
+}
+
+impl Row {
+    fn holds(&self) -> bool {
+        let (layer, code) = self.expected;
+        // A limit may be reached late on a busy machine, and never early.
+        let early = self.limit_ms.is_some_and(|limit_ms| self.after_ms < limit_ms);
+        self.answered.0 == layer && self.answered.1 == code && self.answers == 1 && !early
+    }
+}
+
+/// A home whose models each do one wrong thing, and one that works slowly.
+fn home(stall_s: f64) -> Home {
+    let home = Home::with_sim(json!({ "reply": "ok" }));
+    let slow = "x".repeat(100_000);
+    home.add_sim("slow", json!({ "reply": slow, "token_delay_ms": 5 }));
+    home.add_sim("hanging", json!({ "reply": slow, "hang_at": 3 }));
+    home.add_sim("panicking", json!({ "reply": slow, "panic_at": 3 }));
+    home.add_sim("aborting", json!({ "reply": slow, "abort_at": 3 }));
+    let seconds = WORK_MS as f64 / 1_000.0;
+    home.write(
+        "config.toml",
+        &format!(
+            "default_model = \"sim\"\n[timeouts]\ncompletions = {seconds}\n\
+             [engine]\nstall_s = {stall_s}\n"
+        ),
+    );
+    home
+}
+
+fn ask(model: &str) -> Value {
+    json!({ "model": model, "prompt": "hi", "max_tokens": 100_000, "stream": true })
+}
+
+/// What an answer says of who gave it. Only limits name a layer; the rest is told by its code.
+fn who(answer: &Answer) -> (String, String) {
+    let code = if answer.code().is_empty() { "result" } else { answer.code() };
+    let layer = match (answer.layer(), code) {
+        ("", "DAEMON_LOST" | "DAEMON_UNAVAILABLE") => "shim",
+        ("", _) => "daemon",
+        (layer, _) => layer,
+    };
+    (layer.to_owned(), code.to_owned())
+}
+
+/// Whether another client is served now: with a generation, or where the engine is gone for good
+/// only with what needs none.
+fn others_go_on(home: &Home, engine_works: bool) -> &'static str {
+    if engine_works {
+        let served = home.ingle(["complete", "hi"]).ok().stdout;
+        assert_eq!(served.trim(), "ok");
+        "generate"
+    } else {
+        home.ingle(["status"]).ok();
+        home.ingle(["models"]).ok();
+        "status, models"
+    }
+}
+
+/// A fault that a model brings about by itself.
+fn by_model(
+    fault: &'static str,
+    model: &str,
+    expected: (&'static str, &'static str),
+    limit_ms: Option<u64>,
+    stall_s: f64,
+) -> Row {
+    let home = home(stall_s);
+    let _daemon = home.daemon();
+    let mut shim = Shim::spawn(&home);
+    let ready = shim.request("health", &json!({}));
+    shim.answer(ready);
+    let begin = Instant::now();
+    let id = shim.request("generate", &ask(model));
+    let answer = shim.answer(id);
+    let daemon_lives = answer.code() == "TIMEOUT";
+    let engine_works = !(daemon_lives && model == "hanging");
+    let others = others_go_on(&home, engine_works);
+    row(fault, expected, limit_ms, begin, shim, id, &answer, others)
+}
+
+/// Ends the session and counts.
+#[allow(clippy::too_many_arguments, reason = "the columns of one row")]
+fn row(
+    fault: &'static str,
+    expected: (&'static str, &'static str),
+    limit_ms: Option<u64>,
+    begin: Instant,
+    mut shim: Shim,
+    id: i64,
+    answer: &Answer,
+    others: &'static str,
+) -> Row {
+    // The session goes on after every fault.
+    let next = shim.request("health", &json!({}));
+    assert!(shim.answer(next).code().is_empty());
+    let (_, answers) = shim.finish();
+    Row {
+        fault,
+        expected,
+        answered: who(answer),
+        after_ms: millis(answer.at - begin),
+        limit_ms,
+        answers: answers.get(&id).map_or(0, Vec::len),
+        others,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A generation that runs when a signal reaches the daemon.
+fn by_signal(
+    fault: &'static str,
+    signal: Signal,
+    expected: (&'static str, &'static str),
+    limit_ms: Option<u64>,
+) -> Row {
+    let home = home(60.0);
+    let daemon = home.daemon();
+    let mut shim = Shim::spawn(&home);
+    let begin = Instant::now();
+    let id = shim.request("generate", &ask("slow"));
+    shim.event();
+    let struck = Instant::now();
+    daemon.signal(signal);
+    let answer = shim.answer(id);
+    if signal == Signal::STOP {
+        daemon.signal(Signal::CONT);
+    } else {
+        let _ = daemon.wait();
+    }
+    let others = others_go_on(&home, true);
+    let begin = if limit_ms.is_some() { begin } else { struck };
+    row(fault, expected, limit_ms, begin, shim, id, &answer, others)
+}
+
+/// A client library behind a shim that a signal reaches.
+async fn behind_shim(
+    fault: &'static str,
+    signal: Signal,
+    expected: (&'static str, &'static str),
+    limit_ms: Option<u64>,
+) -> Row {
+    let home = home(60.0);
+    let _daemon = home.daemon();
+    let mut command = home.command("ingle");
+    command.arg("rpc").stdin(std::process::Stdio::piped());
+    command.stdout(std::process::Stdio::piped());
+    let mut shim = command.spawn().unwrap();
+    let reader =
+        tokio::net::unix::pipe::Receiver::from_owned_fd(shim.stdout.take().unwrap().into());
+    let writer = tokio::net::unix::pipe::Sender::from_owned_fd(shim.stdin.take().unwrap().into());
+    let client = Client::over_pipes(reader.unwrap(), writer.unwrap()).await.unwrap();
+    let params = GenerateParams {
+        model: Some("slow".to_owned()),
+        prompt: Some("hi".to_owned()),
+        max_tokens: Some(100_000),
+        stream: true,
+        ..GenerateParams::default()
+    };
+    let begin = Instant::now();
+    let mut call = client.start::<Generate>(&params, Class::Completions).unwrap();
+    let _: Option<Value> = call.event().await;
+    let struck = Instant::now();
+    kill_process(rustix::process::Pid::from_child(&shim), signal).unwrap();
+    let error = call.reply().await.unwrap_err();
+    let begin = if limit_ms.is_some() { begin } else { struck };
+    let after_ms = millis(begin.elapsed());
+    // What it asked for is given up.
+    let other = home.client().await;
+    status_when(&other, |status| status.active == 0).await;
+    let others = others_go_on(&home, true);
+    let layer = error.details["layer"].as_str().unwrap_or("client").to_owned();
+    let _ = kill_process(rustix::process::Pid::from_child(&shim), Signal::CONT);
+    let _ = shim.kill();
+    let _ = shim.wait();
+    let answered = (layer, error.code.as_str().to_owned());
+    Row { fault, expected, answered, after_ms, limit_ms, answers: 1, others }
+}
+
+/// A client that asks for more than fits its connection and reads none of it.
+async fn unread() -> Row {
+    let home = home(60.0);
+    home.add_sim("flood", json!({ "reply": "x".repeat(30_000), "kv_bytes_per_token": 0 }));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    let other = home.client().await;
+    let begin = Instant::now();
+    raw.request(1, "generate", &ask("slow"));
+    for id in 2..40 {
+        raw.request(id, "generate", &ask("flood"));
+    }
+    status_when(&other, |status| status.active > 0).await;
+    let others = others_go_on(&home, true);
+    // Nothing was read, and still the work has ended in its time.
+    status_when(&other, |status| status.active == 0 && status.queued == 0).await;
+    let answer = loop {
+        let frame = raw.reply();
+        if frame["id"] == 1 {
+            break Answer { frame, at: Instant::now() };
+        }
+    };
+    let answered = who(&answer);
+    Row {
+        fault: "client stops reading",
+        expected: ("work", "TIMEOUT"),
+        answered,
+        after_ms: millis(begin.elapsed()),
+        limit_ms: Some(WORK_MS),
+        answers: 1,
+        others,
+    }
+}
+
+fn print(rows: &[Row]) {
+    println!(
+        "| fault | answered by | code | after ms | limit ms | answers | others went on with | |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for row in rows {
+        let limit = row.limit_ms.map_or_else(|| "at once".to_owned(), |limit| limit.to_string());
+        println!(
+            "| {} | {} | {} | {} | {limit} | {} | {} | {} |",
+            row.fault,
+            row.answered.0,
+            row.answered.1,
+            row.after_ms,
+            row.answers,
+            row.others,
+            if row.holds() { "ok" } else { "WRONG" }
+        );
+        let _ = std::io::stdout().flush();
+    }
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let work = |ratio: u64| Some(WORK_MS * ratio / 2);
+    let rows = vec![
+        by_model("work takes too long", "slow", ("work", "TIMEOUT"), work(2), 60.0),
+        by_model("engine hangs", "hanging", ("daemon", "TIMEOUT"), work(3), 60.0),
+        by_model(
+            "engine hangs past the stall",
+            "hanging",
+            ("daemon", "ENGINE_STALLED"),
+            Some(250),
+            0.25,
+        ),
+        by_model("engine panics", "panicking", ("daemon", "ENGINE_FAILED"), None, 60.0),
+        by_model("engine aborts", "aborting", ("shim", "DAEMON_LOST"), None, 60.0),
+        by_signal("daemon stopped", Signal::STOP, ("shim", "TIMEOUT"), work(4)),
+        by_signal("daemon killed", Signal::KILL, ("shim", "DAEMON_LOST"), None),
+        runtime.block_on(behind_shim("shim stopped", Signal::STOP, ("client", "TIMEOUT"), work(5))),
+        runtime.block_on(behind_shim("shim killed", Signal::KILL, ("client", "DAEMON_LOST"), None)),
+        runtime.block_on(unread()),
+    ];
+    print(&rows);
+    if rows.iter().all(Row::holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
