@@ -44,6 +44,20 @@ fn a_missing_model_is_explained() {
 }
 
 #[test]
+fn a_prompt_that_is_no_frame_is_refused_at_once() {
+    let home = Home::with_sim(json!({}));
+    let prompt = home.folder().join("prompt");
+    // Each newline takes two bytes in a frame.
+    std::fs::write(&prompt, "y\n".repeat(3_000_000)).unwrap();
+    let mut command = home.command("ingle");
+    command.args(["complete", "-"]).stdin(std::fs::File::open(prompt).unwrap());
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(i32::from(exit::FAILED)), "{stderr}");
+    assert!(stderr.contains("hint: Send a smaller request."), "{stderr}");
+}
+
+#[test]
 fn a_model_is_taken_over_from_a_folder() {
     let home = Home::new();
     let folder = home.folder().join("my-sim");

@@ -1,12 +1,17 @@
 //! The engine fails, panics, aborts; the daemon is told to end. Everybody hears of it.
 
+use std::collections::HashSet;
+
 use ingle_protocol::client::{Call, Client};
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::embed::{Embed, EmbedParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
-use ingle_protocol::wire::models::{ModelParams, UnloadModel};
+use ingle_protocol::wire::models::{
+    EstimateModel, LoadModel, LoadParams, ModelParams, PullModel, PullParams, UnloadModel,
+};
 use ingle_protocol::wire::status::{Health, HealthState, Phase, Shutdown, ShutdownParams};
 use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
@@ -154,6 +159,28 @@ async fn a_model_whose_files_change_is_loaded_anew() {
     std::fs::remove_dir_all(home.paths().models_dir().join("sim")).unwrap();
     let unload = ModelParams { model: Some("sim".to_owned()), stream: false };
     assert!(client.call::<UnloadModel>(&unload).await.unwrap().was_loaded);
+}
+
+#[tokio::test]
+async fn every_error_names_its_request() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let nobody = || Some("nobody".to_owned());
+    let load = LoadParams { model: nobody(), ..LoadParams::default() };
+    let pull = PullParams { model: "nobody".to_owned(), ..PullParams::default() };
+    let unload = ModelParams { model: nobody(), stream: false };
+    let embed =
+        EmbedParams { model: nobody(), input: vec![String::new()], ..EmbedParams::default() };
+    let errors = [
+        client.call::<LoadModel>(&load).await.unwrap_err(),
+        client.call::<EstimateModel>(&load).await.unwrap_err(),
+        client.call::<PullModel>(&pull).await.unwrap_err(),
+        client.call::<UnloadModel>(&unload).await.unwrap_err(),
+        client.call::<Embed>(&embed).await.unwrap_err(),
+    ];
+    let names: HashSet<_> = errors.iter().map(|error| error.request_id.as_ref().unwrap()).collect();
+    assert_eq!(names.len(), errors.len(), "{errors:?}");
 }
 
 #[tokio::test]

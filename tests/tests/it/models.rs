@@ -89,6 +89,9 @@ fn weights() -> Vec<u8> {
     bytes
 }
 
+/// SHA-256 of [`weights`]: a hub tells that of every large file, and none is gone on with without.
+const WEIGHTS_SHA256: &str = "f5c46a1a84ba8ce049ed583fc900acabeb1f4e7040ec9735f1a0ed5e741ad8c2";
+
 /// A hub with one repository, whose file stops coming in the middle the first time it is asked
 /// for. It reports the range of every request for it.
 fn hub() -> (String, Receiver<String>) {
@@ -123,7 +126,8 @@ fn serve(stream: TcpStream, is_first: &mut bool, ranges: &SyncSender<String>) {
     if first.contains("/api/models/org/tiny/revision/main") {
         let body = json!({ "sha": COMMIT, "siblings": [
             { "rfilename": "README.md", "size": 3 },
-            { "rfilename": "tiny-Q8_0.gguf", "size": weights().len() },
+            { "rfilename": "tiny-Q8_0.gguf", "size": weights().len(),
+              "lfs": { "sha256": WEIGHTS_SHA256, "size": weights().len(), "pointerSize": 131 } },
         ]})
         .to_string();
         send(&format!("200 OK\r\ncontent-length: {}", body.len()), body.as_bytes());

@@ -166,7 +166,7 @@ impl Pieces {
 /// it without bounds, to the file's own tokens and to every text. An error is the end of a sentence
 /// about the file.
 pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
-    let (mut steps, mut growth) = (0, 1_usize);
+    let (mut steps, mut growth, mut maps) = (0, 1_usize, 0);
     let mut left = vec![(normalizer, 0)];
     while let Some((step, depth)) = left.pop() {
         if let Some(inner) = step["normalizers"].as_array() {
@@ -178,6 +178,16 @@ pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
         steps += 1;
         for key in ["content", "prepend"] {
             check_content("normalizer", &step[key])?;
+        }
+        if let Some(map) = step["precompiled_charsmap"].as_str() {
+            maps += 1;
+            let longest = longest_mapped(map);
+            if maps > 1 || longest > MAX_CONTENT_BYTES {
+                return Err(format!(
+                    "its normalizer has {maps} character maps and one that puts in {longest} bytes \
+                     at a time; one map is supported, with at most {MAX_CONTENT_BYTES}"
+                ));
+            }
         }
         let content = step["content"].as_str().map_or(0, str::len);
         growth = growth.saturating_mul(match (&step["pattern"], step["type"].as_str()) {
@@ -197,6 +207,39 @@ pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The most bytes that a SentencePiece character map puts in the place of others. After its trie it
+/// holds what it puts in, each ended by a zero byte. What cannot be read the library refuses.
+fn longest_mapped(map: &str) -> usize {
+    let map = from_base64(map);
+    let trie = map.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+    let mapped = map.get(4_usize.saturating_add(trie)..).unwrap_or_default();
+    mapped.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// The bytes of base64 in its usual alphabet; anything else in it is passed over.
+fn from_base64(text: &str) -> Vec<u8> {
+    let (mut bits, mut held) = (0_u32, 0);
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for byte in text.bytes() {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => continue,
+        };
+        bits = (bits << 6) | u32::from(six);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held) as u8);
+            bits &= (1 << held) - 1;
+        }
+    }
+    bytes
 }
 
 fn check_content(whose: &str, content: &Value) -> Result<(), String> {
@@ -299,7 +342,14 @@ mod tests {
         let too_long = pieces.bytes("a", &ByteAlphabet::new(), &mut bytes).unwrap_err();
         assert!(too_long.contains("65536 bytes") && bytes.is_empty(), "{too_long}");
 
+        // No trie, and `ab` and `c`, or 66 bytes, to put in.
+        assert_eq!(from_base64("AAAAAGFiAGMA"), b"\0\0\0\0ab\0c\0");
+        let map = |map: &str| json!({ "type": "Precompiled", "precompiled_charsmap": map });
+        let short = || map("AAAAAGFiAGMA");
         for (normalizer, problem) in [
+            (short(), None),
+            (normalizer(vec![short(), short()]), Some("2 character maps")),
+            (map(&("AAAAAGFi".to_owned() + &"YWFh".repeat(22))), Some("puts in 68 bytes")),
             (json!(null), None),
             (replace(" ", "▁"), None),
             (
