@@ -85,7 +85,8 @@ fn a_session_lists_and_calls_tools() {
     let tools = host.request(2, "tools/list", &json!({}));
     let names: Vec<_> =
         tools["result"]["tools"].as_array().unwrap().iter().map(|tool| &tool["name"]).collect();
-    assert_eq!(names, ["chat", "generate", "list_models"]);
+    let expected = ["chat", "generate", "list_models", "job_wait", "job_get", "job_cancel"];
+    assert_eq!(names, expected);
     for (id, tool) in [(3, "chat"), (4, "generate")] {
         let reply = host.call(id, tool, &json!({ "prompt": "hello" }));
         assert_eq!(reply["result"]["content"][0]["text"], "crackle", "{reply}");
