@@ -77,6 +77,7 @@ struct Held {
 /// the start lock.
 #[must_use]
 pub fn serve(launched: bool) -> ExitCode {
+    heap::run_without_thread_caches();
     heap::configure();
     let held = match prepare(launched) {
         Ok(held) => held,
