@@ -62,7 +62,10 @@ fn ask_on(home: &Home, seed: u64, stop: &AtomicBool) -> Seen {
                 0 => shim.request("status", &json!({})),
                 1 => shim.request("models.load", &json!({ "model": "sim" })),
                 2 => shim.request("tokenize", &json!({ "text": "a few words" })),
-                3 => shim.request("jobs.create", &json!({ "generate": { "prompt": "hi" } })),
+                3 => {
+                    let work = json!({ "generate": { "prompt": "hi", "max_tokens": 30 } });
+                    shim.request("jobs.create", &json!({ "work": work }))
+                }
                 _ => {
                     let max_tokens = 1 + random.below(60);
                     let stream = random.below(2) == 0;
@@ -74,7 +77,7 @@ fn ask_on(home: &Home, seed: u64, stop: &AtomicBool) -> Seen {
             .collect();
         for id in ids {
             let answer = shim.answer(id);
-            if let Some(job) = answer.frame["result"]["id"].as_str() {
+            if let Some(job) = answer.frame["result"]["job"]["id"].as_str() {
                 seen.jobs.push(job.to_owned());
             }
             let code = if answer.code().is_empty() { "result" } else { answer.code() };
@@ -100,6 +103,30 @@ fn processes(home: &Home) -> usize {
             environment.split(|&byte| byte == 0).any(|variable| variable == wanted.as_bytes())
         })
         .count()
+}
+
+/// How many of the jobs are not known any more, and how many ended otherwise than with their text or
+/// as interrupted. Waits for those that run.
+fn check_jobs(home: &Home, jobs: &[&String]) -> (usize, usize) {
+    let (mut lost, mut wrong) = (0, 0);
+    let mut shim = Shim::spawn(home);
+    for job in jobs {
+        let status = loop {
+            let id = shim.request("jobs.wait", &json!({ "id": job }));
+            let answer = shim.answer(id);
+            let reply = &answer.frame["result"];
+            match reply["job"]["status"].as_str() {
+                Some("queued" | "running") => {}
+                Some("done") if reply["result"]["text"] == "x".repeat(30) => break Some(true),
+                Some("interrupted") => break Some(true),
+                Some(_) => break Some(false),
+                None => break None,
+            }
+        };
+        lost += usize::from(status.is_none());
+        wrong += usize::from(status == Some(false));
+    }
+    (lost, wrong)
 }
 
 fn argument(name: &str, default: u64) -> u64 {
@@ -142,6 +169,8 @@ fn main() -> ExitCode {
     let left = processes(&home);
     // Whatever the last one left behind does not keep the next one from starting.
     home.ingle(["complete", "--max-tokens", "1", "hi"]).ok();
+    let made: Vec<&String> = seen.iter().flat_map(|seen| &seen.jobs).collect();
+    let (lost, wrong) = check_jobs(&home, &made);
     home.ingle(["stop"]).ok();
     let after_stop = processes(&home);
     let socket = home.paths().socket().exists();
@@ -150,6 +179,13 @@ fn main() -> ExitCode {
         "not answered exactly once: {not_once}; sessions that failed: {unclean}; processes left: \
          {left} (the daemon), {after_stop} after `ingle stop`; socket left: {socket}"
     );
-    let sound = not_once == 0 && unclean == 0 && left <= 1 && after_stop == 0 && !socket;
+    println!("{} jobs were stored: {lost} are lost, {wrong} did not end as they must", made.len());
+    let sound = lost == 0
+        && wrong == 0
+        && not_once == 0
+        && unclean == 0
+        && left <= 1
+        && after_stop == 0
+        && !socket;
     if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
