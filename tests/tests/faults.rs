@@ -13,8 +13,10 @@
     reason = "a test harness of its own: it prints a table, and ends where it cannot go on"
 )]
 
-use std::io::Write;
-use std::process::ExitCode;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::client::Client;
@@ -188,8 +190,8 @@ async fn behind_shim(
     let home = home(60.0);
     let _daemon = home.daemon();
     let mut command = home.command("ingle");
-    command.arg("rpc").stdin(std::process::Stdio::piped());
-    command.stdout(std::process::Stdio::piped());
+    command.arg("rpc").stdin(Stdio::piped());
+    command.stdout(Stdio::piped());
     let mut shim = command.spawn().unwrap();
     let reader =
         tokio::net::unix::pipe::Receiver::from_owned_fd(shim.stdout.take().unwrap().into());
@@ -257,6 +259,92 @@ async fn unread() -> Row {
     }
 }
 
+/// A job asked for while its store is broken in one way; everything else is served.
+fn broken_store(fault: &'static str, damage: impl FnOnce(&Path)) -> Row {
+    let home = home(60.0);
+    {
+        // A daemon that makes a sound store, and ends.
+        let _daemon = home.daemon();
+        home.ingle(["jobs", "create", "hi"]).ok();
+        home.ingle(["stop"]).ok();
+    }
+    damage(&home.paths().job_store());
+    let _daemon = home.daemon();
+    let mut shim = Shim::spawn(&home);
+    let begin = Instant::now();
+    let work = json!({ "generate": { "prompt": "hi" } });
+    let id = shim.request("jobs.create", &json!({ "work": work }));
+    let answer = shim.answer(id);
+    let others = others_go_on(&home, true);
+    row(fault, ("daemon", "JOB_STORE_UNAVAILABLE"), None, begin, shim, id, &answer, others)
+}
+
+/// A job asked for when no file can grow any more.
+#[cfg(target_os = "linux")]
+fn full_store() -> Row {
+    use rustix::process::{Resource, Rlimit, prlimit};
+    let home = home(60.0);
+    let daemon = home.daemon();
+    home.ingle(["jobs", "create", "hi"]).ok();
+    let bytes = |most| Rlimit { current: most, maximum: None };
+    prlimit(Some(daemon.pid()), Resource::Fsize, bytes(Some(1_000))).unwrap();
+    let mut shim = Shim::spawn(&home);
+    let begin = Instant::now();
+    let work = json!({ "generate": { "prompt": "hi" } });
+    let id = shim.request("jobs.create", &json!({ "work": work }));
+    let answer = shim.answer(id);
+    let others = others_go_on(&home, true);
+    let expected = ("daemon", "JOB_STORE_UNAVAILABLE");
+    let row = row("job store full", expected, None, begin, shim, id, &answer, others);
+    prlimit(Some(daemon.pid()), Resource::Fsize, bytes(None)).unwrap();
+    // With room again, jobs are taken again.
+    home.ingle(["jobs", "create", "hi"]).ok();
+    row
+}
+
+/// A generation and a job during which the wall clock jumps: limits know nothing of it.
+#[cfg(target_os = "linux")]
+fn clock_jump(fault: &'static str, seconds: i64) -> Row {
+    let home = home(60.0);
+    let (library, jump) = (home.folder().join("clock.so"), home.folder().join("jump"));
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let built = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &ingle_tests::fixture("src/clock_jump.c")])
+        .arg("-ldl")
+        .status();
+    assert!(built.unwrap().success(), "a C compiler is needed");
+    let mut command = home.command("ingled");
+    command.args(["serve", "--launched"]).env("LD_PRELOAD", &library);
+    command.env("CLOCK_JUMP_FILE", &jump).stdout(Stdio::piped());
+    let mut daemon = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("ready"), "{line}");
+    let mut shim = Shim::spawn(&home);
+    let work = json!({ "generate": { "model": "slow", "prompt": "hi", "max_tokens": 100_000 } });
+    let job = shim.request("jobs.create", &json!({ "work": work, "timeout_s": 0.8 }));
+    let job = shim.answer(job).frame["result"]["job"]["id"].clone();
+    let begin = Instant::now();
+    let id = shim.request("generate", &ask("slow"));
+    shim.event();
+    std::fs::write(&jump, seconds.to_string()).unwrap();
+    let answer = shim.answer(id);
+    let waited = shim.request("jobs.wait", &json!({ "id": job }));
+    let ended = shim.answer(waited);
+    let info = &ended.frame["result"]["job"];
+    assert_eq!(info["status"], "timed_out", "{}", ended.frame);
+    let ran_ms = info["duration_ms"].as_u64().unwrap();
+    assert!((800..60_000).contains(&ran_ms), "{info}");
+    let kept = shim.request("jobs.get", &json!({ "id": job }));
+    assert!(shim.answer(kept).code().is_empty(), "no jump deletes a job");
+    let others = others_go_on(&home, true);
+    let row = row(fault, ("work", "TIMEOUT"), Some(WORK_MS), begin, shim, id, &answer, others);
+    let _ = daemon.kill();
+    let _ = daemon.wait();
+    row
+}
+
 fn print(rows: &[Row]) {
     println!(
         "| fault | answered by | code | after ms | limit ms | answers | others went on with | |"
@@ -281,7 +369,7 @@ fn print(rows: &[Row]) {
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let work = |ratio: u64| Some(WORK_MS * ratio / 2);
-    let rows = vec![
+    let mut rows = vec![
         by_model("work takes too long", "slow", ("work", "TIMEOUT"), work(2), 60.0),
         by_model("engine hangs", "hanging", ("daemon", "TIMEOUT"), work(3), 60.0),
         by_model(
@@ -298,7 +386,22 @@ fn main() -> ExitCode {
         runtime.block_on(behind_shim("shim stopped", Signal::STOP, ("client", "TIMEOUT"), work(5))),
         runtime.block_on(behind_shim("shim killed", Signal::KILL, ("client", "DAEMON_LOST"), None)),
         runtime.block_on(unread()),
+        broken_store("job store corrupt", |path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(&[0x5a; 8_192], 0).unwrap();
+        }),
+        broken_store("job store newer", |path| {
+            // Where SQLite keeps `user_version`.
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.write_all_at(&99_u32.to_be_bytes(), 60).unwrap();
+        }),
     ];
+    #[cfg(target_os = "linux")]
+    rows.extend([
+        full_store(),
+        clock_jump("wall clock jumps a year on", 31_536_000),
+        clock_jump("wall clock jumps a year back", -31_536_000),
+    ]);
     print(&rows);
     if rows.iter().all(Row::holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

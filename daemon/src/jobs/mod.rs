@@ -256,12 +256,13 @@ impl Jobs {
         }
     }
 
-    /// Interrupts what still runs, and waits until every end is stored. What waits is run by the
-    /// next daemon.
+    /// Interrupts what still runs, waits until every end is stored, and closes the store. What waits
+    /// is run by the next daemon.
     pub async fn shutdown(&self) {
         self.inner.ending.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.store.close().await;
     }
 
     /// The job as it is now.

@@ -62,6 +62,7 @@ enum Command {
     Delete(String, Done<usize>),
     DeleteEnded(Done<usize>),
     Sweep,
+    Close(oneshot::Sender<()>),
 }
 
 /// Commands to the store's thread. The thread ends when the last of these has gone.
@@ -180,6 +181,15 @@ impl Store {
         let _ = self.commands.try_send(Command::Sweep);
     }
 
+    /// Closes the file, with all that was sent before in it. Every later command fails.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            // A thread that has ended has closed it.
+            let _ = closed.await;
+        }
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Done<T>) -> Command) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| self.ended())?;
@@ -209,7 +219,7 @@ impl Command {
 
     fn apply(&self, connection: &Connection, age_ms: u64, keep: Keep) -> rusqlite::Result<Answer> {
         Ok(match self {
-            Self::Open(_) => Answer::Nothing,
+            Self::Open(_) | Self::Close(_) => Answer::Nothing,
             Self::Insert(job, _) => {
                 rows::insert(connection, job)?;
                 Answer::Nothing
@@ -349,6 +359,12 @@ impl StoreThread {
                         self.work_off(&mut batch);
                         // Who asked may have gone; then the next one asks.
                         let _ = done.send(self.open());
+                    }
+                    Command::Close(done) => {
+                        self.work_off(&mut batch);
+                        // SQLite moves what is in its log into the file itself.
+                        self.open = None;
+                        let _ = done.send(());
                     }
                     command => batch.push(command),
                 }

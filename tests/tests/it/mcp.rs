@@ -15,8 +15,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn spawn(home: &Home) -> Self {
+        Self::spawn_with(home, &[])
+    }
+
+    fn spawn_with(home: &Home, options: &[&str]) -> Self {
         let mut command = home.command("ingle");
-        command.arg("mcp").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("mcp").args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdout }
@@ -190,5 +194,64 @@ fn broken_lines_are_answered_and_the_session_goes_on() {
     assert_eq!(host.receive()["error"]["code"], -32700);
     let reply = host.call(2, "chat", &json!({ "prompt": "hello" }));
     assert_eq!(reply["result"]["content"][0]["text"], "crackle");
+    host.end();
+}
+
+#[test]
+fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(400), "token_delay_ms": 5 }));
+    let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
+    host.initialize();
+    let begin = std::time::Instant::now();
+    let reply = host.call(2, "chat", &json!({ "prompt": "hi" }));
+    // The text takes two seconds; the reply comes before the host gives up, if it can.
+    assert!(begin.elapsed().as_millis() >= 490, "{:?}", begin.elapsed());
+    let content = &reply["result"]["structuredContent"];
+    assert_eq!(
+        (&content["status"], &reply["result"]["isError"]),
+        (&json!("running"), &json!(false))
+    );
+    let job = content["job_id"].as_str().unwrap().to_owned();
+    assert!(reply["result"]["content"][0]["text"].as_str().unwrap().contains(&job), "{reply}");
+    let looked = host.call(3, "job_get", &json!({ "job_id": job }));
+    assert_eq!(looked["result"]["structuredContent"]["job_id"], json!(job));
+    // The session's end does not end the job: it is nobody's now.
+    host.end();
+    let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
+    host.initialize();
+    let mut waits = 0;
+    let text = loop {
+        waits += 1;
+        let reply = host.call(10 + waits, "job_wait", &json!({ "job_id": job }));
+        let content = &reply["result"]["structuredContent"];
+        if let Some(text) = content["text"].as_str() {
+            break text.to_owned();
+        }
+        assert_eq!(content["status"], "running", "{reply}");
+    };
+    assert_eq!(text, "x".repeat(400));
+    assert!(waits > 1, "it was waited for in pieces");
+    let gone = host.call(90, "job_cancel", &json!({ "job_id": "j-nobody" }));
+    assert_eq!(gone["result"]["isError"], true);
+    host.end();
+}
+
+#[test]
+fn a_job_of_a_host_can_be_cancelled_and_a_short_call_leaves_none() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    home.add_sim("quick", json!({ "reply": "crackle" }));
+    let mut host = Host::spawn_with(&home, &["--host-timeout", "0.3"]);
+    host.initialize();
+    let reply = host.call(2, "generate", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
+    let job = reply["result"]["structuredContent"]["job_id"].clone();
+    let reply = host.call(3, "job_cancel", &json!({ "job_id": job }));
+    assert_eq!(reply["result"]["structuredContent"]["status"], "cancelled", "{reply}");
+    home.wait_active(0);
+    let reply = host.call(4, "job_wait", &json!({ "job_id": job }));
+    assert_eq!(reply["result"]["isError"], true);
+    let reply = host.call(5, "generate", &json!({ "prompt": "hi", "model": "quick" }));
+    assert_eq!(reply["result"]["content"][0]["text"], "crackle");
+    let listed = home.ingle(["jobs", "list", "--json"]).ok().json();
+    assert_eq!(listed["jobs"].as_array().unwrap().len(), 1, "{listed}");
     host.end();
 }
