@@ -215,6 +215,7 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
         events,
         reply: Some(reply),
         deadline: Deadline::new(Layer::Client, work_ms, None, Instant::now()),
+        timed_out: false,
         outbound: inner.outbound.clone(),
         pending: Arc::clone(&inner.pending),
         method: PhantomData,
@@ -247,6 +248,7 @@ pub struct Call<M: Method> {
     /// `None` once the reply has been taken.
     reply: Option<oneshot::Receiver<Result<Value, ErrorBody>>>,
     deadline: Deadline,
+    timed_out: bool,
     outbound: mpsc::Sender<Vec<u8>>,
     pending: Arc<Mutex<PendingMap>>,
     method: PhantomData<fn() -> M>,
@@ -281,6 +283,7 @@ impl<M: Method> Call<M> {
             }
             // `reply` stays, so that dropping the call cancels the request.
             Err(_) => {
+                self.timed_out = true;
                 let what = format!("`{}`", M::NAME);
                 let elapsed_ms = self.deadline.elapsed_ms(Instant::now());
                 Err(ErrorBody::timeout(&what, Layer::Client, self.deadline.limit_ms, elapsed_ms))
@@ -299,7 +302,8 @@ impl<M: Method> Drop for Call<M> {
     fn drop(&mut self) {
         lock(&self.pending).calls.remove(&self.id);
         if self.reply.is_some() {
-            let params = CancelParams { id: Id::Number(self.id) };
+            let timed_out = self.timed_out.then_some(Layer::Client);
+            let params = CancelParams { id: Id::Number(self.id), timed_out };
             // A full or closed connection needs no cancel: it is being given up anyway.
             let _ = self
                 .outbound

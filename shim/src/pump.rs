@@ -25,10 +25,12 @@ use crate::envelope::{Id, Line, Message};
 use crate::link::{self, Connector, McpSession, OpenError, Opened};
 use crate::pending::{Expired, Pending, Settled, error_reply};
 
+mod deaths;
 mod queue;
 #[cfg(test)]
 mod tests;
 
+use deaths::Deaths;
 use queue::{Kind, Queue};
 
 /// Frames towards the host past which the daemon is not read.
@@ -57,6 +59,7 @@ pub(crate) async fn run(
         session: McpSession::default(),
         link: Link::Down,
         fruitless: 0,
+        deaths: Deaths::default(),
         timeouts: WorkTimeouts::default(),
         exit_code: exit::OK,
         report,
@@ -81,6 +84,7 @@ struct Pump<R, F> {
     link: Link,
     /// Connections lost since the last byte that got through.
     fruitless: u32,
+    deaths: Deaths,
     timeouts: WorkTimeouts,
     exit_code: u8,
     report: F,
@@ -192,7 +196,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                     r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{raw_id},"reason":"timeout"}}}}"#
                 ),
                 Role::Rpc => {
-                    format!(r#"{{"jsonrpc":"2.0","method":"{CANCEL}","params":{{"id":{raw_id}}}}}"#)
+                    format!(
+                        r#"{{"jsonrpc":"2.0","method":"{CANCEL}","params":{{"id":{raw_id},"timed_out":"shim"}}}}"#
+                    )
                 }
             };
             if matches!(self.link, Link::Up(_)) && self.queue.has_room() {
@@ -222,8 +228,10 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
 
     fn connect(&mut self) {
         let opening = link::open((self.connector)(), self.hello.clone(), self.session.handover());
-        // A daemon that closes connections may be on its way out: give it a moment to be gone.
+        // A daemon that closes connections may be on its way out: give it a moment to be gone. And
+        // one that dies again and again is not started as fast as it dies.
         let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
+        let pause = pause.max(self.deaths.pause(now()));
         self.link = Link::Opening(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -387,6 +395,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     /// next daemon.
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
+        self.deaths.note(now());
         self.outbox.extend(self.pending.lose());
         self.session.forget_question();
         self.fruitless += 1;

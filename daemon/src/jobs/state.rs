@@ -367,6 +367,36 @@ mod tests {
         }
     }
 
+    /// Each of these happens in one step, so their orders are all the interleavings there are.
+    #[test]
+    fn in_every_order_one_end_wins_and_the_host_hears_of_it_once() {
+        let steps: Vec<Move> =
+            Ending::ALL.map(Move::End).into_iter().chain([Move::Promote, Move::HangUp]).collect();
+        let mut orders = vec![Vec::new()];
+        for _ in 0..steps.len() {
+            orders = orders
+                .into_iter()
+                .flat_map(|order: Vec<Move>| {
+                    let rest = steps.iter().filter(|step| !order.contains(step));
+                    rest.map(|step| [&order[..], &[*step]].concat()).collect::<Vec<_>>()
+                })
+                .collect();
+        }
+        assert_eq!(orders.len(), 720);
+        for order in orders {
+            let claim = Claim::new(Phase::Attached);
+            let won: Vec<Move> =
+                order.iter().copied().filter(|step| claim.make(*step).is_ok()).collect();
+            let promoted = won.contains(&Move::Promote);
+            let hung_up = won.contains(&Move::HangUp);
+            let ends = won.iter().filter(|step| matches!(step, Move::End(_))).count();
+            // The host gets the job's name or its end, or is gone; the work ends once.
+            assert_eq!(ends + usize::from(hung_up), 1, "{order:?}: {won:?}");
+            assert!(!(promoted && hung_up), "{order:?}: {won:?}");
+            assert_eq!(claim.phase().is_detached(), promoted, "{order:?}");
+        }
+    }
+
     /// Threads instead of interleavings: the compare-and-set itself.
     #[test]
     fn of_threads_that_race_exactly_one_ends_the_job() {

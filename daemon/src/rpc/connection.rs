@@ -16,7 +16,8 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::limits;
 use ingle_protocol::socket::{self, SharedStream};
-use ingle_protocol::wire::envelope::Id as WireId;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::envelope::{CancelParams, Id as WireId};
 use ingle_protocol::wire::hello::HelloParams;
 use jsonrpsee::core::server::{MethodResponse, MethodSink, Methods};
 use jsonrpsee::types::error::OVERSIZED_RESPONSE_CODE;
@@ -26,6 +27,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::service::counters::TimeoutCounters;
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
 
@@ -53,10 +56,17 @@ struct Connection<'a> {
     number: usize,
     methods: &'a Methods,
     /// Requests in flight.
-    in_flight: HashMap<WireId, CancellationToken>,
+    in_flight: HashMap<WireId, InFlight>,
+    timeouts: &'a TimeoutCounters,
     calls: JoinSet<(Vec<WireId>, MethodResponse)>,
     events: MethodSink,
     out: Vec<u8>,
+}
+
+/// A request in flight.
+struct InFlight {
+    cancel: CancellationToken,
+    class: Class,
 }
 
 /// Serves one connection until it ends or turns to MCP.
@@ -67,6 +77,7 @@ pub async fn serve(
     number: usize,
     methods: &Methods,
     mcp_hello: McpHello,
+    timeouts: &TimeoutCounters,
     draining: &CancellationToken,
     closing: &CancellationToken,
 ) -> End {
@@ -77,6 +88,7 @@ pub async fn serve(
         number,
         methods,
         in_flight: HashMap::new(),
+        timeouts,
         calls: JoinSet::new(),
         events: MethodSink::new(events_tx),
         out: Vec::new(),
@@ -211,9 +223,12 @@ impl Connection<'_> {
         match asked {
             Asked::Nothing => {}
             Asked::Answer(answer) => self.push(&answer),
-            Asked::Cancel(id) => {
-                if let Some(cancel) = self.in_flight.get(&id) {
-                    cancel.cancel();
+            Asked::Cancel(CancelParams { id, timed_out }) => {
+                if let Some(request) = self.in_flight.get(&id) {
+                    request.cancel.cancel();
+                    if let Some(layer) = timed_out {
+                        self.timeouts.count(request.class, layer);
+                    }
                 }
             }
             Asked::Call(call) => {
@@ -267,7 +282,8 @@ impl Connection<'_> {
             return Err(Call::answer(&id, &error));
         }
         let cancel = CancellationToken::new();
-        self.in_flight.insert(id.clone(), cancel.clone());
+        let in_flight = InFlight { cancel: cancel.clone(), class: call.class() };
+        self.in_flight.insert(id.clone(), in_flight);
         let (events, remaining_ms) = (self.events.clone(), call.remaining_ms);
         let scope = CallScope { id: id.clone(), cancel, events, remaining_ms };
         let future = call.start(self.methods, self.number, scope);
@@ -328,8 +344,8 @@ impl Connection<'_> {
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        for cancel in self.in_flight.values() {
-            cancel.cancel();
+        for request in self.in_flight.values() {
+            request.cancel.cancel();
         }
     }
 }

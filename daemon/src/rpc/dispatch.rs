@@ -5,6 +5,8 @@
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::class::call_time;
 use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId, REMAINING};
 use jsonrpsee::core::middleware::{Notification, Request};
 use jsonrpsee::core::server::{
@@ -38,7 +40,7 @@ pub enum Asked {
     /// Nothing that needs an answer.
     Nothing,
     /// A request already in flight is to be cancelled.
-    Cancel(WireId),
+    Cancel(CancelParams),
     /// An answer is known at once.
     Answer(MethodResponse),
     /// A call.
@@ -67,6 +69,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// The class whose limits its sender goes by.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        call_time(&self.method, self.params.as_deref()).class
+    }
+
     /// Looks the method up and makes its future.
     #[must_use]
     pub fn start(self, methods: &Methods, connection: usize, scope: CallScope) -> CallFuture {
@@ -206,8 +214,9 @@ fn read_single(frame: &[u8]) -> Asked {
         // A notification is never answered, not even when nobody knows it.
         let params = notification.params.as_ref().map(|params| params.get());
         return match (notification.method.as_ref(), params) {
-            (CANCEL, Some(params)) => serde_json::from_str::<CancelParams>(params)
-                .map_or(Asked::Nothing, |params| Asked::Cancel(params.id)),
+            (CANCEL, Some(params)) => {
+                serde_json::from_str::<CancelParams>(params).map_or(Asked::Nothing, Asked::Cancel)
+            }
             _ => Asked::Nothing,
         };
     }
@@ -312,7 +321,8 @@ mod tests {
     fn notifications_are_never_answered() {
         assert!(matches!(read(br#"{"jsonrpc":"2.0","method":"nobody/knows"}"#), Asked::Nothing));
         let cancel = br#"{"jsonrpc":"2.0","method":"$/cancel","params":{"id":7}}"#;
-        assert!(matches!(read(cancel), Asked::Cancel(WireId::Number(7))));
+        let Asked::Cancel(cancel) = read(cancel) else { panic!("no cancel") };
+        assert_eq!((cancel.id, cancel.timed_out), (WireId::Number(7), None));
     }
 
     #[test]

@@ -103,9 +103,16 @@ async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, share
     connections.fetch_add(1, Ordering::Relaxed);
     let stream = SharedStream::new(stream);
     let draining = &shared.service.draining;
-    let end =
-        connection::serve(&stream, number, &shared.methods, mcp_hello, draining, &shared.closing)
-            .await;
+    let end = connection::serve(
+        &stream,
+        number,
+        &shared.methods,
+        mcp_hello,
+        &shared.service.timeouts,
+        draining,
+        &shared.closing,
+    )
+    .await;
     if let End::Mcp { hello, buffered } = end {
         let (service, jobs) = (Arc::clone(&shared.service), shared.jobs.clone());
         mcp::serve(stream, &hello, buffered, service, jobs, shared.closing.clone()).await;

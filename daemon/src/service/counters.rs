@@ -1,15 +1,15 @@
 //! How often each layer's limit was reached, by class.
 //!
-//! Owns the counts since the daemon's start. Only the work's and the daemon's own limits are seen
-//! here: shim and client answer without asking.
+//! Owns the counts since the daemon's start. Shim and client answer without asking; the cancel that
+//! they send then says so, and is counted if the request is still in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::status::TimeoutCount;
 
-/// The layers whose limits the daemon sees.
-const LAYERS: [Layer; 2] = [Layer::Work, Layer::Daemon];
+/// The layers, innermost first.
+const LAYERS: [Layer; 4] = [Layer::Work, Layer::Daemon, Layer::Shim, Layer::Client];
 
 /// Timeouts since the start.
 #[derive(Debug, Default)]
@@ -51,7 +51,11 @@ mod tests {
         counters.count(Class::Chat, Layer::Daemon);
         counters.count(Class::Chat, Layer::Client);
         let count = |class, layer, count| TimeoutCount { class, layer, count };
-        let expected = [count(Class::Chat, Layer::Daemon, 1), count(Class::Job, Layer::Work, 2)];
+        let expected = [
+            count(Class::Chat, Layer::Daemon, 1),
+            count(Class::Chat, Layer::Client, 1),
+            count(Class::Job, Layer::Work, 2),
+        ];
         assert_eq!(counters.counts(), expected);
     }
 }

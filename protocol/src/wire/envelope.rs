@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::timeouts::Layer;
+
 /// Notification to the daemon: `{"id": <request id>}`. The request ends with `CANCELLED`, unless
 /// its answer is already on its way.
 pub const CANCEL: &str = "$/cancel";
@@ -60,6 +62,9 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<I
 pub struct CancelParams {
     /// The request to cancel.
     pub id: Id,
+    /// The layer outside the daemon whose limit has run out, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed_out: Option<Layer>,
 }
 
 /// Parameters of [`EVENT`].
