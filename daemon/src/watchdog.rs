@@ -16,7 +16,8 @@ use crate::engine::handle::{EngineHandle, Stall};
 const TICKS: u32 = 20;
 /// The longest time between two looks.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// How late a look may be before the time is no measure: this process, or the machine, stood still.
+/// How late a look may be at most before the time is no measure: this process, or the machine, stood
+/// still. Less where the limit is short.
 const TOLERATED_DELAY: Duration = Duration::from_millis(500);
 
 /// The engine thread's silence, as far as it counts.
@@ -42,7 +43,8 @@ impl Watchdog {
     /// Watches until the thread stalls.
     pub async fn run(self, engine: EngineHandle) -> Stall {
         let interval = (self.limit / TICKS).min(MAX_INTERVAL);
-        let mut silence = Silence::new(interval, Instant::now());
+        let tolerated = interval + TOLERATED_DELAY.min(self.limit / 4);
+        let mut silence = Silence::new(tolerated, Instant::now());
         loop {
             tokio::time::sleep(interval).await;
             let now = Instant::now();
@@ -60,21 +62,22 @@ impl Watchdog {
 /// Counts silence. Time in which nobody looked does not count: the engine thread stood still too.
 #[derive(Debug)]
 struct Silence {
-    interval: Duration,
+    /// The longest time between two looks that counts.
+    longest: Duration,
     looked_at: Instant,
     counts_from: Instant,
 }
 
 impl Silence {
-    fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, looked_at: now, counts_from: now }
+    fn new(longest: Duration, now: Instant) -> Self {
+        Self { longest, looked_at: now, counts_from: now }
     }
 
     /// How long the thread has been silent at `now`, when its last heartbeat was at `beat_at`.
     fn look(&mut self, now: Instant, beat_at: Instant, works: bool) -> Duration {
         let since = now.saturating_duration_since(self.looked_at);
         self.looked_at = now;
-        if !works || since > self.interval + TOLERATED_DELAY {
+        if !works || since > self.longest {
             self.counts_from = now;
         }
         now.saturating_duration_since(self.counts_from.max(beat_at))
@@ -93,7 +96,7 @@ mod tests {
     fn only_time_in_which_somebody_looked_is_silence() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut silence = Silence::new(Duration::from_millis(100), start);
+        let mut silence = Silence::new(Duration::from_millis(600), start);
         for (now, beat_at, works, silent) in [
             (100, 90, true, 10),
             (200, 90, true, 110),

@@ -148,6 +148,14 @@ impl ErrorBody {
             .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
     }
 
+    /// The answer in place of one that no frame can carry.
+    #[must_use]
+    pub fn answer_too_large() -> Self {
+        let message =
+            format!("the answer has more than the {} bytes of a frame", limits::FRAME_BYTES);
+        Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Ask for less at a time.")
+    }
+
     /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
     #[must_use]
     pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {

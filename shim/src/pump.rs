@@ -214,7 +214,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     /// A request that has waited here hands its daemon less than the daemon would give it. One that
     /// goes on at once need not be touched, and MCP has no place for it.
     fn hand_limit_down(&mut self) {
-        if self.hello.role != Role::Rpc {
+        // Before the daemon is there, more time passes.
+        if self.hello.role != Role::Rpc || !matches!(self.link, Link::Up(_)) {
             return;
         }
         let Some(front) = self.queue.frames.front() else { return };

@@ -14,17 +14,6 @@ pub struct Arrival(pub u64);
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueueFull<T>(pub T);
 
-/// What can be done for a waiting item now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// It can run.
-    Runs,
-    /// It cannot run yet, and holds nobody up.
-    Waits,
-    /// It cannot run yet and has waited so long that what came later must stand back.
-    HoldsTheRest,
-}
-
 /// A bounded queue of waiting items and a limit on running ones.
 #[derive(Debug)]
 pub struct Admission<T> {
@@ -58,20 +47,18 @@ impl<T> Admission<T> {
         self.queue.remove(index)
     }
 
-    /// Which item runs next, counted from the queue's head: the first whose turn it is, if fewer
-    /// than the limit are running.
-    pub fn next(&self, running: usize, mut turn: impl FnMut(usize, &T) -> Turn) -> Option<usize> {
+    /// Which item runs next, counted from the queue's head: the first that can run, if fewer than
+    /// the limit are running. One that cannot run yet holds nobody up.
+    pub fn next(
+        &self,
+        running: usize,
+        mut can_run: impl FnMut(usize, &T) -> bool,
+    ) -> Option<usize> {
         if running >= self.running_limit {
             return None;
         }
-        for (index, item) in self.queue.iter().enumerate() {
-            match turn(index, item) {
-                Turn::Runs => return Some(index),
-                Turn::Waits => {}
-                Turn::HoldsTheRest => return None,
-            }
-        }
-        None
+        let mut items = self.queue.iter().enumerate();
+        items.find(|(index, item)| can_run(*index, item)).map(|(index, _)| index)
     }
 
     /// Takes out every item that `leaves`, in queue order.
@@ -126,30 +113,12 @@ mod tests {
         for item in ["cold 1", "warm 1", "cold 2"] {
             admission.push(item).unwrap();
         }
-        let warm = |_: usize, item: &&str| match item.starts_with("warm") {
-            true => Turn::Runs,
-            false => Turn::Waits,
-        };
+        let warm = |_: usize, item: &&str| item.starts_with("warm");
         assert_eq!(admission.next(0, warm), Some(1));
         assert_eq!(admission.next(2, warm), None, "as many run as may");
         assert_eq!(admission.remove(1), Some("warm 1"));
         assert_eq!(admission.next(0, warm), None);
-        assert_eq!(admission.next(0, |_, _| Turn::Runs), Some(0));
-    }
-
-    #[test]
-    fn an_item_that_has_waited_long_holds_back_what_came_later() {
-        let mut admission = Admission::new(4, 2);
-        for item in ["warm 1", "starving", "warm 2"] {
-            admission.push(item).unwrap();
-        }
-        let turn = |_: usize, item: &&str| match item.starts_with("warm") {
-            true => Turn::Runs,
-            false => Turn::HoldsTheRest,
-        };
-        assert_eq!(admission.next(0, turn), Some(0));
-        admission.remove(0);
-        assert_eq!(admission.next(0, turn), None);
+        assert_eq!(admission.next(0, |_, _| true), Some(0));
     }
 
     proptest! {
@@ -165,7 +134,7 @@ mod tests {
                     prop_assert_eq!(admission.push(next).is_err(), full);
                     next += 1;
                 } else if let Some(item) =
-                    admission.next(running, |_, _| Turn::Runs).and_then(|index| admission.remove(index))
+                    admission.next(running, |_, _| true).and_then(|index| admission.remove(index))
                 {
                     prop_assert!(running < 3);
                     prop_assert!(last_taken < Some(item));

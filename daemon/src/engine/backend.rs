@@ -203,6 +203,9 @@ pub trait Embedder {
     /// Bytes it keeps besides its weights.
     fn overhead_bytes(&self) -> u64;
 
+    /// As [`Generator::share_cores`].
+    fn share_cores(&mut self, _shares: bool) {}
+
     /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
     /// on those that are embedded with it.
     ///

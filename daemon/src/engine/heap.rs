@@ -1,6 +1,6 @@
 //! Gives free memory of the C heap back to the system.
 //!
-//! An unsafe edge of three calls. glibc takes large blocks from the system one by one and returns
+//! An unsafe edge of a few calls. glibc takes large blocks from the system one by one and returns
 //! them at once, but the size from which a block counts as large grows with what a program frees:
 //! after a model has gone, tens of megabytes would stay resident, and never the same. Elsewhere the
 //! allocator returns memory by itself.
@@ -23,16 +23,23 @@ pub fn run_without_thread_caches() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::os::unix::process::CommandExt;
-        const VARIABLE: &str = "GLIBC_TUNABLES";
-        // A setting of somebody else's, or ours.
-        if std::env::var_os(VARIABLE).is_some() {
+        const TUNABLES: &str = "GLIBC_TUNABLES";
+        // Of our own, because the system may take the other one away on the way.
+        const DONE: &str = "INGLE_HEAP_TUNED";
+        let is_set = |name: &str| std::env::var_os(name).is_some();
+        if is_set(DONE) || is_set(TUNABLES) {
             return;
         }
         if let Ok(program) = std::env::current_exe() {
             let mut command = std::process::Command::new(program);
-            command.args(std::env::args_os().skip(1));
+            command.args(std::env::args_os().skip(1)).env(DONE, "1");
             // It only comes back if it fails.
-            let _ = command.env(VARIABLE, "glibc.malloc.tcache_count=0").exec();
+            let _ = command.env(TUNABLES, "glibc.malloc.tcache_count=0").exec();
+            // SAFETY: two numbers. The attempt has put the signal back to what ends a process that
+            // writes to a reader who has gone; this process means to go on.
+            unsafe {
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            }
         }
     }
 }

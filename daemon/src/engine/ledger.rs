@@ -20,7 +20,7 @@ pub struct Holding {
     pub running: u64,
     /// Bytes of each kept sequence of its prompt cache, least recently used first.
     pub kept: Vec<u64>,
-    /// Generations that run on it or wait for it.
+    /// Requests at work on it, and of those that wait for it as many as protect it.
     pub active: usize,
     /// Whether it is being loaded.
     pub loading: bool,

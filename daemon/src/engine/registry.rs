@@ -304,8 +304,10 @@ impl Registry {
     /// Tells every engine whether to leave a core to others.
     pub fn share_cores(&mut self, shares: bool) {
         for entry in self.slots.values_mut() {
-            if let Slot::Resident(resident) = &mut entry.slot {
-                resident.generator.share_cores(shares);
+            match &mut entry.slot {
+                Slot::Resident(resident) => resident.generator.share_cores(shares),
+                Slot::Embedder(resident) => resident.embedder.share_cores(shares),
+                Slot::Loading(_) => {}
             }
         }
     }

@@ -45,8 +45,19 @@ impl Waiting {
             self.memory_since.get_or_insert(now);
         } else {
             self.memory_since = None;
-            self.load_since.get_or_insert(now);
+            if self.load_until.take().is_some() {
+                // It was loaded, evicted, and is loaded anew.
+                self.load_since = Some(now);
+            } else {
+                self.load_since.get_or_insert(now);
+            }
         }
+    }
+
+    /// Whether its request is at work already, and only this one of its texts has no slot.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.request.choice.work_since.get().is_some()
     }
 
     fn load_ms(&self) -> f64 {
@@ -274,7 +285,8 @@ impl Sequence {
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
-        if self.request.wrap_up.load(Ordering::Relaxed) && ends_sentence(&piece.text) {
+        let wraps_up = self.request.wrap_up.load(Ordering::Relaxed) && !piece.text.is_empty();
+        if wraps_up && ends_sentence(&self.text) {
             return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
         }
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
@@ -349,12 +361,11 @@ impl Sequence {
     }
 }
 
-/// Whether a text may well end behind `piece`: a line does, or a sentence. A point behind a digit
-/// may be a decimal one.
-fn ends_sentence(piece: &str) -> bool {
+/// Whether a text may well end here: a line does, or a sentence. A point behind a digit may be a
+/// decimal one, or a list's.
+fn ends_sentence(text: &str) -> bool {
     let is_behind = |c: char| matches!(c, ' ' | '"' | '\'' | ')' | ']' | '”' | '’' | '*');
-    let piece = piece.trim_end_matches(is_behind);
-    let mut last = piece.chars().rev();
+    let mut last = text.trim_end_matches(is_behind).chars().rev();
     match last.next() {
         Some('\n' | '!' | '?' | '。' | '！' | '？') => true,
         Some('.') => !last.next().is_some_and(|before| before.is_ascii_digit()),
@@ -383,4 +394,25 @@ pub fn fail(request: GenerateRequest, failure: EngineFailure) {
 #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
 fn rate(count: usize, seconds: f64) -> f64 {
     if count == 0 || seconds <= 0.0 { 0.0 } else { count as f64 / seconds }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_behind_a_sentence_and_not_inside_a_number() {
+        for (text, ends) in [
+            ("It burns.", true),
+            ("It burns.\" ", true),
+            ("Does it?", true),
+            ("a line\n", true),
+            ("It costs 3.", false),
+            ("1.", false),
+            ("It burns", false),
+            ("", false),
+        ] {
+            assert_eq!(ends_sentence(text), ends, "{text:?}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ use self::loads::PendingLoad;
 use self::memory::Asker;
 use super::admission::{Admission, Arrival};
 use super::cores::Cores;
-use super::crash_journal::CrashJournal;
+use super::crash_journal::{CrashJournal, Work};
 use super::embedding::Embeddings;
 use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
 use super::memory::MemoryOptions;
@@ -254,6 +254,9 @@ impl Worker {
             }
             self.registry.touch(&waiting.request.model.name, now);
             let first = first_choice(&self.running, &waiting.request).map(|first| first.seq);
+            // Opening and forking a sequence is native code too.
+            let GenerateRequest { model, request_id, .. } = &waiting.request;
+            self.journal.step(Work::Prefill, model, std::iter::once(request_id.as_str()));
             let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
                 self.fail(waiting.request, EngineFailure::Cancelled);
                 continue;

@@ -99,6 +99,12 @@ impl Transport<RoleServer> for FrameTransport {
         let (writer, gone) = (Arc::clone(&self.writer), self.gone.clone());
         async move {
             let mut frame = serde_json::to_vec(&message)?;
+            if frame.len() > limits::FRAME_BYTES {
+                // The shim would take it for a broken connection.
+                let id = serde_json::to_value(&message)?["id"].take();
+                let error = ErrorBody::answer_too_large().to_rpc();
+                frame = serde_json::to_vec(&json!({ "jsonrpc": "2.0", "id": id, "error": error }))?;
+            }
             frame.push(b'\n');
             write(&writer, &gone, frame).await
         }

@@ -291,7 +291,7 @@ impl Connection<'_> {
         let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| match outcome {
             // jsonrpsee's own words for it name no next step.
             Ok(answer) if answer.as_error_code() == Some(OVERSIZED_RESPONSE_CODE) => {
-                Call::answer(&id, &dispatch::answer_too_large())
+                Call::answer(&id, &ErrorBody::answer_too_large())
             }
             Ok(answer) => answer,
             Err(_) => {

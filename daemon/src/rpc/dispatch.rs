@@ -255,19 +255,9 @@ pub fn batch_response(answers: Vec<MethodResponse>, ids: &[WireId]) -> MethodRes
     let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
     for id in ids {
         // These few lines always fit.
-        let _ = builder.append(Call::answer(id, &answer_too_large()));
+        let _ = builder.append(Call::answer(id, &ErrorBody::answer_too_large()));
     }
     MethodResponse::from_batch(builder.finish())
-}
-
-/// The answer in place of one that no frame can carry.
-#[must_use]
-pub fn answer_too_large() -> ErrorBody {
-    ErrorBody::new(
-        ErrorCode::FrameTooLarge,
-        format!("the answer has more than the {} bytes of a frame", limits::FRAME_BYTES),
-    )
-    .with_remediation("Ask for less at a time.")
 }
 
 #[cfg(test)]

@@ -110,6 +110,10 @@ impl Embedder for GgufEmbedder {
         self.context.kv_bytes() + self.context.compute_bytes() + output_bytes
     }
 
+    fn share_cores(&mut self, shares: bool) {
+        self.context.share_cores(shares);
+    }
+
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         for text in texts {
             self.check(text)?;

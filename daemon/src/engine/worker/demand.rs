@@ -76,7 +76,8 @@ impl Worker {
         let queued = self
             .waiting
             .iter()
-            .filter(|waiting| is_counted(waiting.arrival) && is_meant(&waiting.request.model));
+            .filter(|waiting| waiting.has_begun() || is_counted(waiting.arrival))
+            .filter(|waiting| is_meant(&waiting.request.model));
         let embedding = self.embeddings.iter().filter(|job| {
             (job.has_begun() || is_counted(job.arrival)) && is_meant(&job.request.model)
         });

@@ -9,7 +9,7 @@ use ingle_protocol::wire::models::{Eviction, Fit, LoadEstimate};
 
 use super::loads::is_long;
 use super::{Worker, first_choice};
-use crate::engine::admission::{Arrival, Turn};
+use crate::engine::admission::Arrival;
 use crate::engine::handle::{EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::ledger::{Ledger, Need, Plan, Step};
 use crate::engine::memory::{ModelOptions, Stay};
@@ -176,8 +176,9 @@ impl Worker {
         let mut chosen = Plan::Fits(Vec::new());
         let next = self.waiting.next(self.running.len(), |index, waiting| {
             let name = &waiting.request.model.name;
-            if held.is_some_and(|held| held < waiting.arrival) {
-                return Turn::HoldsTheRest;
+            // What is at work already is not held: its time runs.
+            if !waiting.has_begun() && held.is_some_and(|held| held < waiting.arrival) {
+                return false;
             }
             // The other choices of a request go on from the first one's prompt.
             let is_read =
@@ -187,11 +188,11 @@ impl Worker {
                 let plan = self.plan_admission(waiting, now);
                 if !matches!(plan, Plan::Wait(_)) {
                     chosen = plan;
-                    return Turn::Runs;
+                    return true;
                 }
                 blocked.push((index, name.clone()));
             }
-            Turn::Waits
+            false
         });
         for (index, _) in blocked {
             if let Some(waiting) = self.waiting.iter_mut().nth(index) {

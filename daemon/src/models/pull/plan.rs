@@ -188,6 +188,7 @@ impl Plan {
     ///
     /// # Errors
     /// When the manifest cannot be written.
+    #[cfg_attr(not(feature = "hf-hub"), allow(dead_code, reason = "only the hub has branches"))]
     pub(super) fn note(&self, folder: &Path) -> Result<(), PullError> {
         let (Some(mut manifest), Some(name)) = (Manifest::read(folder), self.asked_for()) else {
             return Ok(());
