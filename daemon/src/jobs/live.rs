@@ -24,6 +24,9 @@ pub(super) struct LiveJob {
     pub(super) claim: Claim,
     /// Ends its work.
     pub(super) cancel: CancellationToken,
+    /// Fires when it could not be made a stored job: nobody knows its name, so its end is not stored
+    /// either.
+    pub(super) refused: CancellationToken,
     /// How it is seen; watchers wake at reports, not at every token.
     pub(super) state: watch::Sender<JobRecord>,
     /// Whether somebody runs it, or has ended it before anybody did.
@@ -42,8 +45,16 @@ impl LiveJob {
         room: OwnedSemaphorePermit,
     ) -> Arc<Self> {
         let id = record.id.clone();
-        let (state, is_taken) = (watch::Sender::new(record), AtomicBool::new(false));
-        Arc::new(Self { id, plan, claim: Claim::new(phase), cancel, state, is_taken, _room: room })
+        Arc::new(Self {
+            id,
+            plan,
+            claim: Claim::new(phase),
+            cancel,
+            refused: CancellationToken::new(),
+            state: watch::Sender::new(record),
+            is_taken: AtomicBool::new(false),
+            _room: room,
+        })
     }
 
     /// Whether the caller is the first that wants to run or end it, and so is the one who does.
@@ -85,9 +96,11 @@ impl LiveJobs {
         lock(&self.all).insert(job.id.clone(), Arc::clone(job));
     }
 
-    /// Makes a job known, and puts it behind all others.
-    pub(super) fn push(&self, job: Arc<LiveJob>) {
-        self.add(&job);
+    /// Puts a job that is known behind all others, unless it was cancelled since.
+    pub(super) fn queue(&self, job: Arc<LiveJob>) {
+        if job.is_taken.load(Ordering::Acquire) {
+            return;
+        }
         lock(&self.waiting).push_back(job);
         self.ready.add_permits(1);
     }

@@ -117,9 +117,14 @@ impl Jobs {
         // A task of its own: a caller that goes leaves no job that is stored and not queued.
         let storing = tokio::spawn(async move {
             inner.opened().await?;
-            inner.store.insert(job.record()).await?;
-            inner.live.push(job);
-            Ok(())
+            // Known before it is stored: whoever finds it in the store can wait for it and end it.
+            inner.live.add(&job);
+            let stored = inner.store.insert(job.record()).await;
+            match &stored {
+                Ok(()) => inner.live.queue(job),
+                Err(_) => inner.live.remove(&job.id),
+            }
+            stored
         });
         in_time("storing the job", context, joined(storing)).await?;
         Ok(created.reply(clock::unix_ms()))
@@ -194,6 +199,9 @@ impl Jobs {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_STORE_UNAVAILABLE`.
     pub async fn cancel(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
+        // What waited for this daemon is known once the store is open.
+        let opened = async { Ok(self.inner.opened().await?) };
+        in_time("opening the job store", context, opened).await?;
         let Some(job) = self.inner.live.get(id) else {
             return self.get(id, context).await;
         };
@@ -345,7 +353,10 @@ impl Inner {
         let plan = self.plan(&record.params, record.class);
         let job = plan.and_then(|plan| self.queued(record.clone(), plan));
         match job {
-            Ok(job) => self.live.push(job),
+            Ok(job) => {
+                self.live.add(&job);
+                self.live.queue(job);
+            }
             Err(error) => {
                 // Other settings than then; it ends as it would have if it came now.
                 record.end(JobStatus::Failed, Outcome::Error(error), clock::unix_ms());

@@ -4,16 +4,20 @@
 //! connection's end and its promotion.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::jobs::{JobParams, JobReply};
+use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::live::LiveJob;
 use super::record::JobRecord;
 use super::state::{Ending, Move, Phase};
+use super::store::StoreError;
 use super::{Jobs, clock};
 
 /// A call under way that is not stored. Dropping it ends the work, as a connection's end does,
@@ -67,50 +71,98 @@ impl RunningJob {
     }
 
     /// Makes a stored job of the call, which from then on nobody but `jobs.cancel` and its own time
-    /// can end. When this returns `Stored`, it is on disk.
+    /// can end. When this returns `Stored` before `until`, it is on disk; at `until` it may still be
+    /// on its way there, and can be waited for and cancelled all the same.
     ///
     /// # Errors
-    /// `JOB_STORE_UNAVAILABLE`: the call could not be stored and has been ended, with its partial
-    /// result in the error; `CANCELLED` when its end came first.
-    pub async fn promote(self) -> Result<Promotion, ErrorBody> {
-        let inner = Arc::clone(&self.jobs.inner);
-        let job = Arc::clone(&self.job);
+    /// `JOB_STORE_UNAVAILABLE`: the call could not be stored, or not begun to be until `until`, and
+    /// has been ended, with its partial result in the error.
+    pub async fn promote(self, until: Instant) -> Result<Promotion, ErrorBody> {
+        let (jobs, job) = (self.jobs.clone(), Arc::clone(&self.job));
+        // Whether the caller has its answer: set once, by the storing that failed or by its time.
+        let is_answered = Arc::new(AtomicBool::new(false));
         // A task of its own: once it is detached, nobody's going may leave it half stored.
-        let promoting = tokio::spawn(async move {
-            let stored = async {
-                inner.opened().await?;
-                let room = inner.store.room().await?;
-                if job.claim.make(Move::Promote).is_err() {
-                    return Ok(None);
-                }
-                inner.live.add(&job);
-                Ok(Some(room.insert(job.record())))
-            };
-            let stored = match stored.await {
-                Ok(None) => return Ok(Promotion::Ended(Box::new(reply(&job).await))),
-                Ok(Some(stored)) => stored.await.unwrap_or_else(|_| Err(inner.store.ended())),
-                Err(error) => Err(error),
-            };
-            match stored {
-                Ok(()) => Ok(Promotion::Stored(Box::new(job.record().reply(clock::unix_ms())))),
-                Err(error) => {
-                    // Its text so far is all that can be given now.
-                    let partial = job.record().partial.value();
-                    let _ = job.claim.make(Move::End(Ending::Cancelled));
-                    job.cancel.cancel();
-                    let mut error = ErrorBody::from(error);
-                    if let Some(partial) = partial {
-                        error.details = serde_json::json!({ "partial_result": partial });
-                    }
-                    Err(error)
-                }
-            }
-        });
-        let bug = |error: tokio::task::JoinError| {
-            ErrorBody::new(ErrorCode::Internal, format!("the promotion failed: {error}"))
+        let mut storing = tokio::spawn(store(jobs, job, Arc::clone(&is_answered)));
+        let outcome = match tokio::time::timeout_at(until, &mut storing).await {
+            Ok(outcome) => outcome,
+            Err(_) if is_answered.swap(true, Ordering::AcqRel) => storing.await,
+            Err(_) => return self.late().await,
         };
-        promoting.await.map_err(bug)?
+        outcome.unwrap_or_else(|error| {
+            Err(ErrorBody::new(ErrorCode::Internal, format!("the promotion failed: {error}")))
+        })
     }
+
+    /// What the caller is told when the store is slower than the caller has time.
+    async fn late(&self) -> Result<Promotion, ErrorBody> {
+        match self.job.claim.make(Move::HangUp) {
+            Ok(_) => {
+                let partial = self.job.record().partial.value();
+                self.job.cancel.cancel();
+                Err(refusal(self.jobs.inner.store.late(), partial))
+            }
+            Err(Phase::Ended { was_detached: false, .. }) => {
+                Ok(Promotion::Ended(Box::new(reply(&self.job).await)))
+            }
+            // The storing goes on in its task.
+            Err(_) => Ok(Promotion::Stored(Box::new(now(&self.job)))),
+        }
+    }
+}
+
+/// Claims the call and stores it.
+async fn store(
+    jobs: Jobs,
+    job: Arc<LiveJob>,
+    is_answered: Arc<AtomicBool>,
+) -> Result<Promotion, ErrorBody> {
+    let inner = jobs.inner;
+    let stored = async {
+        inner.opened().await?;
+        let room = inner.store.room().await?;
+        if job.claim.make(Move::Promote).is_err() {
+            return Ok(None);
+        }
+        inner.live.add(&job);
+        Ok(Some(room.insert(job.record())))
+    };
+    let stored = match stored.await {
+        Ok(None) => return Ok(Promotion::Ended(Box::new(reply(&job).await))),
+        Ok(Some(stored)) => stored.await.unwrap_or_else(|_| Err(inner.store.ended())),
+        Err(error) => Err(error),
+    };
+    let Err(error) = stored else {
+        return Ok(Promotion::Stored(Box::new(now(&job))));
+    };
+    if is_answered.swap(true, Ordering::AcqRel) {
+        // The caller knows its name, or has been told that there is none; a job that is known runs
+        // on, and its end is stored when the store is sound again.
+        tracing::warn!(job = job.id, %error, "a call that became a job is not stored yet");
+        return Err(error.into());
+    }
+    // From here on its end is not stored: a disk that heals must not bring a job to light that
+    // nobody was told of.
+    job.refused.cancel();
+    // Its text so far is all that can be given now.
+    let partial = job.record().partial.value();
+    if job.claim.make(Move::End(Ending::Cancelled)).is_err() {
+        // Unless the work has ended, whose result needs no store.
+        return Ok(Promotion::Ended(Box::new(reply(&job).await)));
+    }
+    job.cancel.cancel();
+    Err(refusal(error, partial))
+}
+
+fn refusal(error: StoreError, partial: Option<Value>) -> ErrorBody {
+    let error = ErrorBody::from(error);
+    match partial {
+        Some(partial) => error.with_details(json!({ "partial_result": partial })),
+        None => error,
+    }
+}
+
+fn now(job: &LiveJob) -> JobReply {
+    job.record().reply(clock::unix_ms())
 }
 
 async fn reply(job: &LiveJob) -> JobReply {

@@ -78,9 +78,12 @@ impl Inner {
         let status = status_of(won, matches!(outcome, Outcome::Result(_)));
         record.end(status, outcome, clock::unix_ms());
         if phase.is_detached() {
-            self.store_end(job, &mut record).await;
+            tokio::select! {
+                biased;
+                () = job.refused.cancelled() => record.not_stored = None,
+                () = self.store_end(job, &mut record) => {}
+            }
         }
-        record.not_stored = None;
         job.state.send_replace(record);
         self.live.remove(&job.id);
         tracing::debug!(job = job.id, status = status.as_str(), "a job ended");
@@ -95,9 +98,9 @@ impl Inner {
             tracing::warn!(job = job.id, %error, "the end of a job is not stored yet");
             record.not_stored = Some(error.to_string());
             job.state.send_replace(record.clone());
-            record.not_stored = None;
             tokio::select! {
                 () = self.ending.cancelled() => {
+                    // It stays `not_stored` for whoever still looks.
                     tracing::error!(job = job.id, "the daemon ends before a job's end was stored");
                     return;
                 }
@@ -105,6 +108,7 @@ impl Inner {
             }
             pause_ms = (pause_ms * 2).min(limits::JOB_STORE_RETRY_MAX_MS);
         }
+        record.not_stored = None;
     }
 
     /// Tries until the work has come to an end that another attempt would not change.

@@ -196,6 +196,13 @@ impl Store {
         answer.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
+    /// The error of a thread that did not answer in the time there was.
+    #[must_use]
+    pub fn late(&self) -> StoreError {
+        let problem = "it did not answer in time".to_owned();
+        StoreError::Failed { path: self.path.clone(), problem }
+    }
+
     /// The error of a thread that has ended.
     #[must_use]
     pub fn ended(&self) -> StoreError {

@@ -74,6 +74,10 @@ async fn listed(jobs: &Jobs) -> usize {
     jobs.list(ListJobsParams::default(), &context(jobs)).await.unwrap().jobs.len()
 }
 
+fn in_a_minute() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(60)
+}
+
 async fn stop(jobs: &Jobs) {
     jobs.inner.service.draining.cancel();
     let _ = jobs.inner.service.engine.send(Command::Shutdown { now: true });
@@ -89,7 +93,9 @@ async fn a_call_that_ends_by_itself_leaves_no_job() {
     assert_eq!(reply.result.as_ref().unwrap()["text"].as_str().map(str::len), Some(100));
     assert_eq!(reply.job.class, Class::Workflow);
     // Too late: the result won.
-    let Promotion::Ended(late) = call.promote().await.unwrap() else { panic!("promoted") };
+    let Promotion::Ended(late) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("promoted")
+    };
     assert_eq!(*late, reply);
     assert_eq!(listed(&jobs).await, 0);
     stop(&jobs).await;
@@ -101,7 +107,9 @@ async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not()
     let jobs = jobs(folder.path());
     let call = jobs.start(params("sim"), Class::Workflow).unwrap();
     // `promote` takes the call, and what is left of it is dropped at its end.
-    let Promotion::Stored(reply) = call.promote().await.unwrap() else { panic!("not promoted") };
+    let Promotion::Stored(reply) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("not promoted")
+    };
     let id = reply.job.id;
     let live = jobs.inner.live.get(&id).unwrap();
     assert_eq!(live.ended().await.status, JobStatus::Done);
@@ -119,7 +127,9 @@ async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not()
 
     // Its own time still ends it, and so does `jobs.cancel`.
     let call = jobs.start(params("slow"), Class::Workflow).unwrap();
-    let Promotion::Stored(reply) = call.promote().await.unwrap() else { panic!("not promoted") };
+    let Promotion::Stored(reply) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("not promoted")
+    };
     let cancelled = jobs.cancel(&reply.job.id, &context(&jobs)).await.unwrap();
     assert_eq!(cancelled.job.status, JobStatus::Cancelled);
     assert_eq!(listed(&jobs).await, 2);
@@ -135,10 +145,81 @@ async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
     std::fs::create_dir_all(&path).unwrap();
     let call = jobs.start(params("slow"), Class::Workflow).unwrap();
     let mut state = call.watch();
-    let error = call.promote().await.unwrap_err();
+    let error = call.promote(in_a_minute()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
     assert!(error.message.contains("jobs.sqlite3"), "{error:?}");
     let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
     assert_eq!(ended.status, JobStatus::Cancelled);
+    stop(&jobs).await;
+}
+
+/// The store is asked once before, so that a fault can be put into its file.
+async fn break_store(jobs: &Jobs) -> rusqlite::Connection {
+    listed(jobs).await;
+    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    file.execute_batch(
+        "CREATE TRIGGER no_room BEFORE INSERT ON jobs BEGIN SELECT RAISE(FAIL, 'no room'); END",
+    )
+    .unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_refused_never_comes_to_light_and_gives_its_room_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let file = break_store(&jobs).await;
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let mut state = call.watch();
+    let error = call.promote(in_a_minute()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!((ended.status, ended.not_stored), (JobStatus::Cancelled, None));
+    // All that calls may hold is there once its run is over, and no retry waits for the disk.
+    let all = u32::try_from(limits::PROMOTED_JOBS).unwrap();
+    drop(jobs.inner.promotable.acquire_many(all).await.unwrap());
+    assert_eq!(jobs.counts(), JobCounts { running: 0, queued: 0 });
+    file.execute_batch("DROP TRIGGER no_room").unwrap();
+    assert_eq!(listed(&jobs).await, 0);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_that_the_store_keeps_waiting_is_answered_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    // The store never opens while this is held, so that nothing can be claimed.
+    let opening = jobs.inner.is_open.lock().await;
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let error = call.promote(tokio::time::Instant::now()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    drop(opening);
+    assert_eq!(listed(&jobs).await, 0);
+    // Claimed, but not on disk: it has a name, and can be waited for.
+    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(100);
+    let Promotion::Stored(reply) = call.promote(soon).await.unwrap() else { panic!("ended") };
+    let live = jobs.inner.live.get(&reply.job.id).unwrap();
+    file.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(live.ended().await.status, JobStatus::Done);
+    assert_eq!(listed(&jobs).await, 1);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let opening = jobs.inner.is_open.lock().await;
+    let record = jobs.inner.record(params("slow"), Class::Job, None);
+    // As a daemon before this one has left it.
+    jobs.inner.store.open().await.unwrap();
+    jobs.inner.store.insert(record.clone()).await.unwrap();
+    jobs.inner.store.close().await;
+    let context = context(&jobs);
+    let (cancelled, ()) = tokio::join!(jobs.cancel(&record.id, &context), async { drop(opening) });
+    assert_eq!(cancelled.unwrap().job.status, JobStatus::Cancelled);
     stop(&jobs).await;
 }

@@ -35,6 +35,13 @@ impl Patience {
     pub const fn due_ms(self) -> u64 {
         self.limit_ms.saturating_sub(margin_ms(self.limit_ms))
     }
+
+    /// Milliseconds after which a call that becomes a job is answered, stored or not: half of the
+    /// margin is left for the way back.
+    #[must_use]
+    pub const fn answer_ms(self) -> u64 {
+        self.limit_ms.saturating_sub(margin_ms(self.limit_ms) / 2)
+    }
 }
 
 /// Where a call's progress goes, if its host wants to hear of it.
@@ -75,7 +82,9 @@ pub async fn run(
     patience: Patience,
     mut progress: Progress<'_>,
 ) -> Result<CallToolResult, ErrorBody> {
-    let due_at = Instant::now() + Duration::from_millis(patience.due_ms());
+    let begun_at = Instant::now();
+    let due_at = begun_at + Duration::from_millis(patience.due_ms());
+    let answer_at = begun_at + Duration::from_millis(patience.answer_ms());
     let running = jobs.start(params, class)?;
     let mut watch = running.watch();
     loop {
@@ -93,7 +102,7 @@ pub async fn run(
             },
         }
     }
-    match running.promote().await? {
+    match running.promote(answer_at).await? {
         Promotion::Ended(reply) | Promotion::Stored(reply) => result(*reply, patience),
     }
 }

@@ -238,6 +238,9 @@ impl Tools {
         let reply = self.jobs.cancel(id, &self.request(request_id, Class::Simple, None)).await?;
         let words = match reply.job.status {
             JobStatus::Cancelled => "The job was cancelled.",
+            JobStatus::Queued | JobStatus::Running => {
+                "The job has not ended yet; call job_cancel again, or job_get to see how it stands."
+            }
             _ => "The job had ended before; job_get shows its result.",
         };
         let mut answer = CallToolResult::structured(json!({
