@@ -223,3 +223,28 @@ async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
     assert_eq!(cancelled.unwrap().job.status, JobStatus::Cancelled);
     stop(&jobs).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_without_time_says_how_the_job_stands_and_one_at_the_drain_does_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let plain = context(&jobs);
+    let made = jobs.create(params("slow"), &plain).await.unwrap();
+    let wait = WaitParams { id: made.job.id, ..WaitParams::default() };
+    // Its time was over before the store was asked.
+    let mut short = context(&jobs);
+    (short.deadline.work_ms, short.deadline.limit_ms) = (1, 0);
+    let (events, _heard) = mpsc::channel(8);
+    let reply = jobs.wait(&wait, events.clone(), &short).await.unwrap();
+    assert!(!reply.job.status.has_ended() && reply.error.is_none(), "{reply:?}");
+    // Nobody takes what waits once the daemon drains.
+    jobs.inner.service.draining.cancel();
+    let record = jobs.inner.record(params("slow"), Class::Job, None);
+    let plan = jobs.inner.plan(&record.params, Class::Job).unwrap();
+    let job = jobs.inner.queued(record, plan).unwrap();
+    jobs.inner.live.add(&job);
+    let wait = WaitParams { id: job.id.clone(), ..WaitParams::default() };
+    let reply = jobs.wait(&wait, events, &plain).await.unwrap();
+    assert_eq!(reply.job.status, JobStatus::Queued);
+    stop(&jobs).await;
+}
