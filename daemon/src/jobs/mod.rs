@@ -16,6 +16,7 @@ pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -27,8 +28,8 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::jobs::{
-    DeleteJobsParams, JobEvent, JobList, JobParams, JobReply, JobStatus, JobWarning, JobWork,
-    JobsDeleted, ListJobsParams, WaitParams,
+    DeleteJobsParams, JobEvent, JobList, JobParams, JobReply, JobStatus, JobWork, JobsDeleted,
+    ListJobsParams, WaitParams,
 };
 use ingle_protocol::wire::status::JobCounts;
 use serde_json::json;
@@ -40,6 +41,7 @@ use self::live::{LiveJob, LiveJobs};
 use self::record::{JobRecord, Outcome};
 use self::state::{Ending, Move, Phase, Plan};
 use self::store::{Keep, Store, StoreError};
+use self::watch::watch;
 use crate::engine::handle::EngineFailure;
 use crate::request::RequestContext;
 use crate::service::generate::daemon_timeout;
@@ -444,49 +446,6 @@ impl Inner {
                 () = tokio::time::sleep(pause) => self.store.sweep(),
             }
         }
-    }
-}
-
-/// Tells how a job comes on until it has ended.
-async fn watch(job: &LiveJob, events: &mpsc::Sender<JobEvent>) {
-    let mut state = job.state.subscribe();
-    let mut told = 0;
-    let mut last = None;
-    loop {
-        let (news, warnings, has_ended) = {
-            let record = state.borrow_and_update();
-            let progress = JobEvent::Progress {
-                status: record.status,
-                progress: record.progress,
-                message: record.message.clone(),
-            };
-            let warnings = record.warnings.get(told..).unwrap_or_default().to_vec();
-            (progress, warnings, record.status.has_ended())
-        };
-        told += warnings.len();
-        for warning in warnings {
-            let message = in_words(warning).to_owned();
-            // A caller that wants no events has closed this.
-            let _ = events.send(JobEvent::Warning { warning, message }).await;
-        }
-        if has_ended {
-            return;
-        }
-        if last.as_ref() != Some(&news) {
-            let _ = events.send(news.clone()).await;
-            last = Some(news);
-        }
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn in_words(warning: JobWarning) -> &'static str {
-    match warning {
-        JobWarning::SoftTimeout => "the soft timeout has passed; it ends with the next sentence",
-        JobWarning::EightyPercent => "80 % of its time is gone",
-        JobWarning::Retry => "it timed out and runs again",
     }
 }
 
