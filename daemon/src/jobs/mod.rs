@@ -16,18 +16,20 @@ pub mod state;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
-use ingle_protocol::timeouts::Class;
+use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::jobs::{
-    DeleteJobsParams, JobEvent, JobList, JobParams, JobReply, JobStatus, JobWarning, JobWork,
-    JobsDeleted, ListJobsParams, WaitParams,
+    DeleteJobsParams, JobEvent, JobList, JobParams, JobReply, JobStatus, JobWork, JobsDeleted,
+    ListJobsParams, WaitParams,
 };
 use ingle_protocol::wire::status::JobCounts;
 use serde_json::json;
@@ -39,6 +41,7 @@ use self::live::{LiveJob, LiveJobs};
 use self::record::{JobRecord, Outcome};
 use self::state::{Ending, Move, Phase, Plan};
 use self::store::{Keep, Store, StoreError};
+use self::watch::watch;
 use crate::engine::handle::EngineFailure;
 use crate::request::RequestContext;
 use crate::service::generate::daemon_timeout;
@@ -100,7 +103,7 @@ impl Jobs {
     ///
     /// # Errors
     /// `INVALID_PARAMS` naming the parameter; `OVERLOADED` when too many jobs wait;
-    /// `JOB_STORE_UNAVAILABLE`; `SHUTTING_DOWN`.
+    /// `JOB_STORE_UNAVAILABLE`; `SHUTTING_DOWN`; `TIMEOUT` and `CANCELLED`, after which it may exist.
     pub async fn create(
         &self,
         params: JobParams,
@@ -114,9 +117,15 @@ impl Jobs {
         let job = inner.queued(inner.record(params, Class::Job, plan.work_ms), plan)?;
         let created = job.record();
         let inner = Arc::clone(inner);
+        // Fires when the caller has gone or has been told that its time is over.
+        let gone = context.cancel.child_token();
+        let _gone_on_drop = gone.clone().drop_guard();
         // A task of its own: a caller that goes leaves no job that is stored and not queued.
         let storing = tokio::spawn(async move {
             inner.opened().await?;
+            if gone.is_cancelled() {
+                return Err(EngineFailure::Cancelled.into());
+            }
             // Known before it is stored: whoever finds it in the store can wait for it and end it.
             inner.live.add(&job);
             let stored = inner.store.insert(job.record()).await;
@@ -124,9 +133,17 @@ impl Jobs {
                 Ok(()) => inner.live.queue(job),
                 Err(_) => inner.live.remove(&job.id),
             }
-            stored
+            Ok(stored?)
         });
-        in_time("storing the job", context, joined(storing)).await?;
+        let stored = self.inner.in_time("storing the job", context, joined(storing)).await;
+        stored.map_err(|error| match error.code {
+            // A caller that sends it again would have it twice.
+            ErrorCode::Timeout | ErrorCode::Cancelled => {
+                let next = "It may have been created: see `ingle jobs list`.";
+                ErrorBody { retryable: false, ..error.with_remediation(next) }
+            }
+            _ => error,
+        })?;
         Ok(created.reply(clock::unix_ms()))
     }
 
@@ -135,7 +152,7 @@ impl Jobs {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_STORE_UNAVAILABLE`.
     pub async fn get(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
-        let record = in_time("reading the job", context, self.find(id)).await?;
+        let record = self.inner.in_time("reading the job", context, self.find(id)).await?;
         Ok(record.reply(clock::unix_ms()))
     }
 
@@ -156,7 +173,8 @@ impl Jobs {
             self.inner.opened().await?;
             Ok(self.inner.store.list(params.status, limit).await?)
         };
-        let mut stored: Vec<JobRecord> = in_time("listing the jobs", context, read).await?;
+        let mut stored: Vec<JobRecord> =
+            self.inner.in_time("listing the jobs", context, read).await?;
         for job in &mut stored {
             // What runs is further than what was written last.
             if let Some(live) = self.inner.live.get(&job.id) {
@@ -168,8 +186,8 @@ impl Jobs {
         Ok(JobList { jobs })
     }
 
-    /// Waits until a job has ended or the caller's W is over, and tells `events` meanwhile how it
-    /// comes on. The reply to a caller whose time is over is `pending`, and no error.
+    /// Waits until a job has ended, the caller's W is over, or the job is left to the next daemon, and
+    /// tells `events` meanwhile how it comes on. The reply to a caller whose time is over is `pending`, and no error.
     ///
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_STORE_UNAVAILABLE`, `CANCELLED` when the caller has gone.
@@ -179,16 +197,24 @@ impl Jobs {
         events: mpsc::Sender<JobEvent>,
         context: &RequestContext,
     ) -> Result<JobReply, ErrorBody> {
-        let until = context.deadline.work_ends_at(context.deadline.accepted_at);
-        let found = in_time("reading the job", context, self.find(&params.id)).await?;
+        let accepted_at = context.deadline.accepted_at;
+        let until = context.deadline.work_ends_at(accepted_at);
+        // Only the waiting is as short as the caller asks: a look has the time of any look.
+        let look_ms = self.inner.service.config.timeouts.work_ms(Class::Simple);
+        let look = RequestContext {
+            deadline: Deadline::new(Layer::Daemon, look_ms, None, accepted_at),
+            ..context.clone()
+        };
+        let found = self.inner.in_time("reading the job", &look, self.find(&params.id)).await?;
         let Some(job) = self.inner.live.get(&params.id) else {
             // It ended between the two looks, or before them.
-            let record = in_time("reading the job", context, self.find(&params.id)).await;
+            let record = self.inner.in_time("reading the job", &look, self.find(&params.id)).await;
             return Ok(record.unwrap_or(found).reply(clock::unix_ms()));
         };
         let limit = tokio::time::Instant::from_std(until);
         tokio::select! {
             () = context.cancel.cancelled() => return Err(EngineFailure::Cancelled.into()),
+            () = self.inner.left_waiting(&job) => {}
             _ = tokio::time::timeout_at(limit, watch(&job, &events)) => {}
         }
         Ok(job.record().reply(clock::unix_ms()))
@@ -201,7 +227,7 @@ impl Jobs {
     pub async fn cancel(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
         // What waited for this daemon is known once the store is open.
         let opened = async { Ok(self.inner.opened().await?) };
-        in_time("opening the job store", context, opened).await?;
+        self.inner.in_time("opening the job store", context, opened).await?;
         let Some(job) = self.inner.live.get(id) else {
             return self.get(id, context).await;
         };
@@ -217,7 +243,7 @@ impl Jobs {
             });
         }
         let ended = async { Ok(job.ended().await) };
-        let record = in_time("ending the job", context, ended).await?;
+        let record = self.inner.in_time("ending the job", context, ended).await?;
         Ok(record.reply(clock::unix_ms()))
     }
 
@@ -244,7 +270,7 @@ impl Jobs {
             };
             Ok(JobsDeleted { deleted })
         };
-        in_time("deleting jobs", context, work).await
+        self.inner.in_time("deleting jobs", context, work).await
     }
 
     async fn not_deleted(&self, id: &str) -> ErrorBody {
@@ -367,6 +393,14 @@ impl Inner {
         }
     }
 
+    /// Waits until the daemon drains, if it does so before a worker takes the job.
+    async fn left_waiting(&self, job: &LiveJob) {
+        self.service.draining.cancelled().await;
+        if job.state.borrow().status != JobStatus::Queued {
+            std::future::pending().await
+        }
+    }
+
     /// One worker: runs one job at a time until the daemon drains.
     async fn work(self: Arc<Self>) {
         if let Err(error) = self.opened().await {
@@ -386,6 +420,23 @@ impl Inner {
         }
     }
 
+    /// Bounds a step of a call by the daemon's limit and by its cancel token.
+    async fn in_time<T>(
+        &self,
+        what: &'static str,
+        context: &RequestContext,
+        step: impl Future<Output = Result<T, ErrorBody>>,
+    ) -> Result<T, ErrorBody> {
+        let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
+        tokio::select! {
+            () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
+            outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
+                self.service.timeouts.count(context.class, Layer::Daemon);
+                Err(daemon_timeout(what, context, Instant::now()))
+            }),
+        }
+    }
+
     /// Has the store cleaned up now and then.
     async fn clean_up(self: Arc<Self>) {
         let pause = Duration::from_millis(limits::JOB_SWEEP_MS);
@@ -398,67 +449,9 @@ impl Inner {
     }
 }
 
-/// Tells how a job comes on until it has ended.
-async fn watch(job: &LiveJob, events: &mpsc::Sender<JobEvent>) {
-    let mut state = job.state.subscribe();
-    let mut told = 0;
-    let mut last = None;
-    loop {
-        let (news, warnings, has_ended) = {
-            let record = state.borrow_and_update();
-            let progress = JobEvent::Progress {
-                status: record.status,
-                progress: record.progress,
-                message: record.message.clone(),
-            };
-            let warnings = record.warnings.get(told..).unwrap_or_default().to_vec();
-            (progress, warnings, record.status.has_ended())
-        };
-        told += warnings.len();
-        for warning in warnings {
-            let message = in_words(warning).to_owned();
-            // A caller that wants no events has closed this.
-            let _ = events.send(JobEvent::Warning { warning, message }).await;
-        }
-        if has_ended {
-            return;
-        }
-        if last.as_ref() != Some(&news) {
-            let _ = events.send(news.clone()).await;
-            last = Some(news);
-        }
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn in_words(warning: JobWarning) -> &'static str {
-    match warning {
-        JobWarning::SoftTimeout => "the soft timeout has passed; it ends with the next sentence",
-        JobWarning::EightyPercent => "80 % of its time is gone",
-        JobWarning::Retry => "it timed out and runs again",
-    }
-}
-
-/// Bounds a step of a call by the daemon's limit and by its cancel token.
-async fn in_time<T>(
-    what: &'static str,
-    context: &RequestContext,
-    step: impl Future<Output = Result<T, ErrorBody>>,
-) -> Result<T, ErrorBody> {
-    let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
-    tokio::select! {
-        () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
-        outcome = tokio::time::timeout_at(limit, step) => {
-            outcome.unwrap_or_else(|_| Err(daemon_timeout(what, context, Instant::now())))
-        }
-    }
-}
-
-async fn joined<T>(task: tokio::task::JoinHandle<Result<T, StoreError>>) -> Result<T, ErrorBody> {
+async fn joined<T>(task: tokio::task::JoinHandle<Result<T, ErrorBody>>) -> Result<T, ErrorBody> {
     match task.await {
-        Ok(outcome) => Ok(outcome?),
+        Ok(outcome) => outcome,
         Err(error) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
     }
 }

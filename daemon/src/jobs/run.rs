@@ -22,7 +22,6 @@ use super::live::LiveJob;
 use super::record::{JobRecord, Outcome, Partial, interrupted};
 use super::state::{Ending, Move, Phase, Times, status_of};
 use crate::request::RequestContext;
-use crate::service::generate::Generation;
 
 /// Shares of a generation's progress: loading and reading the prompt, then the text.
 const LOADED: f32 = 0.05;
@@ -33,14 +32,20 @@ impl Inner {
     pub(super) async fn run(self: &Arc<Self>, job: &Arc<LiveJob>) {
         let started = Instant::now();
         let work = std::panic::AssertUnwindSafe(self.attempts(job, started)).catch_unwind();
+        let stopped = || Err(if self.ending.is_cancelled() { interrupted() } else { cancelled() });
         let outcome = tokio::select! {
             biased;
-            () = job.cancel.cancelled() => {
-                Err(if self.ending.is_cancelled() { interrupted() } else { cancelled() })
-            }
-            outcome = work => outcome.unwrap_or_else(|_| {
-                Err(ErrorBody::new(ErrorCode::Internal, "the job's work panicked"))
-            }),
+            // First, so that a result that is there is not thrown away.
+            outcome = work => match outcome {
+                Ok(Err(error))
+                    if error.code == ErrorCode::Cancelled && job.cancel.is_cancelled() =>
+                {
+                    stopped()
+                }
+                Ok(outcome) => outcome,
+                Err(_) => Err(ErrorBody::new(ErrorCode::Internal, "the job's work panicked")),
+            },
+            () = job.cancel.cancelled() => stopped(),
         };
         let ending = match outcome.as_ref().map_err(|error| error.code) {
             Err(ErrorCode::Timeout) => Ending::TimedOut,
@@ -118,13 +123,15 @@ impl Inner {
         loop {
             let times = job.plan.times(attempt);
             let context = self.begin(job, attempt, times).await;
-            let result = match &params.work {
-                JobWork::Generate(params) => {
-                    self.generate(job, params.clone(), context, times, started).await
+            let result = self.patiently(job, &context, |context| async {
+                match &params.work {
+                    JobWork::Generate(params) => {
+                        self.generate(job, params.clone(), context, times, started).await
+                    }
+                    JobWork::Embed(params) => self.embed(job, params.clone(), &context).await,
                 }
-                JobWork::Embed(params) => self.embed(job, params.clone(), &context).await,
-            };
-            match result {
+            });
+            match result.await {
                 Err(error)
                     if error.code == ErrorCode::Timeout && job.plan.has_retry_after(attempt) =>
                 {
@@ -190,7 +197,7 @@ impl Inner {
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let wants_logprobs = params.logprobs || params.top_logprobs > 0;
         let wrap_up = Arc::clone(&context.wrap_up);
-        let mut generation = self.start_generation(job, params, context).await?;
+        let mut generation = self.service.generate(params, context).await?;
         let mut watch = Watch { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 };
         let tick = Duration::from_millis(limits::JOB_REPORT_MS);
         let mut next_tick = tokio::time::Instant::now() + tick;
@@ -242,27 +249,26 @@ impl Inner {
         to_result(&result)
     }
 
-    /// Starts the generation. A job is patient: where a caller would be refused because the engine
-    /// has too much to do, it tries again, within the daemon's limit of this attempt.
-    async fn start_generation(
+    /// Tries `work`. A job is patient: where a caller would be refused because the engine has too
+    /// much to do, it tries again, within the daemon's limit of this attempt.
+    async fn patiently<F: Future<Output = Result<Value, ErrorBody>>>(
         &self,
         job: &LiveJob,
-        params: GenerateParams,
-        context: RequestContext,
-    ) -> Result<Generation, ErrorBody> {
+        context: &RequestContext,
+        mut work: impl FnMut(RequestContext) -> F,
+    ) -> Result<Value, ErrorBody> {
         let pause = Duration::from_millis(limits::RETRY_AFTER_MS);
         loop {
-            // A start that fails fires its token.
+            // Work that fails fires its token.
             let cancel = job.cancel.child_token();
-            let context = RequestContext { cancel, ..context.clone() };
-            let until = context.deadline.expires_at();
-            match self.service.generate(params.clone(), context).await {
+            match work(RequestContext { cancel, ..context.clone() }).await {
                 Err(error)
-                    if error.code == ErrorCode::Overloaded && Instant::now() + pause < until =>
+                    if error.code == ErrorCode::Overloaded
+                        && Instant::now() + pause < context.deadline.expires_at() =>
                 {
                     tokio::time::sleep(pause).await;
                 }
-                started => return started,
+                result => return result,
             }
         }
     }
@@ -305,11 +311,12 @@ impl Watch<'_> {
                 (LOADED + read * (PREFILLED - LOADED), message)
             }
             GenerateEvent::Delta { choice, text, logprobs } => {
+                if self.choices.is_empty() {
+                    // Whichever of the texts speaks first.
+                    self.begin_text();
+                }
                 if self.choices.len() <= choice {
                     self.choices.resize_with(choice + 1, Heard::default);
-                    if choice == 0 {
-                        self.begin_text();
-                    }
                 }
                 let heard = &mut self.choices[choice];
                 // Pieces are joined where the engine is quicker than its reader, so this is a count
@@ -395,4 +402,39 @@ fn elapsed_ms(since: Instant) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "a share for people")]
 fn share(done: usize, all: usize) -> f32 {
     (done as f32 / all.max(1) as f32).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::state::Plan;
+    use super::*;
+    use ingle_protocol::timeouts::Class;
+    use ingle_protocol::wire::jobs::JobParams;
+
+    #[test]
+    fn a_second_attempt_begins_its_text_anew_whichever_choice_speaks_first() {
+        let work = JobWork::Generate(GenerateParams::default());
+        let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
+        let plan = Plan::new(&params, 1_000).unwrap();
+        let record = JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, None, 0);
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let job = LiveJob::new(record, plan, Phase::Detached, CancellationToken::new(), room);
+        let say = |watch: &mut Watch<'_>, choice, text: &str| {
+            let text = text.to_owned();
+            watch.take(GenerateEvent::Delta { choice, text, logprobs: Vec::new() });
+        };
+        let attempt =
+            || Watch { job: &job, max_tokens: 9, choices: Vec::new(), is_new: false, ticks: 0 };
+        let mut first = attempt();
+        say(&mut first, 0, "old");
+        say(&mut first, 1, "old");
+        let mut second = attempt();
+        say(&mut second, 1, "new ");
+        say(&mut second, 0, "new");
+        say(&mut second, 1, "text");
+        assert_eq!(job.record().partial, Partial(vec!["new".to_owned(), "new text".to_owned()]));
+    }
 }

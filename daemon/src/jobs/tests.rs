@@ -53,6 +53,10 @@ fn jobs(folder: &Path) -> Jobs {
     Jobs::spawn(Arc::new(service)).unwrap()
 }
 
+fn store_in(folder: &Path) -> std::path::PathBuf {
+    Paths::new(folder.join("i"), None).unwrap().job_store()
+}
+
 fn params(model: &str) -> JobParams {
     let work = JobWork::Generate(GenerateParams {
         model: Some(model.to_owned()),
@@ -139,10 +143,9 @@ async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let jobs = jobs(folder.path());
-    let path = jobs.inner.service.paths.job_store();
     // A folder stands where the file should be.
-    std::fs::create_dir_all(&path).unwrap();
+    std::fs::create_dir_all(store_in(folder.path())).unwrap();
+    let jobs = jobs(folder.path());
     let call = jobs.start(params("slow"), Class::Workflow).unwrap();
     let mut state = call.watch();
     let error = call.promote(in_a_minute()).await.unwrap_err();
@@ -208,18 +211,44 @@ async fn a_promotion_that_the_store_keeps_waiting_is_answered_in_time() {
     stop(&jobs).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread, so that no worker opens the store before the call does.
+#[tokio::test]
 async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
     let folder = tempfile::tempdir().unwrap();
-    let jobs = jobs(folder.path());
-    let opening = jobs.inner.is_open.lock().await;
-    let record = jobs.inner.record(params("slow"), Class::Job, None);
     // As a daemon before this one has left it.
-    jobs.inner.store.open().await.unwrap();
-    jobs.inner.store.insert(record.clone()).await.unwrap();
-    jobs.inner.store.close().await;
-    let context = context(&jobs);
-    let (cancelled, ()) = tokio::join!(jobs.cancel(&record.id, &context), async { drop(opening) });
-    assert_eq!(cancelled.unwrap().job.status, JobStatus::Cancelled);
+    let last = Store::spawn(store_in(folder.path()), Keep { ms: 1_000, count: 9 }).unwrap();
+    last.open().await.unwrap();
+    let params = Arc::new(params("slow"));
+    let waiting = JobRecord::new("j-1".to_owned(), params, Class::Job, None, clock::unix_ms());
+    last.insert(waiting).await.unwrap();
+    last.close().await;
+    let jobs = jobs(folder.path());
+    let cancelled = jobs.cancel("j-1", &context(&jobs)).await.unwrap();
+    assert_eq!(cancelled.job.status, JobStatus::Cancelled);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_without_time_says_how_the_job_stands_and_one_at_the_drain_does_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let plain = context(&jobs);
+    let made = jobs.create(params("slow"), &plain).await.unwrap();
+    let wait = WaitParams { id: made.job.id, ..WaitParams::default() };
+    // Its time was over before the store was asked.
+    let mut short = context(&jobs);
+    (short.deadline.work_ms, short.deadline.limit_ms) = (1, 0);
+    let (events, _heard) = mpsc::channel(8);
+    let reply = jobs.wait(&wait, events.clone(), &short).await.unwrap();
+    assert!(!reply.job.status.has_ended() && reply.error.is_none(), "{reply:?}");
+    // Nobody takes what waits once the daemon drains.
+    jobs.inner.service.draining.cancel();
+    let record = jobs.inner.record(params("slow"), Class::Job, None);
+    let plan = jobs.inner.plan(&record.params, Class::Job).unwrap();
+    let job = jobs.inner.queued(record, plan).unwrap();
+    jobs.inner.live.add(&job);
+    let wait = WaitParams { id: job.id.clone(), ..WaitParams::default() };
+    let reply = jobs.wait(&wait, events, &plain).await.unwrap();
+    assert_eq!(reply.job.status, JobStatus::Queued);
     stop(&jobs).await;
 }
