@@ -84,6 +84,8 @@ fn sqlite_is_named_in_the_job_store_only() {
     let allowed = |path: &Path| {
         path.starts_with("daemon/src/jobs/store")
             || path == Path::new("daemon/src/jobs/store.rs")
+            // Which breaks the store's file behind its back.
+            || path == Path::new("daemon/src/jobs/tests.rs")
             || path == Path::new(HERE)
     };
     let bad = offenders(allowed, |line| line.contains("rusqlite::"));
