@@ -5,6 +5,7 @@
 //! knows nobody. ARCHITECTURE.md has the whole picture.
 
 pub mod app;
+pub mod calendar;
 pub mod config;
 pub mod engine;
 pub mod formats;

@@ -21,7 +21,7 @@ mod watch;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -44,7 +44,6 @@ use self::store::{Keep, Store, StoreError};
 use self::watch::watch;
 use crate::engine::handle::EngineFailure;
 use crate::request::RequestContext;
-use crate::service::generate::daemon_timeout;
 use crate::service::{Service, embed, generate};
 
 /// All jobs. Cloning shares them.
@@ -135,7 +134,7 @@ impl Jobs {
             }
             Ok(stored?)
         });
-        let stored = self.inner.in_time("storing the job", context, joined(storing)).await;
+        let stored = self.inner.service.bounded("storing the job", context, joined(storing)).await;
         stored.map_err(|error| match error.code {
             // A caller that sends it again would have it twice.
             ErrorCode::Timeout | ErrorCode::Cancelled => {
@@ -152,7 +151,7 @@ impl Jobs {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_STORE_UNAVAILABLE`.
     pub async fn get(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
-        let record = self.inner.in_time("reading the job", context, self.find(id)).await?;
+        let record = self.inner.service.bounded("reading the job", context, self.find(id)).await?;
         Ok(record.reply(clock::unix_ms()))
     }
 
@@ -174,7 +173,7 @@ impl Jobs {
             Ok(self.inner.store.list(params.status, limit).await?)
         };
         let mut stored: Vec<JobRecord> =
-            self.inner.in_time("listing the jobs", context, read).await?;
+            self.inner.service.bounded("listing the jobs", context, read).await?;
         for job in &mut stored {
             // What runs is further than what was written last.
             if let Some(live) = self.inner.live.get(&job.id) {
@@ -205,10 +204,12 @@ impl Jobs {
             deadline: Deadline::new(Layer::Daemon, look_ms, None, accepted_at),
             ..context.clone()
         };
-        let found = self.inner.in_time("reading the job", &look, self.find(&params.id)).await?;
+        let found =
+            self.inner.service.bounded("reading the job", &look, self.find(&params.id)).await?;
         let Some(job) = self.inner.live.get(&params.id) else {
             // It ended between the two looks, or before them.
-            let record = self.inner.in_time("reading the job", &look, self.find(&params.id)).await;
+            let record =
+                self.inner.service.bounded("reading the job", &look, self.find(&params.id)).await;
             return Ok(record.unwrap_or(found).reply(clock::unix_ms()));
         };
         let limit = tokio::time::Instant::from_std(until);
@@ -227,7 +228,7 @@ impl Jobs {
     pub async fn cancel(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
         // What waited for this daemon is known once the store is open.
         let opened = async { Ok(self.inner.opened().await?) };
-        self.inner.in_time("opening the job store", context, opened).await?;
+        self.inner.service.bounded("opening the job store", context, opened).await?;
         let Some(job) = self.inner.live.get(id) else {
             return self.get(id, context).await;
         };
@@ -243,7 +244,7 @@ impl Jobs {
             });
         }
         let ended = async { Ok(job.ended().await) };
-        let record = self.inner.in_time("ending the job", context, ended).await?;
+        let record = self.inner.service.bounded("ending the job", context, ended).await?;
         Ok(record.reply(clock::unix_ms()))
     }
 
@@ -270,7 +271,7 @@ impl Jobs {
             };
             Ok(JobsDeleted { deleted })
         };
-        self.inner.in_time("deleting jobs", context, work).await
+        self.inner.service.bounded("deleting jobs", context, work).await
     }
 
     async fn not_deleted(&self, id: &str) -> ErrorBody {
@@ -417,23 +418,6 @@ impl Inner {
             let inner = Arc::clone(&self);
             // In a task of its own, so that a bug in one run is not this worker's end.
             let _ = self.tasks.spawn(async move { inner.run(&job).await }).await;
-        }
-    }
-
-    /// Bounds a step of a call by the daemon's limit and by its cancel token.
-    async fn in_time<T>(
-        &self,
-        what: &'static str,
-        context: &RequestContext,
-        step: impl Future<Output = Result<T, ErrorBody>>,
-    ) -> Result<T, ErrorBody> {
-        let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
-        tokio::select! {
-            () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
-            outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
-                self.service.timeouts.count(context.class, Layer::Daemon);
-                Err(daemon_timeout(what, context, Instant::now()))
-            }),
         }
     }
 

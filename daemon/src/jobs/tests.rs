@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
 use ingle_protocol::wire::generate::GenerateParams;

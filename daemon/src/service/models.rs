@@ -498,10 +498,25 @@ impl Service {
         context: &RequestContext,
         step: impl Future<Output = Result<T, ErrorBody>>,
     ) -> Result<T, ErrorBody> {
+        tokio::select! {
+            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
+            outcome = self.bounded(what, context, step) => outcome,
+        }
+    }
+
+    /// Bounds a step of a request that needs no engine.
+    ///
+    /// # Errors
+    /// The step's own, `CANCELLED`, and `TIMEOUT` at the daemon's limit, which is counted.
+    pub async fn bounded<T>(
+        &self,
+        what: &'static str,
+        context: &RequestContext,
+        step: impl Future<Output = Result<T, ErrorBody>>,
+    ) -> Result<T, ErrorBody> {
         let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
         tokio::select! {
             () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
-            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
             outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
                 self.timeouts.count(context.class, Layer::Daemon);
                 Err(super::generate::daemon_timeout(what, context, Instant::now()))
