@@ -175,6 +175,9 @@ impl Config {
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let stall = stall(file.engine.stall_s)?;
         let mut engine = engine_settings(&file.engine)?;
+        if let Some(stall) = stall {
+            engine.load_stall = stall;
+        }
         memory::set_mlx_limits(&mut engine, &file.mlx)?;
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;

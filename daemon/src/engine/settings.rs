@@ -2,6 +2,9 @@
 //!
 //! Owns the settings and their defaults. Knows nothing of the file they come from.
 
+use std::time::Duration;
+
+use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 /// Settings of the engines; checked by whoever fills them in.
@@ -19,6 +22,8 @@ pub struct EngineSettings {
     pub mlx_cache_bytes: Option<u64>,
     /// Memory that MLX keeps from being paged out, in bytes; none when absent.
     pub mlx_wired_bytes: Option<u64>,
+    /// How long a load may stand still before it is given up.
+    pub load_stall: Duration,
 }
 
 impl Default for EngineSettings {
@@ -30,6 +35,7 @@ impl Default for EngineSettings {
             gguf_context_tokens: 8_192,
             mlx_cache_bytes: None,
             mlx_wired_bytes: None,
+            load_stall: Duration::from_millis(limits::ENGINE_STALL_MS),
         }
     }
 }

@@ -94,6 +94,22 @@ async fn an_engine_that_stands_still_is_told_of_and_the_daemon_ends_for_it() {
 }
 
 #[tokio::test]
+async fn a_load_that_stands_still_is_given_up_and_harms_nobody() {
+    let home = Home::with_sim(json!({ "reply": "ok" }));
+    home.add_sim("stuck", json!({ "load_delay_ms": 3_600_000 }));
+    home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 0.5\n");
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let params = GenerateParams { model: Some("stuck".to_owned()), ..prompt("hi") };
+    let call = client.start::<Generate>(&params, Class::Completions).unwrap();
+    let error = call.reply().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::EngineFailed, "{error:?}");
+    assert!(error.message.contains("stood still"), "{error:?}");
+    let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
+    assert_eq!(call.reply().await.unwrap().text, "ok");
+}
+
+#[tokio::test]
 async fn a_daemon_that_was_stopped_for_a_while_has_not_stalled() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(600), "token_delay_ms": 5 }));
     home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 0.4\n");

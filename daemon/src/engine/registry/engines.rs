@@ -80,6 +80,9 @@ pub(super) fn start_load(
         bytes_read: 0,
         bytes_total: 0,
         started_at: now,
+        moved_at: now,
+        looked_at: now,
+        stall: settings.load_stall,
         waiters: Vec::new(),
     })
 }

@@ -79,6 +79,9 @@ impl Target {
     }
 }
 
+/// The longest time between two looks at a load that counts as its own silence.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
+
 /// A load under way.
 pub(super) struct Loading {
     pub(super) target: Target,
@@ -88,6 +91,12 @@ pub(super) struct Loading {
     pub(super) bytes_read: u64,
     pub(super) bytes_total: u64,
     pub(super) started_at: Instant,
+    /// When the loader thread gave something last.
+    pub(super) moved_at: Instant,
+    /// When it was looked at last.
+    pub(super) looked_at: Instant,
+    /// How long it may give nothing.
+    pub(super) stall: Duration,
     pub(super) waiters: Vec<LoadWaiter>,
 }
 
@@ -119,6 +128,11 @@ impl Loading {
         ends_at: Instant,
         wait: Duration,
     ) -> Option<Result<(), EngineError>> {
+        // Nobody looked: this process, or the machine, stood still, and so did the loader.
+        if self.looked_at.elapsed() > LONGEST_LOOK {
+            self.moved_at = Instant::now();
+        }
+        self.looked_at = Instant::now();
         loop {
             let has_all = self.stream.ended();
             match self.target.advance(has_all) {
@@ -133,7 +147,11 @@ impl Loading {
                 self.stream.try_next()
             } else {
                 self.stream.next_within(wait.min(left))
-            }?;
+            };
+            let Some(item) = item else {
+                return self.has_stalled(Instant::now()).map(Err);
+            };
+            self.moved_at = Instant::now();
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
                     if let Target::Generator(builder) = &mut self.target
@@ -155,6 +173,20 @@ impl Loading {
                 return None;
             }
         }
+    }
+
+    /// Why a load is given up whose loader thread is stuck: a disk that hangs, most likely. The
+    /// thread itself cannot be ended; it ends when the disk answers.
+    fn has_stalled(&self, now: Instant) -> Option<EngineError> {
+        let silent = now.saturating_duration_since(self.moved_at);
+        (!self.stream.ended() && silent >= self.stall).then(|| {
+            EngineError::Native(format!(
+                "the load has stood still for {} ms at {} of {} bytes; is the disk of the model well?",
+                silent.as_millis(),
+                self.bytes_read,
+                self.bytes_total
+            ))
+        })
     }
 
     fn report(&self) {
