@@ -22,6 +22,8 @@ fn find(bytes: &[u8], wanted: &[u8]) -> usize {
 
 /// SmolLM2's file, and what a test breaks in it.
 struct Gguf {
+    /// The whole one.
+    source: PathBuf,
     path: PathBuf,
     header: Vec<u8>,
 }
@@ -31,14 +33,18 @@ impl Gguf {
     fn copy(home: &Home) -> Self {
         home.add_smollm2();
         let folder = home.paths().models_dir().join("smollm2");
-        let source = fs::read_dir(folder).expect("the test model").next().expect("a file");
+        let files = fs::read_dir(folder).expect("the test model").flatten();
+        let source = files
+            .map(|file| file.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+            .expect("a GGUF file");
         let path = home.paths().models_dir().join("broken/model.gguf");
         fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        fs::copy(source.expect("a file").path(), &path).expect("room for a copy");
+        fs::copy(&source, &path).expect("room for a copy");
         let mut header = vec![0; 4 << 20];
         let file = fs::File::open(&path).expect("the copy");
         file.read_exact_at(&mut header, 0).expect("a header");
-        Self { path, header }
+        Self { source, path, header }
     }
 
     fn write(&self, at: usize, bytes: &[u8]) {
@@ -151,9 +157,7 @@ async fn broken_gguf_files_are_named_and_harm_nothing() {
         assert_unharmed(&home, pid, case).await;
         let header = gguf.header.clone();
         if fs::metadata(&gguf.path).unwrap().len() < whole {
-            let source = home.paths().models_dir().join("smollm2");
-            let source = fs::read_dir(source).unwrap().next().unwrap().unwrap().path();
-            fs::copy(source, &gguf.path).unwrap();
+            fs::copy(&gguf.source, &gguf.path).unwrap();
         }
         gguf.write(0, &header);
         gguf.write(middle, &weights);
