@@ -329,6 +329,8 @@ impl Watch<'_> {
                 let progress = PREFILLED + share(pieces, all) * (1.0 - PREFILLED);
                 (progress, format!("generating, {pieces} of at most {all} tokens"))
             }
+            GenerateEvent::Reasoning { .. } => (PREFILLED, "thinking".to_owned()),
+            GenerateEvent::ToolCall { .. } => (PREFILLED, "calling a tool".to_owned()),
         };
         self.quietly(|record| {
             // What comes late, or from another of the texts, takes nothing back.

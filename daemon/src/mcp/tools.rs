@@ -154,8 +154,8 @@ impl Tools {
         arguments: ChatArguments,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorBody> {
-        let system = arguments.system.map(|content| Message { role: "system".into(), content });
-        let user = Message { role: "user".into(), content: arguments.prompt };
+        let system = arguments.system.map(|content| Message::new("system", content));
+        let user = Message::new("user", arguments.prompt);
         let params = GenerateParams {
             model: arguments.model,
             messages: Some(system.into_iter().chain([user]).collect()),

@@ -141,6 +141,8 @@ impl Generation {
             }
             choices.push(Choice {
                 text: completion.text,
+                reasoning: None,
+                tool_calls: Vec::new(),
                 finish_reason: completion.finish_reason,
                 stop_string: completion.stop_string,
                 seed: pending.seed,
@@ -153,6 +155,8 @@ impl Generation {
             request_id: self.context.id,
             model: self.model,
             text: first.text,
+            reasoning: first.reasoning,
+            tool_calls: first.tool_calls,
             finish_reason: first.finish_reason,
             stop_string: first.stop_string,
             seed: first.seed,
@@ -397,7 +401,7 @@ async fn tokenize(
             (Some(messages), _) => {
                 let messages: Vec<ChatMessage> = messages
                     .into_iter()
-                    .map(|Message { role, content }| ChatMessage { role, content })
+                    .map(|Message { role, content, .. }| ChatMessage { role, content })
                     .collect();
                 open.text.encode_chat(&messages, unix_time_s())?
             }

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::Method;
+pub use super::chat::{Message, OutputFormat, Tool, ToolCall, ToolChoice};
 use super::models::EngineKind;
 use crate::deadline::Budget;
 use crate::timeouts::Class;
@@ -22,16 +24,6 @@ impl Method for Generate {
     const CLASS: Class = Class::Chat;
     type Params = GenerateParams;
     type Output = GenerateResult;
-}
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or whatever the model's template knows.
-    pub role: String,
-    /// The text.
-    pub content: String,
 }
 
 /// What to generate. Exactly one of `messages` and `prompt` is given.
@@ -50,6 +42,24 @@ pub struct GenerateParams {
     /// A raw prompt, given to the model as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// What comes after the gap that the model is to fill; `prompt` is what comes before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
+    /// The tools that the model may call in its answer to `messages`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// Whether it calls them; as it likes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether it may call several in one answer, yes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
+    /// The form its answer must have; any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<OutputFormat>,
+    /// What the model's chat template is told besides, as `enable_thinking` is.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub template_options: Map<String, Value>,
     /// Tokens to generate at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
@@ -166,6 +176,30 @@ pub enum GenerateEvent {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },
+    /// More of what the model thinks before it answers.
+    Reasoning {
+        /// Which of the request's texts it belongs to, from 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        choice: usize,
+        /// What follows the thoughts so far.
+        text: String,
+    },
+    /// More of a tool call. The first event of a call has its id and name.
+    ToolCall {
+        /// Which of the request's texts it belongs to, from 0.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        choice: usize,
+        /// Which of that text's calls, from 0.
+        index: usize,
+        /// The call's id, once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// The tool's name, once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// What follows the arguments' JSON text so far.
+        arguments: String,
+    },
 }
 
 /// Why the text ended.
@@ -176,6 +210,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the model's context was used up.
     Length,
+    /// The model called tools, and waits for what they give.
+    ToolCalls,
     /// A job's soft timeout had passed, and a sentence or line was at its end.
     SoftTimeout,
 }
@@ -229,8 +265,14 @@ pub struct GenerateResult {
     pub request_id: String,
     /// The model that answered.
     pub model: String,
-    /// All of the text, streamed or not.
+    /// All of the text, streamed or not: without reasoning and tool calls.
     pub text: String,
+    /// What the model thought before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The tools it called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// The stop string that ended it.
@@ -253,8 +295,14 @@ pub struct GenerateResult {
 /// One of a request's further texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// All of the text, streamed or not.
+    /// All of the text, streamed or not: without reasoning and tool calls.
     pub text: String,
+    /// What the model thought before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The tools it called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// The stop string that ended it.

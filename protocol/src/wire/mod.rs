@@ -3,6 +3,7 @@
 //! Owns names and shapes only. A method is a type that implements [`Method`]: daemon and client
 //! both take name, parameters and result from it, so that they cannot disagree.
 
+pub mod chat;
 pub mod class;
 pub mod embed;
 pub mod envelope;

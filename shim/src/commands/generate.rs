@@ -122,7 +122,8 @@ pub(crate) async fn generate(
                 text.push_str(&delta);
                 output.text(&delta)?;
             }
-            GenerateEvent::Delta { .. } => {
+            GenerateEvent::Reasoning { .. } => progress.say("thinking", ""),
+            GenerateEvent::ToolCall { .. } | GenerateEvent::Delta { .. } => {
                 pieces += 1;
                 progress.say("generating", &format!("{pieces} pieces"));
             }
@@ -210,7 +211,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
 
 /// One message of a conversation.
 pub(crate) fn message(role: &str, content: String) -> Message {
-    Message { role: role.to_owned(), content }
+    Message::new(role, content)
 }
 
 /// The words as a question, with standard input in the place of a lone `-`.

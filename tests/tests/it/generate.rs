@@ -308,7 +308,7 @@ async fn wrong_parameters_are_named() {
     let home = Home::with_sim(json!({ "context_tokens": 8 }));
     let _daemon = home.daemon();
     let client = home.client().await;
-    let message = Message { role: "user".to_owned(), content: "hi".to_owned() };
+    let message = Message::new("user", "hi");
     let base = prompt("hi");
     for (params, code, named) in [
         (GenerateParams::default(), ErrorCode::InvalidParams, "messages"),

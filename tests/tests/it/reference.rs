@@ -35,7 +35,7 @@ impl Case {
     fn messages(&self) -> Option<Vec<Message>> {
         let content = self.value["prompt"].as_str().unwrap().to_owned();
         let chat = self.value["chat"].as_bool().unwrap();
-        chat.then(|| vec![Message { role: "user".to_owned(), content }])
+        chat.then(|| vec![Message::new("user", content)])
     }
 
     fn prompt(&self) -> Option<String> {
