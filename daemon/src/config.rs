@@ -21,8 +21,8 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 use self::http::HttpTable;
+pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};

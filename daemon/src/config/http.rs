@@ -54,7 +54,9 @@ impl HttpTable {
         });
         for host in &self.allowed_hosts {
             let is_fine = !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
             if !is_fine || host.starts_with(':') {
                 return Err(format!(
                     "http.allowed_hosts has `{host}`; it must be a name, or a name and a port, such \

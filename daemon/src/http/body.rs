@@ -149,6 +149,8 @@ mod tests {
             assert_eq!(found, status, "{text} {shown}");
             assert!(shown.contains(named), "{text} {shown}");
         }
-        assert!(parse::<ChatRequest>(br#"{"messages": [], "temperature": null, "new": 1}"#).is_ok());
+        assert!(
+            parse::<ChatRequest>(br#"{"messages": [], "temperature": null, "new": 1}"#).is_ok()
+        );
     }
 }

@@ -247,9 +247,7 @@ fn format(format: ResponseFormat) -> Result<OutputFormat, ErrorBody> {
             Some(schema) => OutputFormat::JsonSchema { schema: Value::Object(schema) },
             None => OutputFormat::JsonObject,
         }),
-        (FormatKind::JsonSchema, None) => {
-            Err(invalid("response_format.json_schema", "is missing"))
-        }
+        (FormatKind::JsonSchema, None) => Err(invalid("response_format.json_schema", "is missing")),
     }
 }
 
@@ -284,11 +282,8 @@ impl Script for ChatScript {
         model.clone_into(&mut self.model);
         self.vocabulary = vocabulary;
         for index in 0..self.choices {
-            let delta = Delta {
-                role: Some("assistant"),
-                content: Some(String::new()),
-                ..Delta::default()
-            };
+            let delta =
+                Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
             self.chunk(vec![ChunkChoice { index, delta, ..ChunkChoice::default() }], None, out);
         }
     }
@@ -312,9 +307,7 @@ impl Script for ChatScript {
             | GenerateEvent::Prefill { .. } => return,
         };
         let logprobs = match &self.vocabulary {
-            Some(vocabulary) if !logprobs.is_empty() => {
-                Some(logprobs::chat(&logprobs, vocabulary))
-            }
+            Some(vocabulary) if !logprobs.is_empty() => Some(logprobs::chat(&logprobs, vocabulary)),
             _ => None,
         };
         self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None, out);

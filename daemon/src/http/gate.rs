@@ -87,7 +87,8 @@ impl Gate {
     fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let allowed = &self.service.config.http.cors_origins;
         let origin = request.headers().get(ORIGIN)?;
-        let is_allowed = |allowed: &String| allowed == "*" || allowed.as_bytes() == origin.as_bytes();
+        let is_allowed =
+            |allowed: &String| allowed == "*" || allowed.as_bytes() == origin.as_bytes();
         allowed.iter().any(is_allowed).then(|| origin.clone())
     }
 }
@@ -172,9 +173,10 @@ fn foreign_host(host: &str) -> Problem {
 /// was made to lead here (DNS rebinding) has a name; an address cannot be made to lead elsewhere.
 fn is_our_host(host: &str, listen: SocketAddr, allowed: &[String]) -> bool {
     let (name, port) = split_port(host);
-    if allowed.iter().any(|allowed| {
-        allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(name)
-    }) {
+    if allowed
+        .iter()
+        .any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(name))
+    {
         return true;
     }
     if port.unwrap_or(80) != listen.port() {

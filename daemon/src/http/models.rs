@@ -141,7 +141,8 @@ pub async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
 /// What status knows, until the metrics have a room of their own.
 fn exposition(edge: &Edge) -> String {
     let status = edge.service.status();
-    let gauge = |name: &str, value: u64| format!("# TYPE ingle_{name} gauge\ningle_{name} {value}\n");
+    let gauge =
+        |name: &str, value: u64| format!("# TYPE ingle_{name} gauge\ningle_{name} {value}\n");
     [
         gauge("uptime_seconds", status.uptime_s),
         gauge("generations_running", status.active as u64),

@@ -146,7 +146,14 @@ struct Operations {
 }
 
 impl Operations {
-    fn post(&self, id: &str, about: &str, body: Value, answer: Value, events: Option<&str>) -> Value {
+    fn post(
+        &self,
+        id: &str,
+        about: &str,
+        body: Value,
+        answer: Value,
+        events: Option<&str>,
+    ) -> Value {
         let mut content = json_of(answer);
         if let Some(events) = events {
             content["text/event-stream"] =

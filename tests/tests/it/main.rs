@@ -16,6 +16,8 @@ mod embed;
 mod failures;
 mod generate;
 mod hostile;
+mod http;
+mod http_tcp;
 mod jobs;
 mod launch;
 mod mcp;

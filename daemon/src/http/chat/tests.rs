@@ -62,7 +62,10 @@ fn a_request_is_mapped_whole() {
 fn what_cannot_be_done_is_refused_by_the_path_of_the_member() {
     let image = json!([{ "type": "text", "text": "a" }, { "type": "image_url", "image_url": {} }]);
     for (more, field) in [
-        (json!({ "messages": [{ "role": "user", "content": image }] }), "messages[0].content[1].type"),
+        (
+            json!({ "messages": [{ "role": "user", "content": image }] }),
+            "messages[0].content[1].type",
+        ),
         (
             json!({ "messages": [{ "role": "user", "content": [{ "type": "text" }] }] }),
             "messages[0].content[0].text",
@@ -152,7 +155,10 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
     assert_eq!(events.len(), 9);
     assert!(events[..8].iter().all(|event| event["usage"].is_null() && event["model"] == "m"));
     assert_eq!(choice(1)["delta"], json!({ "role": "assistant", "content": "" }));
-    assert_eq!((&choice(2)["index"], &choice(2)["delta"]), (&json!(1), &json!({ "content": "hi" })));
+    assert_eq!(
+        (&choice(2)["index"], &choice(2)["delta"]),
+        (&json!(1), &json!({ "content": "hi" }))
+    );
     assert_eq!(choice(3)["delta"], json!({ "reasoning_content": "hm" }));
     let first = json!([{
         "index": 0, "id": "c1", "type": "function",
