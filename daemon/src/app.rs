@@ -256,6 +256,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         puller: Puller::new(pulls),
         memory: watch.clone(),
         watchdog: watchdog.clone(),
+        metrics: Arc::default(),
         timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),

@@ -350,6 +350,8 @@ impl Worker {
         self.status.update(|status| {
             status.active = self.running.len();
             status.queued = self.waiting.len();
+            status.embeddings = self.embeddings.len();
+            status.waiting_loads = self.loads.len();
             status.models = models;
             status.loading = loading;
             status.engines = engines;

@@ -1,0 +1,1 @@
+//! What the edges count, and the text it becomes.
