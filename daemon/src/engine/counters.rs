@@ -135,7 +135,7 @@ pub struct EngineCounters {
     pub queue_wait: Histogram,
     /// Loads that went well.
     pub load_time: Histogram,
-    /// Kept sequences given up because something needed their memory.
+    /// Kept sequences given up to stay within the budget.
     pub kept_dropped: Count,
     loads: [Count; LoadOutcome::ALL.len()],
     unloads: [Count; UnloadReason::ALL.len()],

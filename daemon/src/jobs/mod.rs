@@ -291,6 +291,12 @@ impl Jobs {
         }
     }
 
+    /// A way to ask for [`Jobs::counts`] that keeps nothing alive.
+    pub fn counter(&self) -> impl Fn() -> JobCounts + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map_or_else(JobCounts::default, |inner| Self { inner }.counts())
+    }
+
     /// Interrupts what still runs, waits until every end is stored, and closes the store. What waits
     /// is run by the next daemon.
     pub async fn shutdown(&self) {

@@ -192,7 +192,7 @@ fn describe_work(families: &mut Families, counters: &EngineCounters) {
     families
         .counter(
             "ingle_prompt_cache_evictions_total",
-            "Kept sequences that were given up because something needed their memory.",
+            "Kept sequences that were given up to stay within the memory budget.",
         )
         .count([], counters.kept_dropped.get());
     let mut busy = families.counter(
