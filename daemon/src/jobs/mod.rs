@@ -393,6 +393,7 @@ impl Inner {
             Err(error) => {
                 // Other settings than then; it ends as it would have if it came now.
                 record.end(JobStatus::Failed, Outcome::Error(error), clock::unix_ms());
+                self.service.metrics.job_ended(JobStatus::Failed);
                 if let Err(error) = self.store.end(record).await {
                     tracing::warn!(%error, "a job that cannot be run was not stored");
                 }
