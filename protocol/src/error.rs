@@ -18,6 +18,12 @@ macro_rules! error_codes {
         }
 
         impl ErrorCode {
+            /// The code with this number in a JSON-RPC error object.
+            #[must_use]
+            pub fn of_rpc(number: i64) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| i64::from(code.rpc_code()) == number)
+            }
+
             /// Every code.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
@@ -241,10 +247,9 @@ impl ErrorBody {
     pub fn from_rpc(error: &Value) -> Self {
         let message = error["message"].as_str().unwrap_or("unnamed error").to_owned();
         let data = &error["data"];
-        let code = serde_json::from_value(data["code"].clone()).ok().or_else(|| {
-            let number = error["code"].as_i64()?;
-            ErrorCode::ALL.iter().copied().find(|code| i64::from(code.rpc_code()) == number)
-        });
+        let code = serde_json::from_value(data["code"].clone())
+            .ok()
+            .or_else(|| ErrorCode::of_rpc(error["code"].as_i64()?));
         let mut body = Self::new(code.unwrap_or(ErrorCode::Internal), message);
         if let Some(remediation) = data["remediation"].as_str() {
             remediation.clone_into(&mut body.remediation);

@@ -135,6 +135,9 @@ pub const MESSAGES: usize = 4_096;
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
 
+/// Models with metrics of their own; all others share one name.
+pub const COUNTED_MODELS: usize = 32;
+
 /// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
 pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of any other JSON file or template of a model; the largest in use have about 1 MB.

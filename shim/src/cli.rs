@@ -150,6 +150,15 @@ Examples:
 
 Exits with 69 when the daemon does not run; it is not started.")]
     Status,
+    /// Print the daemon's metrics, as Prometheus reads them
+    #[command(after_help = "\
+Examples:
+  ingle metrics
+  ingle metrics | grep ^ingle_timeouts_total
+  ingle metrics --json | jq '.families[] | select(.name == \"ingle_queue_depth\")'
+
+The same text is served over HTTP under /metrics. Exits with 69 when the daemon does not run.")]
+    Metrics,
     /// Load a model into memory
     #[command(after_help = "\
 Examples:

@@ -8,6 +8,7 @@ pub mod embed;
 pub mod failure;
 mod flights;
 pub mod generate;
+pub mod metrics;
 pub mod models;
 mod opened;
 pub mod status;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
+use crate::metrics::Metrics;
 use crate::models::Puller;
 use crate::request::RequestNames;
 use crate::watchdog::Watchdog;
@@ -45,6 +47,8 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// What the edges count.
+    pub metrics: Arc<Metrics>,
     /// Limits reached.
     pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.

@@ -132,6 +132,12 @@ pub struct StatusReply {
     /// Limits reached since the start, by class and layer; none that is zero.
     #[serde(default)]
     pub timeouts: Vec<TimeoutCount>,
+    /// From a request's acceptance to its first token, since the start; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft: Option<Latency>,
+    /// Between two tokens of one text; absent before the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inter_token: Option<Latency>,
     /// Jobs that have not ended.
     #[serde(default)]
     pub jobs: JobCounts,
@@ -155,6 +161,17 @@ pub struct HttpStatus {
     /// The file with the token that TCP wants; absent when it wants none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<String>,
+}
+
+/// How long something takes, read from the buckets it is counted in: about right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How often it was measured.
+    pub count: u64,
+    /// What half of them stay below, in milliseconds.
+    pub p50_ms: f64,
+    /// What 95 % of them stay below, in milliseconds.
+    pub p95_ms: f64,
 }
 
 /// How often one layer's limit was reached for one class.

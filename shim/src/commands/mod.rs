@@ -47,6 +47,7 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
         Command::Http { show_token } => http::run(&mut app, show_token).await,
+        Command::Metrics => daemon::metrics(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Restart { now } => daemon::restart(&mut app, now).await,
         Command::Timeouts { class } => timeouts::run(&mut app, class).await,

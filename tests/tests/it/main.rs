@@ -22,6 +22,7 @@ mod jobs;
 mod launch;
 mod mcp;
 mod memory;
+mod metrics;
 mod models;
 mod reference;
 mod sampling;

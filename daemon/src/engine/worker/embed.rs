@@ -8,6 +8,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::Worker;
 use crate::engine::backend::EngineError;
+use crate::engine::counters::Activity;
 use crate::engine::crash_journal::Work;
 use crate::engine::embedding::Job;
 use crate::engine::handle::{EmbedRequest, EngineFailure};
@@ -50,13 +51,17 @@ impl Worker {
         let Some(job) = self.next_job(now) else { return };
         let (arrival, model) = (job.arrival, job.request.model.clone());
         let request_id = job.request.request_id.clone();
+        let tokens: usize = job.request.inputs.iter().map(Vec::len).sum();
         self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
             Some(embedder) => {
+                let counters = self.status.counters();
                 if self.embeddings.step(arrival, embedder, now) {
                     self.journal.succeeded(&model.name);
+                    counters.of(&model.name, model.engine).read_tokens.add(tokens as u64);
                 }
+                counters.busy(Activity::Embed, now.elapsed());
                 self.registry.touch(&model.name, Instant::now());
             }
             // The service does not ask for it.
