@@ -72,8 +72,8 @@ pub const QUEUED_GENERATIONS: usize = 128;
 pub const CONCURRENT_GENERATIONS: usize = 5;
 /// Requests for embeddings that wait or run.
 pub const QUEUED_EMBEDDINGS: usize = 64;
-/// Texts of one request for embeddings.
-pub const EMBED_INPUTS: usize = 256;
+/// Texts of one request for embeddings: as many as OpenAI's API takes.
+pub const EMBED_INPUTS: usize = 2_048;
 /// Bytes of one of them.
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
 /// Tokens that the engine thread embeds between two looks at everything else; at least one text.

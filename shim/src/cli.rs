@@ -104,6 +104,9 @@ Prints one vector a line, of length 1: the dot product of two is their similarit
         /// The engine to run it on, where its format leaves a choice
         #[arg(long, value_name = "gguf|mlx")]
         engine: Option<EngineKind>,
+        /// Cut texts that are too long for the model instead of refusing them
+        #[arg(long)]
+        truncate: bool,
     },
     /// Fetch a model
     #[command(after_help = "\

@@ -38,8 +38,8 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,
         Command::Ps => models::ps(&mut app).await,
-        Command::Embed { texts, model, engine } => {
-            embed::embed(&mut app, texts, model.as_deref(), engine).await
+        Command::Embed { texts, model, engine, truncate } => {
+            embed::embed(&mut app, texts, model.as_deref(), engine, truncate).await
         }
         Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,

@@ -23,7 +23,7 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let embed = |input: &[&str]| {
-        let input = input.iter().map(|&text| text.to_owned()).collect();
+        let input = input.iter().map(|&text| text.into()).collect();
         let params = EmbedParams { model: Some("bert".into()), input, ..EmbedParams::default() };
         let call = client.start::<Embed>(&params, Class::Embeddings).unwrap();
         async { call.reply().await }
