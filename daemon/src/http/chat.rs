@@ -16,7 +16,7 @@ use ingle_protocol::wire::generate::{
 use serde_json::{Value, json};
 
 use super::body::Json;
-use super::gate::RequestId;
+use super::gate::Asked;
 use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
@@ -27,7 +27,6 @@ use super::types::chat::{
 };
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
-use crate::service::vocabulary::Vocabulary;
 
 /// Answers a conversation.
 ///
@@ -35,12 +34,12 @@ use crate::service::vocabulary::Vocabulary;
 /// What is wrong with the request, and what the service reports.
 pub async fn create(
     State(edge): State<Arc<Edge>>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(asked): Extension<Asked>,
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, Problem> {
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
     let params = params(request)?;
-    let name = format!("chatcmpl-{id}");
+    let name = format!("chatcmpl-{}", asked.id);
     if params.stream {
         let choices = params.choices();
         let script = ChatScript {
@@ -50,13 +49,12 @@ pub async fn create(
             created: unix_s(),
             model: String::new(),
             fingerprint: fingerprint(),
-            vocabulary: None,
             usage: None,
         };
-        return sse::respond(edge, id, vec![params], script).await;
+        return sse::respond(edge, asked, vec![params], script).await;
     }
-    let mut started = edge.start(&id, vec![params]).await?;
-    let vocabulary = started.vocabulary.take();
+    let logprobs = params.logprobs;
+    let started = edge.start(&asked.id, vec![params]).await?;
     let mut answers = Vec::new();
     let mut usage = None;
     let mut model = String::new();
@@ -66,7 +64,7 @@ pub async fn create(
         answers = choices(result)
             .into_iter()
             .enumerate()
-            .map(|(index, choice)| chat_choice(index, choice, vocabulary.as_ref()))
+            .map(|(index, choice)| chat_choice(index, choice, logprobs))
             .collect();
     }
     Ok(answer(&ChatCompletion {
@@ -94,7 +92,7 @@ pub(super) fn choices(result: GenerateResult) -> Vec<Choice> {
     std::iter::once(first).chain(result.alternatives).collect()
 }
 
-fn chat_choice(index: usize, choice: Choice, vocabulary: Option<&Vocabulary>) -> ChatChoice {
+fn chat_choice(index: usize, choice: Choice, logprobs: bool) -> ChatChoice {
     let has_calls = !choice.tool_calls.is_empty();
     let tool_calls = choice.tool_calls.into_iter().map(|call| ToolCall {
         id: call.id,
@@ -110,7 +108,7 @@ fn chat_choice(index: usize, choice: Choice, vocabulary: Option<&Vocabulary>) ->
             reasoning_content: choice.reasoning,
             tool_calls: tool_calls.collect(),
         },
-        logprobs: vocabulary.map(|vocabulary| logprobs::chat(&choice.logprobs, vocabulary)),
+        logprobs: logprobs.then(|| logprobs::chat(&choice.logprobs)),
         finish_reason: choice.finish_reason.into(),
     }
 }
@@ -259,7 +257,6 @@ struct ChatScript {
     created: u64,
     model: String,
     fingerprint: String,
-    vocabulary: Option<Vocabulary>,
     usage: Option<Usage>,
 }
 
@@ -278,9 +275,8 @@ impl ChatScript {
 }
 
 impl Script for ChatScript {
-    fn open(&mut self, model: &str, vocabulary: Option<Vocabulary>, out: &mut Frames) {
+    fn open(&mut self, model: &str, out: &mut Frames) {
         model.clone_into(&mut self.model);
-        self.vocabulary = vocabulary;
         for index in 0..self.choices {
             let delta =
                 Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
@@ -306,10 +302,7 @@ impl Script for ChatScript {
             | GenerateEvent::Loading { .. }
             | GenerateEvent::Prefill { .. } => return,
         };
-        let logprobs = match &self.vocabulary {
-            Some(vocabulary) if !logprobs.is_empty() => Some(logprobs::chat(&logprobs, vocabulary)),
-            _ => None,
-        };
+        let logprobs = (!logprobs.is_empty()).then(|| logprobs::chat(&logprobs));
         self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None, out);
     }
 

@@ -15,14 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
 use super::chat::choices;
-use super::gate::RequestId;
+use super::gate::Asked;
 use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
 use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
-use crate::service::vocabulary::Vocabulary;
 
 /// Tokens generated when a request names no maximum: OpenAI's default.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -33,12 +32,12 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 /// What is wrong with the request, and what the service reports.
 pub async fn create(
     State(edge): State<Arc<Edge>>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(asked): Extension<Asked>,
     Json(request): Json<CompletionRequest>,
 ) -> Result<Response, Problem> {
     check(&request)?;
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
-    let context = edge.context(&id, Class::Completions, CancellationToken::new());
+    let context = edge.context(&asked.id, Class::Completions, CancellationToken::new());
     let model = request.model.clone().filter(|model| !model.is_empty());
     let prompts = edge.texts("prompt", model.as_ref(), request.prompt.clone(), &context).await?;
     if !(1..=limits::HTTP_PROMPTS).contains(&prompts.len()) {
@@ -49,7 +48,7 @@ pub async fn create(
     let all: Vec<GenerateParams> =
         prompts.into_iter().map(|prompt| params(&request, model.clone(), prompt)).collect();
     let per_prompt = all.first().map_or(1, GenerateParams::choices);
-    let name = format!("cmpl-{id}");
+    let name = format!("cmpl-{}", asked.id);
     if request.stream.unwrap_or_default() {
         let script = CompletionScript {
             per_prompt,
@@ -60,22 +59,19 @@ pub async fn create(
             created: unix_s(),
             model: String::new(),
             fingerprint: fingerprint(),
-            vocabulary: None,
             counted: Vec::new(),
         };
-        return sse::respond(edge, id, all, script).await;
+        return sse::respond(edge, asked, all, script).await;
     }
-    let mut started = edge.start(&id, all).await?;
-    let vocabulary = started.vocabulary.take();
+    let started = edge.start(&asked.id, all).await?;
     let model = started.model.clone();
     let results = started.results().await?;
     let usage = Usage::sum(results.iter().map(|result| result.usage));
     let mut texts = Vec::new();
     for (prompt, result) in results.into_iter().enumerate() {
         for choice in choices(result) {
-            let logprobs = vocabulary.as_ref();
-            let logprobs = logprobs
-                .map(|vocabulary| logprobs::completion(&choice.logprobs, vocabulary, &mut 0));
+            let logprobs = request.logprobs;
+            let logprobs = logprobs.map(|_| logprobs::completion(&choice.logprobs, &mut 0));
             let echo = echoes.get(prompt).map(String::as_str).unwrap_or_default();
             texts.push(CompletionChoice {
                 index: texts.len(),
@@ -145,7 +141,6 @@ struct CompletionScript {
     created: u64,
     model: String,
     fingerprint: String,
-    vocabulary: Option<Vocabulary>,
     counted: Vec<ingle_protocol::wire::generate::Usage>,
 }
 
@@ -164,9 +159,8 @@ impl CompletionScript {
 }
 
 impl Script for CompletionScript {
-    fn open(&mut self, model: &str, vocabulary: Option<Vocabulary>, out: &mut Frames) {
+    fn open(&mut self, model: &str, out: &mut Frames) {
         model.clone_into(&mut self.model);
-        self.vocabulary = vocabulary;
         for (prompt, echo) in self.echoes.iter().enumerate() {
             for index in prompt * self.per_prompt..(prompt + 1) * self.per_prompt {
                 let choice =
@@ -183,10 +177,8 @@ impl Script for CompletionScript {
     fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut Frames) {
         let GenerateEvent::Delta { choice, text, logprobs } = event else { return };
         let index = prompt * self.per_prompt + choice;
-        let logprobs = match (&self.vocabulary, self.offsets.get_mut(index)) {
-            (Some(vocabulary), Some(offset)) if !logprobs.is_empty() => {
-                Some(logprobs::completion(&logprobs, vocabulary, offset))
-            }
+        let logprobs = match self.offsets.get_mut(index) {
+            Some(offset) if !logprobs.is_empty() => Some(logprobs::completion(&logprobs, offset)),
             _ => None,
         };
         let choice = CompletionChoice { index, text, logprobs, finish_reason: None };

@@ -9,14 +9,15 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::embed::EmbedParams;
+use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
 use super::body::Json;
-use super::gate::RequestId;
-use super::problem::{Problem, invalid};
+use super::gate::Asked;
+use super::problem::Problem;
 use super::run::answer;
+use super::types::completions::Input;
 use super::types::embeddings::{
     Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage, EncodingFormat, Numbers,
 };
@@ -27,21 +28,21 @@ use super::types::embeddings::{
 /// What is wrong with the request, and what the service reports.
 pub async fn create(
     State(edge): State<Arc<Edge>>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(asked): Extension<Asked>,
     Json(request): Json<EmbeddingRequest>,
 ) -> Result<Response, Problem> {
     let cancel = CancellationToken::new();
     // Whoever goes drops this future, and ends the work with it.
     let _cancel_on_drop = cancel.clone().drop_guard();
-    let context = edge.context(&id, Class::Embeddings, cancel);
+    let context = edge.context(&asked.id, Class::Embeddings, cancel);
     let model = request.model.filter(|model| !model.is_empty());
-    let input = edge.texts("input", model.as_ref(), request.input, &context).await?;
-    let params = EmbedParams { model, engine: None, input, budget: None };
+    let params = EmbedParams {
+        model,
+        input: inputs(request.input),
+        dimensions: request.dimensions,
+        ..EmbedParams::default()
+    };
     let result = edge.service.embed(params, &context).await?;
-    if request.dimensions.is_some_and(|dimensions| dimensions != result.dimensions) {
-        let problem = format!("must be {} or absent for this model", result.dimensions);
-        return Err(invalid("dimensions", &problem).into());
-    }
     let format = request.encoding_format.unwrap_or_default();
     let data = result.embeddings.into_iter().enumerate();
     let data = data.map(|(index, numbers)| Embedding {
@@ -56,6 +57,15 @@ pub async fn create(
         model: result.model,
         usage: EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens },
     })?)
+}
+
+fn inputs(input: Input) -> Vec<EmbedInput> {
+    match input {
+        Input::Text(text) => vec![EmbedInput::Text(text)],
+        Input::Texts(texts) => texts.into_iter().map(EmbedInput::Text).collect(),
+        Input::Tokens(tokens) => vec![EmbedInput::Tokens(tokens)],
+        Input::TokenLists(lists) => lists.into_iter().map(EmbedInput::Tokens).collect(),
+    }
 }
 
 fn encoded(numbers: Vec<f32>, format: EncodingFormat) -> Numbers {

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -23,14 +23,27 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 
 use super::problem::Problem;
 use super::token::Token;
+use crate::metrics::{Asked as Counting, Edge, UNKNOWN};
 use crate::service::Service;
 
 /// Paths that say nothing of the user's, and need no token.
 const OPEN_PATHS: [&str; 2] = ["/health", "/openapi.json"];
 
-/// The request's name, for its handler.
+/// A request that was let in, for its handler.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub String);
+pub struct Asked {
+    /// Its name.
+    pub id: String,
+    /// Counts how it ends; whoever answers it takes it.
+    counting: Arc<Mutex<Option<Counting>>>,
+}
+
+impl Asked {
+    /// What counts the request's end, unless somebody has it already.
+    pub(super) fn take(&self) -> Option<Counting> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// How requests come in.
 #[derive(Debug, Clone)]
@@ -97,7 +110,9 @@ impl Gate {
 pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = gate.service.names.next();
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let counting = gate.service.metrics.begin(Edge::Http, path_name(request.uri().path()));
+    let asked = Asked { id: id.clone(), counting: Arc::new(Mutex::new(Some(counting))) };
+    request.extensions_mut().insert(asked.clone());
     let (method, origin) = (request.method().clone(), gate.origin(&request));
     let is_preflight = method == Method::OPTIONS
         && origin.is_some()
@@ -114,7 +129,11 @@ pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Nex
             }
         },
     };
-    if let Some(problem) = response.extensions_mut().remove::<Arc<Problem>>() {
+    let problem = response.extensions_mut().remove::<Arc<Problem>>();
+    if let Some(counting) = asked.take() {
+        counting.end(problem.as_ref().map_or(Ok(()), |problem| Err(problem.code())));
+    }
+    if let Some(problem) = problem {
         Arc::unwrap_or_clone(problem).render(&id, &mut response);
     }
     let headers = response.headers_mut();
@@ -132,6 +151,21 @@ pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Nex
     let (status, elapsed_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
     tracing::debug!(request = id, %method, status, elapsed_ms, "answered over HTTP");
     response
+}
+
+/// A path's name for metrics: never one that a caller made up.
+fn path_name(path: &str) -> &'static str {
+    match path {
+        "/v1/chat/completions" => "/v1/chat/completions",
+        "/v1/completions" => "/v1/completions",
+        "/v1/embeddings" => "/v1/embeddings",
+        "/v1/models" => "/v1/models",
+        "/health" => "/health",
+        "/metrics" => "/metrics",
+        "/openapi.json" => "/openapi.json",
+        path if path.starts_with("/v1/models/") => "/v1/models/{id}",
+        _ => UNKNOWN,
+    }
 }
 
 fn preflight() -> Response {

@@ -23,6 +23,7 @@ use super::Edge;
 use super::problem::Problem;
 use super::run::answer;
 use super::types::models::{Health, Model, ModelList};
+use crate::metrics::text;
 
 /// The last listing. Its lock is held while a new one is made, so that many who ask make one.
 #[derive(Debug, Default)]
@@ -132,24 +133,10 @@ pub async fn health(State(edge): State<Arc<Edge>>) -> Result<Response, Problem> 
 
 /// The daemon's metrics, as Prometheus reads them.
 pub async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
-    let mut response = Response::new(Body::from(exposition(&edge)));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let mut response = Response::new(Body::from(edge.service.metrics_text()));
+    let kind = HeaderValue::from_static(text::CONTENT_TYPE);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
-}
-
-/// What status knows, until the metrics have a room of their own.
-fn exposition(edge: &Edge) -> String {
-    let status = edge.service.status();
-    let gauge =
-        |name: &str, value: u64| format!("# TYPE ingle_{name} gauge\ningle_{name} {value}\n");
-    [
-        gauge("uptime_seconds", status.uptime_s),
-        gauge("generations_running", status.active as u64),
-        gauge("generations_waiting", status.queued as u64),
-        gauge("resident_bytes", status.resident_bytes),
-    ]
-    .concat()
 }
 
 #[cfg(test)]

@@ -80,6 +80,11 @@ impl Problem {
         Self { status, ..self }
     }
 
+    /// What went wrong.
+    pub(super) fn code(&self) -> ErrorCode {
+        self.body.code
+    }
+
     /// The answer to the request called `id`; headers that are there already stay.
     pub(super) fn render(mut self, id: &str, response: &mut Response) {
         if self.body.request_id.is_none() {

@@ -18,7 +18,6 @@ use super::Edge;
 use super::types::completions::Input;
 use crate::request::RequestContext;
 use crate::service::generate::Generation;
-use crate::service::vocabulary::Vocabulary;
 
 /// The generations of one request. Dropping it cancels them.
 #[derive(Debug)]
@@ -27,8 +26,6 @@ pub(super) struct Started {
     pub(super) model: String,
     /// One a prompt, in their order; at least one.
     pub(super) generations: Vec<Generation>,
-    /// The model's tokens, where log-probabilities are to be shown.
-    pub(super) vocabulary: Option<Vocabulary>,
 }
 
 impl Edge {
@@ -38,14 +35,9 @@ impl Edge {
         id: &str,
         all: Vec<GenerateParams>,
     ) -> Result<Started, ErrorBody> {
-        let mut started =
-            Started { model: String::new(), generations: Vec::new(), vocabulary: None };
+        let mut started = Started { model: String::new(), generations: Vec::new() };
         for params in all {
             let context = self.context(id, params.class(), CancellationToken::new());
-            if params.logprobs && started.vocabulary.is_none() {
-                let vocabulary = self.service.vocabulary(params.model.as_deref(), &context);
-                started.vocabulary = Some(vocabulary.await?);
-            }
             let generation = self.service.generate(params, context).await?;
             if started.generations.is_empty() {
                 generation.model().clone_into(&mut started.model);

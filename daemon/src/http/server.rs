@@ -30,6 +30,7 @@ use super::gate::{Gate, Via};
 use super::stall::Impatient;
 use super::token::Token;
 use crate::config::{HttpAuth, HttpConfig};
+use crate::metrics::Edge as Counted;
 use crate::service::Service;
 
 /// What a connection past the limit is told: without reading what it asks.
@@ -178,7 +179,10 @@ impl Server {
                         drop(slot);
                     });
                 }
-                Err(_) => drop(self.ends.tracker.spawn(refuse(stream))),
+                Err(_) => {
+                    self.service.metrics.connection_refused(Counted::Http);
+                    self.ends.tracker.spawn(refuse(stream));
+                }
             }
         }
     }
@@ -197,6 +201,7 @@ where
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
+    let _connected = service.metrics.connected(Counted::Http);
     service.connections.fetch_add(1, Ordering::Relaxed);
     let mut is_ending = false;
     loop {

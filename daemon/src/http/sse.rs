@@ -24,14 +24,15 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Edge;
+use super::gate::Asked;
 use super::problem::{Problem, openai_error};
+use crate::metrics::Outcome;
 use crate::request::named;
-use crate::service::vocabulary::Vocabulary;
 
 /// What the events of a stream say.
 pub(super) trait Script: Send + 'static {
     /// The stream has begun, and `model` answers.
-    fn open(&mut self, model: &str, vocabulary: Option<Vocabulary>, out: &mut Frames);
+    fn open(&mut self, model: &str, out: &mut Frames);
     /// Something happened to the generation for a prompt.
     fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut Frames);
     /// A prompt's generation has ended; all of its events came before.
@@ -67,7 +68,7 @@ struct Gone;
 /// the first token, or within the first second, is a proper status; later it is an event.
 pub(super) async fn respond(
     edge: Arc<Edge>,
-    id: String,
+    asked: Asked,
     all: Vec<GenerateParams>,
     script: impl Script,
 ) -> Result<Response, Problem> {
@@ -75,12 +76,18 @@ pub(super) async fn respond(
     let (started, begun) = oneshot::channel();
     let reader = chunks.clone();
     let tracker = edge.tracker.clone();
+    // The stream's end is the request's. One that its reader leaves counts as cancelled.
+    let (id, counting) = (asked.id.clone(), asked.take());
     let outlet = Outlet { id, chunks, started: Some(started), script, frames: Frames::default() };
     tracker.spawn(async move {
         tokio::select! {
             biased;
             () = reader.closed() => {}
-            _ = outlet.tell(&edge, all) => {}
+            outcome = outlet.tell(&edge, all) => {
+                if let (Ok(outcome), Some(counting)) = (outcome, counting) {
+                    counting.end(outcome);
+                }
+            }
         }
     });
     match begun.await {
@@ -112,14 +119,20 @@ struct Outlet<S> {
 }
 
 impl<S: Script> Outlet<S> {
-    async fn tell(mut self, edge: &Edge, all: Vec<GenerateParams>) -> Result<(), Gone> {
+    /// The whole stream. Gives how the request ended.
+    async fn tell(mut self, edge: &Edge, all: Vec<GenerateParams>) -> Result<Outcome, Gone> {
         let id = self.id.clone();
         match self.events(edge, &id, all).await? {
             Ok(()) => {
                 self.frames.0.extend_from_slice(b"data: [DONE]\n\n");
-                self.flush().await
+                self.flush().await?;
+                Ok(Ok(()))
             }
-            Err(error) => self.fail(error).await,
+            Err(error) => {
+                let code = error.code;
+                self.fail(error).await?;
+                Ok(Err(code))
+            }
         }
     }
 
@@ -134,7 +147,7 @@ impl<S: Script> Outlet<S> {
             Ok(started) => started,
             Err(error) => return Ok(Err(error)),
         };
-        let (model, mut vocabulary) = (started.model, started.vocabulary);
+        let model = started.model;
         let mut is_open = false;
         for (prompt, mut generation) in started.generations.into_iter().enumerate() {
             while let Some(event) = self.awaiting(generation.event()).await? {
@@ -142,7 +155,7 @@ impl<S: Script> Outlet<S> {
                     continue;
                 }
                 if !std::mem::replace(&mut is_open, true) {
-                    self.script.open(&model, vocabulary.take(), &mut self.frames);
+                    self.script.open(&model, &mut self.frames);
                 }
                 self.script.event(prompt, event, &mut self.frames);
                 self.flush().await?;
@@ -152,7 +165,7 @@ impl<S: Script> Outlet<S> {
                 Err(error) => return Ok(Err(error)),
             };
             if !std::mem::replace(&mut is_open, true) {
-                self.script.open(&model, vocabulary.take(), &mut self.frames);
+                self.script.open(&model, &mut self.frames);
             }
             for event in rest {
                 self.script.event(prompt, event, &mut self.frames);

@@ -12,7 +12,6 @@ pub mod metrics;
 pub mod models;
 mod opened;
 pub mod status;
-pub mod vocabulary;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -1,6 +1,7 @@
 //! The OpenAI-shaped edge over its socket: what is asked, answered, streamed and refused.
 
 use ingle_protocol::limits;
+use ingle_tests::exposition::Exposition;
 use ingle_tests::http::{Answer, Http};
 use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
@@ -101,7 +102,8 @@ fn models_are_listed_and_found_by_name() {
     assert!(missing["detail"].as_str().unwrap().contains("`org/name`"), "{missing}");
     assert_eq!(http.get("/health").expect(200).json()["status"], "ok");
     let metrics = http.get("/metrics").expect(200);
-    assert!(metrics.body.contains("# TYPE ingle_"), "{metrics:?}");
+    let metrics = Exposition::read(&http.get("/metrics").expect(200).body);
+    assert!(metrics.kinds.len() > 10, "{metrics:?}");
     let document = http.get("/openapi.json").expect(200).json();
     assert_eq!(document["openapi"], "3.1.0");
 }

@@ -154,7 +154,8 @@ fn imports_go_downward_only() {
         (
             "daemon/src/engine",
             &[
-                "rpc", "mcp", "http", "jobs", "service", "models", "app", "config", "request", "metrics",
+                "rpc", "mcp", "http", "jobs", "service", "models", "app", "config", "request",
+                "metrics",
             ],
         ),
         (
@@ -163,7 +164,10 @@ fn imports_go_downward_only() {
         ),
         ("daemon/src/histogram.rs", &["metrics", "engine", "service"]),
         ("daemon/src/text", &["rpc", "mcp", "http", "service", "models", "engine", "app"]),
-        ("daemon/src/formats", &["rpc", "mcp", "http", "service", "models", "engine", "text", "app"]),
+        (
+            "daemon/src/formats",
+            &["rpc", "mcp", "http", "service", "models", "engine", "text", "app"],
+        ),
         ("daemon/src/models", &["rpc", "mcp", "http", "jobs", "service", "engine", "text", "app"]),
         ("daemon/src/service", &["rpc", "mcp", "http", "app", "jobs"]),
         ("daemon/src/jobs", &["rpc", "mcp", "http", "app"]),

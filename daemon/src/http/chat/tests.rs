@@ -101,12 +101,17 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         created: 9,
         model: String::new(),
         fingerprint: "f".to_owned(),
-        vocabulary: None,
         usage: None,
     };
     let mut out = Frames::default();
-    script.open("m", None, &mut out);
-    let logprobs = vec![TokenLogprob { token: 1, logprob: 0.0, top: Vec::new() }];
+    script.open("m", &mut out);
+    let logprobs = vec![TokenLogprob {
+        token: 1,
+        logprob: 0.0,
+        bytes: b"hi".to_vec(),
+        top: Vec::new(),
+        top_bytes: Vec::new(),
+    }];
     let text = "hi".to_owned();
     script.event(0, GenerateEvent::Delta { choice: 1, text, logprobs }, &mut out);
     script.event(0, GenerateEvent::Reasoning { choice: 0, text: "hm".to_owned() }, &mut out);
@@ -159,6 +164,7 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         (&choice(2)["index"], &choice(2)["delta"]),
         (&json!(1), &json!({ "content": "hi" }))
     );
+    assert_eq!(choice(2)["logprobs"]["content"][0]["token"], "hi");
     assert_eq!(choice(3)["delta"], json!({ "reasoning_content": "hm" }));
     let first = json!([{
         "index": 0, "id": "c1", "type": "function",
