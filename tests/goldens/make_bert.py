@@ -18,15 +18,14 @@ import pathlib
 import random
 import struct
 
+import bert_to_gguf
+
 HERE = pathlib.Path(__file__).parent
 LAYERS, WIDTH, INNER, HEADS, CONTEXT, TYPES = 2, 16, 24, 2, 40, 2
 EPS = 1e-6
 WORDS = "the sea ship light house story winter fire wood coal ash".split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# A word's first piece begins with U+2581 in GGUF; what goes on with a word has nothing before it.
-TOKENS = SPECIAL + ["\u2581" + word for word in WORDS + list(LETTERS)] + list(LETTERS)
-# In a tokenizer.json it is the other way round.
 PIECES = SPECIAL + WORDS + list(LETTERS) + ["##" + letter for letter in LETTERS]
 # Lengths that share a pass and that do not, the shortest and the longest.
 TEXTS = [
@@ -35,45 +34,8 @@ TEXTS = [
     [2, 11, 9, 12, 30, 50, 3],
     [2, 3],
     [4],
-    [2] + [(index * index + 5) % len(TOKENS) for index in range(CONTEXT - 2)] + [3],
+    [2] + [(index * index + 5) % len(PIECES) for index in range(CONTEXT - 2)] + [3],
 ]
-U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
-# Names in a folder and in a GGUF file.
-NAMES = {
-    "embeddings.word_embeddings": "token_embd",
-    "embeddings.position_embeddings": "position_embd",
-    "embeddings.token_type_embeddings": "token_types",
-    "embeddings.LayerNorm": "token_embd_norm",
-    "attention.self.query": "attn_q",
-    "attention.self.key": "attn_k",
-    "attention.self.value": "attn_v",
-    "attention.output.dense": "attn_output",
-    "attention.output.LayerNorm": "attn_output_norm",
-    "intermediate.dense": "ffn_up",
-    "output.dense": "ffn_down",
-    "output.LayerNorm": "layer_output_norm",
-}
-
-
-def text(value):
-    """A length and the bytes."""
-    data = value.encode("utf-8")
-    return struct.pack("<Q", len(data)) + data
-
-
-def scalar(kind, value):
-    """A metadata value without its type."""
-    if kind == STRING:
-        return text(value)
-    return struct.pack({U32: "<I", I32: "<i", F32: "<f", BOOL: "<?"}[kind], value)
-
-
-def entry(key, kind, value):
-    """A metadata entry; a list is an array of `kind`."""
-    if isinstance(value, list):
-        items = b"".join(scalar(kind, item) for item in value)
-        return text(key) + struct.pack("<IIQ", ARRAY, kind, len(value)) + items
-    return text(key) + struct.pack("<I", kind) + scalar(kind, value)
 
 
 def weights(seed):
@@ -90,7 +52,7 @@ def weights(seed):
         add(f"{name}.weight", *shape)
         add(f"{name}.bias", shape[0])
 
-    add("embeddings.word_embeddings.weight", len(TOKENS), WIDTH)
+    add("embeddings.word_embeddings.weight", len(PIECES), WIDTH)
     add("embeddings.position_embeddings.weight", CONTEXT, WIDTH)
     add("embeddings.token_type_embeddings.weight", TYPES, WIDTH)
     module("embeddings.LayerNorm", WIDTH)
@@ -208,46 +170,23 @@ def pool(vectors, pooling):
 
 def write_gguf(tensors):
     """bert/model.gguf."""
-    vocab = len(TOKENS)
-    # Type 1 is a normal token, 3 a control token, 2 the unknown one.
-    types = [3, 2, 3, 3, 3] + [1] * (vocab - 5)
-    metadata = [
-        ("general.architecture", STRING, "bert"),
-        ("bert.block_count", U32, LAYERS),
-        ("bert.embedding_length", U32, WIDTH),
-        ("bert.feed_forward_length", U32, INNER),
-        ("bert.attention.head_count", U32, HEADS),
-        ("bert.context_length", U32, CONTEXT),
-        ("bert.attention.layer_norm_epsilon", F32, EPS),
-        ("bert.attention.causal", BOOL, False),
-        ("bert.pooling_type", U32, 1),
-        ("tokenizer.ggml.model", STRING, "bert"),
-        ("tokenizer.ggml.token_type_count", U32, TYPES),
-        ("tokenizer.ggml.tokens", STRING, TOKENS),
-        ("tokenizer.ggml.token_type", I32, types),
-        ("tokenizer.ggml.unknown_token_id", U32, 1),
-        ("tokenizer.ggml.bos_token_id", U32, 2),
-        ("tokenizer.ggml.seperator_token_id", U32, 3),
-        ("tokenizer.ggml.padding_token_id", U32, 0),
-        ("tokenizer.ggml.cls_token_id", U32, 2),
-        ("tokenizer.ggml.mask_token_id", U32, 4),
-    ]
-    index, data = b"", b""
-    for name, (shape, values) in tensors.items():
-        module, kind = name.rsplit(".", 1)
-        prefix = ""
-        if module.startswith("encoder.layer."):
-            _, _, layer, module = module.split(".", 3)
-            prefix = f"blk.{layer}."
-        index += text(f"{prefix}{NAMES[module]}.{kind}") + struct.pack("<I", len(shape))
-        index += b"".join(struct.pack("<Q", size) for size in reversed(shape))
-        index += struct.pack("<IQ", 0, len(data))
-        data += struct.pack(f"<{len(values)}f", *values)
-        data += b"\0" * (-len(data) % 32)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
-    head += b"".join(entry(*item) for item in metadata) + index
-    head += b"\0" * (-len(head) % 32)
-    (HERE / "bert" / "model.gguf").write_bytes(head + data)
+    sizes = {
+        "layers": LAYERS,
+        "width": WIDTH,
+        "inner": INNER,
+        "heads": HEADS,
+        "context": CONTEXT,
+        "eps": EPS,
+        "types": TYPES,
+        "pooling": 1,
+    }
+    ids = {"pad": 0, "unknown": 1, "cls": 2, "sep": 3, "mask": 4}
+    stored = {
+        name: (shape, "F32", struct.pack(f"<{len(values)}f", *values))
+        for name, (shape, values) in tensors.items()
+    }
+    tokens = [bert_to_gguf.piece(token) for token in PIECES]
+    bert_to_gguf.write(HERE / "bert" / "model.gguf", sizes, tokens, ids, stored)
 
 
 def write_safetensors(path, tensors, dtype):
@@ -353,7 +292,7 @@ def write_folder(name, seed, dtype, pooling, activation, pooling_config):
         "num_hidden_layers": LAYERS,
         "position_embedding_type": "absolute",
         "type_vocab_size": TYPES,
-        "vocab_size": len(TOKENS),
+        "vocab_size": len(PIECES),
     }
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
