@@ -319,9 +319,10 @@ pub(super) enum Activation {
 
 impl Activation {
     /// Element by element.
-    pub(super) fn forward(self, x: &Array) -> Result<Array, EngineError> {
+    pub(super) fn forward(self, x: &Array, device: Device) -> Result<Array, EngineError> {
         let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
         Ok(match self {
+            Self::Gelu if cpu::serves(device, x.dtype()) => cpu::gelu(x)?,
             Self::Gelu => {
                 let erf = ops::erf(x.multiply(number(std::f32::consts::FRAC_1_SQRT_2)?)?)?;
                 x.multiply(erf.add(number(1.0)?)?.multiply(number(0.5)?)?)?

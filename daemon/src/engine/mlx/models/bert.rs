@@ -270,7 +270,7 @@ impl Layer {
     fn forward(&self, x: &Array, batch: &TextBatch) -> Result<Array, EngineError> {
         let attended = self.attention_output.forward(&self.attend(x, batch)?)?;
         let x = self.attention_norm.forward(&attended.add(x)?)?;
-        let inner = self.activation.forward(&self.intermediate.forward(&x)?)?;
+        let inner = self.activation.forward(&self.intermediate.forward(&x)?, self.device)?;
         self.output_norm.forward(&self.output.forward(&inner)?.add(&x)?)
     }
 
