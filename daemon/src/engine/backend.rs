@@ -57,6 +57,9 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
 }
 
+/// Whether a pass is still wanted. Asked thousands of times a second while it goes on.
+pub type Wanted<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// A loaded text-generation model: owns sequences and runs forward passes over them.
 ///
 /// One step is `forward` (queue the work), `sample` (may stay on the device) and `collect` (wait).
@@ -119,6 +122,24 @@ pub trait Generator {
     /// [`EngineError::Native`] when the numerics refuse, and [`EngineError::KvFull`] when there is
     /// no room for the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
+
+    /// Whether [`Generator::forward_while`] can end a pass half way.
+    fn can_give_up(&self) -> bool {
+        false
+    }
+
+    /// As [`Generator::forward`], but given up once the pass is not `wanted` any more, if the engine
+    /// can.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] when it was given up; no sequence has advanced then either.
+    fn forward_while(
+        &mut self,
+        rows: &[Row<'_>],
+        _wanted: Wanted<'_>,
+    ) -> Result<Ticket, EngineError> {
+        self.forward(rows)
+    }
 
     /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
     ///
@@ -342,8 +363,8 @@ pub enum EngineError {
         /// What there is no memory for.
         problem: String,
     },
-    /// The load was cancelled before it finished.
-    #[error("the load was cancelled")]
+    /// The load or the pass was cancelled before it finished.
+    #[error("it was cancelled")]
     Cancelled,
     /// All sequences of the generator are taken.
     #[error("all {sequences} sequences of the model are in use")]

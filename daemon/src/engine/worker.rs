@@ -27,7 +27,7 @@ use super::admission::{Admission, Arrival};
 use super::cores::Cores;
 use super::crash_journal::{CrashJournal, Work};
 use super::embedding::Embeddings;
-use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
+use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest, millis};
 use super::memory::MemoryOptions;
 use super::registry::{LoadEnd, Registry};
 use super::sequence::{self, Sequence, Waiting};
@@ -215,7 +215,13 @@ impl Worker {
         self.journal.adopts();
         let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
         let slice = if may_wait { limits::ADOPT_SLICE_MS } else { limits::ADOPT_BETWEEN_STEPS_MS };
+        let begun_at = Instant::now();
         let ended = self.registry.adopt(Duration::from_millis(slice), may_wait);
+        let took = begun_at.elapsed();
+        if took >= Duration::from_millis(2 * limits::ADOPT_SLICE_MS) {
+            // One piece of it was too large, or the machine was busy: streams have stood still.
+            tracing::debug!(took_ms = millis(took), "a slice of a load took long");
+        }
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {

@@ -56,7 +56,7 @@ impl GgufEmbedder {
         let wanted = vec![1_i8; tokens.len()];
         let pass = if self.has_memory { Pass::Decode } else { Pass::Encode };
         self.output_tokens = self.output_tokens.max(tokens.len());
-        let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted);
+        let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted, None);
         if self.has_memory {
             for (_, slot) in texts.iter().zip(0_i32..) {
                 // The vectors stay; the texts' keys and values are of no more use.
