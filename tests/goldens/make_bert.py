@@ -6,6 +6,7 @@
 - bert-cls: 16-bit weights under the names of a larger model, whose other parts are there too, and
   the approximate GELU.
 - bert-max: bfloat16, and the pooling file in its newer form.
+- roberta-mean: positions that begin behind the padding token's id.
 
 Each folder's golden.json has token ids of some texts and their vectors, at length 1, computed in
 Python's own 64-bit floats after transformers' modeling_bert.py and sentence-transformers'
@@ -38,7 +39,7 @@ TEXTS = [
 ]
 
 
-def weights(seed):
+def weights(seed, positions=CONTEXT):
     """Random weights by their names in a folder: shape and numbers."""
     random.seed(seed)
     tensors = {}
@@ -53,7 +54,7 @@ def weights(seed):
         add(f"{name}.bias", shape[0])
 
     add("embeddings.word_embeddings.weight", len(PIECES), WIDTH)
-    add("embeddings.position_embeddings.weight", CONTEXT, WIDTH)
+    add("embeddings.position_embeddings.weight", positions, WIDTH)
     add("embeddings.token_type_embeddings.weight", TYPES, WIDTH)
     module("embeddings.LayerNorm", WIDTH)
     for layer in range(LAYERS):
@@ -103,8 +104,8 @@ def gelu_new(x):
     return 0.5 * x * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def encode(tensors, ids, activation):
-    """The vectors of a text's tokens."""
+def encode(tensors, ids, activation, first=0):
+    """The vectors of a text's tokens; the first one is at position `first`."""
 
     def rows(name):
         (_, width), values = tensors[f"{name}.weight"]
@@ -125,7 +126,7 @@ def encode(tensors, ids, activation):
 
     words, positions = rows("embeddings.word_embeddings"), rows("embeddings.position_embeddings")
     kind = rows("embeddings.token_type_embeddings")[0]
-    xs = [add(add(words[token], positions[at]), kind) for at, token in enumerate(ids)]
+    xs = [add(add(words[token], positions[first + at]), kind) for at, token in enumerate(ids)]
     xs = [norm("embeddings.LayerNorm", x) for x in xs]
     size = WIDTH // HEADS
     for layer in range(LAYERS):
@@ -262,14 +263,13 @@ def write_folder(name, seed, dtype, pooling, activation, pooling_config):
     """A folder and its golden.json."""
     folder = HERE / name
     (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
-    tensors = weights(seed)
-    golden = {
-        "texts": TEXTS,
-        "vectors": [
-            pool(encode(rounded(tensors, dtype), ids, ACTIVATIONS[activation]), pooling)
-            for ids in TEXTS
-        ],
-    }
+    model_type = name.split("-")[0]
+    # RoBERTa's padding token is 1.
+    first = 2 if model_type == "roberta" else 0
+    tensors = weights(seed, CONTEXT + first)
+    stored, run = rounded(tensors, dtype), ACTIVATIONS[activation]
+    vectors = [pool(encode(stored, ids, run, first), pooling) for ids in TEXTS]
+    golden = {"texts": TEXTS, "vectors": vectors}
     # What no vector needs: it must do no harm.
     if name == "bert-cls":
         tensors = {f"bert.{key}": value for key, value in tensors.items()}
@@ -281,13 +281,13 @@ def write_folder(name, seed, dtype, pooling, activation, pooling_config):
         } | tensors
     write_safetensors(folder / "model.safetensors", tensors, dtype)
     config = {
-        "model_type": "bert",
-        "architectures": ["BertModel"],
+        "model_type": model_type,
+        "architectures": ["BertModel"] if model_type == "bert" else ["RobertaModel"],
         "hidden_act": activation,
         "hidden_size": WIDTH,
         "intermediate_size": INNER,
         "layer_norm_eps": EPS,
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": CONTEXT + first,
         "num_attention_heads": HEADS,
         "num_hidden_layers": LAYERS,
         "position_embedding_type": "absolute",
@@ -324,6 +324,7 @@ def main():
     cls = flags | {"pooling_mode_cls_token": True}
     write_folder("bert-cls", 6, "F16", "cls", "gelu_new", cls)
     write_folder("bert-max", 7, "BF16", "max", "gelu", {"pooling_mode": "max"})
+    write_folder("roberta-mean", 8, "F32", "mean", "gelu", mean)
 
 
 if __name__ == "__main__":

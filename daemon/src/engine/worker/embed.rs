@@ -11,6 +11,7 @@ use crate::engine::backend::EngineError;
 use crate::engine::crash_journal::Work;
 use crate::engine::embedding::Job;
 use crate::engine::handle::{EmbedRequest, EngineFailure};
+use crate::engine::pacing::Company;
 
 impl Worker {
     /// Takes a request for embeddings in, or answers it. Its model's load starts with the next
@@ -54,7 +55,10 @@ impl Worker {
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
             Some((embedder, pacing)) => {
-                let most_tokens = pacing.chunk_tokens(self.running.is_empty());
+                // A slice is a prompt's chunk as far as others are concerned.
+                let is_alone = self.running.is_empty();
+                let company = if is_alone { Company::Prompts } else { Company::Streams };
+                let most_tokens = pacing.chunk_tokens(company);
                 let slice = self.embeddings.step(arrival, embedder, most_tokens, now);
                 if let Some(slice) = slice {
                     pacing.learn(slice.tokens, now.elapsed());

@@ -1,8 +1,8 @@
-//! BERT (Devlin and others 2018): learned positions, attention in both directions, norms after each
-//! sum.
+//! BERT (Devlin and others 2018) and RoBERTa (Liu and others 2019), which differ in where positions
+//! begin: learned positions, attention in both directions, norms after each sum.
 //!
-//! Its hyperparameters and its forward pass up to the tokens' vectors. Names are upstream's. Source:
-//! transformers' `models/bert/modeling_bert.py`.
+//! Their hyperparameters and forward pass up to the tokens' vectors. Names are upstream's. Source:
+//! transformers' `models/bert/modeling_bert.py` and `models/roberta/modeling_roberta.py`.
 
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
@@ -33,6 +33,8 @@ pub(super) struct Config {
     norm_eps: f32,
     vocab_size: usize,
     positions: usize,
+    /// The position of a text's first token.
+    first_position: usize,
     token_types: usize,
     context_tokens: usize,
 }
@@ -53,9 +55,9 @@ impl Config {
                 return Err(keys.unsupported(key, "false").into());
             }
         }
-        let has_prefix = folder.tensors().iter().any(|tensor| tensor.name.starts_with("bert."));
+        let has = |prefix: &str| folder.tensors().iter().any(|one| one.name.starts_with(prefix));
         let config = Self {
-            prefix: if has_prefix { "bert." } else { "" },
+            prefix: ["bert.", "roberta."].into_iter().find(|prefix| has(prefix)).unwrap_or(""),
             layers: keys.size("num_hidden_layers")?,
             hidden: keys.size("hidden_size")?,
             intermediate: keys.size("intermediate_size")?,
@@ -64,6 +66,7 @@ impl Config {
             norm_eps: norm_eps(keys)?,
             vocab_size: keys.size("vocab_size")?,
             positions: keys.size("max_position_embeddings")?,
+            first_position: folder.first_position()?,
             token_types: keys.size_opt("type_vocab_size")?.unwrap_or(2),
             context_tokens: folder.context_tokens()?,
         };
@@ -166,6 +169,7 @@ impl Plan<dyn Encoder> for Config {
         let mut builder = LayerBuilder { weights, device, dtype: words.dtype() };
         let norm = builder.layer_norm(&self.embeddings("LayerNorm"), self.norm_eps)?;
         let positions = weights.take_dense(&weight("position_embeddings"))?;
+        let positions = positions.try_index((dim(self.first_position)?.., ..))?;
         let types = weights.take_dense(&weight("token_type_embeddings"))?;
         // Every token of a single text is of type 0.
         let positions = positions.add(types.try_index((..1, ..))?)?.as_dtype(words.dtype())?;

@@ -176,11 +176,11 @@ pub(super) fn encoder_plan(
 ) -> Result<(String, Box<dyn Plan<dyn Encoder>>), EngineError> {
     let name = folder.config().string("model_type")?;
     let plan = match name.as_str() {
-        "bert" => bert::Config::from_folder(folder)?,
+        "bert" | "roberta" | "xlm-roberta" => bert::Config::from_folder(folder)?,
         _ => return Err(folder.config().unsupported("model_type", ENCODERS).into()),
     };
     Ok((name, Box::new(plan)))
 }
 
 /// What a folder of another architecture is answered.
-const ENCODERS: &str = "`bert` is what the MLX engine embeds with; others run as GGUF files";
+const ENCODERS: &str = "`bert`, `roberta`, `xlm-roberta`; others embed as GGUF files";

@@ -48,7 +48,7 @@ fn likeness(one: &[f32], other: &[f64]) -> f64 {
 
 #[test]
 fn vectors_are_those_of_plain_loops_alone_and_in_a_batch() {
-    for case in ["bert-mean", "bert-cls", "bert-max"] {
+    for case in ["bert-mean", "bert-cls", "bert-max", "roberta-mean"] {
         let golden = fs::read_to_string(goldens().join(case).join("golden.json")).unwrap();
         let golden: Golden = serde_json::from_str(&golden).unwrap();
         for (precision, least) in
@@ -56,7 +56,7 @@ fn vectors_are_those_of_plain_loops_alone_and_in_a_batch() {
         {
             let mut embedder = embedder(case, precision);
             assert_eq!((embedder.dimensions(), embedder.context_tokens()), (16, CONTEXT));
-            assert_eq!(embedder.info().architecture, "bert");
+            assert_eq!(embedder.info().architecture, case.split_once('-').unwrap().0);
             // Each length in a pass of its own, and several lengths padded to one.
             let indices = (0..golden.texts.len()).chain([0, 1, 2, 1, 0, 2]);
             let (texts, expected): (Vec<&[u32]>, Vec<&[f64]>) = indices
