@@ -76,8 +76,10 @@ pub const QUEUED_EMBEDDINGS: usize = 64;
 pub const EMBED_INPUTS: usize = 2_048;
 /// Bytes of one of them.
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
-/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
-pub const EMBED_SLICE_TOKENS: usize = 512;
+/// Tokens of the texts that share a pass, with their padding; at least one text.
+pub const EMBED_PASS_TOKENS: usize = 512;
+/// Of a hundred tokens of a batch of texts so many at most are padding.
+pub const EMBED_PADDING_PERCENT: usize = 25;
 /// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.

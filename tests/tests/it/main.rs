@@ -23,6 +23,7 @@ mod launch;
 mod mcp;
 mod memory;
 mod metrics;
+mod minilm;
 mod models;
 mod reference;
 mod sampling;
