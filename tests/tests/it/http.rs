@@ -101,7 +101,6 @@ fn models_are_listed_and_found_by_name() {
     assert_eq!(missing["error"]["code"], "model_not_found");
     assert!(missing["detail"].as_str().unwrap().contains("`org/name`"), "{missing}");
     assert_eq!(http.get("/health").expect(200).json()["status"], "ok");
-    let metrics = http.get("/metrics").expect(200);
     let metrics = Exposition::read(&http.get("/metrics").expect(200).body);
     assert!(metrics.kinds.len() > 10, "{metrics:?}");
     let document = http.get("/openapi.json").expect(200).json();
