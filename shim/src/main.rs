@@ -12,6 +12,7 @@ mod envelope;
 mod fake;
 mod history;
 mod host;
+mod install;
 mod link;
 mod output;
 mod pending;
