@@ -18,6 +18,7 @@ mod output;
 mod pending;
 mod progress;
 mod pump;
+mod session;
 mod stdio;
 
 use std::process::ExitCode;

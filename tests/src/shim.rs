@@ -1,4 +1,4 @@
-//! A host's end of `ingle rpc`: frames in, frames out, each with the time it came.
+//! A host's end of `ingle rpc` and `ingle mcp`: frames in, frames out, each with the time it came.
 //!
 //! Owns the child and the count of answers to each request, so that a second answer to anything is
 //! seen. Knows nothing of what the frames mean.
@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use ingle_protocol::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ impl Answer {
     }
 }
 
-/// A running `ingle rpc`.
+/// A running `ingle rpc` or `ingle mcp`.
 #[derive(Debug)]
 pub struct Shim {
     child: Child,
@@ -52,15 +53,22 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Spawns it.
+    /// Spawns `ingle rpc`.
     ///
     /// # Panics
     /// When it cannot be run.
     #[must_use]
     pub fn spawn(home: &Home) -> Self {
-        let mut command = home.command("ingle");
-        command.arg("rpc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("`ingle` runs");
+        Self::spawn_as(home, &["rpc"])
+    }
+
+    /// Spawns `ingle` with these arguments, which make it a pump.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn spawn_as(home: &Home, arguments: &[&str]) -> Self {
+        let mut child = piped(home, arguments);
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("a pipe");
         let (sender, frames) = channel();
@@ -95,11 +103,19 @@ impl Shim {
     pub fn request(&mut self, method: &str, params: &Value) -> i64 {
         let id = self.next_id;
         self.next_id += 1;
-        let frame = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
+        id
+    }
+
+    /// Sends a notification.
+    pub fn notify(&mut self, method: &str) {
+        self.send(&json!({ "jsonrpc": "2.0", "method": method }));
+    }
+
+    fn send(&mut self, frame: &Value) {
         if let Some(stdin) = &mut self.stdin {
             let _ = stdin.write_all(format!("{frame}\n").as_bytes());
         }
-        id
     }
 
     /// The answer to a request.
@@ -150,8 +166,52 @@ impl Shim {
     fn note(&mut self, answer: Answer) {
         match answer.frame["id"].as_i64() {
             Some(id) => self.answers.entry(id).or_default().push(answer),
+            None if answer.frame["id"].is_string() => panic!("nobody asked: {}", answer.frame),
             None => self.events += 1,
         }
+    }
+}
+
+fn piped(home: &Home, arguments: &[&str]) -> Child {
+    let mut command = home.command("ingle");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().expect("`ingle` runs")
+}
+
+/// A running `ingle rpc` whose pipes a client library holds.
+#[derive(Debug)]
+pub struct Carrier {
+    child: Child,
+}
+
+impl Carrier {
+    /// Spawns it, and a client that talks through it.
+    ///
+    /// # Panics
+    /// When it cannot be run, or the daemon does not answer.
+    pub async fn spawn(home: &Home) -> (Self, Client) {
+        use tokio::net::unix::pipe::{Receiver, Sender};
+        let mut child = piped(home, &["rpc"]);
+        let reader = Receiver::from_owned_fd(child.stdout.take().expect("a pipe").into());
+        let writer = Sender::from_owned_fd(child.stdin.take().expect("a pipe").into());
+        let client = Client::over_pipes(reader.expect("a pipe"), writer.expect("a pipe")).await;
+        (Self { child }, client.expect("the daemon answers"))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the shim is there");
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
