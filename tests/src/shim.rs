@@ -50,6 +50,8 @@ pub struct Shim {
     next_id: i64,
     answers: HashMap<i64, Vec<Answer>>,
     events: usize,
+    /// Notifications by method.
+    heard: HashMap<String, usize>,
 }
 
 impl Shim {
@@ -81,8 +83,8 @@ impl Shim {
                 }
             }
         });
-        let answers = HashMap::new();
-        Self { child, stdin, frames, next_id: 1, answers, events: 0 }
+        let (answers, heard) = (HashMap::new(), HashMap::new());
+        Self { child, stdin, frames, next_id: 1, answers, events: 0, heard }
     }
 
     /// Its process id.
@@ -149,6 +151,23 @@ impl Shim {
         }
     }
 
+    /// How many notifications of this method have been read so far.
+    #[must_use]
+    pub fn heard(&self, method: &str) -> usize {
+        self.heard.get(method).copied().unwrap_or_default()
+    }
+
+    /// Reads until so many notifications of this method have come.
+    ///
+    /// # Panics
+    /// When they do not come in a minute each.
+    pub fn hear(&mut self, method: &str, count: usize) {
+        while self.heard(method) < count {
+            let frame = self.frames.recv_timeout(ANSWER_LIMIT).expect("a notification");
+            self.note(frame);
+        }
+    }
+
     /// Ends its input, reads everything that still comes, and gives every answer there was.
     ///
     /// # Panics
@@ -167,7 +186,11 @@ impl Shim {
         match answer.frame["id"].as_i64() {
             Some(id) => self.answers.entry(id).or_default().push(answer),
             None if answer.frame["id"].is_string() => panic!("nobody asked: {}", answer.frame),
-            None => self.events += 1,
+            None => {
+                self.events += 1;
+                let method = answer.frame["method"].as_str().unwrap_or_default().to_owned();
+                *self.heard.entry(method).or_default() += 1;
+            }
         }
     }
 }

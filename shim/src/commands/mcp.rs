@@ -78,6 +78,11 @@ fn install(app: &mut App, options: &InstallOptions, around: &Surroundings) -> Ou
         _ => format!("It is told to wait {seconds} s for a tool."),
     })?;
     app.output.note(&format!("hint: restart {title}, or its MCP servers, if it is running"));
+    if scope == Scope::Project {
+        app.output.note(
+            "hint: the entry names the path of `ingle` on this machine; others may have another",
+        );
+    }
     Ok(exit::OK)
 }
 

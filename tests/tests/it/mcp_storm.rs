@@ -13,6 +13,11 @@ const KILLS: usize = 50;
 /// Calls of each host in flight at each kill; all together are as many as run at once, or fewer.
 const CALLS: usize = 2;
 
+/// What both hosts follow, and how they hear that it has changed.
+const MODELS: &str = "ingle://models";
+const UPDATED: &str = "notifications/resources/updated";
+const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+
 /// A host: what every request of its revision carries.
 struct Host {
     shim: Shim,
@@ -30,6 +35,8 @@ impl Host {
         let id = host.ask("initialize", params);
         assert_eq!(host.shim.answer(id).frame["result"]["protocolVersion"], "2025-06-18");
         host.shim.notify("notifications/initialized");
+        let id = host.ask("resources/subscribe", json!({ "uri": MODELS }));
+        assert_eq!(host.code(id), "result");
         host
     }
 
@@ -40,7 +47,11 @@ impl Host {
             "io.modelcontextprotocol/clientInfo": { "name": "test host", "version": "1" },
             "io.modelcontextprotocol/clientCapabilities": {},
         });
-        Self { shim: Shim::spawn_as(home, &["mcp"]), meta: Some(meta), asked: 0 }
+        let mut host = Self { shim: Shim::spawn_as(home, &["mcp"]), meta: Some(meta), asked: 0 };
+        let wanted = json!({ "resourceSubscriptions": [MODELS] });
+        host.ask("subscriptions/listen", json!({ "notifications": wanted }));
+        host.shim.hear(ACKNOWLEDGED, 1);
+        host
     }
 
     fn ask(&mut self, method: &str, mut params: Value) -> i64 {
@@ -96,8 +107,16 @@ fn sessions_survive_fifty_kills_in_a_row() {
         assert_ne!(home.daemon_pid(), Some(pid));
     }
     let took = begin.elapsed();
+    // The last daemon has loaded nothing yet, and knows what both follow.
+    let before = hosts.each_ref().map(|host| host.shim.heard(UPDATED));
+    home.ingle(["load"]).ok();
+    for (host, before) in hosts.iter_mut().zip(before) {
+        host.shim.hear(UPDATED, before + 1);
+        assert!(host.shim.heard(ACKNOWLEDGED) <= 1, "a host hears once that it is heard");
+    }
     for host in hosts {
-        let asked = host.asked;
+        // What goes on has no answer, and ends with the session.
+        let asked = host.asked - usize::from(host.meta.is_some());
         let (status, answers) = host.shim.finish();
         assert!(status.success(), "{status}");
         // The handshake's reply is among them: a host sees no second one.
