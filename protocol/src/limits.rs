@@ -59,6 +59,12 @@ pub const SHIM_STDIO_CHUNKS: usize = 16;
 /// Connections in a row that a shim may lose, without a byte getting through, before it gives the
 /// waiting requests up.
 pub const SHIM_FRUITLESS_CONNECTIONS: u32 = 3;
+/// Subscriptions of one host that a shim repeats to a new daemon, of each kind.
+pub const SHIM_SUBSCRIPTIONS: usize = 256;
+/// Bytes of a tool host's configuration file that `ingle mcp install` changes.
+pub const HOST_CONFIG_BYTES: usize = 64 * 1024 * 1024;
+/// Backups of such a file, at most.
+pub const HOST_CONFIG_BACKUPS: u32 = 20;
 /// Milliseconds between a shim's looks at whether its host is still its parent.
 pub const SHIM_PARENT_CHECK_MS: u64 = 2_000;
 
