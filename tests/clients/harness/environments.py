@@ -105,7 +105,7 @@ class Environments:
 def _run(command, fault, **options):
     hint = "see the message above, and whether the package index can be reached"
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr,
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               timeout=FETCH_LIMIT_S, check=False, **options)
     except subprocess.TimeoutExpired:
         raise EnvironmentFault(f"{fault} in {FETCH_LIMIT_S} s\nhint: {hint}") from None
