@@ -1,6 +1,6 @@
 //! Ingle's daemon: keeps language models warm on one engine thread.
 //!
-//! Rooms, and who may import whom: `main -> app -> {rpc, mcp} -> jobs -> service -> {models, text,
+//! Rooms, and who may import whom: `main -> app -> {rpc, mcp, http} -> jobs -> service -> {models, text,
 //! engine::handle}`; a caller may skip a floor downward, never upward. `formats` reads files and
 //! knows nobody. ARCHITECTURE.md has the whole picture.
 
@@ -9,6 +9,7 @@ pub mod calendar;
 pub mod config;
 pub mod engine;
 pub mod formats;
+pub mod http;
 pub mod jobs;
 pub mod logging;
 pub mod mcp;

@@ -138,6 +138,23 @@ pub struct StatusReply {
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
+    /// Where HTTP is spoken.
+    #[serde(default)]
+    pub http: HttpStatus,
+}
+
+/// Where HTTP is spoken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpStatus {
+    /// The Unix socket; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// The base URL over TCP, such as `http://127.0.0.1:11711/v1`; absent when TCP is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The file with the token that TCP wants; absent when it wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
 }
 
 /// How often one layer's limit was reached for one class.
