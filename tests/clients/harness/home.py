@@ -78,13 +78,13 @@ class Home:
         return json.loads(output)
 
     def http(self):
-        """Base address, socket and token of the HTTP edge, as far as there are any."""
-        listen = self.status().get("http") or {}
-        token = self.ingle / "http.token"
+        """Base URL, socket and token of HTTP, as the daemon tells them."""
+        told = self.status().get("http", {})
+        token = told.get("token_file")
         return {
-            "socket": str(self.ingle / "run" / "http.sock"),
-            "address": listen.get("address") if isinstance(listen, dict) else listen,
-            "token": token.read_text(encoding="utf-8").strip() if token.exists() else None,
+            "socket": told.get("socket"),
+            "url": told.get("url"),
+            "token": pathlib.Path(token).read_text(encoding="utf-8").strip() if token else None,
         }
 
     def close(self):

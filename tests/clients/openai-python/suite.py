@@ -46,8 +46,8 @@ class City(BaseModel):
 
 def over_tcp(**options):
     """A client with the token, as a user would make one."""
-    return OpenAI(**{"base_url": f"http://{HTTP['address']}/v1", "api_key": HTTP["token"],
-                     "max_retries": 0, "timeout": 20, **options})
+    return OpenAI(**{"base_url": HTTP["url"], "api_key": HTTP["token"], "max_retries": 0,
+                     "timeout": 20, **options})
 
 
 def over_socket():
@@ -60,8 +60,7 @@ def over_socket():
 def asynchronous(way):
     """The asynchronous client over either."""
     if way == "tcp":
-        return AsyncOpenAI(base_url=f"http://{HTTP['address']}/v1", api_key=HTTP["token"],
-                           max_retries=0, timeout=20)
+        return AsyncOpenAI(base_url=HTTP["url"], api_key=HTTP["token"], max_retries=0, timeout=20)
     transport = httpx2.AsyncHTTPTransport(uds=HTTP["socket"])
     return AsyncOpenAI(base_url="http://localhost/v1", api_key="none", max_retries=0, timeout=20,
                        http_client=DefaultAsyncHttpxClient(transport=transport))
@@ -416,7 +415,7 @@ def wrong_token():
 
 def foreign_host():
     """A page of another site that names this address is refused."""
-    got = httpx2.get(f"http://{HTTP['address']}/v1/models", headers={
+    got = httpx2.get(f"{HTTP['url']}/models", headers={
         "host": "evil.example.com", "authorization": f"Bearer {HTTP['token']}"})
     expect(got.status_code in (403, 421), f"status {got.status_code}")
 
