@@ -39,7 +39,7 @@ def main():
         "--url", base, "--header", f"Authorization: Bearer {HTTP['token']}",
         "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES),
         "--checks", "all", "--exclude-checks", ",".join(EXCLUDED), "--continue-on-failure",
-        "--generation-deterministic", "--generation-database", "none", "--no-shrink",
+        "--generation-deterministic", "--no-shrink",
         "--request-timeout", "20", "--report", "junit", "--report-junit-path", str(results),
         "--no-color", "--warnings", "off",
     ]
