@@ -22,6 +22,9 @@ STATE_LIMIT_S = 20
 
 HELLO = [{"role": "user", "content": "hello"}]
 
+# A model for each way of writing a tool's call.
+CALLERS = ("caller", "llama_caller", "mistral_caller")
+
 WEATHER = {
     "type": "function",
     "function": {
@@ -178,13 +181,10 @@ def logprobs(client):
 
 def json_object(client):
     """Some JSON object."""
-    got = client.chat.completions.create(model="dice", messages=HELLO, max_tokens=60,
+    got = client.chat.completions.create(model="sim", messages=HELLO, max_tokens=400,
                                          response_format={"type": "json_object"})
     text = got.choices[0].message.content
-    if got.choices[0].finish_reason == "stop":
-        expect(isinstance(json.loads(text), dict), f"no object: {text}")
-    else:
-        expect(text.lstrip().startswith("{"), f"no object: {text}")
+    expect(isinstance(json.loads(text), dict), f"no object: {text}")
 
 
 def json_schema(client):
@@ -197,27 +197,30 @@ def json_schema(client):
 
 def tool_call(client):
     """A tool's call, parsed, and a conversation that goes on with its answer."""
-    got = client.chat.completions.create(model="caller", messages=HELLO, tools=[WEATHER])
-    choice = got.choices[0]
-    equal(choice.finish_reason, "tool_calls", "finish reason")
-    call = choice.message.tool_calls[0]
-    equal((call.type, call.function.name), ("function", "get_weather"), "call")
-    equal(json.loads(call.function.arguments), {"city": "Paris"}, "arguments")
-    messages = [*HELLO, choice.message,
-                {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
-    got = client.chat.completions.create(model="sim", messages=messages, tools=[WEATHER])
-    expect(got.choices[0].message.content, "no answer after the tool's")
+    for model in CALLERS:
+        got = client.chat.completions.create(model=model, messages=HELLO, tools=[WEATHER])
+        choice = got.choices[0]
+        equal(choice.finish_reason, "tool_calls", f"finish reason of `{model}`")
+        call = choice.message.tool_calls[0]
+        equal((call.type, call.function.name), ("function", "get_weather"), f"call of `{model}`")
+        equal(json.loads(call.function.arguments), {"city": "Paris"}, "arguments")
+        messages = [*HELLO, choice.message,
+                    {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+        got = client.chat.completions.create(model="sim", messages=messages, tools=[WEATHER])
+        expect(got.choices[0].message.content, "no answer after the tool's")
 
 
 def tool_call_streamed(client):
     """The same in pieces, as the SDK puts them together."""
-    with client.chat.completions.stream(model="caller", messages=HELLO, tools=[WEATHER]) as stream:
-        kinds = {event.type for event in stream}
-        final = stream.get_final_completion()
-    expect("tool_calls.function.arguments.done" in kinds, f"events: {sorted(kinds)}")
-    call = final.choices[0].message.tool_calls[0]
-    equal(json.loads(call.function.arguments), {"city": "Paris"}, "arguments")
-    equal(final.choices[0].finish_reason, "tool_calls", "finish reason")
+    for model in CALLERS:
+        with client.chat.completions.stream(model=model, messages=HELLO,
+                                            tools=[WEATHER]) as stream:
+            kinds = {event.type for event in stream}
+            final = stream.get_final_completion()
+        expect("tool_calls.function.arguments.done" in kinds, f"`{model}`: {sorted(kinds)}")
+        call = final.choices[0].message.tool_calls[0]
+        equal(json.loads(call.function.arguments), {"city": "Paris"}, f"arguments of `{model}`")
+        equal(final.choices[0].finish_reason, "tool_calls", f"finish reason of `{model}`")
 
 
 def tool_choice(client):
@@ -257,6 +260,12 @@ def completions(client):
     text = "".join(chunk.choices[0].text for chunk in chunks if chunk.choices)
     equal(text, got.choices[0].text, "streamed text")
     equal(chunks[-1].usage.completion_tokens, 20, "usage")
+
+
+def completions_with_suffix(client):
+    """What is between a prompt and a suffix."""
+    got = client.completions.create(model="sim", prompt="fn main() {", suffix="}", max_tokens=8)
+    expect(got.choices[0].text, "no text")
 
 
 def completions_of_a_batch(client):
@@ -425,8 +434,8 @@ def main():
     synchronous = [models, chat, chat_streamed, chat_in_parts, several_choices, sampling,
                    stop_strings, logprobs, json_object, json_schema, tool_call,
                    tool_call_streamed, tool_choice, reasoning, completions,
-                   completions_of_a_batch, completions_with_logprobs, embeddings, unknown_model,
-                   bad_values, out_of_time, left_stream, impatient, other_endpoints]
+                   completions_with_suffix, completions_of_a_batch, completions_with_logprobs,
+                   embeddings, unknown_model, bad_values, out_of_time, left_stream, impatient, other_endpoints]
     for way, connect in (("tcp", over_tcp), ("socket", over_socket)):
         with connect() as client:
             for function in synchronous:
