@@ -23,6 +23,9 @@ use super::tensor::{HostData, HostTensor};
 /// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
 const END_TOKEN: u32 = 257;
 
+/// How much likelier than any other token the next one of its own text is, as a logit.
+const OWN_TEXT_LOGIT: f32 = 20.0;
+
 /// A sim model's `config.json`. Counts `*_at` are tokens of one generation, from 1.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -261,8 +264,19 @@ impl SimGenerator {
                 "this model was told to fail at token {said}"
             )));
         }
-        if config.logits.is_empty() {
+        let position = sequence.tokens.len() - 1;
+        if config.logits.is_empty() && spec.mask.is_none() {
             return Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] });
+        }
+        if config.logits.is_empty() {
+            // It would say its own text, and says anything else as readily where it must not.
+            let mut logits = vec![0.0; vocab_size];
+            logits[token as usize] = OWN_TEXT_LOGIT;
+            let sampled = sampling::sample(&logits, spec);
+            if sampled.as_ref().is_ok_and(|sampled| sampled.token != token) {
+                *said -= 1;
+            }
+            return sampled.map_err(|error| EngineError::undrawn(error, position));
         }
         let mut logits = vec![f32::NEG_INFINITY; vocab_size];
         for (&character, &logit) in &config.logits {
@@ -270,9 +284,7 @@ impl SimGenerator {
                 *slot = logit;
             }
         }
-        let position = sequence.tokens.len() - 1;
-        sampling::sample(&logits, spec)
-            .map_err(|error| EngineError::NotFinite { what: error.what, position })
+        sampling::sample(&logits, spec).map_err(|error| EngineError::undrawn(error, position))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the cache of opened models (header, tokenizer, template: what a request needs before the
 //! engine does). Opening runs off the engine thread and off the runtime's workers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -30,6 +30,7 @@ use crate::formats::gguf::{GgufError, GgufFile};
 use crate::formats::hf::{FolderError, ModelFolder};
 use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress};
 use crate::request::RequestContext;
+use crate::text::constraint::{ConstraintError, Grammars};
 use crate::text::{TextError, TextModel, gguf_vocab, hf_text};
 
 /// A model whose header and text half are in memory.
@@ -43,6 +44,18 @@ pub struct OpenModel {
     pub text: TextModel,
     /// Tokens of context.
     pub context_tokens: usize,
+    /// What holds its texts to a form, once somebody has asked for one.
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
+}
+
+impl OpenModel {
+    /// What holds its texts to a form. Blocks while the vocabulary is read for the first time.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Vocabulary`].
+    pub(super) fn grammars(&self) -> Result<&Grammars, ConstraintError> {
+        self.grammars.get_or_init(|| Grammars::new(&self.text)).as_ref().map_err(Clone::clone)
+    }
 }
 
 /// A look at a disk that takes longer is not repeated while it goes on.
@@ -240,7 +253,7 @@ fn open_model(
     let version = version(&source, engine);
     let context_tokens = settings.context_tokens(engine, trained_tokens);
     let engine = EngineModel { name, version, engine, role, weights };
-    Ok(OpenModel { source, engine, text, context_tokens })
+    Ok(OpenModel { source, engine, text, context_tokens, grammars: OnceLock::new() })
 }
 
 /// Which state of its files a model is in. The same files on another engine are another model to
