@@ -270,10 +270,7 @@ impl Service {
             return Ok(None);
         };
         let (open, cores) = (Arc::clone(open), self.engine.cores());
-        let work = blocking(move || {
-            let _core = cores.borrow();
-            Ok(open.grammars()?.constraint(&format)?)
-        });
+        let work = blocking(move || Ok(open.grammars(&cores)?.constraint(&format)?));
         self.in_time("preparing the format", context, work).await
     }
 

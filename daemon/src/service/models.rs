@@ -49,12 +49,17 @@ pub struct OpenModel {
 }
 
 impl OpenModel {
-    /// What holds its texts to a form. Blocks while the vocabulary is read for the first time.
+    /// What holds its texts to a form. Blocks while the vocabulary is read for the first time, on
+    /// one of `cores`.
     ///
     /// # Errors
     /// [`ConstraintError::Vocabulary`].
-    pub(super) fn grammars(&self) -> Result<&Grammars, ConstraintError> {
-        self.grammars.get_or_init(|| Grammars::new(&self.text)).as_ref().map_err(Clone::clone)
+    pub(super) fn grammars(&self, cores: &Cores) -> Result<&Grammars, ConstraintError> {
+        let made = self.grammars.get_or_init(|| {
+            let _core = cores.borrow();
+            Grammars::new(&self.text)
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 }
 

@@ -62,7 +62,7 @@ impl Grammars {
     /// [`ConstraintError::Vocabulary`].
     pub fn new(text: &TextModel) -> Result<Self, ConstraintError> {
         let ends: Vec<u32> = known(&text.eos, text.tokenizer.vocab_size());
-        let words = words(text.tokenizer.as_ref());
+        let words = words(text.tokenizer.as_ref(), &ends);
         // The trie asserts what it expects of a vocabulary, which may be anybody's.
         let made = catch_unwind(AssertUnwindSafe(|| {
             let info = TokRxInfo::new(
@@ -84,7 +84,12 @@ impl Grammars {
             }
         };
         factory.quiet();
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() = ParserLimits {
+            // One or two kilobytes each.
+            max_lexer_states: 50_000,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
         Ok(Self { factory })
     }
 
@@ -206,11 +211,12 @@ fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
 }
 
 /// The bytes of every token. Special tokens are marked in llguidance's way, under their names, so
-/// that no text matches them and a grammar can name them.
-fn words(tokenizer: &dyn Tokenizer) -> Vec<Vec<u8>> {
+/// that no text matches them and a grammar can name them. So are those that end a text, special or
+/// not: drawn inside a string they would end it there.
+fn words(tokenizer: &dyn Tokenizer, ends: &[u32]) -> Vec<Vec<u8>> {
     let size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let word = |id: u32| {
-        let word = if tokenizer.is_special(id) {
+        let word = if tokenizer.is_special(id) || ends.contains(&id) {
             let named = tokenizer.special_name(id).filter(|name| !name.is_empty());
             let name = named.unwrap_or_else(|| format!("<special {id}>").into_bytes().into());
             [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_ref()].concat()

@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod embed;
 mod failures;
+mod format;
 mod generate;
 mod hostile;
 mod jobs;

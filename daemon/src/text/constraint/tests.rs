@@ -1,9 +1,11 @@
 //! Constraints on texts of single bytes: what is let through, and what comes of hostile formats.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::text::tokenizer::ByteTokenizer;
+use crate::text::TextError;
+use crate::text::tokenizer::{ByteTokenizer, SpecialTokens};
 
 fn grammars() -> Grammars {
     Grammars::new(&TextModel::bytes()).unwrap()
@@ -296,4 +298,44 @@ fn hostile_formats_are_bounded() {
         println!("{name}: compiled in {compiled:?}, all took {:?}: {told}", began.elapsed());
         assert!(began.elapsed() < Duration::from_secs(60), "{name}");
     }
+}
+
+/// A vocabulary whose end is an ordinary token, as in files that were converted badly.
+struct PlainEnd;
+
+impl Tokenizer for PlainEnd {
+    fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TextError> {
+        ByteTokenizer.encode(text, special)
+    }
+
+    fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        if id == 256 { Some(Cow::Borrowed(b"<end>")) } else { ByteTokenizer.token_bytes(id) }
+    }
+
+    fn special_name(&self, _id: u32) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
+    fn is_special(&self, _id: u32) -> bool {
+        false
+    }
+
+    fn vocab_size(&self) -> usize {
+        257
+    }
+}
+
+#[test]
+fn a_token_that_ends_texts_is_no_text_even_if_the_vocabulary_has_it_for_one() {
+    let model =
+        TextModel { tokenizer: Arc::new(PlainEnd), eos: vec![256, 4_000], ..TextModel::bytes() };
+    let grammars = Grammars::new(&model).unwrap();
+    let mut text = grammars.constraint(&schema(json!({ "type": "string" }))).unwrap().unwrap();
+    assert!(!allows(&mut text, 256));
+    for byte in *b"\"a" {
+        text.accept(byte.into()).unwrap();
+        assert!(!allows(&mut text, 256));
+    }
+    text.accept(u32::from(b'"')).unwrap();
+    assert!(text.is_complete() && allows(&mut text, 256));
 }
