@@ -3,6 +3,7 @@
 //! Owns what can be typed and how it is explained. Must not do anything.
 
 mod bench;
+mod format;
 mod generate;
 mod jobs;
 mod mcp;
@@ -15,6 +16,7 @@ use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
 pub(crate) use self::bench::BenchOptions;
+pub(crate) use self::format::FormatOptions;
 pub(crate) use self::generate::GenerateOptions;
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
@@ -68,6 +70,7 @@ Examples:
   ingle chat --system \"Answer in one word.\" \"Capital of France?\"
   git diff | ingle chat \"Write a commit message for:\" -
   ingle chat --json --seed 7 --temperature 0.8 \"A haiku\" | jq -r .text
+  ingle chat --schema person.json \"Invent a person\" | jq .name
   ingle chat
 
 Without a prompt, on a terminal, this is a conversation: /help names its commands, Ctrl-C stops an
@@ -87,6 +90,7 @@ Examples:
   ingle complete \"Once upon a time\" --max-tokens 40
   ingle complete - < prompt.txt
   ingle complete \"1, 2, 3,\" --stop 7 --stats
+  ingle complete \"Three colours as JSON:\" --format json
   ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8")]
     Complete {
         /// The text to continue; `-`, or none where standard input is no terminal, reads it there

@@ -8,7 +8,7 @@ use clap::Args;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::timeout;
+use super::{FormatOptions, timeout};
 
 /// How to generate.
 #[derive(Debug, Clone, Default, Args)]
@@ -64,6 +64,8 @@ pub(crate) struct GenerateOptions {
     /// End the text at this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatOptions,
     /// Allow this much time, if it is less than the daemon would
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
