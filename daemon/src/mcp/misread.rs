@@ -1,17 +1,32 @@
-//! Requests of known methods with parameters that make no sense.
+//! Requests of known methods that make no sense: by their parameters, or in their revision.
 //!
-//! Owns what is wrong with them. rmcp takes such a request for one of a method it does not know,
-//! which would send whoever made it on a wrong track.
+//! Owns what is wrong with them. rmcp takes a request whose parameters it cannot read for one of a
+//! method it does not know, which would send whoever made it on a wrong track; and it answers
+//! methods that the request's own revision no longer has.
 
 use rmcp::RoleServer;
 use rmcp::model::{
-    CallToolRequestParams, ClientRequest, CompleteRequestParams, GetPromptRequestParams,
-    InitializeRequestParams, JsonRpcMessage, PaginatedRequestParams, ReadResourceRequestParams,
-    RequestId, SubscribeRequestParams, SubscriptionsListenRequestParams, UnsubscribeRequestParams,
+    CallToolRequestParams, ClientRequest, CompleteRequestParams, GetMeta, GetPromptRequestParams,
+    InitializeRequestParams, JsonRpcMessage, PaginatedRequestParams, ProtocolVersion,
+    ReadResourceRequestParams, RequestId, SubscribeRequestParams, SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
 };
 use rmcp::service::RxJsonRpcMessage;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+/// Methods that revision 2026-07-28 has taken away. (Nobody answers `logging/setLevel` anyway.)
+const REMOVED: &[&str] = &["initialize", "ping", "resources/subscribe", "resources/unsubscribe"];
+
+/// The id of a request that says it is of revision 2026-07-28, which no longer has its method.
+pub(super) fn removed(message: &RxJsonRpcMessage<RoleServer>) -> Option<(RequestId, String)> {
+    let JsonRpcMessage::Request(request) = message else { return None };
+    let method = request.request.method();
+    let revision = ProtocolVersion::V_2026_07_28;
+    let is_gone = REMOVED.contains(&method)
+        && request.request.get_meta().protocol_version().as_ref() == Some(&revision);
+    is_gone.then(|| (request.id.clone(), format!("revision {revision} has no method `{method}`")))
+}
 
 /// The id of a request whose parameters cannot be read, and what is wrong with them.
 pub(super) fn problem(message: &RxJsonRpcMessage<RoleServer>) -> Option<(RequestId, String)> {
@@ -66,5 +81,22 @@ mod tests {
         assert_eq!(of(request("tools/call", json!({ "name": "chat" }))), None);
         assert_eq!(of(request("no/such", json!([]))), None);
         assert_eq!(of(json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })), None);
+    }
+
+    #[test]
+    fn a_method_is_gone_in_the_revision_that_took_it_away_only() {
+        let is_gone = |method: &str, revision: &str, mut params: Value| {
+            params["_meta"] = json!({ "io.modelcontextprotocol/protocolVersion": revision });
+            let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            removed(&serde_json::from_value(message).unwrap()).is_some()
+        };
+        for method in REMOVED {
+            assert!(is_gone(method, "2026-07-28", json!({})), "{method}");
+            assert!(is_gone(method, "2026-07-28", json!({ "uri": "ingle://jobs" })), "{method}");
+            assert!(!is_gone(method, "2025-11-25", json!({})), "{method}");
+        }
+        assert!(!is_gone("tools/list", "2026-07-28", json!({})));
+        let plain = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+        assert!(removed(&serde_json::from_value(plain).unwrap()).is_none());
     }
 }

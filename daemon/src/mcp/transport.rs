@@ -67,6 +67,10 @@ impl FrameTransport {
         &mut self,
         message: RxJsonRpcMessage<RoleServer>,
     ) -> Option<RxJsonRpcMessage<RoleServer>> {
+        if let Some((id, problem)) = misread::removed(&message) {
+            self.refuse(json!(id), ErrorCode::MethodNotFound, problem);
+            return None;
+        }
         if let Some((id, problem)) = misread::problem(&message) {
             self.refuse(json!(id), ErrorCode::InvalidParams, problem);
             return None;
