@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::formats::gguf::testing::GgufWriter;
     use crate::text::bpe::tests::small_vocab;
-    use crate::text::chat_template::ChatMessage;
+    use ingle_protocol::wire::chat::Message;
 
     fn small() -> GgufWriter {
         let (tokens, kinds, merges) = small_vocab();
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(model.eos, [97, 261]);
         assert_eq!(model.tokenizer.vocab_size(), 264);
         assert_eq!(model.encode_prompt("hello").unwrap(), [262, 259]);
-        let messages = [ChatMessage::new("user", "hello")];
+        let messages = [Message::new("user", "hello")];
         assert_eq!(model.encode_chat(&messages, 0).unwrap(), [262, 97, 259]);
     }
 

@@ -37,9 +37,10 @@ impl TextOutput {
 
     /// The bytes of one token; of a special one, those of its name.
     pub fn bytes_of(&self, token: u32) -> Vec<u8> {
-        let tokenizer = &self.tokenizer;
-        let bytes = tokenizer.token_bytes(token).or_else(|| tokenizer.special_name(token));
-        bytes.map(std::borrow::Cow::into_owned).unwrap_or_default()
+        match self.tokenizer.token_bytes(token) {
+            Some(bytes) => bytes.into_owned(),
+            None => self.tokenizer.special_name(token).unwrap_or_default().into_bytes(),
+        }
     }
 
     /// What was held back, when no token follows; empty after a stop.

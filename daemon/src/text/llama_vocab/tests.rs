@@ -74,9 +74,9 @@ fn smollm2_reads_as_with_our_own_tokenizer() {
     assert_eq!((theirs.bos, theirs.add_bos), (ours.bos, ours.add_bos));
     // llama.cpp ends a text at a few more tokens, such as those between two files.
     assert!(ours.eos.iter().all(|id| theirs.eos.contains(id)), "{:?}", theirs.eos);
-    let messages = [crate::text::chat_template::ChatMessage::new("user", "hi")];
+    let messages = [ingle_protocol::wire::chat::Message::new("user", "hi")];
     let rendered = |model: &TextModel| {
-        model.chat_template.as_ref().unwrap().render(&messages, true, 0).unwrap()
+        model.encode_chat(&messages, 0).unwrap()
     };
     assert_eq!(rendered(&theirs), rendered(&ours));
 }
