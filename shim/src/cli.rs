@@ -4,6 +4,7 @@
 
 mod jobs;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +62,7 @@ Examples:
   ingle chat \"Why is the sky blue?\"
   ingle chat --system \"Answer in one word.\" \"Capital of France?\"
   git diff | ingle chat \"Write a commit message for:\" -
+  ingle chat --no-think --model qwen3 \"Capital of France?\"
   ingle chat --json --seed 7 --temperature 0.8 \"A haiku\" | jq -r .text
   ingle chat
 
@@ -73,6 +75,8 @@ answer, Ctrl-D ends it. Elsewhere the prompt is read from standard input.")]
         #[arg(long, value_name = "TEXT")]
         system: Option<String>,
         #[command(flatten)]
+        thinking: Thinking,
+        #[command(flatten)]
         options: GenerateOptions,
     },
     /// Continue a raw prompt, without a chat template
@@ -81,10 +85,15 @@ Examples:
   ingle complete \"Once upon a time\" --max-tokens 40
   ingle complete - < prompt.txt
   ingle complete \"1, 2, 3,\" --stop 7 --stats
-  ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8")]
+  ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8
+  ingle complete \"def add(a, b):\n\" --suffix \"\n    return c\" --model qwen2.5-coder
+
+With --suffix the text is one with a gap, which models trained on such code fill.")]
     Complete {
         /// The text to continue; `-`, or none where standard input is no terminal, reads it there
         prompt: Option<String>,
+        #[command(flatten)]
+        gap: Gap,
         #[command(flatten)]
         options: GenerateOptions,
     },
@@ -367,9 +376,41 @@ fn at_once(text: &str) -> Result<usize, String> {
     is_fine.then_some(value).ok_or_else(|| format!("must be from 1 to {most}"))
 }
 
+/// Whether a model thinks before it answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Thinking {
+    /// Let the model think first, where its template leaves a choice
+    #[arg(long, overrides_with = "no_think")]
+    think: bool,
+    /// Have the model answer at once, where its template leaves a choice
+    #[arg(long, overrides_with = "think")]
+    no_think: bool,
+}
+
+impl Thinking {
+    /// What was said of it, if anything was.
+    pub(crate) fn wish(self) -> Option<bool> {
+        (self.think || self.no_think).then_some(self.think)
+    }
+}
+
+/// What comes after a gap that the model is to fill.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Gap {
+    /// Fill the gap between the prompt and this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) suffix: Option<String>,
+    /// Fill the gap between the prompt and the text of this file
+    #[arg(long, value_name = "FILE", conflicts_with = "suffix")]
+    pub(crate) suffix_file: Option<PathBuf>,
+}
+
 /// How to generate.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GenerateOptions {
+    /// Whether to think first, where that was said
+    #[arg(skip)]
+    pub(crate) thinks: Option<bool>,
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
@@ -530,6 +571,19 @@ mod tests {
         assert!(cli.json);
         assert_eq!(prompt, ["why", "is", "it"]);
         assert_eq!((options.seed, options.stop), (Some(3), vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn the_last_word_on_thinking_counts() {
+        for (words, wish) in [
+            (&["chat", "x"][..], None),
+            (&["chat", "x", "--think"], Some(true)),
+            (&["chat", "x", "--think", "--no-think"], Some(false)),
+        ] {
+            let Command::Chat { thinking, .. } = parse(words).unwrap().command else { panic!() };
+            assert_eq!(thinking.wish(), wish, "{words:?}");
+        }
+        assert!(parse(&["complete", "x", "--suffix", "a", "--suffix-file", "b"]).is_err());
     }
 
     #[test]

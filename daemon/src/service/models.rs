@@ -234,7 +234,8 @@ fn open_model(
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
+            let text = TextModel::simulated(config.chat_template.as_deref(), config.fills_gaps);
+            (Weights::Sim(Box::new(config)), Role::Generates, text, context_tokens)
         }
     };
     let version = version(&source, engine);

@@ -20,7 +20,7 @@ mod timeouts;
 use ingle_protocol::wire::hello::Role;
 
 use crate::app::App;
-use crate::cli::Command;
+use crate::cli::{Command, GenerateOptions};
 use crate::output::Outcome;
 
 /// Runs one command.
@@ -28,11 +28,12 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
         Command::Mcp { host_timeout } => pump::run(app, Role::Mcp, Some(host_timeout)).await,
         Command::Rpc => pump::run(app, Role::Rpc, None).await,
-        Command::Chat { prompt, system, options } => {
+        Command::Chat { prompt, system, thinking, options } => {
+            let options = GenerateOptions { thinks: thinking.wish(), ..options };
             generate::chat(app, &prompt, system, options).await
         }
-        Command::Complete { prompt, options } => {
-            generate::complete(&mut app, prompt.as_deref(), &options).await
+        Command::Complete { prompt, gap, options } => {
+            generate::complete(&mut app, prompt.as_deref(), gap, &options).await
         }
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,

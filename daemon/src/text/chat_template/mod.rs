@@ -121,7 +121,7 @@ impl ChatTemplate {
             tools => Value::from(tools.iter().map(tool).collect::<Vec<_>>()),
         };
         let own = input.options.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
-        let own = own.map(|(name, value)| (name.clone(), Value::from_serialize(value)));
+        let own = own.map(|(name, value)| (name.clone(), json::from_json(value)));
         let ours = [
             ("messages", Value::from(messages)),
             ("add_generation_prompt", Value::from(input.add_generation_prompt)),
@@ -129,7 +129,7 @@ impl ChatTemplate {
             ("eos_token", Value::from(self.eos_token.as_str())),
             ("tools", tools),
         ];
-        own.chain(ours.map(|(name, value)| (name.to_owned(), value))).collect()
+        Value::from_pairs(own.chain(ours.map(|(name, value)| (name.to_owned(), value))))
     }
 }
 
@@ -156,7 +156,7 @@ fn message(message: &Message) -> Value {
 /// A call with its arguments as an object, where they are one.
 fn tool_call(call: &ToolCall) -> Value {
     let arguments = match serde_json::from_str::<Json>(&call.arguments) {
-        Ok(arguments @ Json::Object(_)) => Value::from_serialize(arguments),
+        Ok(arguments @ Json::Object(_)) => json::from_json(&arguments),
         _ => Value::from(call.arguments.as_str()),
     };
     let function =
@@ -170,7 +170,7 @@ fn tool_call(call: &ToolCall) -> Value {
 
 /// A tool in the form that Hugging Face's templates and OpenAI's API share.
 fn tool(tool: &Tool) -> Value {
-    Value::from_serialize(tool_json(tool))
+    json::from_json(&tool_json(tool))
 }
 
 /// A tool as JSON, in the form that templates get.

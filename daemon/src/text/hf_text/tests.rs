@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::text::chat_template::ChatInput;
 use ingle_protocol::wire::chat::Message;
 use crate::text::detokenize::Detokenizer;
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
@@ -50,7 +51,14 @@ fn ids_and_texts_are_the_references() {
         assert_eq!(chat.is_some(), model.chat_template.is_some());
         if let (Some(expected), Some(template)) = (chat, &model.chat_template) {
             let messages = [Message::new("user", "Hello world!")];
-            assert_eq!(template.render(&messages, true, 0).unwrap(), expected, "{name}");
+            let input = ChatInput {
+                messages: &messages,
+                tools: &[],
+                options: &serde_json::Map::new(),
+                add_generation_prompt: true,
+                unix_time_s: 0,
+            };
+            assert_eq!(template.render(&input).unwrap(), expected, "{name}");
         }
     }
 }

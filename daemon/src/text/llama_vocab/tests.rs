@@ -118,7 +118,8 @@ fn byte_pairs() -> GgufWriter {
 fn the_tokens_that_fill_a_gap_are_found() {
     let (_file, gguf) = open(&byte_pairs());
     let model = text_model(&gguf).unwrap();
-    assert_eq!(model.fim, Some(FimTokens { prefix: 264, suffix: 265, middle: 266 }));
+    let fim = model.fim.clone().unwrap();
+    assert_eq!((fim.prefix, fim.suffix, fim.middle), (264, 265, Some(266)));
     assert_eq!(model.tokenizer.encode("hello w", SpecialTokens::Parse).unwrap(), [259, 260]);
     assert_eq!(model.tokenizer.decode(&[261, 259, 264, 260]).unwrap(), "hello w");
     assert_eq!(
