@@ -291,7 +291,7 @@ impl Service {
         one_of("text", text.is_some(), messages.is_some())?;
         let work = async {
             let open = self.open(model.as_deref(), engine).await?;
-            let question = Question { messages, prompt: text, ..Question::default() };
+            let question = Question::of_text(messages, text);
             question.prepare(open).await
         };
         let (open, prompt) = self.in_time("tokenizing", context, work).await?;

@@ -21,8 +21,8 @@ use crate::text::{TextError, TextModel, fim, reasoning};
 /// What of a request's parameters makes its prompt.
 #[derive(Debug, Default)]
 pub(super) struct Question {
-    pub(super) messages: Option<Vec<Message>>,
-    pub(super) prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
     suffix: Option<String>,
     tools: Vec<Tool>,
     tool_choice: ToolChoice,
@@ -59,6 +59,11 @@ impl Question {
             format: params.format.take().unwrap_or_default(),
             options: std::mem::take(&mut params.template_options),
         }
+    }
+
+    /// Nothing but messages or a text.
+    pub(super) fn of_text(messages: Option<Vec<Message>>, prompt: Option<String>) -> Self {
+        Self { messages, prompt, ..Self::default() }
     }
 
     /// Makes the prompt, on a thread that may take its time.
