@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Reading;
 use super::models::{OpenModel, blocking};
+use crate::engine::role::Role;
 use crate::text::chat::Chat;
 use crate::text::tool_calls::{ToolStyle, grammar};
 use crate::text::{TextError, TextModel, fim, reasoning};
@@ -72,13 +73,13 @@ impl Question {
         open: Arc<OpenModel>,
     ) -> Result<(Arc<OpenModel>, Prompt), ErrorBody> {
         blocking(move || {
-            let prompt = self.prompt(&open.text)?;
+            let prompt = self.prompt(&open.text, open.engine.role)?;
             Ok((open, prompt))
         })
         .await
     }
 
-    fn prompt(self, text: &TextModel) -> Result<Prompt, ErrorBody> {
+    fn prompt(self, text: &TextModel, role: Role) -> Result<Prompt, ErrorBody> {
         let raw = |tokens, end_tokens, format| Prompt {
             tokens,
             end_tokens,
@@ -101,7 +102,11 @@ impl Question {
                 Ok(raw(tokens, ends, self.format))
             }
             (None, prompt, None) => {
-                let tokens = text.encode_prompt(&prompt.unwrap_or_default())?;
+                let prompt = prompt.unwrap_or_default();
+                let tokens = match role {
+                    Role::Embeds => text.tokenizer.encode_whole(&prompt)?,
+                    Role::Generates => text.encode_prompt(&prompt)?,
+                };
                 Ok(raw(tokens, text.eos.clone(), self.format))
             }
         }

@@ -8,6 +8,7 @@ mod bench;
 mod daemon;
 mod embed;
 mod generate;
+mod http;
 mod jobs;
 mod logs;
 mod models;
@@ -38,14 +39,16 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,
         Command::Ps => models::ps(&mut app).await,
-        Command::Embed { texts, model, engine } => {
-            embed::embed(&mut app, texts, model.as_deref(), engine).await
+        Command::Embed { texts, model, engine, truncate } => {
+            embed::embed(&mut app, texts, model.as_deref(), engine, truncate).await
         }
         Command::Load(options) => models::load(&mut app, &options).await,
         Command::Unload { model } => models::unload(&mut app, model.as_deref()).await,
         Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
+        Command::Http { show_token } => http::run(&mut app, show_token).await,
+        Command::Metrics => daemon::metrics(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Restart { now } => daemon::restart(&mut app, now).await,
         Command::Timeouts { class } => timeouts::run(&mut app, class).await,
