@@ -44,8 +44,6 @@ pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
 pub const HTTP_MODELS_MS: u64 = 2_000;
 /// Prompts of one request for completions.
 pub const HTTP_PROMPTS: usize = 16;
-/// Tools of one request.
-pub const TOOLS: usize = 128;
 
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
@@ -127,6 +125,17 @@ pub const STOP_STRING_BYTES: usize = 256;
 pub const TOP_LOGPROBS: usize = 20;
 /// Tokens that one request may bias.
 pub const LOGIT_BIASES: usize = 1_024;
+/// Bytes of the schema or grammar that a text is to follow.
+pub const FORMAT_BYTES: usize = 64 * 1024;
+/// References of such a schema, and rules of such a grammar: each is compiled inside of what names it.
+pub const FORMAT_REFERENCES: usize = 500;
+/// How deep the brackets of such a grammar go.
+pub const FORMAT_DEPTH: usize = 100;
+/// Schemas that one schema may become when its alternatives are combined.
+pub const FORMAT_ALTERNATIVES: usize = 1_000;
+/// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits end
+/// nearly all of its work long before.
+pub const MASK_MS: u64 = 3_000;
 /// Texts that one request may ask for.
 pub const CHOICES: usize = 8;
 /// Tokens generated when a request names no maximum.

@@ -2,6 +2,7 @@
 //!
 //! Owns what can be typed and how it is explained. Must not do anything.
 
+mod format;
 mod jobs;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
+pub(crate) use self::format::FormatOptions;
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
@@ -64,6 +66,7 @@ Examples:
   git diff | ingle chat \"Write a commit message for:\" -
   ingle chat --no-think --model qwen3 \"Capital of France?\"
   ingle chat --json --seed 7 --temperature 0.8 \"A haiku\" | jq -r .text
+  ingle chat --schema person.json \"Invent a person\" | jq .name
   ingle chat
 
 Without a prompt, on a terminal, this is a conversation: /help names its commands, Ctrl-C stops an
@@ -85,8 +88,9 @@ Examples:
   ingle complete \"Once upon a time\" --max-tokens 40
   ingle complete - < prompt.txt
   ingle complete \"1, 2, 3,\" --stop 7 --stats
+  ingle complete \"Three colours as JSON:\" --format json
   ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8
-  ingle complete \"def add(a, b):\n\" --suffix \"\n    return c\" --model qwen2.5-coder
+  ingle complete \"The capital of \" --suffix \" is Rome.\" --model qwen2.5-coder
 
 With --suffix the text is one with a gap, which models trained on such code fill.")]
     Complete {
@@ -490,6 +494,8 @@ pub(crate) struct GenerateOptions {
     /// End the text at this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatOptions,
     /// Allow this much time, if it is less than the daemon would
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,

@@ -39,7 +39,7 @@ use crate::engine::handle::{
 use crate::engine::role::Role;
 use crate::engine::sampling;
 use crate::request::RequestContext;
-
+use crate::text::constraint::{Constraint, ConstraintError};
 use crate::text::output::TextOutput;
 
 pub(crate) use super::validate::validate;
@@ -227,13 +227,9 @@ impl Service {
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
         let Prompt { tokens: prompt, end_tokens, tags, reading, format } = prompt;
         check_context(&prompt, &open)?;
-        if format != OutputFormat::Text {
-            let message = "`format`, and a `tool_choice` that demands a call, cannot be enforced yet";
-            return Err(ErrorBody::new(ErrorCode::InvalidParams, message)
-                .with_details(json!({ "field": "format" })));
-        }
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
+        let mut constraint = self.constraint(&open, format, &context).await?;
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
         // From here on, leaving early ends what the engine has been given already.
@@ -250,6 +246,10 @@ impl Service {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
                 output: output.showing(tags.clone()),
+                constraint: match index + 1 {
+                    last if last == wanted => constraint.take(),
+                    _ => constraint.as_ref().map(Constraint::fork),
+                },
                 end_tokens: if params.ignore_eos { Vec::new() } else { end_tokens.clone() },
                 prompt: prompt.clone(),
                 max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
@@ -282,6 +282,24 @@ impl Service {
             _cancel_on_drop: cancel_on_drop,
             context,
         })
+    }
+
+    /// What holds a text of the model to its form, if it has one. Made off the engine thread.
+    ///
+    /// # Errors
+    /// `INVALID_PARAMS` naming `format`, and `TIMEOUT`.
+    async fn constraint(
+        &self,
+        open: &Arc<OpenModel>,
+        format: OutputFormat,
+        context: &RequestContext,
+    ) -> Result<Option<Constraint>, ErrorBody> {
+        if format == OutputFormat::Text {
+            return Ok(None);
+        }
+        let (open, cores) = (Arc::clone(open), self.engine.cores());
+        let work = blocking(move || Ok(open.grammars(&cores)?.constraint(&format)?));
+        self.in_time("preparing the format", context, work).await
     }
 
     /// Text or messages to token ids.
@@ -322,6 +340,16 @@ impl Service {
             .await
         };
         self.in_time("detokenizing", context, work).await
+    }
+}
+
+impl From<ConstraintError> for ErrorBody {
+    fn from(error: ConstraintError) -> Self {
+        let code = match &error {
+            ConstraintError::Invalid(_) | ConstraintError::Exceeded(_) => ErrorCode::InvalidParams,
+            ConstraintError::Vocabulary(_) => ErrorCode::ModelUnsupported,
+        };
+        Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
     }
 }
 

@@ -53,6 +53,12 @@ pub(crate) fn validate(
     }
     check_question(params)?;
     check_tools(params)?;
+    let is_held = params.format.as_ref().is_some_and(|format| *format != OutputFormat::Text)
+        || matches!(params.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
+    if is_held && params.ignore_eos {
+        let problem = "and `format` exclude each other: a text that has its form must end";
+        return Err(invalid("ignore_eos", problem));
+    }
     if params.max_tokens == Some(0) {
         return Err(invalid("max_tokens", "must be at least 1"));
     }

@@ -7,6 +7,7 @@
 pub mod bpe;
 pub mod chat;
 pub mod chat_template;
+pub mod constraint;
 pub mod detokenize;
 pub mod error;
 pub mod fim;

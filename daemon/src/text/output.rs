@@ -42,7 +42,7 @@ impl TextOutput {
     pub fn push(&mut self, token: u32) -> Piece {
         let text = if self.shown.contains(&token) {
             let name = self.tokenizer.special_name(token).unwrap_or_default();
-            self.detokenizer.push_bytes(name.as_bytes())
+            self.detokenizer.push_bytes(&name)
         } else {
             self.detokenizer.push(self.tokenizer.as_ref(), token)
         };
@@ -51,10 +51,9 @@ impl TextOutput {
 
     /// The bytes of one token; of a special one, those of its name.
     pub fn bytes_of(&self, token: u32) -> Vec<u8> {
-        match self.tokenizer.token_bytes(token) {
-            Some(bytes) => bytes.into_owned(),
-            None => self.tokenizer.special_name(token).unwrap_or_default().into_bytes(),
-        }
+        let tokenizer = &self.tokenizer;
+        let bytes = tokenizer.token_bytes(token).or_else(|| tokenizer.special_name(token));
+        bytes.map(std::borrow::Cow::into_owned).unwrap_or_default()
     }
 
     /// What was held back, when no token follows; empty after a stop.
@@ -110,7 +109,7 @@ mod tests {
     fn special_tokens_are_text_where_they_are_asked_for() {
         let text = |mut output: TextOutput| output.push(ByteTokenizer::BOS).text;
         assert_eq!(text(output(&[])), "");
-        assert_eq!(text(output(&[]).showing(vec![ByteTokenizer::BOS])), "<bos>");
+        assert_eq!(text(output(&[]).showing(vec![ByteTokenizer::BOS])), "<s>");
     }
 
     #[test]

@@ -35,13 +35,11 @@ pub trait Tokenizer: Send + Sync {
     /// special tokens, which have no text, and for unknown ids.
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>>;
 
+    /// The name of a special token, as the vocabulary writes it; `None` for all others.
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>>;
+
     /// Whether the id is a special token.
     fn is_special(&self, id: u32) -> bool;
-
-    /// What a special token is called, such as `<|im_end|>`; `None` where the vocabulary does not say.
-    fn special_name(&self, _id: u32) -> Option<String> {
-        None
-    }
 
     /// The number of ids.
     fn vocab_size(&self) -> usize;
@@ -98,16 +96,17 @@ impl Tokenizer for ByteTokenizer {
         BYTES.get(index..=index).map(Cow::Borrowed)
     }
 
-    fn is_special(&self, id: u32) -> bool {
-        matches!(id, Self::BOS | Self::EOS)
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        let name: &[u8] = match id {
+            Self::BOS => b"<s>",
+            Self::EOS => b"</s>",
+            _ => return None,
+        };
+        Some(Cow::Borrowed(name))
     }
 
-    fn special_name(&self, id: u32) -> Option<String> {
-        match id {
-            Self::BOS => Some("<bos>".to_owned()),
-            Self::EOS => Some("<eos>".to_owned()),
-            _ => None,
-        }
+    fn is_special(&self, id: u32) -> bool {
+        matches!(id, Self::BOS | Self::EOS)
     }
 
     fn vocab_size(&self) -> usize {

@@ -155,19 +155,6 @@ impl Vocab {
     /// # Errors
     /// When llama.cpp throws, or the vocabulary does not have the token.
     pub fn push_bytes(&self, token: u32, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.push_piece(token, false, out)
-    }
-
-    /// Appends what `token` is called to `out`, which for a special token is how it is written in a
-    /// prompt.
-    ///
-    /// # Errors
-    /// As [`Vocab::push_bytes`].
-    pub fn push_name(&self, token: u32, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.push_piece(token, true, out)
-    }
-
-    fn push_piece(&self, token: u32, special: bool, out: &mut Vec<u8>) -> Result<(), Error> {
         let token = self.known(token)?;
         let start = out.len();
         let mut room = 32;
@@ -180,7 +167,7 @@ impl Vocab {
                 sys::guard_piece(
                     self.model.raw(),
                     token,
-                    special,
+                    false,
                     out[start..].as_mut_ptr().cast(),
                     capacity,
                     &raw mut count,

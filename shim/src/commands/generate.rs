@@ -247,6 +247,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
         logprobs: options.logprobs,
         top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
+        format: options.format.wanted(),
         template_options: options
             .thinks
             .map(|thinks| (ENABLE_THINKING.to_owned(), Value::Bool(thinks)))

@@ -15,6 +15,7 @@ mod cli;
 mod crash;
 mod embed;
 mod failures;
+mod format;
 mod generate;
 mod hostile;
 mod http;

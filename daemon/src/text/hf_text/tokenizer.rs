@@ -197,12 +197,15 @@ impl Tokenizer for HfTokenizer {
         self.bytes.get(start..*self.ends.get(index)?).map(Cow::Borrowed)
     }
 
-    fn is_special(&self, id: u32) -> bool {
-        self.kinds.get(id as usize) == Some(&Kind::Special)
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        if !self.is_special(id) {
+            return None;
+        }
+        self.inner.id_to_token(id).map(|name| Cow::Owned(name.into_bytes()))
     }
 
-    fn special_name(&self, id: u32) -> Option<String> {
-        if self.is_special(id) { self.inner.id_to_token(id) } else { None }
+    fn is_special(&self, id: u32) -> bool {
+        self.kinds.get(id as usize) == Some(&Kind::Special)
     }
 
     fn vocab_size(&self) -> usize {
