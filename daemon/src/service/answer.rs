@@ -61,9 +61,8 @@ impl Said {
 impl Answer {
     /// The text of this number, before its first token.
     pub(super) fn new(choice: usize, reading: &Reading) -> Self {
-        let parser = |(format, names): &(ToolFormat, Vec<String>)| {
-            ToolParser::new(*format, names.clone())
-        };
+        let parser =
+            |(format, names): &(ToolFormat, Vec<String>)| ToolParser::new(*format, names.clone());
         Self {
             choice,
             splitter: reading.thinks.map(Splitter::new),

@@ -198,13 +198,18 @@ mod tests {
     fn what_does_not_go_together_is_refused_by_name() {
         let tool = json!({ "name": "f" });
         let messages = json!([{ "role": "user", "content": "x" }]);
-        let many: Vec<_> = (0..=limits::TOOLS).map(|n| json!({ "name": format!("f{n}") })).collect();
+        let many: Vec<_> =
+            (0..=limits::TOOLS).map(|n| json!({ "name": format!("f{n}") })).collect();
         let long = "x".repeat(limits::TOOL_BYTES);
         for (params, field, words) in [
             (json!({ "messages": messages, "suffix": "x" }), "suffix", "`prompt`"),
             (json!({ "suffix": "x" }), "prompt", "must be given"),
             (json!({ "prompt": "x", "tools": [tool] }), "tools", "`messages`"),
-            (json!({ "prompt": "x", "template_options": { "a": 1 } }), "template_options", "go with"),
+            (
+                json!({ "prompt": "x", "template_options": { "a": 1 } }),
+                "template_options",
+                "go with",
+            ),
             (
                 json!({ "messages": messages, "template_options": { "messages": 1 } }),
                 "template_options",

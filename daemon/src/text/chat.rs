@@ -89,9 +89,8 @@ impl TextModel {
                 unix_time_s: chat.unix_time_s,
             })
         };
-        let speaks_of_tools = |message: &Message| {
-            message.role == "tool" || !message.tool_calls.is_empty()
-        };
+        let speaks_of_tools =
+            |message: &Message| message.role == "tool" || !message.tool_calls.is_empty();
         if chat.tools.is_empty() && !chat.messages.iter().any(speaks_of_tools) {
             return render(&chat.messages, &[]);
         }
@@ -122,7 +121,8 @@ fn with_mistral_ids(messages: &[Message]) -> Vec<Message> {
     for message in &mut messages {
         let calls = message.tool_calls.iter_mut().map(|call| &mut call.id);
         for id in calls.chain(&mut message.tool_call_id) {
-            let fits = id.len() == MISTRAL_ID_CHARS && id.bytes().all(|b| b.is_ascii_alphanumeric());
+            let fits =
+                id.len() == MISTRAL_ID_CHARS && id.bytes().all(|b| b.is_ascii_alphanumeric());
             if !fits {
                 *id = mistral_id(id);
             }

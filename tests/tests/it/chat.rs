@@ -80,7 +80,8 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
     assert_eq!(whole.alternatives[0].tool_calls.len(), 2);
 
     let (heard, result) = stream(&client, &weather(json!({ "n": 2 }))).await;
-    for (heard, said) in heard.iter().zip([&result.tool_calls, &result.alternatives[0].tool_calls]) {
+    for (heard, said) in heard.iter().zip([&result.tool_calls, &result.alternatives[0].tool_calls])
+    {
         assert_eq!((heard.text.as_str(), heard.reasoning.as_str()), ("I look.", "Rome, then."));
         assert_eq!(&heard.tool_calls, said);
         assert!(heard.argument_events > 2, "{heard:?}");
@@ -96,6 +97,23 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
     // A raw prompt's text is left as it is.
     let raw = generate(&client, &json!({ "prompt": "x" })).await.unwrap();
     assert_eq!((raw.text.as_str(), raw.reasoning), (REPLY, None));
+}
+
+#[tokio::test]
+async fn a_call_that_is_demanded_is_made() {
+    let home =
+        Home::with_sim(json!({ "reply": "I would rather talk.", "chat_template": "a<think>\n" }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for choice in [json!("required"), json!({ "tool": "weather" })] {
+        let asked = weather(json!({ "tool_choice": choice, "max_tokens": 300 }));
+        let result = generate(&client, &asked).await.unwrap();
+        assert_eq!((result.text.as_str(), result.reasoning), ("", None), "{choice}");
+        assert_eq!(result.finish_reason, FinishReason::ToolCalls, "{:?}", result.tool_calls);
+        assert_eq!(result.tool_calls[0].name, "weather");
+        let arguments: Value = serde_json::from_str(&result.tool_calls[0].arguments).unwrap();
+        assert!(arguments.is_object());
+    }
 }
 
 #[tokio::test]
@@ -118,8 +136,7 @@ async fn a_conversation_goes_on_from_what_a_tool_gave() {
     let result = generate(&client, &asked).await.unwrap();
     // The template has opened the thought.
     assert_eq!((result.text.as_str(), result.reasoning.as_deref()), ("Yes.", Some("hm")));
-    let prompt =
-        "<user>Is it warm?<assistant>hmRome<tool>30weatherTrue<tool_call><think>";
+    let prompt = "<user>Is it warm?<assistant>hmRome<tool>30weatherTrue<tool_call><think>";
     assert_eq!(result.usage.prompt_tokens, prompt.len());
 }
 

@@ -83,7 +83,9 @@ impl ChatTemplate {
     #[must_use]
     pub fn names(&self, name: &str) -> bool {
         let tokens = machinery::tokenize(&self.source, false, SyntaxConfig::default());
-        tokens.map_while(Result::ok).any(|(token, _)| matches!(token, Token::Ident(it) if it == name))
+        tokens
+            .map_while(Result::ok)
+            .any(|(token, _)| matches!(token, Token::Ident(it) if it == name))
     }
 
     /// The prompt for a conversation.

@@ -242,8 +242,7 @@ fn hostile_templates_end_with_an_error() {
 
 #[test]
 fn a_long_conversation_is_well_within_the_limits() {
-    let messages: Vec<Message> =
-        (0..2000).map(|_| Message::new("user", "x".repeat(500))).collect();
+    let messages: Vec<Message> = (0..2000).map(|_| Message::new("user", "x".repeat(500))).collect();
     let source =
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim }}\n{% endfor %}";
     assert_eq!(render(source, &messages).unwrap().len(), 2000 * 507);

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::text::chat_template::ChatInput;
-use ingle_protocol::wire::chat::Message;
 use crate::text::detokenize::Detokenizer;
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
+use ingle_protocol::wire::chat::Message;
 
 fn fixture(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../tests/goldens/tokenizers", name].iter().collect()

@@ -75,9 +75,7 @@ fn smollm2_reads_as_with_our_own_tokenizer() {
     // llama.cpp ends a text at a few more tokens, such as those between two files.
     assert!(ours.eos.iter().all(|id| theirs.eos.contains(id)), "{:?}", theirs.eos);
     let messages = [ingle_protocol::wire::chat::Message::new("user", "hi")];
-    let rendered = |model: &TextModel| {
-        model.encode_chat(&messages, 0).unwrap()
-    };
+    let rendered = |model: &TextModel| model.encode_chat(&messages, 0).unwrap();
     assert_eq!(rendered(&theirs), rendered(&ours));
 }
 

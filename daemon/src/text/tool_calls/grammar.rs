@@ -47,7 +47,9 @@ pub fn of_calls(
     for (tool, rule) in tools.iter().zip(&rules) {
         let name = tool.name.as_str();
         let around = match format {
-            ToolFormat::MistralNamed => format!("{} {} {rule}_arguments", literal(name), tag("[ARGS]")),
+            ToolFormat::MistralNamed => {
+                format!("{} {} {rule}_arguments", literal(name), tag("[ARGS]"))
+            }
             _ => {
                 let key = if format == ToolFormat::Llama3 { "parameters" } else { "arguments" };
                 let before = literal(&format!("{{\"name\": {}, \"{key}\": ", json!(name)));

@@ -57,11 +57,20 @@ enum State {
     /// A tool's name outside of JSON.
     Name(String),
     /// Behind such a name: the tag before its arguments.
-    Tag { name: String, tag: String },
+    Tag {
+        name: String,
+        tag: String,
+    },
     /// The call's id, which is not ours.
-    CallId { name: String },
+    CallId {
+        name: String,
+    },
     /// In the object of a call.
-    Call { envelope: Envelope, is_item: bool, is_bare: bool },
+    Call {
+        envelope: Envelope,
+        is_item: bool,
+        is_bare: bool,
+    },
 }
 
 impl ToolParser {
@@ -161,9 +170,9 @@ impl ToolParser {
 
     /// Whether what is held may become a tag.
     fn may_be_tag(&self) -> bool {
-        let opens =
-            self.calls < limits::TOOL_CALLS && self.format.opener().starts_with(&self.tag);
-        let closes = |closer: &str| self.calls > 0 && self.is_fresh && closer.starts_with(&self.tag);
+        let opens = self.calls < limits::TOOL_CALLS && self.format.opener().starts_with(&self.tag);
+        let closes =
+            |closer: &str| self.calls > 0 && self.is_fresh && closer.starts_with(&self.tag);
         opens || self.format.closer().is_some_and(closes)
     }
 

@@ -1,24 +1,23 @@
 //! Tests of every format: what is read out of texts cut anywhere, and what templates are told.
 
-use ingle_protocol::wire::chat::{Message, Tool, ToolCall};
+use std::sync::Arc;
+
+use ingle_protocol::wire::chat::{Message, OutputFormat, Tool, ToolCall};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::text::chat::Chat;
+use crate::text::constraint::Grammars;
+use crate::text::tokenizer::{ByteTokenizer, SpecialTokens};
 use crate::text::{TextError, TextModel};
-use std::sync::Arc;
 
-const FORMATS: [ToolFormat; 4] = [
-    ToolFormat::Hermes,
-    ToolFormat::Llama3,
-    ToolFormat::MistralList,
-    ToolFormat::MistralNamed,
-];
+const FORMATS: [ToolFormat; 4] =
+    [ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::MistralList, ToolFormat::MistralNamed];
 
 /// What a text says, its calls as `name(arguments)`; `…` where a call was not finished.
 fn read(format: ToolFormat, pieces: &[&str]) -> (String, Vec<String>) {
-    let mut parser = ToolParser::new(format, vec!["f".to_owned(), "g-1".to_owned()]);
+    let mut parser = ToolParser::new(format, ["f", "g-1", "weather"].map(str::to_owned).to_vec());
     let mut said: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
     said.extend(parser.finish());
     let (mut text, mut calls): (String, Vec<String>) = Default::default();
@@ -78,8 +77,18 @@ fn calls_are_read_in_every_format() {
         (Hermes, "<tool_call>{\"name\": \"f\", \"arguments\": null}</tool_call>", "", &["f({})"]),
         // The bare object counts only if it calls a tool that there is.
         (Hermes, " {\"name\": \"f\", \"arguments\": {}}", "", &["f({})"]),
-        (Hermes, "{\"name\": \"Bob\", \"arguments\": {}}", "{\"name\": \"Bob\", \"arguments\": {}}", &[]),
-        (Hermes, "{\"city\": \"Rome\", \"name\": \"f\"}", "{\"city\": \"Rome\", \"name\": \"f\"}", &[]),
+        (
+            Hermes,
+            "{\"name\": \"Bob\", \"arguments\": {}}",
+            "{\"name\": \"Bob\", \"arguments\": {}}",
+            &[],
+        ),
+        (
+            Hermes,
+            "{\"city\": \"Rome\", \"name\": \"f\"}",
+            "{\"city\": \"Rome\", \"name\": \"f\"}",
+            &[],
+        ),
         (Hermes, "As JSON: {\"name\": \"f\"}", "As JSON: {\"name\": \"f\"}", &[]),
         // What is no call is text, and what comes behind it is looked at again.
         (Hermes, "a <tool_call> b", "a <tool_call> b", &[]),
@@ -133,7 +142,11 @@ fn calls_are_read_in_every_format() {
     ];
     for (format, whole, text, calls) in cases {
         let (found, found_calls) = read(*format, &[whole]);
-        assert_eq!((found.as_str(), &found_calls[..]), (*text, &calls.map_to_owned()[..]), "{whole}");
+        assert_eq!(
+            (found.as_str(), &found_calls[..]),
+            (*text, &calls.map_to_owned()[..]),
+            "{whole}"
+        );
         let cut: Vec<String> = whole.chars().map(String::from).collect();
         let cut: Vec<&str> = cut.iter().map(String::as_str).collect();
         assert_eq!(read(*format, &cut), (found, found_calls), "{whole}");
@@ -162,7 +175,8 @@ fn arguments_come_as_they_are_written() {
 #[test]
 fn what_is_held_back_is_bounded() {
     let long = "x".repeat(limits::TOOL_CALL_HELD_BYTES + 1_000);
-    for begin in ["<tool_call>{\"id\": \"", "<tool_call>{\"arguments\": {\"a\": \"", "<tool_call>"] {
+    for begin in ["<tool_call>{\"id\": \"", "<tool_call>{\"arguments\": {\"a\": \"", "<tool_call>"]
+    {
         let mut parser = ToolParser::new(ToolFormat::Hermes, Vec::new());
         let spaces = " ".repeat(long.len());
         let more = if begin.ends_with('>') { &spaces } else { &long };
@@ -171,7 +185,8 @@ fn what_is_held_back_is_bounded() {
     }
     // Arguments that are streamed are not held.
     let mut parser = ToolParser::new(ToolFormat::Hermes, Vec::new());
-    let said = parser.push(&format!("<tool_call>{{\"name\":\"f\",\"arguments\":{{\"a\":\"{long}\"}}}}"));
+    let said =
+        parser.push(&format!("<tool_call>{{\"name\":\"f\",\"arguments\":{{\"a\":\"{long}\"}}}}"));
     assert_eq!(said.len(), 3);
     let many = "<tool_call>{\"name\":\"f\"}</tool_call>".repeat(limits::TOOL_CALLS + 5);
     assert_eq!(read(ToolFormat::Hermes, &[&many]).1.len(), limits::TOOL_CALLS);
@@ -291,7 +306,11 @@ fn llama_and_mistral_are_told_in_their_own_ways() {
     let (id, rest) = mistral.split_once("\"id\": \"").unwrap().1.split_once('"').unwrap();
     assert_eq!(id.len(), 9);
     assert!(rest.contains(&format!("\"call_id\": \"{id}\"")), "{mistral}");
-    assert!(mistral.contains("[TOOL_CALLS] [{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}, "));
+    assert!(
+        mistral.contains(
+            "[TOOL_CALLS] [{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}, "
+        )
+    );
     let named = prompt(MISTRAL_NAMED, &chat());
     assert!(named.contains("[TOOL_CALLS]weather[ARGS]{\"city\": \"Rome\"}</s>"), "{named}");
 }
@@ -321,7 +340,10 @@ fn an_option_reaches_the_template_and_hides_nothing_of_it() {
     let options = json!({ "enable_thinking": false, "messages": [], "bos_token": "no" });
     let options = options.as_object().cloned().unwrap();
     let chat = Chat { messages, options, ..Chat::default() };
-    assert!(prompt(QWEN3, &chat).ends_with("user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+    assert!(
+        prompt(QWEN3, &chat)
+            .ends_with("user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    );
     assert_eq!(prompt("{{ bos_token }}{{ enable_thinking }}", &chat), "<s>False");
     // The same where the form of an answer leaves no room for thoughts, and where a template opens one.
     let chat = Chat { options: Default::default(), skips_reasoning: true, ..chat };
@@ -353,4 +375,36 @@ fn a_grammar_says_the_calls_that_the_parser_reads() {
     let bare = Tool { name: "now".to_owned(), description: None, parameters: None };
     let grammar = grammar::of_calls(ToolFormat::Hermes, &[bare], true, |_| None);
     assert!(grammar.contains("\"additionalProperties\":false"), "{grammar}");
+}
+
+#[test]
+fn what_a_grammar_demands_is_a_call_that_is_read() {
+    let model = TextModel::bytes();
+    let grammars = Grammars::new(&model).unwrap();
+    let arguments = "{\"city\": \"Rome\"}";
+    for (format, text) in [
+        (
+            ToolFormat::Hermes,
+            format!(
+                "<tool_call>\n{{\"name\": \"weather\", \"arguments\": {arguments}}}\n</tool_call>"
+            ),
+        ),
+        (ToolFormat::Llama3, format!("{{\"name\": \"weather\", \"parameters\": {arguments}}}")),
+        (
+            ToolFormat::MistralList,
+            format!("[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {arguments}}}]"),
+        ),
+        (ToolFormat::MistralNamed, format!("[TOOL_CALLS]weather[ARGS]{arguments}")),
+    ] {
+        let lark = grammar::of_calls(format, &tools(), true, |_| None);
+        let demanded = OutputFormat::Grammar { lark };
+        let mut constraint = grammars.constraint(&demanded).unwrap().unwrap();
+        for token in model.tokenizer.encode(&text, SpecialTokens::AsText).unwrap() {
+            constraint.accept(token).unwrap_or_else(|error| panic!("{text}: {error}"));
+        }
+        let allowed = constraint.allowed().unwrap();
+        let end = ByteTokenizer::EOS;
+        assert!(allowed[end as usize / 32] >> (end % 32) & 1 == 1, "{text}");
+        assert_eq!(read(format, &[&text]), (String::new(), vec![format!("weather({arguments})")]));
+    }
 }
