@@ -137,11 +137,9 @@ impl Splitter {
                 self.flush(out);
             }
             match c {
-                Some(c) if c.is_whitespace() => {
-                    if self.has_thought {
-                        self.space.push(c);
-                    }
-                }
+                // A thought does not begin with white space.
+                Some(c) if c.is_whitespace() && !self.has_thought => {}
+                Some(c) if c.is_whitespace() => self.space.push(c),
                 Some(c) => {
                     self.tag.push(c);
                     if !self.close.starts_with(c) {
