@@ -44,8 +44,6 @@ pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
 pub const HTTP_MODELS_MS: u64 = 2_000;
 /// Prompts of one request for completions.
 pub const HTTP_PROMPTS: usize = 16;
-/// Tools of one request.
-pub const TOOLS: usize = 128;
 
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
@@ -160,6 +158,21 @@ pub const CHOICES: usize = 8;
 pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
 pub const MESSAGES: usize = 4_096;
+
+/// Tools that one request may offer.
+pub const TOOLS: usize = 128;
+/// Bytes of their descriptions and schemas, as JSON.
+pub const TOOL_BYTES: usize = 1024 * 1024;
+/// Characters of a tool's name.
+pub const TOOL_NAME_CHARS: usize = 64;
+/// Calls that are read out of one answer; what looks like more of them stays text.
+pub const TOOL_CALLS: usize = 128;
+/// Bytes of what may be a tool call that are held back until it is known to be one.
+pub const TOOL_CALL_HELD_BYTES: usize = 64 * 1024;
+/// Variables that one request may give the chat template.
+pub const TEMPLATE_OPTIONS: usize = 32;
+/// Bytes of them, as JSON.
+pub const TEMPLATE_OPTION_BYTES: usize = 64 * 1024;
 
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;

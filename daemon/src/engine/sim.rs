@@ -49,6 +49,12 @@ pub struct SimConfig {
     /// What it says; a text made from the prompt when absent.
     #[serde(default)]
     pub reply: Option<String>,
+    /// Its chat template; ChatML when absent.
+    #[serde(default)]
+    pub chat_template: Option<String>,
+    /// Whether it fills gaps in a text. The tokens for that are the bytes 1 to 3.
+    #[serde(default = "default_fills_gaps")]
+    pub fills_gaps: bool,
     /// Draws each token from these logits, by the character it stands for; all others are
     /// impossible. Without it tokens are not drawn, and the sampler's settings have no effect.
     #[serde(default)]
@@ -102,6 +108,10 @@ pub struct SimConfig {
 
 fn default_kv_bytes() -> u64 {
     4
+}
+
+fn default_fills_gaps() -> bool {
+    true
 }
 
 fn default_words() -> usize {

@@ -256,7 +256,8 @@ fn open_model(
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
             let role = if config.embeds { Role::Embeds } else { Role::Generates };
-            (Weights::Sim(Box::new(config)), role, TextModel::bytes(), context_tokens)
+            let text = TextModel::simulated(config.chat_template.as_deref(), config.fills_gaps);
+            (Weights::Sim(Box::new(config)), role, text, context_tokens)
         }
     };
     let version = version(&source, engine);

@@ -10,6 +10,7 @@
 mod bench;
 mod broken;
 mod cancel;
+mod chat;
 mod cli;
 mod crash;
 mod embed;
