@@ -108,6 +108,29 @@ fn models_are_listed_and_found_by_name() {
     assert_eq!(document["openapi"], "3.1.0");
 }
 
+#[test]
+fn embeddings_are_given_as_numbers_and_as_base64() {
+    let home = Home::with_sim(json!({ "embeds": true }));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let request = json!({ "input": ["a", "b"] });
+    let list = http.post("/v1/embeddings", &request).expect(200).json();
+    assert_eq!((&list["object"], &list["model"]), (&json!("list"), &json!("sim")));
+    let numbers: Vec<f64> = serde_json::from_value(list["data"][1]["embedding"].clone()).unwrap();
+    assert_eq!(list["data"][1]["index"], 1);
+    let length: f64 = numbers.iter().map(|number| number * number).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{list}");
+    let request = json!({ "input": [98], "encoding_format": "base64" });
+    let list = http.post("/v1/embeddings", &request).expect(200).json();
+    // Four bytes a number, in groups of three, each of which takes four letters.
+    let letters = (numbers.len() * 4).div_ceil(3) * 4;
+    assert_eq!(list["data"][0]["embedding"].as_str().map(str::len), Some(letters), "{list}");
+    assert!(list["usage"]["total_tokens"].as_u64() > Some(0));
+    let wrong = json!({ "input": "a", "dimensions": numbers.len() + 1 });
+    let problem = http.post("/v1/embeddings", &wrong).expect(422).json();
+    assert_eq!(problem["error"]["param"], "dimensions");
+}
+
 /// Every way to be refused: status, and the words that name what is wrong.
 #[test]
 fn what_is_wrong_with_a_request_is_named() {
