@@ -237,7 +237,8 @@ fn open_model(
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
+            let role = if config.embeds { Role::Embeds } else { Role::Generates };
+            (Weights::Sim(Box::new(config)), role, TextModel::bytes(), context_tokens)
         }
     };
     let version = version(&source, engine);
