@@ -411,6 +411,9 @@ async fn tokenize(
                     .collect();
                 open.text.encode_chat(&messages, unix_time_s())?
             }
+            (None, text) if open.engine.role == Role::Embeds => {
+                open.text.tokenizer.encode_whole(&text.unwrap_or_default())?
+            }
             (None, text) => open.text.encode_prompt(&text.unwrap_or_default())?,
         };
         Ok((open, tokens))

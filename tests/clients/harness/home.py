@@ -39,7 +39,8 @@ class Home:
             self._add(name, model)
 
     def _add(self, name, model):
-        """A sim model from its settings, or a folder of the repository as `{"path": ...}`."""
+        """A sim model from its settings, whose `template` names a file of the repository with its
+        chat template; or a folder of the repository as `{"path": ...}`."""
         place = self.ingle / "models" / name
         if "path" in model:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +48,8 @@ class Home:
         else:
             place.mkdir(parents=True)
             settings = dict(model, model_type="sim")
+            if template := settings.pop("template", None):
+                settings["chat_template"] = (ROOT / template).read_text(encoding="utf-8")
             (place / "config.json").write_text(json.dumps(settings), encoding="utf-8")
 
     def environment(self):
@@ -78,13 +81,13 @@ class Home:
         return json.loads(output)
 
     def http(self):
-        """Base address, socket and token of the HTTP edge, as far as there are any."""
-        listen = self.status().get("http") or {}
-        token = self.ingle / "http.token"
+        """Base URL, socket and token of HTTP, as the daemon tells them."""
+        told = self.status().get("http", {})
+        token = told.get("token_file")
         return {
-            "socket": str(self.ingle / "run" / "http.sock"),
-            "address": listen.get("address") if isinstance(listen, dict) else listen,
-            "token": token.read_text(encoding="utf-8").strip() if token.exists() else None,
+            "socket": told.get("socket"),
+            "url": told.get("url"),
+            "token": pathlib.Path(token).read_text(encoding="utf-8").strip() if token else None,
         }
 
     def close(self):

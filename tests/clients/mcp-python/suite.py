@@ -19,8 +19,8 @@ MODES = {"auto": "2026-07-28", "legacy": "2025-11-25", "2026-07-28": "2026-07-28
 # Seconds after which a state that has not come about is a failure.
 STATE_LIMIT_S = 20
 
-# Arguments with which each tool answers, after which member its result is known, or None where it
-# has an answer of its own scenario.
+# Arguments with which each tool answers, and a member of its result; None where another scenario
+# calls it.
 TOOLS = {
     "chat": ({"prompt": "hello"}, "text"),
     "generate": ({"prompt": "hello", "max_tokens": 8}, "text"),
@@ -29,8 +29,8 @@ TOOLS = {
     "load_model": ({"model": "sim"}, None),
     "unload_model": ({"model": "sim"}, None),
     "server_status": ({}, None),
-    "complete_code": None,
-    "embed": None,
+    "complete_code": ({"prefix": "fn main() {", "suffix": "}", "max_tokens": 8}, "text"),
+    "embed": ({"texts": ["the sea", "a ship"], "model": "embedder"}, "embeddings"),
     "job_get": None,
     "job_wait": None,
     "job_cancel": None,

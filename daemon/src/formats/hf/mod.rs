@@ -150,6 +150,13 @@ impl ModelFolder {
     pub fn context_tokens(&self) -> Result<usize, FolderError> {
         let config = &self.config;
         let context = config.size("max_position_embeddings")?;
+        let first = self.first_position()?;
+        if first >= context {
+            return Err(config.invalid(format!(
+                "`max_position_embeddings` is {context}, and positions begin at {first}"
+            )));
+        }
+        let context = context - first;
         let slides = match config.strings_opt("layer_types")? {
             Some(types) => {
                 let known = ["full_attention", "sliding_attention"];
@@ -164,6 +171,19 @@ impl ModelFolder {
         let window = if slides { config.size_opt("sliding_window")? } else { None };
         let text = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
         Ok([window, text].into_iter().flatten().fold(context, usize::min))
+    }
+
+    /// The position of a text's first token: RoBERTa's kind counts from behind the padding token's
+    /// id.
+    ///
+    /// # Errors
+    /// When a key has another type than it should.
+    pub fn first_position(&self) -> Result<usize, FolderError> {
+        let kind = self.config.string_opt("model_type")?;
+        if !matches!(kind.as_deref(), Some("roberta" | "xlm-roberta")) {
+            return Ok(0);
+        }
+        Ok(self.config.size_opt("pad_token_id")?.unwrap_or(1) + 1)
     }
 
     /// All weights a model may want, in the order of the files' bytes.
@@ -201,14 +221,16 @@ impl ModelFolder {
 }
 
 /// Tensors that are stored but computed anew or shared by every implementation: the angles of the
-/// rotary embedding, and the output head where it is the embedding.
+/// rotary embedding, the positions' own numbers, and the output head where it is the embedding.
 fn is_left_out(name: &str, tied: bool) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
+    name.ends_with("rotary_emb.inv_freq")
+        || name.ends_with("embeddings.position_ids")
+        || (tied && name.starts_with("lm_head."))
 }
 
-/// Tensors of an encoder that only other uses of it than embedding need: the positions' own numbers,
-/// and the heads for whole texts and for masked words.
+/// Tensors of an encoder that only other uses of it than embedding need: the heads for whole texts
+/// and for masked words.
 fn serves_no_vector(name: &str) -> bool {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
-    name == "embeddings.position_ids" || name.starts_with("pooler.") || name.starts_with("cls.")
+    let inner = name.strip_prefix("bert.").or(name.strip_prefix("roberta.")).unwrap_or(name);
+    ["pooler.", "cls.", "lm_head."].iter().any(|head| inner.starts_with(head))
 }
