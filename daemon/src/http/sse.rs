@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::Edge;
 use super::gate::Asked;
-use super::problem::{Problem, openai_error};
+use super::problem::{Problem, in_openais_words, openai_error};
 use crate::metrics::Outcome;
 use crate::request::named;
 
@@ -223,7 +223,7 @@ impl<S: Script> Outlet<S> {
 
     /// Ends the stream with an error: its status if that is still to be decided, or else an event.
     async fn fail(&mut self, error: ErrorBody) -> Result<(), Gone> {
-        let error = named(error, &self.id);
+        let error = in_openais_words(named(error, &self.id));
         if let Some(started) = self.started.take() {
             return started.send(Err(error)).map_err(|_| Gone);
         }

@@ -228,7 +228,7 @@ pub struct Tool {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Function {
     /// Its name.
-    #[schemars(regex(pattern = r"^[a-zA-Z0-9_.-]{1,64}$"))]
+    #[schemars(regex(pattern = r"^[a-zA-Z0-9_-]{1,64}$"))]
     pub name: String,
     /// What it does, for the model.
     pub description: Option<String>,
