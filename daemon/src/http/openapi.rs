@@ -33,7 +33,8 @@ pub async fn document(State(edge): State<Arc<Edge>>) -> Response {
 #[must_use]
 pub fn describe(wants_token: bool) -> Bytes {
     let mut schemas = Schemas::new();
-    let problem = schemas.answer::<Problem>();
+    // Most problems have no details: as it is read, and not as it is written, they may be absent.
+    let problem = schemas.request::<Problem>();
     let operations = Operations { problem, wants_token };
     // They are in no answer by themselves: an event of a stream is one of them.
     schemas.answer::<ChatChunk<'_>>();
@@ -258,6 +259,8 @@ mod tests {
         assert_eq!(required("ChatRequest"), r#"["messages"]"#);
         assert!(required("ChatCompletion").contains("usage"));
         assert!(!required("AnswerMessage").contains("tool_calls"), "{}", required("AnswerMessage"));
+        assert!(required("Problem").contains("request_id"));
+        assert!(!required("Problem").contains("details"), "{}", required("Problem"));
         assert_eq!(schemas["ChatRequest"]["properties"]["n"]["maximum"], 8);
         let open = serde_json::from_slice::<Value>(&describe(false)).unwrap();
         assert!(open["paths"]["/v1/models"]["get"]["responses"]["401"].is_null());

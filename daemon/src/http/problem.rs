@@ -25,8 +25,21 @@ pub struct Problem {
 
 impl From<ErrorBody> for Problem {
     fn from(body: ErrorBody) -> Self {
-        Self { status: status(body.code), body: Box::new(body) }
+        Self { status: status(body.code), body: Box::new(in_openais_words(body)) }
     }
+}
+
+/// Members that OpenAI's API calls otherwise than the service does.
+const NAMES: [(&str, &str); 2] =
+    [("format", "response_format"), ("template_options", "chat_template_kwargs")];
+
+/// The error with the name that the caller knows the member at fault by.
+pub(super) fn in_openais_words(mut error: ErrorBody) -> ErrorBody {
+    if let Some((ours, theirs)) = NAMES.iter().find(|(ours, _)| error.details["field"] == *ours) {
+        error.message = error.message.replace(&format!("`{ours}`"), &format!("`{theirs}`"));
+        error.details["field"] = json!(theirs);
+    }
+    error
 }
 
 /// The status of each code.
@@ -231,6 +244,9 @@ mod tests {
         let (response, shown) = rendered(invalid("messages[0].role", "is missing"));
         assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(shown["error"]["param"], "messages[0].role");
+        let (_, renamed) = rendered(invalid("format", "is wrong"));
+        assert_eq!(renamed["detail"], "`response_format` is wrong");
+        assert_eq!(renamed["error"]["param"], "response_format");
         assert_eq!(shown["title"], "Invalid params");
         assert_eq!(shown["type"], "urn:ingle:problem:invalid-params");
     }

@@ -126,6 +126,11 @@ impl Bound {
             }
         };
         tokio::join!(socket, tcp);
+        // Whoever comes now sees that there is no daemon. The next one waits for ours to end, so the
+        // file is ours still.
+        if let Some(path) = &self.status.socket {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

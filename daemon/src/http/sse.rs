@@ -22,10 +22,11 @@ use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResu
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Edge;
 use super::gate::Asked;
-use super::problem::{Problem, openai_error};
+use super::problem::{Problem, in_openais_words, openai_error};
 use crate::metrics::Outcome;
 use crate::request::named;
 
@@ -78,7 +79,14 @@ pub(super) async fn respond(
     let tracker = edge.tracker.clone();
     // The stream's end is the request's. One that its reader leaves counts as cancelled.
     let (id, counting) = (asked.id.clone(), asked.take());
-    let outlet = Outlet { id, chunks, started: Some(started), script, frames: Frames::default() };
+    let outlet = Outlet {
+        id,
+        chunks,
+        started: Some(started),
+        quiet_since: Instant::now(),
+        script,
+        frames: Frames::default(),
+    };
     tracker.spawn(async move {
         tokio::select! {
             biased;
@@ -114,6 +122,8 @@ struct Outlet<S> {
     chunks: mpsc::Sender<Bytes>,
     /// Says whether the stream begins; used up once that is decided.
     started: Option<oneshot::Sender<Result<(), ErrorBody>>>,
+    /// When the last bytes were sent, or the request was accepted.
+    quiet_since: Instant,
     script: S,
     frames: Frames,
 }
@@ -185,10 +195,12 @@ impl<S: Script> Outlet<S> {
                 Some(_) => limits::HTTP_COMMIT_MS,
                 None => limits::HTTP_HEARTBEAT_MS,
             };
+            // Events that are not shown, as those of a load, do not break the silence.
+            let until = self.quiet_since + Duration::from_millis(silence);
             tokio::select! {
                 biased;
                 event = &mut event => return Ok(event),
-                () = tokio::time::sleep(Duration::from_millis(silence)) => {
+                () = tokio::time::sleep_until(until) => {
                     self.frames.0.extend_from_slice(b": keep-alive\n\n");
                     self.flush().await?;
                 }
@@ -204,13 +216,14 @@ impl<S: Script> Outlet<S> {
         if let Some(started) = self.started.take() {
             started.send(Ok(())).map_err(|_| Gone)?;
         }
+        self.quiet_since = Instant::now();
         let bytes = std::mem::take(&mut self.frames.0);
         self.chunks.send(Bytes::from(bytes)).await.map_err(|_| Gone)
     }
 
     /// Ends the stream with an error: its status if that is still to be decided, or else an event.
     async fn fail(&mut self, error: ErrorBody) -> Result<(), Gone> {
-        let error = named(error, &self.id);
+        let error = in_openais_words(named(error, &self.id));
         if let Some(started) = self.started.take() {
             return started.send(Err(error)).map_err(|_| Gone);
         }

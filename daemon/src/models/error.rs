@@ -212,12 +212,13 @@ impl From<&StoreError> for ErrorBody {
         let message = error.to_string();
         match error {
             StoreError::InvalidName { .. } => Self::new(ErrorCode::InvalidParams, message)
+                .with_details(json!({ "field": "model" }))
                 .with_remediation(
                     "Run `ingle models` to see the names; a model elsewhere is named by its \
                      absolute path.",
                 ),
             StoreError::RelativePath { path } => Self::new(ErrorCode::InvalidParams, message)
-                .with_details(json!({ "path": path }))
+                .with_details(json!({ "field": "model", "path": path }))
                 .with_remediation("Give the absolute path, or one that starts with `~/`."),
             StoreError::NotFound { name, can_pull, suggestion } => {
                 let next = match suggestion {
@@ -236,11 +237,11 @@ impl From<&StoreError> for ErrorBody {
             }
             StoreError::Ambiguous { candidates, .. } => {
                 Self::new(ErrorCode::InvalidParams, message)
-                    .with_details(json!({ "candidates": candidates }))
+                    .with_details(json!({ "field": "model", "candidates": candidates }))
                     .with_remediation("Give the full name.")
             }
             StoreError::Choose { path, choices } => Self::new(ErrorCode::InvalidParams, message)
-                .with_details(json!({ "path": path, "choices": choices }))
+                .with_details(json!({ "field": "model", "path": path, "choices": choices }))
                 .with_remediation(format!(
                     "Add one of these to the model's name: {}; or give the path of the file itself.",
                     listed(choices)

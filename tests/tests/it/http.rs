@@ -107,6 +107,29 @@ fn models_are_listed_and_found_by_name() {
     assert_eq!(document["openapi"], "3.1.0");
 }
 
+#[test]
+fn embeddings_are_given_as_numbers_and_as_base64() {
+    let home = Home::with_sim(json!({ "embeds": true }));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let request = json!({ "input": ["a", "b"] });
+    let list = http.post("/v1/embeddings", &request).expect(200).json();
+    assert_eq!((&list["object"], &list["model"]), (&json!("list"), &json!("sim")));
+    let numbers: Vec<f64> = serde_json::from_value(list["data"][1]["embedding"].clone()).unwrap();
+    assert_eq!(list["data"][1]["index"], 1);
+    let length: f64 = numbers.iter().map(|number| number * number).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{list}");
+    let request = json!({ "input": [98], "encoding_format": "base64" });
+    let list = http.post("/v1/embeddings", &request).expect(200).json();
+    // Four bytes a number, in groups of three, each of which takes four letters.
+    let letters = (numbers.len() * 4).div_ceil(3) * 4;
+    assert_eq!(list["data"][0]["embedding"].as_str().map(str::len), Some(letters), "{list}");
+    assert!(list["usage"]["total_tokens"].as_u64() > Some(0));
+    let wrong = json!({ "input": "a", "dimensions": numbers.len() + 1 });
+    let problem = http.post("/v1/embeddings", &wrong).expect(422).json();
+    assert_eq!(problem["error"]["param"], "dimensions");
+}
+
 /// Every way to be refused: status, and the words that name what is wrong.
 #[test]
 fn what_is_wrong_with_a_request_is_named() {
@@ -127,7 +150,7 @@ fn what_is_wrong_with_a_request_is_named() {
         ("POST", chats, &[], chat(json!({ "temperature": -1 })).to_string(), 422, "temperature"),
         ("POST", chats, &[], chat(json!({ "stop": [1] })).to_string(), 422, "`stop`"),
         ("POST", chats, &[], chat(json!({ "model": "none" })).to_string(), 404, "`none`"),
-        ("POST", chats, &[], chat(json!({ "model": "no/../ne" })).to_string(), 422, "model"),
+        ("POST", chats, &[], chat(json!({ "model": "no/../ne" })).to_string(), 422, "absolute"),
         ("POST", chats, &[("content-type", "text/plain")], "{}".to_owned(), 415, "text/plain"),
         ("POST", completions, &[], long, 400, "400 tokens"),
         ("POST", completions, &[], json!({ "prompt": [] }).to_string(), 422, "`prompt`"),
@@ -145,6 +168,9 @@ fn what_is_wrong_with_a_request_is_named() {
         assert_eq!(problem["request_id"], answer.header("x-request-id").unwrap());
         assert!(problem["detail"].as_str().unwrap().contains(named), "{body}: {problem}");
         assert!(problem["error"]["message"].as_str().unwrap().contains(named), "{problem}");
+        if status == 422 {
+            assert!(problem["error"]["param"].is_string(), "{problem}");
+        }
         if status == 405 {
             assert_eq!(answer.header("allow"), Some("POST"));
         }
@@ -169,7 +195,7 @@ fn a_body_that_is_too_large_is_refused_to_who_sends_it_all_and_to_who_asks_first
     assert_eq!(http.head().status, 413);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_client_that_goes_ends_its_work_streamed_or_not() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
@@ -185,6 +211,29 @@ async fn a_client_that_goes_ends_its_work_streamed_or_not() {
         drop(http);
         status_when(&watcher, |status| status.active == 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nobody_else_up() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(20_000) }));
+    home.add_sim("quick", json!({ "reply": "ok" }));
+    let _daemon = home.daemon();
+    let watcher = home.client().await;
+    let request = chat(json!({ "stream": true, "max_tokens": 30_000 })).to_string();
+    let mut sleeper = Http::socket(&home);
+    sleeper.request("POST", "/v1/chat/completions", &[], &request);
+    let mut http = Http::socket(&home);
+    let quick = http.post("/v1/chat/completions", &chat(json!({ "model": "quick" }))).expect(200);
+    assert_eq!(quick.json()["choices"][0]["message"]["content"], "ok");
+    // Its text is made to the end while nobody reads it, and then read whole.
+    status_when(&watcher, |status| status.active == 0 && status.generations == 2).await;
+    let mut answer = sleeper.head();
+    while let Some(chunk) = sleeper.chunk() {
+        answer.body.push_str(&chunk);
+    }
+    let events = whole_stream(&answer);
+    let texts = events.iter().filter_map(|one| one["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(texts.map(str::len).sum::<usize>(), 20_000);
 }
 
 #[test]
@@ -228,7 +277,7 @@ fn a_stream_that_waits_is_kept_alive_by_comments() {
     whole_stream(&answer);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 5 }));
     let daemon = home.daemon();

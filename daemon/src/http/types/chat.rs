@@ -17,10 +17,10 @@ pub struct ChatRequest {
     #[schemars(length(min = 1, max = 4096))]
     pub messages: Vec<ChatMessage>,
     /// Tokens to generate at most, reasoning included; 1024 when absent.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = u32::MAX))]
     pub max_completion_tokens: Option<u32>,
     /// The old name of `max_completion_tokens`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = u32::MAX))]
     pub max_tokens: Option<u32>,
     /// 0 is greedy; 1 when absent.
     #[schemars(range(min = 0, max = 100))]
@@ -29,6 +29,7 @@ pub struct ChatRequest {
     #[schemars(range(min = 0, max = 1))]
     pub top_p: Option<f32>,
     /// Ours: keep the likeliest `top_k` tokens; 0 keeps all.
+    #[schemars(range(min = 0, max = u32::MAX))]
     pub top_k: Option<u32>,
     /// Ours: drop tokens less likely than this share of the likeliest.
     #[schemars(range(min = 0, max = 1))]
@@ -43,12 +44,13 @@ pub struct ChatRequest {
     #[schemars(range(min = -2, max = 2))]
     pub presence_penalty: Option<f32>,
     /// Added to the logits of these token ids of the model, -100 to 100.
-    #[schemars(with = "Option<BTreeMap<String, f32>>")]
+    #[schemars(schema_with = "super::shared::logit_bias_schema")]
     pub logit_bias: Option<BTreeMap<u32, f32>>,
     /// How many answers to give.
     #[schemars(range(min = 1, max = 8))]
     pub n: Option<u32>,
     /// Seed of the draws.
+    #[schemars(range(min = i64::MIN, max = i64::MAX))]
     pub seed: Option<i64>,
     /// Strings that end the answer.
     pub stop: Option<OneOrMany>,
@@ -226,7 +228,7 @@ pub struct Tool {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Function {
     /// Its name.
-    #[schemars(regex(pattern = r"^[a-zA-Z0-9_.-]{1,64}$"))]
+    #[schemars(regex(pattern = r"^[a-zA-Z0-9_-]{1,64}$"))]
     pub name: String,
     /// What it does, for the model.
     pub description: Option<String>,

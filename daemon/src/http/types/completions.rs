@@ -17,7 +17,7 @@ pub struct CompletionRequest {
     /// What comes after the gap that the model is to fill; `prompt` is what comes before it.
     pub suffix: Option<String>,
     /// Tokens to generate at most; 16 when absent.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = u32::MAX))]
     pub max_tokens: Option<u32>,
     /// 0 is greedy; 1 when absent.
     #[schemars(range(min = 0, max = 100))]
@@ -26,6 +26,7 @@ pub struct CompletionRequest {
     #[schemars(range(min = 0, max = 1))]
     pub top_p: Option<f32>,
     /// Ours: keep the likeliest `top_k` tokens; 0 keeps all.
+    #[schemars(range(min = 0, max = u32::MAX))]
     pub top_k: Option<u32>,
     /// Ours: drop tokens less likely than this share of the likeliest.
     #[schemars(range(min = 0, max = 1))]
@@ -40,7 +41,7 @@ pub struct CompletionRequest {
     #[schemars(range(min = -2, max = 2))]
     pub presence_penalty: Option<f32>,
     /// Added to the logits of these token ids of the model, -100 to 100.
-    #[schemars(with = "Option<BTreeMap<String, f32>>")]
+    #[schemars(schema_with = "super::shared::logit_bias_schema")]
     pub logit_bias: Option<BTreeMap<u32, f32>>,
     /// How many texts to give for each prompt.
     #[schemars(range(min = 1, max = 8))]
@@ -49,6 +50,7 @@ pub struct CompletionRequest {
     #[schemars(range(min = 1, max = 8))]
     pub best_of: Option<u32>,
     /// Seed of the draws.
+    #[schemars(range(min = i64::MIN, max = i64::MAX))]
     pub seed: Option<i64>,
     /// Strings that end the text.
     pub stop: Option<OneOrMany>,

@@ -29,13 +29,10 @@ pub struct Problem {
     /// The daemon's name of the request; also in `x-request-id`.
     request_id: String,
     /// Figures and names behind it. `field` is the path of the member at fault.
-    #[schemars(default)]
     details: Option<Map<String, Value>>,
     /// Of a timeout: the limit that was reached.
-    #[schemars(default)]
     timeout_seconds: Option<f64>,
     /// Of a timeout: whose limit it was, `work` or `daemon`.
-    #[schemars(default)]
     layer: Option<String>,
     /// The same for OpenAI's SDKs.
     error: OpenAiError,

@@ -1,7 +1,7 @@
 //! What chat and completions have in common.
 
 use ingle_protocol::wire::generate::{FinishReason as Ended, Usage as Counted};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// One string, or several.
@@ -21,6 +21,16 @@ impl From<OneOrMany> for Vec<String> {
             OneOrMany::Many(strings) => strings,
         }
     }
+}
+
+/// The schema of a bias by token id: the ids are strings in JSON.
+pub(super) fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["object", "null"],
+        "propertyNames": { "pattern": "^[0-9]{1,9}$" },
+        "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
+        "maxProperties": 1024,
+    })
 }
 
 /// What a stream tells besides.
