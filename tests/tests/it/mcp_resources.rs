@@ -101,7 +101,10 @@ fn prompts_are_listed_and_filled_in() {
     let got = host.request("prompts/get", &params);
     let message = &got["result"]["messages"][0];
     let text = message["content"]["text"].as_str().unwrap();
-    assert!(message["role"] == "user" && text.contains("let x;") && text.contains("tests"), "{got}");
+    assert!(
+        message["role"] == "user" && text.contains("let x;") && text.contains("tests"),
+        "{got}"
+    );
     for (name, arguments) in [("review", json!({})), ("nobody", json!({}))] {
         let reply = host.request("prompts/get", &json!({ "name": name, "arguments": arguments }));
         assert_eq!(reply["error"]["code"], -32602, "{reply}");
