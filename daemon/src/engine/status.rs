@@ -11,6 +11,7 @@ use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 use ingle_protocol::wire::status::Phase;
 use tokio::sync::watch;
 
+use super::counters::EngineCounters;
 use super::quarantine::Deaths;
 
 /// The engine thread at its last heartbeat.
@@ -24,6 +25,10 @@ pub struct EngineStatus {
     pub active: usize,
     /// Generations waiting.
     pub queued: usize,
+    /// Requests for embeddings that wait or run.
+    pub embeddings: usize,
+    /// Loads that wait for memory, and that no request asked for.
+    pub waiting_loads: usize,
     /// Requests taken into a queue since the start; several texts for one prompt are one.
     pub accepted: u64,
     /// Loads that have succeeded since the start.
@@ -44,10 +49,12 @@ pub struct EngineStatus {
     pub expires: Vec<(String, Instant)>,
 }
 
-/// The shared cell. Its lock is held for a copy and never across work.
+/// The shared cell. Its lock is held for a copy and never across work. Beside it stand the counters,
+/// which need none.
 #[derive(Debug, Clone)]
 pub struct StatusCell {
     status: Arc<Mutex<EngineStatus>>,
+    counters: Arc<EngineCounters>,
     /// Counts the changes of which models are in memory or on their way there.
     changes: watch::Sender<u64>,
 }
@@ -56,11 +63,13 @@ impl StatusCell {
     /// A thread that has not said anything yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let status = Arc::new(Mutex::new(EngineStatus {
+        let status = EngineStatus {
             phase: Phase::Starting,
             beat_at: now,
             active: 0,
             queued: 0,
+            embeddings: 0,
+            waiting_loads: 0,
             accepted: 0,
             loads: 0,
             models: Vec::new(),
@@ -70,8 +79,18 @@ impl StatusCell {
             used_bytes: 0,
             quarantined: Vec::new(),
             expires: Vec::new(),
-        }));
-        Self { status, changes: watch::Sender::new(0) }
+        };
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            counters: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// What the thread counts.
+    #[must_use]
+    pub fn counters(&self) -> &EngineCounters {
+        &self.counters
     }
 
     /// A copy of the present status.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::embed::EmbedParams;
+use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::jobs::{
     JobEvent, JobParams, JobReply, JobReplyStatus, JobStatus, JobWork, ListJobsParams, WaitParams,
@@ -36,6 +36,7 @@ pub(super) use self::catalogue::tool_list;
 use self::outputs::answer;
 use super::promote::{self, Patience, Progress};
 use super::session::Session;
+use crate::metrics::{Edge, Outcome, UNKNOWN};
 use crate::request::named;
 
 /// Jobs of one listing that names no number: a model reads them all.
@@ -53,6 +54,24 @@ impl Call<'_> {
     }
 }
 
+/// A tool's name for metrics: never one that a host made up.
+fn metric_name(name: &str) -> &'static str {
+    match tools::tool(name).name {
+        "" => UNKNOWN,
+        known => known,
+    }
+}
+
+/// How a call is counted. A call that goes on as a job is answered well.
+fn metric_outcome(outcome: &Result<Result<CallToolResult, ErrorBody>, ErrorData>) -> Outcome {
+    match outcome {
+        Ok(result) => result.as_ref().map(|_| ()).map_err(|error| error.code),
+        Err(error) => {
+            Err(ErrorCode::of_rpc(i64::from(error.code.0)).unwrap_or(ErrorCode::Internal))
+        }
+    }
+}
+
 impl Session {
     /// Calls a tool. Dropping the future cancels its work.
     ///
@@ -64,7 +83,11 @@ impl Session {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
         let id = self.service.names.next();
-        let outcome = self.dispatch(request, &Call { id: &id, context }).await?;
+        // One that is dropped is counted as cancelled.
+        let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
+        let outcome = self.dispatch(request, &Call { id: &id, context }).await;
+        asked.end(metric_outcome(&outcome));
+        let outcome = outcome?;
         Ok(outcome.unwrap_or_else(|error| outputs::failure(&named(known_by_tools(error), &id))))
     }
 
@@ -141,7 +164,7 @@ impl Session {
         self.check_length(arguments.texts.iter().map(String::as_str))?;
         let params = EmbedParams {
             model: arguments.model,
-            input: arguments.texts,
+            input: arguments.texts.into_iter().map(EmbedInput::Text).collect(),
             ..EmbedParams::default()
         };
         self.run(JobWork::Embed(params), call).await.map_err(|error| {
