@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, select_all};
 use ingle_protocol::limits;
 use rmcp::model::{ResourceUpdatedNotificationParam, SubscriptionFilter};
 use rmcp::service::{Peer, SubscriptionContext};
@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::resources::{Place, not_found};
 use super::session::Session;
+use crate::jobs::record::JobRecord;
 
 /// Who follows what in one session.
 #[derive(Debug)]
@@ -48,20 +49,41 @@ impl News {
     }
 }
 
-/// Sees changes until there can be none any more.
-struct Changes {
-    seen: Vec<watch::Receiver<u64>>,
+/// What changes, from the moment this was made on.
+enum Changes {
+    /// Which models or jobs there are.
+    Lists(Vec<watch::Receiver<u64>>),
+    /// One job that has not ended.
+    Job(watch::Receiver<JobRecord>),
+    /// Nothing any more.
+    Never,
 }
 
 impl Changes {
-    /// Waits for a change of any of what is seen; `false` when there will be none.
-    async fn next(&mut self) -> bool {
-        if self.seen.is_empty() {
-            return false;
+    /// Waits for a change. Whether another one can follow it; `None` when there is none.
+    async fn next(&mut self) -> Option<bool> {
+        match self {
+            Self::Lists(seen) => {
+                let changes = seen.iter_mut().map(|seen| seen.changed().boxed());
+                let (changed, ..) = select_all(changes).await;
+                changed.is_ok().then_some(true)
+            }
+            Self::Job(job) => {
+                job.changed().await.ok()?;
+                Some(!job.borrow_and_update().status.has_ended())
+            }
+            Self::Never => None,
         }
-        let changes = self.seen.iter_mut().map(|seen| seen.changed().boxed());
-        let (changed, ..) = futures_util::future::select_all(changes).await;
-        changed.is_ok()
+    }
+
+    /// Tells every change, while there can be one and `tell` is heard.
+    async fn follow<'a>(mut self, tell: impl Fn() -> BoxFuture<'a, bool>) {
+        while let Some(goes_on) = self.next().await {
+            if !tell().await || !goes_on {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(limits::MCP_UPDATE_MS)).await;
+        }
     }
 }
 
@@ -72,15 +94,15 @@ impl Session {
         if self.news.tells_lists.swap(true, Ordering::AcqRel) {
             return;
         }
-        let session = self.clone();
+        let (ended, changes) = (self.ended.clone(), self.list_changes());
         tokio::spawn(async move {
             let tell = || {
                 let peer = peer.clone();
                 async move { peer.notify_resource_list_changed().await.is_ok() }.boxed()
             };
             tokio::select! {
-                () = session.ended.cancelled() => {}
-                () = session.follow_lists(tell) => {}
+                () = ended.cancelled() => {}
+                () = changes.follow(tell) => {}
             }
         });
     }
@@ -95,6 +117,7 @@ impl Session {
         peer: Peer<RoleServer>,
     ) -> Result<(), ErrorData> {
         let place = Place::read(&uri).ok_or_else(|| not_found(&uri))?;
+        let changes = self.changes(&place);
         // It must be there now; its end is told like any other change.
         self.read_place(&uri).await?;
         let ended = CancellationToken::new();
@@ -110,16 +133,16 @@ impl Session {
             }
             subscriptions.insert(uri.clone(), ended.clone().drop_guard());
         }
-        let session = self.clone();
+        let session_ended = self.ended.clone();
         tokio::spawn(async move {
             let tell = || {
                 let (peer, note) = (peer.clone(), ResourceUpdatedNotificationParam::new(&uri));
                 async move { peer.notify_resource_updated(note).await.is_ok() }.boxed()
             };
             tokio::select! {
-                () = session.ended.cancelled() => {}
+                () = session_ended.cancelled() => {}
                 () = ended.cancelled() => {}
-                () = session.follow(&place, tell) => {}
+                () = changes.follow(tell) => {}
             }
         });
         Ok(())
@@ -148,14 +171,14 @@ impl Session {
             let sink = stream.sink();
             let tell =
                 move || async move { sink.notify_resource_list_changed().await.is_ok() }.boxed();
-            followed.push(self.follow_lists(tell).boxed());
+            followed.push(self.list_changes().follow(tell).boxed());
         }
         for uri in accepted.resource_subscriptions.iter().flatten() {
             let Some(place) = Place::read(uri) else { continue };
             let (sink, uri) = (stream.sink(), uri.as_str());
             let tell =
                 move || async move { sink.notify_resource_updated(uri).await.is_ok() }.boxed();
-            followed.push(async move { self.follow(&place, tell).await }.boxed());
+            followed.push(self.changes(&place).follow(tell).boxed());
         }
         let all = async {
             join_all(followed).await;
@@ -169,38 +192,20 @@ impl Session {
         Ok(())
     }
 
-    /// Tells every change of which models and jobs there are, while `tell` is heard.
-    async fn follow_lists<'a>(&self, tell: impl Fn() -> BoxFuture<'a, bool>) {
-        let seen = vec![self.service.engine.model_changes(), self.jobs.changes()];
-        follow(Changes { seen }, tell).await;
+    /// The changes of which models and jobs there are.
+    fn list_changes(&self) -> Changes {
+        Changes::Lists(vec![self.service.engine.model_changes(), self.jobs.changes()])
     }
 
-    /// Tells every change of a resource, while there can be one and `tell` is heard.
-    async fn follow<'a>(&self, place: &Place, tell: impl Fn() -> BoxFuture<'a, bool>) {
-        let seen = match place {
-            Place::Models | Place::Model(_) => self.service.engine.model_changes(),
-            Place::Jobs => self.jobs.changes(),
-            Place::Job(id) => return self.follow_job(id, tell).await,
-        };
-        follow(Changes { seen: vec![seen] }, tell).await;
-    }
-
-    async fn follow_job<'a>(&self, id: &str, tell: impl Fn() -> BoxFuture<'a, bool>) {
-        // A job that has ended changes no more.
-        let Some(mut job) = self.jobs.follow(id) else { return };
-        while job.changed().await.is_ok() {
-            let has_ended = job.borrow_and_update().status.has_ended();
-            if !tell().await || has_ended {
-                return;
+    /// The changes of one resource.
+    fn changes(&self, place: &Place) -> Changes {
+        match place {
+            Place::Models | Place::Model(_) => {
+                Changes::Lists(vec![self.service.engine.model_changes()])
             }
-            tokio::time::sleep(Duration::from_millis(limits::MCP_UPDATE_MS)).await;
+            Place::Jobs => Changes::Lists(vec![self.jobs.changes()]),
+            Place::Job(id) => self.jobs.follow(id).map_or(Changes::Never, Changes::Job),
         }
-    }
-}
-
-async fn follow<'a>(mut changes: Changes, tell: impl Fn() -> BoxFuture<'a, bool>) {
-    while changes.next().await && tell().await {
-        tokio::time::sleep(Duration::from_millis(limits::MCP_UPDATE_MS)).await;
     }
 }
 

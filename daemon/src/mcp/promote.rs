@@ -59,7 +59,8 @@ impl<'a> Progress<'a> {
 
     /// Tells how far the call has come, 0 to 1. Progress that does not grow is not told.
     pub async fn tell(&mut self, share: f32, message: &str) {
-        let share = f64::from(share);
+        // In thousandths: a float's other digits say nothing.
+        let share = (f64::from(share) * 1_000.0).round() / 1_000.0;
         let Some(token) = self.token.clone().filter(|_| share > self.told) else { return };
         self.told = share;
         let note =

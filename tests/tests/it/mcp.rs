@@ -107,7 +107,7 @@ impl Host {
     }
 
     /// The next message that tells of no changed list.
-    fn next_but_changes(&mut self) -> Value {
+    pub(crate) fn next_but_changes(&mut self) -> Value {
         loop {
             let message = self.receive();
             if message["method"] != "notifications/resources/list_changed" {

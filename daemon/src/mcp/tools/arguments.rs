@@ -325,8 +325,11 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
                     names => format!("{names:?}").replace('"', "`"),
                 };
                 let message = format!("the arguments of `{tool}`: {problem}");
-                let next =
-                    format!("Call `{tool}` again with arguments corrected; it takes {takes}.");
+                let mut next = format!("Call `{tool}` again with arguments corrected.");
+                // Of an unknown argument the problem itself says which there are.
+                if !problem.contains("expected one of") {
+                    next.push_str(&format!(" It takes {takes}."));
+                }
                 invalid(field, &message, &next)
             }
         }

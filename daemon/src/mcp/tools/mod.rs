@@ -88,7 +88,7 @@ impl Session {
         let outcome = self.dispatch(request, &Call { id: &id, context }).await;
         asked.end(metric_outcome(&outcome));
         let outcome = outcome?;
-        Ok(outcome.unwrap_or_else(|error| outputs::failure(&named(error, &id))))
+        Ok(outcome.unwrap_or_else(|error| outputs::failure(&named(known_by_tools(error), &id))))
     }
 
     /// The outer error is the host's fault, the inner one the tool's.
@@ -135,7 +135,7 @@ impl Session {
                 "job_get" => {
                     let arguments::Job { job_id } = arguments::read(name, arguments)?;
                     let request = self.request(call.id, Class::Simple, None);
-                    of_job(self.jobs.get(&job_id, &request).await, self.patience)
+                    result(self.jobs.get(&job_id, &request).await?, true, self.patience)
                 }
                 "job_list" => self.job_list(arguments::read(name, arguments)?, call).await,
                 "job_cancel" => self.job_cancel(arguments::read(name, arguments)?, call).await,
@@ -286,10 +286,10 @@ impl Session {
             std::future::pending().await
         };
         let reply = tokio::select! {
-            reply = self.jobs.wait(&params, events, &request) => reply,
+            reply = self.jobs.wait(&params, events, &request) => reply?,
             never = tell => never,
         };
-        of_job(reply, self.patience)
+        result(reply, true, self.patience)
     }
 
     async fn job_list(
@@ -311,7 +311,7 @@ impl Session {
         call: &Call<'_>,
     ) -> Result<CallToolResult, ErrorBody> {
         let request = self.request(call.id, Class::Simple, None);
-        let reply = self.jobs.cancel(&arguments.job_id, &request).await.map_err(known_by_tools)?;
+        let reply = self.jobs.cancel(&arguments.job_id, &request).await?;
         let words = match reply.job.status {
             JobStatus::Cancelled => "The job was cancelled.",
             JobStatus::Queued | JobStatus::Running => {
@@ -371,19 +371,17 @@ fn share_of(done_bytes: u64, total_bytes: u64) -> f32 {
     share.clamp(0.0, 1.0)
 }
 
-/// A reading of a job as a tool's result.
-fn of_job(
-    reply: Result<JobReply, ErrorBody>,
-    patience: Patience,
-) -> Result<CallToolResult, ErrorBody> {
-    result(reply.map_err(known_by_tools)?, true, patience)
-}
-
-/// The next step in words of tools: a model has no terminal.
+/// The next step in words of tools, where it is a usual one: a model has no terminal.
 fn known_by_tools(error: ErrorBody) -> ErrorBody {
+    if error.remediation != error.code.remediation() {
+        return error;
+    }
     match error.code {
         ErrorCode::JobNotFound => error
             .with_remediation("Call job_list to see the jobs there are; old ones are cleaned up."),
+        ErrorCode::ModelNotFound => error.with_remediation(
+            "Call list_models to see what is here. The user can fetch a model with `ingle pull`.",
+        ),
         _ => error,
     }
 }
