@@ -105,6 +105,7 @@ struct ConfigFile {
     jobs: JobsTable,
     #[serde(default)]
     http: HttpTable,
+    #[serde(default)]
     mcp: McpTable,
     /// By the model's name.
     #[serde(default)]
