@@ -3,6 +3,7 @@
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+mod answer;
 pub mod counters;
 pub mod embed;
 pub mod failure;
@@ -11,7 +12,9 @@ pub mod generate;
 pub mod metrics;
 pub mod models;
 mod opened;
+mod prompt;
 pub mod status;
+mod validate;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
