@@ -334,11 +334,11 @@ Examples:
 Without a command, it is what a tool host spawns. Many of these share one daemon and one copy of
 each model. A call that is not finished shortly before the host would give it up answers with the id
 of a job that goes on; the tool job_wait gets its result.")]
-    #[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
+    #[command(disable_help_subcommand = true)]
     Mcp {
-        /// How long the host waits for one reply, in seconds
-        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
-        host_timeout: Duration,
+        /// How long the host waits for one reply, in seconds [default: 60]
+        #[arg(long, value_name = "SECONDS", value_parser = timeout)]
+        host_timeout: Option<Duration>,
         /// What to do instead of being one.
         #[command(subcommand)]
         command: Option<McpCommand>,

@@ -94,7 +94,7 @@ mod tests {
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
-    fn parse(words: &[&str]) -> Option<(Duration, Option<McpCommand>)> {
+    fn parse(words: &[&str]) -> Option<(Option<Duration>, Option<McpCommand>)> {
         let words = ["ingle", "mcp"].iter().chain(words);
         match Cli::try_parse_from(words).ok()?.command {
             Command::Mcp { host_timeout, command } => Some((host_timeout, command)),
@@ -104,19 +104,20 @@ mod tests {
 
     #[test]
     fn without_a_command_it_is_the_pump() {
-        assert!(matches!(parse(&[]), Some((timeout, None)) if timeout.as_secs() == 60));
+        assert!(matches!(parse(&[]), Some((None, None))));
         let half = parse(&["--host-timeout", "0.5"]);
-        assert!(matches!(half, Some((timeout, None)) if timeout.as_millis() == 500));
+        assert!(matches!(half, Some((Some(timeout), None)) if timeout.as_millis() == 500));
         let install = parse(&["install", "--host", "claude-code", "--host-timeout", "9", "--json"]);
         let Some((_, Some(McpCommand::Install(options)))) = install else { panic!("{install:?}") };
         assert_eq!(options.host_timeout, Some(Duration::from_secs(9)));
         assert_eq!((options.host.host, options.host.name.as_str()), (Host::ClaudeCode, "ingle"));
-        assert!(matches!(parse(&["hosts"]), Some((_, Some(McpCommand::Hosts)))));
+        for words in [&["hosts"][..], &["--json", "hosts"], &["hosts", "--json"]] {
+            assert!(matches!(parse(words), Some((None, Some(McpCommand::Hosts)))), "{words:?}");
+        }
         for words in [
             &["install"][..],
             &["install", "--host", "emacs"],
             &["install", "--host", "zed", "--name", "a b"],
-            &["--host-timeout", "5", "install", "--host", "zed"],
             &["help"],
         ] {
             assert!(parse(words).is_none(), "{words:?}");

@@ -150,7 +150,7 @@ fn list(app: &mut App, around: &Surroundings) -> Outcome {
     let rows = hosts.iter().map(|host| {
         let found = if host["found"] == true { "yes" } else { "no" };
         let ingle = match (&host["installed"], &host["problem"]) {
-            (_, Value::String(problem)) => problem.clone(),
+            (_, Value::String(_)) => "unknown: see below".to_owned(),
             (Value::Null, _) => "no".to_owned(),
             (entry, _) => match entry["ours"].as_bool() {
                 Some(true) => "yes".to_owned(),
@@ -160,6 +160,9 @@ fn list(app: &mut App, around: &Surroundings) -> Outcome {
         [text(&host["host"]), found.to_owned(), ingle, text(&host["path"])]
     });
     app.output.table(["HOST", "HERE", "INGLE", "FILE"], &[], rows.collect())?;
+    for problem in hosts.iter().filter_map(|host| host["problem"].as_str()) {
+        app.output.note(&format!("warning: {problem}"));
+    }
     Ok(exit::OK)
 }
 

@@ -23,14 +23,20 @@ use ingle_protocol::wire::hello::Role;
 
 use crate::app::App;
 use crate::cli::{Command, GenerateOptions};
-use crate::output::Outcome;
+use crate::install::hosts::DEFAULT_HOST_TIMEOUT;
+use crate::output::{Failure, Outcome};
 
 /// Runs one command.
 pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
         Command::Mcp { host_timeout, command: None } => {
+            let host_timeout = host_timeout.unwrap_or(DEFAULT_HOST_TIMEOUT);
             pump::run(app, Role::Mcp, Some(host_timeout)).await
         }
+        Command::Mcp { host_timeout: Some(_), command: Some(_) } => Err(Failure::usage(
+            "--host-timeout stands before the command, where it is the pump's",
+            "Write it behind `install`.",
+        )),
         Command::Mcp { command: Some(command), .. } => mcp::run(&mut app, &command),
         Command::Rpc => pump::run(app, Role::Rpc, None).await,
         Command::Chat { prompt, system, thinking, options } => {

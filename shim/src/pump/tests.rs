@@ -575,7 +575,11 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
 #[test]
 fn a_host_that_only_listens_can_end_its_session_and_hears_of_a_daemon_that_cannot_start() {
     on_one_thread(async {
-        let mut host = Host::start_with(Role::Mcp, vec![unavailable(), unavailable()]);
+        let mut host = Host::start_with(Role::Mcp, vec![unavailable()]);
+        while host.reported.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        host.failures.borrow_mut().push_back(unavailable());
         host.write(&request("first", "subscriptions/listen")).await;
         let answer = host.read().await;
         assert_eq!(answer["error"]["data"]["code"], "DAEMON_UNAVAILABLE");

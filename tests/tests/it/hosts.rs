@@ -144,6 +144,7 @@ fn what_cannot_be_read_is_left_untouched_and_says_where() {
     home.ingle(["mcp", "install", "--host", "cursor", "--name", "ingle-2"]).ok();
     home.ingle(["mcp", "install", "--host", "cursor", "--force"]).ok();
     assert_eq!(home.ingle(["mcp", "install", "--host", "zed", "--host-timeout", "601"]).code(), 2);
+    assert_eq!(home.ingle(["mcp", "--host-timeout", "9", "install", "--host", "zed"]).code(), 2);
     let project = ["mcp", "install", "--host", "claude-desktop", "--scope", "project"];
     assert_eq!(home.ingle(project).code(), i32::from(exit::USAGE));
 }
