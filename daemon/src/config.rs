@@ -5,6 +5,7 @@
 //! uses a setting.
 
 mod jobs;
+mod mcp;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use serde::de::IgnoredAny;
 
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
+pub use self::mcp::McpConfig;
+use self::mcp::McpTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -46,6 +49,8 @@ pub struct Config {
     pub memory: MemoryOptions,
     /// How many jobs run at once, and how long they are remembered.
     pub jobs: JobsConfig,
+    /// What MCP hosts may send.
+    pub mcp: McpConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -93,6 +98,8 @@ struct ConfigFile {
     mlx: MlxTable,
     #[serde(default)]
     jobs: JobsTable,
+    #[serde(default)]
+    mcp: McpTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -182,6 +189,7 @@ impl Config {
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
         let jobs = file.jobs.settings()?;
+        let mcp = file.mcp.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
             unknown_variables: Vec::new(),
@@ -191,6 +199,7 @@ impl Config {
             library,
             memory,
             jobs,
+            mcp,
         })
     }
 }
@@ -337,6 +346,7 @@ mod tests {
             ("[jobs]\nworkers = 0\n", "jobs.workers"),
             ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
             ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
+            ("[mcp]\nprompt_chars = 0\n", "mcp.prompt_chars"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

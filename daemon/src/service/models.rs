@@ -320,6 +320,12 @@ impl Service {
         self.models.open(name, engine, resident).await
     }
 
+    /// The model of calls that name none.
+    #[must_use]
+    pub fn default_model(&self) -> &str {
+        &self.models.default_model
+    }
+
     /// All models that are here or in the catalogue.
     ///
     /// # Errors
@@ -461,6 +467,7 @@ impl Service {
             outcome = tokio::time::timeout(limit, pull) => match outcome {
                 Ok(outcome) => {
                     let PullOutcome { name, size_bytes, sha256, already_here } = outcome?;
+                    self.engine.announce_models();
                     Ok(PullResult { model: name, size_bytes, sha256, already_here })
                 }
                 Err(_) => Err(ErrorBody::new(
