@@ -3,8 +3,10 @@
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+mod bounds;
 pub mod counters;
 pub mod embed;
+mod engine_choice;
 pub mod failure;
 mod flights;
 pub mod generate;
