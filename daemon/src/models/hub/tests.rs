@@ -4,6 +4,7 @@ mod server;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use sha2::{Digest, Sha256};
