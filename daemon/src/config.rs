@@ -4,6 +4,7 @@
 //! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
 //! uses a setting.
 
+mod http;
 mod jobs;
 mod mcp;
 mod memory;
@@ -21,6 +22,8 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use self::http::HttpTable;
+pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
 pub use self::mcp::McpConfig;
@@ -49,6 +52,8 @@ pub struct Config {
     pub memory: MemoryOptions,
     /// How many jobs run at once, and how long they are remembered.
     pub jobs: JobsConfig,
+    /// HTTP over TCP, and who may use it.
+    pub http: HttpConfig,
     /// What MCP hosts may send.
     pub mcp: McpConfig,
 }
@@ -99,6 +104,7 @@ struct ConfigFile {
     #[serde(default)]
     jobs: JobsTable,
     #[serde(default)]
+    http: HttpTable,
     mcp: McpTable,
     /// By the model's name.
     #[serde(default)]
@@ -189,6 +195,7 @@ impl Config {
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
         let jobs = file.jobs.settings()?;
+        let http = file.http.settings()?;
         let mcp = file.mcp.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
@@ -199,6 +206,7 @@ impl Config {
             library,
             memory,
             jobs,
+            http,
             mcp,
         })
     }
@@ -346,6 +354,11 @@ mod tests {
             ("[jobs]\nworkers = 0\n", "jobs.workers"),
             ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
             ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
+            ("[http]\nlisten = \"11711\"\n", "http.listen"),
+            ("[http]\nauth = \"basic\"\n", "basic"),
+            ("[http]\nlisten = \"0.0.0.0:1\"\nauth = \"none\"\n", "http.auth"),
+            ("[http]\nallowed_hosts = [\"http://a\"]\n", "http.allowed_hosts"),
+            ("[http]\ncors_origins = [\"a.example\"]\n", "http.cors_origins"),
             ("[mcp]\nprompt_chars = 0\n", "mcp.prompt_chars"),
         ] {
             let problem = Config::parse(text).unwrap_err();

@@ -99,6 +99,8 @@ error_codes! {
     VersionSkew, "VERSION_SKEW", -32014, false, "Run `ingle stop`; the next command starts the daemon that fits.";
     /// Somebody else owns the folder or the socket.
     PermissionDenied, "PERMISSION_DENIED", -32015, false, "Give the Ingle folder to the user who runs Ingle, or set INGLE_HOME to a folder of your own.";
+    /// The token that the edge wants is missing or wrong.
+    Unauthorized, "UNAUTHORIZED", -32034, false, "Send `Authorization: Bearer` with the token; `ingle http --show-token` prints it.";
     /// A model could not be fetched.
     PullFailed, "PULL_FAILED", -32016, true, "Check the network and the free space, then run `ingle pull` again.";
     /// A setting is wrong.

@@ -20,6 +20,33 @@ pub const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Milliseconds one frame may take to be written to a peer that does not read.
 pub const WRITE_STALL_MS: u64 = 30_000;
 
+/// HTTP connections at once, over the socket and TCP each.
+pub const HTTP_CONNECTIONS: usize = 256;
+/// Bytes of one HTTP request's body.
+pub const HTTP_BODY_BYTES: usize = FRAME_BYTES;
+/// Bytes of a body over that which are read and thrown away, so that its sender sees the refusal.
+pub const HTTP_DISCARD_BYTES: usize = 8 * HTTP_BODY_BYTES;
+/// Bytes of one HTTP request's line and headers.
+pub const HTTP_HEADER_BYTES: usize = 64 * 1024;
+/// Milliseconds an HTTP connection may take to send a request's headers, and may be idle.
+pub const HTTP_HEADER_MS: u64 = 60_000;
+/// Milliseconds without a byte after which an HTTP request's body is given up.
+pub const HTTP_BODY_STALL_MS: u64 = FRAME_STALL_MS;
+/// Milliseconds an HTTP request's whole body may take.
+pub const HTTP_BODY_MS: u64 = 60_000;
+/// Chunks of one streamed answer between its making and its connection.
+pub const HTTP_STREAM_CHUNKS: usize = 16;
+/// Milliseconds a stream that waits for a slot or a load keeps the chance to fail with a status.
+pub const HTTP_COMMIT_MS: u64 = 1_000;
+/// Milliseconds of silence after which a stream gets a comment, so that proxies do not cut it.
+pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
+/// Milliseconds for which one listing of the models serves all who ask over HTTP.
+pub const HTTP_MODELS_MS: u64 = 2_000;
+/// Prompts of one request for completions.
+pub const HTTP_PROMPTS: usize = 16;
+/// Tools of one request.
+pub const TOOLS: usize = 128;
+
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
 pub const SHIM_QUEUED_FRAMES: usize = 256;
@@ -32,6 +59,12 @@ pub const SHIM_STDIO_CHUNKS: usize = 16;
 /// Connections in a row that a shim may lose, without a byte getting through, before it gives the
 /// waiting requests up.
 pub const SHIM_FRUITLESS_CONNECTIONS: u32 = 3;
+/// Subscriptions of one host that a shim repeats to a new daemon, of each kind.
+pub const SHIM_SUBSCRIPTIONS: usize = 256;
+/// Bytes of a tool host's configuration file that `ingle mcp install` changes.
+pub const HOST_CONFIG_BYTES: usize = 64 * 1024 * 1024;
+/// Backups of such a file, at most.
+pub const HOST_CONFIG_BACKUPS: u32 = 20;
 /// Milliseconds between a shim's looks at whether its host is still its parent.
 pub const SHIM_PARENT_CHECK_MS: u64 = 2_000;
 
@@ -45,12 +78,14 @@ pub const QUEUED_GENERATIONS: usize = 128;
 pub const CONCURRENT_GENERATIONS: usize = 5;
 /// Requests for embeddings that wait or run.
 pub const QUEUED_EMBEDDINGS: usize = 64;
-/// Texts of one request for embeddings.
-pub const EMBED_INPUTS: usize = 256;
+/// Texts of one request for embeddings: as many as OpenAI's API takes.
+pub const EMBED_INPUTS: usize = 2_048;
 /// Bytes of one of them.
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
-/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
-pub const EMBED_SLICE_TOKENS: usize = 512;
+/// Tokens of the texts that share a pass, with their padding; at least one text.
+pub const EMBED_PASS_TOKENS: usize = 512;
+/// Of a hundred tokens of a batch of texts so many at most are padding.
+pub const EMBED_PADDING_PERCENT: usize = 25;
 /// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
@@ -219,7 +254,8 @@ const _: () = {
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
-    assert!(CHOICES <= QUEUED_GENERATIONS);
+    assert!(CHOICES * HTTP_PROMPTS <= QUEUED_GENERATIONS);
+    assert!(HTTP_BODY_STALL_MS <= HTTP_BODY_MS && HTTP_COMMIT_MS <= HTTP_HEARTBEAT_MS);
     assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
     assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);
     assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);

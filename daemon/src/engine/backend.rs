@@ -192,6 +192,43 @@ pub fn check_rows(
     Ok(())
 }
 
+/// Refuses a text that a model with that vocabulary and context cannot embed.
+///
+/// # Errors
+/// [`EngineError::Native`] naming what is wrong.
+pub fn check_text(
+    text: &[u32],
+    vocab_size: usize,
+    context_tokens: usize,
+) -> Result<(), EngineError> {
+    let len = text.len();
+    if len == 0 || len > context_tokens {
+        let problem = format!("a text of {len} tokens, expected 1 to {context_tokens}");
+        return Err(EngineError::Native(problem));
+    }
+    match text.iter().find(|&&token| token as usize >= vocab_size) {
+        Some(token) => Err(EngineError::Native(format!(
+            "token {token} is outside the vocabulary of {vocab_size}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A vector at length 1.
+///
+/// # Errors
+/// [`EngineError::Native`] when it has none, or holds something else than numbers.
+#[expect(clippy::cast_possible_truncation, reason = "numbers up to 1")]
+pub fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
+    let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    if !squares.is_finite() || squares <= 0.0 {
+        let problem = "the model produced a vector without a direction";
+        return Err(EngineError::Native(problem.to_owned()));
+    }
+    let length = squares.sqrt();
+    Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
+}
+
 /// The refusal of a sequence that is not open.
 #[must_use]
 pub fn not_open(seq: SeqId) -> EngineError {
@@ -235,12 +272,29 @@ pub trait Embedder {
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
-/// The engine thread's side of an embedding model's load, which the loader thread does whole.
+/// The engine thread's side of an embedding model's load, as [`Builder`] for a generator's. One that
+/// the loader thread loads whole is given no tensors.
 pub trait EmbedderBuilder {
+    /// As [`Builder::adopt`].
+    ///
+    /// # Errors
+    /// As there.
+    fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// As [`Builder::advance`].
+    ///
+    /// # Errors
+    /// As there.
+    fn advance(&mut self, _has_all: bool) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
     /// Gives the model once the load is done.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, and as [`Builder::finish`].
     fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
 }
 

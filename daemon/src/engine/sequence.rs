@@ -293,7 +293,9 @@ impl Sequence {
         }
         if self.request.logprobs.is_some() {
             let Sampled { token, logprob, top } = sampled;
-            self.logprobs.push(TokenLogprob { token, logprob, top });
+            let bytes = self.request.output.bytes_of(token);
+            let top_bytes = top.iter().map(|&(id, _)| self.request.output.bytes_of(id)).collect();
+            self.logprobs.push(TokenLogprob { token, logprob, bytes, top, top_bytes });
         }
         let piece = self.request.output.push(token);
         self.text.push_str(&piece.text);

@@ -63,7 +63,7 @@ impl StatusCell {
     /// A thread that has not said anything yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let status = Arc::new(Mutex::new(EngineStatus {
+        let status = EngineStatus {
             phase: Phase::Starting,
             beat_at: now,
             active: 0,
@@ -79,8 +79,12 @@ impl StatusCell {
             used_bytes: 0,
             quarantined: Vec::new(),
             expires: Vec::new(),
-        }));
-        Self { status, counters: Arc::default(), changes: watch::Sender::new(0) }
+        };
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            counters: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
     }
 
     /// What the thread counts.

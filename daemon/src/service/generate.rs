@@ -71,6 +71,12 @@ impl Generation {
         }
     }
 
+    /// The name of the model that works on it.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// When the work began, once it has: queueing and loading come before.
     #[must_use]
     pub fn work_since(&self) -> Option<Instant> {
@@ -404,6 +410,9 @@ async fn tokenize(
                     .map(|Message { role, content, .. }| ChatMessage { role, content })
                     .collect();
                 open.text.encode_chat(&messages, unix_time_s())?
+            }
+            (None, text) if open.engine.role == Role::Embeds => {
+                open.text.tokenizer.encode_whole(&text.unwrap_or_default())?
             }
             (None, text) => open.text.encode_prompt(&text.unwrap_or_default())?,
         };

@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::status::HttpStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -59,6 +60,8 @@ pub struct Service {
     pub draining: CancellationToken,
     /// Connections open now.
     pub connections: AtomicUsize,
+    /// Where HTTP is spoken.
+    pub http: HttpStatus,
     /// When the daemon started.
     pub started_at: Instant,
 }

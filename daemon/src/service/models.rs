@@ -43,6 +43,8 @@ pub struct OpenModel {
     pub text: TextModel,
     /// Tokens of context.
     pub context_tokens: usize,
+    /// Numbers of a vector, where the header of an embedding model says so.
+    pub dimensions: Option<usize>,
 }
 
 /// A look at a disk that takes longer is not repeated while it goes on.
@@ -172,19 +174,25 @@ fn open_model(
         ModelFormat::Safetensors => {
             let text = hf_text::text_model(&source.path)?;
             let folder = Arc::new(ModelFolder::open(&source.path)?);
+            let role = Role::of_folder(&folder)?;
             let trained_tokens = folder.context_tokens()?;
-            (Weights::Safetensors(folder), Role::Generates, text, trained_tokens)
+            (Weights::Safetensors(folder), role, text, trained_tokens)
         }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
+            let role = if config.embeds { Role::Embeds } else { Role::Generates };
+            (Weights::Sim(Box::new(config)), role, TextModel::bytes(), context_tokens)
         }
     };
     let version = version(&source, engine);
     let context_tokens = settings.context_tokens(engine, trained_tokens);
+    let dimensions = match (&weights, role) {
+        (Weights::Safetensors(folder), Role::Embeds) => folder.config().size_opt("hidden_size")?,
+        _ => None,
+    };
     let engine = EngineModel { name, version, engine, role, weights };
-    Ok(OpenModel { source, engine, text, context_tokens })
+    Ok(OpenModel { source, engine, text, context_tokens, dimensions })
 }
 
 /// Which state of its files a model is in. The same files on another engine are another model to

@@ -70,6 +70,7 @@ impl Service {
             // The edge that knows of jobs fills them in.
             jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
+            http: self.http.clone(),
         }
     }
 }

@@ -68,6 +68,24 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// The names of all phases.
+    pub const NAMES: [&str; 6] = ["starting", "idle", "loading", "prefill", "decode", "stopped"];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Loading { .. } => "loading",
+            Self::Prefill { .. } => "prefill",
+            Self::Decode { .. } => "decode",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl std::fmt::Display for Phase {
     /// As what somebody does: "generating with `smollm2`".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -144,6 +162,23 @@ pub struct StatusReply {
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
+    /// Where HTTP is spoken.
+    #[serde(default)]
+    pub http: HttpStatus,
+}
+
+/// Where HTTP is spoken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpStatus {
+    /// The Unix socket; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// The base URL over TCP, such as `http://127.0.0.1:11711/v1`; absent when TCP is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The file with the token that TCP wants; absent when it wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
 }
 
 /// How long something takes, read from the buckets it is counted in: about right.

@@ -154,6 +154,9 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
         lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }
     lines.push(("socket", reply.socket.clone()));
+    if let Some(url) = &reply.http.url {
+        lines.push(("http", url.clone()));
+    }
     lines
 }
 

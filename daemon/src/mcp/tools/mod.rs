@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::embed::EmbedParams;
+use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::jobs::{
     JobEvent, JobParams, JobReply, JobReplyStatus, JobStatus, JobWork, ListJobsParams, WaitParams,
@@ -55,15 +55,20 @@ impl Call<'_> {
 }
 
 /// A tool's name for metrics: never one that a host made up.
-fn counted_name(name: &str) -> &'static str {
-    tools::TOOLS.iter().find(|tool| tool.name == name).map_or(UNKNOWN, |tool| tool.name)
+fn metric_name(name: &str) -> &'static str {
+    match tools::tool(name).name {
+        "" => UNKNOWN,
+        known => known,
+    }
 }
 
-/// How a call is counted. One that goes on as a job was answered well.
-fn counted_outcome(outcome: &Result<Result<CallToolResult, ErrorBody>, ErrorData>) -> Outcome {
+/// How a call is counted. A call that goes on as a job is answered well.
+fn metric_outcome(outcome: &Result<Result<CallToolResult, ErrorBody>, ErrorData>) -> Outcome {
     match outcome {
         Ok(result) => result.as_ref().map(|_| ()).map_err(|error| error.code),
-        Err(error) => Err(ErrorCode::of_rpc(error.code.0.into()).unwrap_or(ErrorCode::Internal)),
+        Err(error) => {
+            Err(ErrorCode::of_rpc(i64::from(error.code.0)).unwrap_or(ErrorCode::Internal))
+        }
     }
 }
 
@@ -78,11 +83,12 @@ impl Session {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
         let id = self.service.names.next();
-        // A call that is dropped on its way counts as cancelled.
-        let asked = self.service.metrics.begin(Edge::Mcp, counted_name(&request.name));
+        // One that is dropped is counted as cancelled.
+        let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
         let outcome = self.dispatch(request, &Call { id: &id, context }).await;
-        asked.end(counted_outcome(&outcome));
-        Ok(outcome?.unwrap_or_else(|error| outputs::failure(&named(error, &id))))
+        asked.end(metric_outcome(&outcome));
+        let outcome = outcome?;
+        Ok(outcome.unwrap_or_else(|error| outputs::failure(&named(error, &id))))
     }
 
     /// The outer error is the host's fault, the inner one the tool's.
@@ -158,7 +164,7 @@ impl Session {
         self.check_length(arguments.texts.iter().map(String::as_str))?;
         let params = EmbedParams {
             model: arguments.model,
-            input: arguments.texts,
+            input: arguments.texts.into_iter().map(EmbedInput::Text).collect(),
             ..EmbedParams::default()
         };
         self.run(JobWork::Embed(params), call).await.map_err(|error| {
