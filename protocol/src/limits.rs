@@ -44,8 +44,6 @@ pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
 pub const HTTP_MODELS_MS: u64 = 2_000;
 /// Prompts of one request for completions.
 pub const HTTP_PROMPTS: usize = 16;
-/// Tools of one request.
-pub const TOOLS: usize = 128;
 
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
@@ -143,12 +141,38 @@ pub const STOP_STRING_BYTES: usize = 256;
 pub const TOP_LOGPROBS: usize = 20;
 /// Tokens that one request may bias.
 pub const LOGIT_BIASES: usize = 1_024;
+/// Bytes of the schema or grammar that a text is to follow.
+pub const FORMAT_BYTES: usize = 64 * 1024;
+/// References of such a schema, and rules of such a grammar: each is compiled inside of what names it.
+pub const FORMAT_REFERENCES: usize = 500;
+/// How deep the brackets of such a grammar go.
+pub const FORMAT_DEPTH: usize = 100;
+/// Schemas that one schema may become when its alternatives are combined.
+pub const FORMAT_ALTERNATIVES: usize = 1_000;
+/// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits end
+/// nearly all of its work long before.
+pub const MASK_MS: u64 = 3_000;
 /// Texts that one request may ask for.
 pub const CHOICES: usize = 8;
 /// Tokens generated when a request names no maximum.
 pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
 pub const MESSAGES: usize = 4_096;
+
+/// Tools that one request may offer.
+pub const TOOLS: usize = 128;
+/// Bytes of their descriptions and schemas, as JSON.
+pub const TOOL_BYTES: usize = 1024 * 1024;
+/// Characters of a tool's name.
+pub const TOOL_NAME_CHARS: usize = 64;
+/// Calls that are read out of one answer; what looks like more of them stays text.
+pub const TOOL_CALLS: usize = 128;
+/// Bytes of what may be a tool call that are held back until it is known to be one.
+pub const TOOL_CALL_HELD_BYTES: usize = 64 * 1024;
+/// Variables that one request may give the chat template.
+pub const TEMPLATE_OPTIONS: usize = 32;
+/// Bytes of them, as JSON.
+pub const TEMPLATE_OPTION_BYTES: usize = 64 * 1024;
 
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;

@@ -3,6 +3,7 @@
 //! Owns what can be typed and how it is explained. Must not do anything.
 
 mod bench;
+mod format;
 mod generate;
 mod jobs;
 mod mcp;
@@ -15,7 +16,8 @@ use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
 pub(crate) use self::bench::BenchOptions;
-pub(crate) use self::generate::GenerateOptions;
+pub(crate) use self::format::FormatOptions;
+pub(crate) use self::generate::{Gap, GenerateOptions, Thinking};
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
 pub(crate) use self::models::LoadOptions;
@@ -67,7 +69,9 @@ Examples:
   ingle chat \"Why is the sky blue?\"
   ingle chat --system \"Answer in one word.\" \"Capital of France?\"
   git diff | ingle chat \"Write a commit message for:\" -
+  ingle chat --no-think --model qwen3 \"Capital of France?\"
   ingle chat --json --seed 7 --temperature 0.8 \"A haiku\" | jq -r .text
+  ingle chat --schema person.json \"Invent a person\" | jq .name
   ingle chat
 
 Without a prompt, on a terminal, this is a conversation: /help names its commands, Ctrl-C stops an
@@ -79,6 +83,8 @@ answer, Ctrl-D ends it. Elsewhere the prompt is read from standard input.")]
         #[arg(long, value_name = "TEXT")]
         system: Option<String>,
         #[command(flatten)]
+        thinking: Thinking,
+        #[command(flatten)]
         options: GenerateOptions,
     },
     /// Continue a raw prompt, without a chat template
@@ -87,10 +93,16 @@ Examples:
   ingle complete \"Once upon a time\" --max-tokens 40
   ingle complete - < prompt.txt
   ingle complete \"1, 2, 3,\" --stop 7 --stats
-  ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8")]
+  ingle complete \"Three colours as JSON:\" --format json
+  ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8
+  ingle complete \"The capital of \" --suffix \" is Rome.\" --model qwen2.5-coder
+
+With --suffix the text is one with a gap, which models trained on such code fill.")]
     Complete {
         /// The text to continue; `-`, or none where standard input is no terminal, reads it there
         prompt: Option<String>,
+        #[command(flatten)]
+        gap: Gap,
         #[command(flatten)]
         options: GenerateOptions,
     },
@@ -396,6 +408,19 @@ mod tests {
         assert!(cli.json);
         assert_eq!(prompt, ["why", "is", "it"]);
         assert_eq!((options.seed, options.stop), (Some(3), vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn the_last_word_on_thinking_counts() {
+        for (words, wish) in [
+            (&["chat", "x"][..], None),
+            (&["chat", "x", "--think"], Some(true)),
+            (&["chat", "x", "--think", "--no-think"], Some(false)),
+        ] {
+            let Command::Chat { thinking, .. } = parse(words).unwrap().command else { panic!() };
+            assert_eq!(thinking.wish(), wish, "{words:?}");
+        }
+        assert!(parse(&["complete", "x", "--suffix", "a", "--suffix-file", "b"]).is_err());
     }
 
     #[test]

@@ -33,6 +33,7 @@ use super::status::{EngineStatus, StatusCell};
 use super::worker::Worker;
 use crate::formats::gguf::GgufFile;
 use crate::formats::hf::ModelFolder;
+use crate::text::constraint::Constraint;
 use crate::text::output::TextOutput;
 
 /// A model as the engine knows it: its name and where its weights come from.
@@ -83,6 +84,8 @@ pub struct GenerateRequest {
     pub model: EngineModel,
     /// Turns tokens into text and finds the stop strings.
     pub output: TextOutput,
+    /// The form that the text must have.
+    pub constraint: Option<Constraint>,
     /// Tokens that end the text.
     pub end_tokens: Vec<u32>,
     /// The prompt, at least one token.

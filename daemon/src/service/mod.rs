@@ -3,6 +3,7 @@
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+mod answer;
 mod bounds;
 pub mod counters;
 pub mod embed;
@@ -13,7 +14,9 @@ pub mod generate;
 pub mod metrics;
 pub mod models;
 mod opened;
+mod prompt;
 pub mod status;
+mod validate;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

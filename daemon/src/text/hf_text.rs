@@ -50,7 +50,7 @@ pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
     let chat_template = settings.chat_template.as_ref().map(|source| {
         Arc::new(ChatTemplate::new(source, &name(&settings.bos), &name(&settings.eos)))
     });
-    let fim = fim_tokens(&tokenizer);
+    let fim = FimTokens::find(|name| tokenizer.id(name));
     Ok(TextModel {
         add_bos: bos.is_some() && settings.add_bos.unwrap_or(prefix.is_some()),
         tokenizer: Arc::new(tokenizer),
@@ -58,24 +58,6 @@ pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
         bos: prefix.or(bos),
         eos,
         fim,
-    })
-}
-
-/// What stands around the parts of a text with a gap. No file says it; the names are those that
-/// llama.cpp knows (`llama-vocab.cpp`).
-fn fim_tokens(tokenizer: &HfTokenizer) -> Option<FimTokens> {
-    const NAMES: [[&str; 3]; 4] = [
-        ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
-        ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
-        ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
-        ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
-    ];
-    NAMES.iter().find_map(|[prefix, suffix, middle]| {
-        Some(FimTokens {
-            prefix: tokenizer.id(prefix)?,
-            suffix: tokenizer.id(suffix)?,
-            middle: tokenizer.id(middle)?,
-        })
     })
 }
 

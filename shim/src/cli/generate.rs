@@ -2,17 +2,50 @@
 //!
 //! Owns their names, bounds and help. Must not know what a setting does to a text.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::timeout;
+use super::{FormatOptions, timeout};
+
+/// Whether a model thinks before it answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Thinking {
+    /// Let the model think first, where its template leaves a choice
+    #[arg(long, overrides_with = "no_think")]
+    think: bool,
+    /// Have the model answer at once, where its template leaves a choice
+    #[arg(long, overrides_with = "think")]
+    no_think: bool,
+}
+
+impl Thinking {
+    /// What was said of it, if anything was.
+    pub(crate) fn wish(self) -> Option<bool> {
+        (self.think || self.no_think).then_some(self.think)
+    }
+}
+
+/// What comes after a gap that the model is to fill.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Gap {
+    /// Fill the gap between the prompt and this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) suffix: Option<String>,
+    /// Fill the gap between the prompt and the text of this file
+    #[arg(long, value_name = "FILE", conflicts_with = "suffix")]
+    pub(crate) suffix_file: Option<PathBuf>,
+}
 
 /// How to generate.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GenerateOptions {
+    /// Whether to think first, where that was said
+    #[arg(skip)]
+    pub(crate) thinks: Option<bool>,
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
@@ -64,6 +97,8 @@ pub(crate) struct GenerateOptions {
     /// End the text at this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatOptions,
     /// Allow this much time, if it is less than the daemon would
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,

@@ -22,7 +22,7 @@ mod timeouts;
 use ingle_protocol::wire::hello::Role;
 
 use crate::app::App;
-use crate::cli::Command;
+use crate::cli::{Command, GenerateOptions};
 use crate::output::Outcome;
 
 /// Runs one command.
@@ -33,11 +33,12 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         }
         Command::Mcp { command: Some(command), .. } => mcp::run(&mut app, &command),
         Command::Rpc => pump::run(app, Role::Rpc, None).await,
-        Command::Chat { prompt, system, options } => {
+        Command::Chat { prompt, system, thinking, options } => {
+            let options = GenerateOptions { thinks: thinking.wish(), ..options };
             generate::chat(app, &prompt, system, options).await
         }
-        Command::Complete { prompt, options } => {
-            generate::complete(&mut app, prompt.as_deref(), &options).await
+        Command::Complete { prompt, gap, options } => {
+            generate::complete(&mut app, prompt.as_deref(), gap, &options).await
         }
         Command::Pull { model, name } => models::pull(&mut app, &model, name).await,
         Command::Models => models::list(&mut app).await,

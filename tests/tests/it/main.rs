@@ -10,10 +10,12 @@
 mod bench;
 mod broken;
 mod cancel;
+mod chat;
 mod cli;
 mod crash;
 mod embed;
 mod failures;
+mod format;
 mod generate;
 mod hostile;
 mod hosts;

@@ -177,11 +177,11 @@ async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
     host.call(MARK, &json!({}));
     let mut http = Http::socket(&home);
     let chat = json!({ "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 4 });
-    http.post("/v1/chat/completions", &chat).expect(200);
+    let _ = http.post("/v1/chat/completions", &chat).expect(200);
     let streamed = json!({ "prompt": "hi", "max_tokens": 4, "stream": true });
-    http.post("/v1/completions", &streamed).expect(200);
-    http.post("/v1/completions", &json!({ "prompt": "hi", "model": MARK })).expect(404);
-    http.get(&format!("/{MARK}")).expect(404);
+    let _ = http.post("/v1/completions", &streamed).expect(200);
+    let _ = http.post("/v1/completions", &json!({ "prompt": "hi", "model": MARK })).expect(404);
+    let _ = http.get(&format!("/{MARK}")).expect(404);
     let work = JobWork::Generate(ask("a"));
     let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
     let job = client.call::<CreateJob>(&params).await.unwrap().job.id;
