@@ -150,7 +150,7 @@ impl Reading {
 
     /// Adds what another histogram of the same bounds has counted; one of others is left out.
     pub fn add(&mut self, other: &Self) {
-        if std::ptr::eq(self.bounds, other.bounds) {
+        if self.bounds == other.bounds {
             for (count, more) in self.counts.iter_mut().zip(&other.counts) {
                 *count += more;
             }

@@ -15,7 +15,7 @@ use axum::response::Response;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::{ModelEntry, ModelState};
-use ingle_protocol::wire::status::{HealthState, Phase};
+use ingle_protocol::wire::status::HealthState;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -117,14 +117,7 @@ pub async fn health(State(edge): State<Arc<Edge>>) -> Result<Response, Problem> 
         HealthState::Degraded => ("degraded", StatusCode::SERVICE_UNAVAILABLE),
         HealthState::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE),
     };
-    let phase = match health.phase {
-        Phase::Starting => "starting",
-        Phase::Idle => "idle",
-        Phase::Loading { .. } => "loading",
-        Phase::Prefill { .. } => "prefill",
-        Phase::Decode { .. } => "decode",
-        Phase::Stopped => "stopped",
-    };
+    let phase = health.phase.name();
     let heartbeat_age_ms = health.heartbeat_age_ms;
     let mut response = answer(&Health { status, phase, heartbeat_age_ms })?;
     *response.status_mut() = code;

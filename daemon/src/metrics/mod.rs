@@ -131,7 +131,6 @@ impl Metrics {
     /// A request has come. It counts as in flight until the answer is counted with [`Asked::end`],
     /// or as cancelled if it is dropped before. `method` is a name of this program's, never one that
     /// a caller wrote.
-    #[must_use]
     pub fn begin(self: &Arc<Self>, edge: Edge, method: &'static str) -> Asked {
         self.edge(edge).in_flight.fetch_add(1, Ordering::Relaxed);
         let (metrics, began_at) = (Arc::clone(self), Instant::now());
@@ -144,7 +143,6 @@ impl Metrics {
     }
 
     /// A connection has come; it counts as open until the guard is dropped.
-    #[must_use]
     pub fn connected(self: &Arc<Self>, edge: Edge) -> Connected {
         let counts = self.edge(edge);
         counts.accepted.fetch_add(1, Ordering::Relaxed);

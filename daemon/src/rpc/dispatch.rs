@@ -122,7 +122,6 @@ pub fn error_object(error: &ErrorBody) -> ErrorObjectOwned {
 }
 
 /// How an answer is counted.
-#[must_use]
 pub fn outcome(answer: &MethodResponse) -> Outcome {
     answer.as_error_code().map_or(Ok(()), |number| {
         Err(ErrorCode::of_rpc(i64::from(number)).unwrap_or(ErrorCode::Internal))

@@ -123,8 +123,8 @@ fn describe_engine(families: &mut Families, engine: &EngineStatus) {
         .seconds([], age);
     let mut phases = families
         .gauge("ingle_engine_phase", "1 for what the engine thread does, by its last sign.");
-    let now = phase_name(&engine.phase);
-    for phase in PHASES {
+    let now = engine.phase.name();
+    for phase in Phase::NAMES {
         phases.whole([("phase", phase)], u64::from(phase == now));
     }
     families.gauge("ingle_generations_running", "Texts being generated.").size([], engine.active);
@@ -143,19 +143,6 @@ fn describe_engine(families: &mut Families, engine: &EngineStatus) {
             "Requests that the engine took into a queue; several texts for one prompt are one.",
         )
         .count([], engine.accepted);
-}
-
-const PHASES: [&str; 6] = ["starting", "idle", "loading", "prefill", "decode", "stopped"];
-
-const fn phase_name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Starting => PHASES[0],
-        Phase::Idle => PHASES[1],
-        Phase::Loading { .. } => PHASES[2],
-        Phase::Prefill { .. } => PHASES[3],
-        Phase::Decode { .. } => PHASES[4],
-        Phase::Stopped => PHASES[5],
-    }
 }
 
 fn describe_models(families: &mut Families, engine: &EngineStatus) {

@@ -4,8 +4,10 @@
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
 mod answer;
+mod bounds;
 pub mod counters;
 pub mod embed;
+mod engine_choice;
 pub mod failure;
 mod flights;
 pub mod generate;

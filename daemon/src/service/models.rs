@@ -4,11 +4,10 @@
 //! engine does). Opening runs off the engine thread and off the runtime's workers.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
-use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::{
     EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
     ProgressEvent, PullParams, PullResult, UnloadResult,
@@ -16,6 +15,7 @@ use ingle_protocol::wire::models::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
+use super::engine_choice::EngineChoice;
 use super::flights::Flights;
 use super::opened::Opened;
 use crate::engine::backend::EngineError;
@@ -24,7 +24,7 @@ use crate::engine::handle::{Command, EngineFailure, EngineModel, Weights};
 use crate::engine::memory::ModelOptions;
 use crate::engine::quarantine::{Deaths, version_hash};
 use crate::engine::role::Role;
-use crate::engine::settings::{EngineSettings, is_built_in};
+use crate::engine::settings::EngineSettings;
 use crate::engine::sim::SimConfig;
 use crate::formats::gguf::{GgufError, GgufFile};
 use crate::formats::hf::{FolderError, ModelFolder};
@@ -164,62 +164,6 @@ fn cached(
 fn lock<T>(opened: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // It is whole after every statement, so a panic elsewhere cannot have torn it.
     opened.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which engine a model is to run on.
-#[derive(Debug, Clone, Copy)]
-struct EngineChoice {
-    /// What the caller demands.
-    asked: Option<EngineKind>,
-    /// What is taken if it can run the format.
-    wished: Option<EngineKind>,
-}
-
-impl EngineChoice {
-    fn of(self, source: &ModelSource) -> Result<EngineKind, ErrorBody> {
-        let able = engines(source.format);
-        let built = || able.iter().copied().filter(|&engine| is_built_in(engine));
-        let unsupported = |problem: String, next: String| {
-            let message = format!("{}: {problem}", source.path.display());
-            Err(ErrorBody::new(ErrorCode::ModelUnsupported, message)
-                .with_details(serde_json::json!({ "file": source.path }))
-                .with_remediation(next))
-        };
-        let names = |engines: &[EngineKind]| {
-            engines.iter().map(|engine| engine.as_str()).collect::<Vec<_>>().join(" or ")
-        };
-        let format = source.format.as_str();
-        match self.asked {
-            Some(asked) if !able.contains(&asked) => unsupported(
-                format!("the engine `{asked}` cannot run the format {format}"),
-                format!("Leave the engine out, or ask for {}.", names(able)),
-            ),
-            Some(asked) if !is_built_in(asked) => unsupported(
-                format!("this daemon was built without the engine `{asked}`"),
-                "Leave the engine out, or build the daemon with it.".to_owned(),
-            ),
-            Some(asked) => Ok(asked),
-            None => match self.wished.filter(|wish| built().any(|engine| engine == *wish)) {
-                Some(wished) => Ok(wished),
-                None => match built().next() {
-                    Some(engine) => Ok(engine),
-                    None => unsupported(
-                        format!("this daemon was built without an engine for the format {format}"),
-                        format!("Build the daemon with {}.", names(able)),
-                    ),
-                },
-            },
-        }
-    }
-}
-
-/// The engines that run a format, the best first, whether they are built in or not.
-fn engines(format: ModelFormat) -> &'static [EngineKind] {
-    match format {
-        ModelFormat::Gguf => &[EngineKind::Gguf, EngineKind::Mlx],
-        ModelFormat::Safetensors => &[EngineKind::Mlx],
-        ModelFormat::Sim => &[EngineKind::Sim],
-    }
 }
 
 /// Runs work that may block on the pool for it.
@@ -503,59 +447,6 @@ impl Service {
                     format!("the model was not here after {} minutes", limits::PULL_MS / 60_000),
                 )),
             },
-        }
-    }
-
-    pub(super) async fn within_limit<T>(
-        &self,
-        what: &'static str,
-        context: &RequestContext,
-        outcome: oneshot::Receiver<Result<T, EngineFailure>>,
-    ) -> Result<T, ErrorBody> {
-        let outcome = async {
-            match outcome.await {
-                Ok(outcome) => Ok(outcome.inspect_err(|failure| {
-                    if let EngineFailure::Timeout { layer, .. } = failure {
-                        self.timeouts.count(context.class, *layer);
-                    }
-                })?),
-                Err(_) => Err(EngineFailure::ThreadEnded.into()),
-            }
-        };
-        self.in_time(what, context, outcome).await
-    }
-
-    /// Bounds a step of a request by the daemon's limit and by its cancel token, and ends it when
-    /// the engine thread stands still.
-    pub(super) async fn in_time<T>(
-        &self,
-        what: &'static str,
-        context: &RequestContext,
-        step: impl Future<Output = Result<T, ErrorBody>>,
-    ) -> Result<T, ErrorBody> {
-        tokio::select! {
-            stalled = self.engine.alarm().stalled() => Err(stalled.into()),
-            outcome = self.bounded(what, context, step) => outcome,
-        }
-    }
-
-    /// Bounds a step of a request that needs no engine.
-    ///
-    /// # Errors
-    /// The step's own, `CANCELLED`, and `TIMEOUT` at the daemon's limit, which is counted.
-    pub async fn bounded<T>(
-        &self,
-        what: &'static str,
-        context: &RequestContext,
-        step: impl Future<Output = Result<T, ErrorBody>>,
-    ) -> Result<T, ErrorBody> {
-        let limit = tokio::time::Instant::from_std(context.deadline.expires_at());
-        tokio::select! {
-            () = context.cancel.cancelled() => Err(EngineFailure::Cancelled.into()),
-            outcome = tokio::time::timeout_at(limit, step) => outcome.unwrap_or_else(|_| {
-                self.timeouts.count(context.class, Layer::Daemon);
-                Err(super::generate::daemon_timeout(what, context, Instant::now()))
-            }),
         }
     }
 

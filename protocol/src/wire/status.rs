@@ -68,6 +68,24 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// The names of all phases.
+    pub const NAMES: [&str; 6] = ["starting", "idle", "loading", "prefill", "decode", "stopped"];
+
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Loading { .. } => "loading",
+            Self::Prefill { .. } => "prefill",
+            Self::Decode { .. } => "decode",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl std::fmt::Display for Phase {
     /// As what somebody does: "generating with `smollm2`".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,6 +13,7 @@ use ingle_protocol::wire::models::{LoadModel, LoadParams, ModelParams, UnloadMod
 use ingle_protocol::wire::status::{Status, StatusReply};
 use ingle_tests::Home;
 use ingle_tests::exposition::Exposition;
+use ingle_tests::http::Http;
 use serde_json::json;
 
 use crate::mcp::Host;
@@ -163,7 +164,7 @@ async fn memory_is_what_status_says_and_each_departure_has_its_reason() {
 }
 
 #[tokio::test]
-async fn hosts_and_jobs_are_counted_by_tool_and_end() {
+async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -174,18 +175,35 @@ async fn hosts_and_jobs_are_counted_by_tool_and_end() {
     let unknown = json!({ "prompt": "hi", "model": MARK });
     assert_eq!(host.call("chat", &unknown)["result"]["isError"], true);
     host.call(MARK, &json!({}));
+    let mut http = Http::socket(&home);
+    let chat = json!({ "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 4 });
+    let _ = http.post("/v1/chat/completions", &chat).expect(200);
+    let streamed = json!({ "prompt": "hi", "max_tokens": 4, "stream": true });
+    let _ = http.post("/v1/completions", &streamed).expect(200);
+    let _ = http.post("/v1/completions", &json!({ "prompt": "hi", "model": MARK })).expect(404);
+    let _ = http.get(&format!("/{MARK}")).expect(404);
     let work = JobWork::Generate(ask("a"));
     let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
     let job = client.call::<CreateJob>(&params).await.unwrap().job.id;
     client.call::<WaitJob>(&WaitParams { id: job, ..WaitParams::default() }).await.unwrap();
 
     let seen = read(&client).await;
-    for (method, outcome, count) in
-        [("chat", "ok", 1.0), ("chat", "error", 1.0), ("unknown", "error", 1.0)]
-    {
-        let labels = [("edge", "mcp"), ("method", method), ("outcome", outcome)];
-        assert_eq!(seen.sum("ingle_requests_total", &labels), count, "{method} {outcome}");
+    for (edge, method, outcome) in [
+        ("mcp", "chat", "ok"),
+        ("mcp", "chat", "error"),
+        ("mcp", "unknown", "error"),
+        ("http", "/v1/chat/completions", "ok"),
+        ("http", "/v1/completions", "ok"),
+        ("http", "/v1/completions", "error"),
+        ("http", "unknown", "error"),
+    ] {
+        let labels = [("edge", edge), ("method", method), ("outcome", outcome)];
+        assert_eq!(seen.sum("ingle_requests_total", &labels), 1.0, "{labels:?}");
     }
+    for edge in ["mcp", "http"] {
+        assert_eq!(seen.sum("ingle_requests_in_flight", &[("edge", edge)]), 0.0);
+    }
+    assert_eq!(seen.sum("ingle_connections", &[("edge", "http")]), 1.0);
     assert_eq!(seen.sum("ingle_connections", &[("edge", "mcp")]), 1.0);
     assert_eq!(seen.sum("ingle_jobs_ended_total", &[("state", "done")]), 1.0);
     assert_eq!(seen.sum("ingle_jobs_ended_total", &[]), 1.0);
