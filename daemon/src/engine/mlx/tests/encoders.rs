@@ -140,8 +140,8 @@ fn a_folder_that_contradicts_itself_is_refused_by_file_and_name() {
         ("is_decoder", json!(true), "`is_decoder` is true; supported: false"),
         (
             "model_type",
-            json!("roberta"),
-            "m/config.json: `model_type` is `roberta`; supported: `bert`",
+            json!("mpnet"),
+            "m/config.json: `model_type` is `mpnet`; supported: `bert`",
         ),
         ("model_type", json!("qwen3"), "`model_type` is `qwen3`; supported"),
     ] {
