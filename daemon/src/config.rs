@@ -4,6 +4,7 @@
 //! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
 //! uses a setting.
 
+mod http;
 mod jobs;
 mod memory;
 
@@ -20,6 +21,8 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use self::http::HttpTable;
+pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
@@ -46,6 +49,8 @@ pub struct Config {
     pub memory: MemoryOptions,
     /// How many jobs run at once, and how long they are remembered.
     pub jobs: JobsConfig,
+    /// HTTP over TCP, and who may use it.
+    pub http: HttpConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -93,6 +98,8 @@ struct ConfigFile {
     mlx: MlxTable,
     #[serde(default)]
     jobs: JobsTable,
+    #[serde(default)]
+    http: HttpTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -182,6 +189,7 @@ impl Config {
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
         let jobs = file.jobs.settings()?;
+        let http = file.http.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
             unknown_variables: Vec::new(),
@@ -191,6 +199,7 @@ impl Config {
             library,
             memory,
             jobs,
+            http,
         })
     }
 }
@@ -337,6 +346,11 @@ mod tests {
             ("[jobs]\nworkers = 0\n", "jobs.workers"),
             ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
             ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
+            ("[http]\nlisten = \"11711\"\n", "http.listen"),
+            ("[http]\nauth = \"basic\"\n", "basic"),
+            ("[http]\nlisten = \"0.0.0.0:1\"\nauth = \"none\"\n", "http.auth"),
+            ("[http]\nallowed_hosts = [\"http://a\"]\n", "http.allowed_hosts"),
+            ("[http]\ncors_origins = [\"a.example\"]\n", "http.cors_origins"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

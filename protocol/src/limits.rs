@@ -20,6 +20,33 @@ pub const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Milliseconds one frame may take to be written to a peer that does not read.
 pub const WRITE_STALL_MS: u64 = 30_000;
 
+/// HTTP connections at once, over the socket and TCP each.
+pub const HTTP_CONNECTIONS: usize = 256;
+/// Bytes of one HTTP request's body.
+pub const HTTP_BODY_BYTES: usize = FRAME_BYTES;
+/// Bytes of a body over that which are read and thrown away, so that its sender sees the refusal.
+pub const HTTP_DISCARD_BYTES: usize = 8 * HTTP_BODY_BYTES;
+/// Bytes of one HTTP request's line and headers.
+pub const HTTP_HEADER_BYTES: usize = 64 * 1024;
+/// Milliseconds an HTTP connection may take to send a request's headers, and may be idle.
+pub const HTTP_HEADER_MS: u64 = 60_000;
+/// Milliseconds without a byte after which an HTTP request's body is given up.
+pub const HTTP_BODY_STALL_MS: u64 = FRAME_STALL_MS;
+/// Milliseconds an HTTP request's whole body may take.
+pub const HTTP_BODY_MS: u64 = 60_000;
+/// Chunks of one streamed answer between its making and its connection.
+pub const HTTP_STREAM_CHUNKS: usize = 16;
+/// Milliseconds a stream that waits for a slot or a load keeps the chance to fail with a status.
+pub const HTTP_COMMIT_MS: u64 = 1_000;
+/// Milliseconds of silence after which a stream gets a comment, so that proxies do not cut it.
+pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
+/// Milliseconds for which one listing of the models serves all who ask over HTTP.
+pub const HTTP_MODELS_MS: u64 = 2_000;
+/// Prompts of one request for completions.
+pub const HTTP_PROMPTS: usize = 16;
+/// Tools of one request.
+pub const TOOLS: usize = 128;
+
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
 pub const SHIM_QUEUED_FRAMES: usize = 256;
@@ -109,6 +136,9 @@ pub const MESSAGES: usize = 4_096;
 
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
+
+/// Models with metrics of their own; all others share one name.
+pub const COUNTED_MODELS: usize = 32;
 
 /// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
 pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
@@ -208,7 +238,8 @@ const _: () = {
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
-    assert!(CHOICES <= QUEUED_GENERATIONS);
+    assert!(CHOICES * HTTP_PROMPTS <= QUEUED_GENERATIONS);
+    assert!(HTTP_BODY_STALL_MS <= HTTP_BODY_MS && HTTP_COMMIT_MS <= HTTP_HEARTBEAT_MS);
     assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
     assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);
     assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);

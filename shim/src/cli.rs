@@ -153,6 +153,15 @@ Examples:
 
 Exits with 69 when the daemon does not run; it is not started.")]
     Status,
+    /// Print the daemon's metrics, as Prometheus reads them
+    #[command(after_help = "\
+Examples:
+  ingle metrics
+  ingle metrics | grep ^ingle_timeouts_total
+  ingle metrics --json | jq '.families[] | select(.name == \"ingle_queue_depth\")'
+
+The same text is served over HTTP under /metrics. Exits with 69 when the daemon does not run.")]
+    Metrics,
     /// Load a model into memory
     #[command(after_help = "\
 Examples:
@@ -204,6 +213,22 @@ The model stays loaded afterwards. Other models are left alone, unless there is 
 beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which
 the system may have cached). Other generations meanwhile spoil the figures, and are told of.")]
     Bench(BenchOptions),
+    /// Show where the daemon speaks HTTP, in the shape of OpenAI's API
+    #[command(after_help = "\
+Examples:
+  ingle http
+  eval \"$(ingle http --show-token)\"     sets OPENAI_BASE_URL and OPENAI_API_KEY
+  curl --unix-socket ~/.ingle/run/http.sock http://localhost/v1/models
+
+The Unix socket is always there, for you alone. TCP is off until config.toml says where to listen:
+  [http]
+  listen = \"127.0.0.1:11711\"
+It wants the token in ~/.ingle/http.token.")]
+    Http {
+        /// Print the token, as lines that a shell can evaluate
+        #[arg(long)]
+        show_token: bool,
+    },
     /// End the daemon
     #[command(after_help = "\
 Examples:

@@ -10,6 +10,8 @@
     reason = "a harness that cannot do its work has failed the test that uses it"
 )]
 
+pub mod exposition;
+pub mod http;
 pub mod raw;
 pub mod shim;
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
 use super::cores::Cores;
+use super::counters::EngineCounters;
 use super::crash_journal::CrashJournal;
 use super::ledger::Shortage;
 use super::memory::{MemoryOptions, ModelOptions};
@@ -401,6 +402,12 @@ impl EngineHandle {
     #[must_use]
     pub fn alarm(&self) -> &StallAlarm {
         &self.alarm
+    }
+
+    /// What the thread counts.
+    #[must_use]
+    pub fn counters(&self) -> &EngineCounters {
+        self.status.counters()
     }
 
     /// The cores that the thread shares with work beside it.

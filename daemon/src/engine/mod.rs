@@ -14,6 +14,7 @@ pub mod backend;
 #[cfg(any(feature = "gguf", feature = "mlx"))]
 pub(crate) mod conformance;
 pub mod cores;
+pub mod counters;
 pub mod crash_journal;
 pub mod dequantize;
 pub mod embedding;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 use ingle_protocol::wire::status::Phase;
 
+use super::counters::EngineCounters;
 use super::quarantine::Deaths;
 
 /// The engine thread at its last heartbeat.
@@ -22,6 +23,10 @@ pub struct EngineStatus {
     pub active: usize,
     /// Generations waiting.
     pub queued: usize,
+    /// Requests for embeddings that wait or run.
+    pub embeddings: usize,
+    /// Loads that wait for memory, and that no request asked for.
+    pub waiting_loads: usize,
     /// Requests taken into a queue since the start; several texts for one prompt are one.
     pub accepted: u64,
     /// Loads that have succeeded since the start.
@@ -42,19 +47,25 @@ pub struct EngineStatus {
     pub expires: Vec<(String, Instant)>,
 }
 
-/// The shared cell. Its lock is held for a copy and never across work.
+/// The shared cell. Its lock is held for a copy and never across work. Beside it stand the counters,
+/// which need none.
 #[derive(Debug, Clone)]
-pub struct StatusCell(Arc<Mutex<EngineStatus>>);
+pub struct StatusCell {
+    status: Arc<Mutex<EngineStatus>>,
+    counters: Arc<EngineCounters>,
+}
 
 impl StatusCell {
     /// A thread that has not said anything yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(EngineStatus {
+        let status = EngineStatus {
             phase: Phase::Starting,
             beat_at: now,
             active: 0,
             queued: 0,
+            embeddings: 0,
+            waiting_loads: 0,
             accepted: 0,
             loads: 0,
             models: Vec::new(),
@@ -64,7 +75,14 @@ impl StatusCell {
             used_bytes: 0,
             quarantined: Vec::new(),
             expires: Vec::new(),
-        })))
+        };
+        Self { status: Arc::new(Mutex::new(status)), counters: Arc::default() }
+    }
+
+    /// What the thread counts.
+    #[must_use]
+    pub fn counters(&self) -> &EngineCounters {
+        &self.counters
     }
 
     /// A copy of the present status.
@@ -94,6 +112,6 @@ impl StatusCell {
 
     fn lock(&self) -> MutexGuard<'_, EngineStatus> {
         // Plain data that is whole after every statement: a panic cannot have torn it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

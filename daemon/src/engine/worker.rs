@@ -25,6 +25,7 @@ use self::loads::PendingLoad;
 use self::memory::Asker;
 use super::admission::{Admission, Arrival};
 use super::cores::Cores;
+use super::counters::{LoadOutcome, UnloadReason};
 use super::crash_journal::{CrashJournal, Work};
 use super::embedding::Embeddings;
 use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest, millis};
@@ -231,14 +232,18 @@ impl Worker {
         let now = Instant::now();
         for LoadEnd { name, result, .. } in &ended {
             match result {
-                Ok(_) => {
+                Ok(loaded) => {
                     self.status.update(|status| status.loads += 1);
+                    self.status.counters().load_ended(LoadOutcome::Loaded);
+                    let took = Duration::try_from_secs_f64(loaded.load_ms / 1_000.0);
+                    self.status.counters().load_time.record(took.unwrap_or_default());
                     let mine = |waiting: &&mut Waiting| waiting.request.model.name == *name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
                     }
                 }
                 Err(error) => {
+                    self.status.counters().load_ended(LoadOutcome::Failed);
                     tracing::warn!(model = name, %error, "the model could not be loaded");
                     self.end_requests(name, &error.clone().into());
                 }
@@ -270,7 +275,15 @@ impl Worker {
             let context_tokens = resident.generator.capacity().context_tokens;
             match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
-                    self.running.push(Sequence::start(waiting, seq, cached, context_tokens, now));
+                    let counters = self.status.counters();
+                    self.running.push(Sequence::start(
+                        waiting,
+                        seq,
+                        cached,
+                        context_tokens,
+                        counters,
+                        now,
+                    ));
                 }
                 Err(error) => self.fail(waiting.request, error.into()),
             }
@@ -290,14 +303,29 @@ impl Worker {
         self.embeddings.end_where(|job| (job.request.model.name == name).then(|| failure.clone()));
     }
 
-    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
-    fn drop_model(&mut self, name: &str, failure: &EngineFailure) -> bool {
+    /// Drops a model for a reason, or cancels its load, whose waiters hear `failure`. Whether there
+    /// was one.
+    fn drop_model(&mut self, name: &str, reason: UnloadReason, failure: &EngineFailure) -> bool {
+        let was_resident = self.registry.is_resident(name);
         let waiters = self.registry.unload(name);
         let was_there = waiters.is_some();
+        if was_there {
+            self.count_departure(was_resident, reason);
+        }
         for waiter in waiters.into_iter().flatten() {
             self.reply(waiter.done, Err(failure.clone()));
         }
         was_there
+    }
+
+    /// Counts a model that has gone, or one that was on its way into memory.
+    fn count_departure(&self, was_resident: bool, reason: UnloadReason) {
+        let counters = self.status.counters();
+        if was_resident {
+            counters.unloaded(reason);
+        } else {
+            counters.load_ended(LoadOutcome::Cancelled);
+        }
     }
 
     /// Does something once the status shows what has happened: who hears of an outcome may ask for
@@ -356,6 +384,8 @@ impl Worker {
         self.status.update(|status| {
             status.active = self.running.len();
             status.queued = self.waiting.len();
+            status.embeddings = self.embeddings.len();
+            status.waiting_loads = self.loads.len();
             status.models = models;
             status.loading = loading;
             status.engines = engines;

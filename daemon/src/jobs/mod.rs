@@ -291,6 +291,12 @@ impl Jobs {
         }
     }
 
+    /// A way to ask for [`Jobs::counts`] that keeps nothing alive.
+    pub fn counter(&self) -> impl Fn() -> JobCounts + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map_or_else(JobCounts::default, |inner| Self { inner }.counts())
+    }
+
     /// Interrupts what still runs, waits until every end is stored, and closes the store. What waits
     /// is run by the next daemon.
     pub async fn shutdown(&self) {
@@ -387,6 +393,7 @@ impl Inner {
             Err(error) => {
                 // Other settings than then; it ends as it would have if it came now.
                 record.end(JobStatus::Failed, Outcome::Error(error), clock::unix_ms());
+                self.service.metrics.job_ended(JobStatus::Failed);
                 if let Err(error) = self.store.end(record).await {
                     tracing::warn!(%error, "a job that cannot be run was not stored");
                 }

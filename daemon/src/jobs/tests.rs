@@ -44,6 +44,7 @@ fn jobs(folder: &Path) -> Jobs {
         engine,
         puller: Puller::new(PullSetup::new(paths.models_dir())),
         timeouts: Arc::default(),
+        metrics: Arc::default(),
         memory: MemoryWatch::default(),
         watchdog: Watchdog::new(Duration::from_secs(60)),
         draining: CancellationToken::new(),

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::promote::{self, Patience, Progress};
 use crate::jobs::Jobs;
+use crate::metrics::{Edge, Outcome, UNKNOWN};
 use crate::request::{RequestContext as Request, named};
 use crate::service::Service;
 
@@ -301,6 +302,24 @@ fn without_integer_formats(mut schema: Value) -> Value {
     schema
 }
 
+/// A tool's name for metrics: never one that a host made up.
+fn metric_name(name: &str) -> &'static str {
+    match tools::tool(name).name {
+        "" => UNKNOWN,
+        known => known,
+    }
+}
+
+/// How a call is counted. A call that goes on as a job is answered well.
+fn metric_outcome(outcome: &Result<Result<CallToolResult, ErrorBody>, ErrorData>) -> Outcome {
+    match outcome {
+        Ok(result) => result.as_ref().map(|_| ()).map_err(|error| error.code),
+        Err(error) => {
+            Err(ErrorCode::of_rpc(i64::from(error.code.0)).unwrap_or(ErrorCode::Internal))
+        }
+    }
+}
+
 fn tool_list() -> Vec<Tool> {
     let read_only = || ToolAnnotations::new().read_only(true).open_world(false);
     vec![
@@ -405,10 +424,12 @@ impl ServerHandler for Tools {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let id = self.service.names.next();
+        let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
         // Dropping the call is what cancels its work; rmcp sends no reply then.
         tokio::select! {
             () = context.ct.cancelled() => Err(ErrorData::internal_error("cancelled", None)),
             outcome = self.dispatch(request, &id, &context) => {
+                asked.end(metric_outcome(&outcome));
                 Ok(outcome?.unwrap_or_else(|error| tool_error(&named(error, &id))).into())
             }
         }

@@ -71,6 +71,12 @@ impl Generation {
         }
     }
 
+    /// The name of the model that works on it.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     /// When the work began, once it has: queueing and loading come before.
     #[must_use]
     pub fn work_since(&self) -> Option<Instant> {

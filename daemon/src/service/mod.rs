@@ -8,6 +8,7 @@ pub mod embed;
 pub mod failure;
 mod flights;
 pub mod generate;
+pub mod metrics;
 pub mod models;
 mod opened;
 pub mod status;
@@ -17,11 +18,13 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::status::HttpStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
+use crate::metrics::Metrics;
 use crate::models::Puller;
 use crate::request::RequestNames;
 use crate::watchdog::Watchdog;
@@ -43,6 +46,8 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// What the edges count.
+    pub metrics: Arc<Metrics>,
     /// Limits reached.
     pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.
@@ -53,6 +58,8 @@ pub struct Service {
     pub draining: CancellationToken,
     /// Connections open now.
     pub connections: AtomicUsize,
+    /// Where HTTP is spoken.
+    pub http: HttpStatus,
     /// When the daemon started.
     pub started_at: Instant,
 }

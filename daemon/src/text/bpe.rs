@@ -46,6 +46,8 @@ pub struct BpeTokenizer {
     bytes: Vec<u8>,
     /// Where each token's bytes end in `bytes`.
     ends: Vec<usize>,
+    /// The names of special tokens.
+    specials: HashMap<u32, Box<str>>,
     /// The whole tokens to cut out of text, by first byte, the longest first.
     whole: HashMap<u8, Vec<(Box<str>, u32)>>,
     /// Bytes of text the vocabulary has no token for.
@@ -78,11 +80,14 @@ impl BpeTokenizer {
         let alphabet = ByteAlphabet::new();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(tokens.len());
+        let mut specials = HashMap::new();
         let mut whole: HashMap<u8, Vec<(Box<str>, u32)>> = HashMap::new();
         for ((token, kind), id) in tokens.iter().zip(&kinds).zip(0..) {
             match kind {
                 TokenKind::Normal => alphabet.decode(token, &mut bytes),
-                TokenKind::Special => {}
+                TokenKind::Special => {
+                    specials.insert(id, token.as_str().into());
+                }
                 TokenKind::UserDefined => bytes.extend_from_slice(token.as_bytes()),
             }
             ends.push(bytes.len());
@@ -96,7 +101,7 @@ impl BpeTokenizer {
         let present: HashSet<&str> = tokens.iter().map(String::as_str).collect();
         let missing = |byte: &u8| !present.contains(alphabet.character(*byte).to_string().as_str());
         let missing_bytes = (0..=u8::MAX).filter(missing).collect();
-        Ok(Self { inner, kinds, bytes, ends, whole, missing_bytes })
+        Ok(Self { inner, kinds, bytes, ends, specials, whole, missing_bytes })
     }
 
     /// Encodes text without whole tokens in it.
@@ -161,6 +166,10 @@ impl Tokenizer for BpeTokenizer {
             None => 0,
         };
         self.bytes.get(start..*self.ends.get(index)?).map(Cow::Borrowed)
+    }
+
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        self.specials.get(&id).map(|name| Cow::Borrowed(name.as_bytes()))
     }
 
     fn is_special(&self, id: u32) -> bool {

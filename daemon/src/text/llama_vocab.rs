@@ -5,6 +5,7 @@
 //! without the model's weights and can be used from any thread.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use llama_guard::{Vocab, VocabFacts, VocabKind};
@@ -51,6 +52,8 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     let text_of = |id: Option<u32>| -> &str {
         id.and_then(|id| tokens.get(id as usize)).map_or("", String::as_str)
     };
+    let specials = tokens.iter().zip(0..).filter(|(_, id)| table.is_special(*id));
+    let specials = specials.map(|(name, id)| (id, name.as_str().into())).collect();
     let chat_template = metadata
         .string_opt("tokenizer.chat_template")?
         .map(|source| Arc::new(ChatTemplate::new(source, text_of(facts.bos), text_of(facts.eos))));
@@ -64,7 +67,7 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
         eos: ends,
         add_bos: facts.add_bos,
         fim,
-        tokenizer: Arc::new(LlamaTokenizer { vocab, table, has_leading_space }),
+        tokenizer: Arc::new(LlamaTokenizer { vocab, table, specials, has_leading_space }),
     })
 }
 
@@ -102,6 +105,10 @@ impl Table {
         Ok((table, ends))
     }
 
+    fn is_special(&self, id: u32) -> bool {
+        self.is_special.get(id as usize).copied().unwrap_or(false)
+    }
+
     fn bytes(&self, id: u32) -> Option<&[u8]> {
         let start = *self.starts.get(id as usize)? as usize;
         let end = *self.starts.get(id as usize + 1)? as usize;
@@ -114,6 +121,8 @@ impl Table {
 struct LlamaTokenizer {
     vocab: Vocab,
     table: Table,
+    /// The names of special tokens, which have no text.
+    specials: HashMap<u32, Box<str>>,
     /// SentencePiece puts a space before a text, which is not the text's.
     has_leading_space: bool,
 }
@@ -138,8 +147,12 @@ impl Tokenizer for LlamaTokenizer {
         self.table.bytes(id).map(Cow::Borrowed)
     }
 
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        self.specials.get(&id).map(|name| Cow::Borrowed(name.as_bytes()))
+    }
+
     fn is_special(&self, id: u32) -> bool {
-        self.table.is_special.get(id as usize).copied().unwrap_or(false)
+        self.table.is_special(id)
     }
 
     fn vocab_size(&self) -> usize {

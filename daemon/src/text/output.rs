@@ -35,6 +35,13 @@ impl TextOutput {
         self.stop.push(&text)
     }
 
+    /// The bytes of one token; of a special one, those of its name.
+    pub fn bytes_of(&self, token: u32) -> Vec<u8> {
+        let tokenizer = &self.tokenizer;
+        let bytes = tokenizer.token_bytes(token).or_else(|| tokenizer.special_name(token));
+        bytes.map(std::borrow::Cow::into_owned).unwrap_or_default()
+    }
+
     /// What was held back, when no token follows; empty after a stop.
     pub fn finish(&mut self) -> String {
         let rest = self.detokenizer.finish();

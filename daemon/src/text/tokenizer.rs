@@ -35,6 +35,9 @@ pub trait Tokenizer: Send + Sync {
     /// special tokens, which have no text, and for unknown ids.
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>>;
 
+    /// The name of a special token, as the vocabulary writes it; `None` for all others.
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>>;
+
     /// Whether the id is a special token.
     fn is_special(&self, id: u32) -> bool;
 
@@ -91,6 +94,15 @@ impl Tokenizer for ByteTokenizer {
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
         let index = id as usize;
         BYTES.get(index..=index).map(Cow::Borrowed)
+    }
+
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        let name: &[u8] = match id {
+            Self::BOS => b"<s>",
+            Self::EOS => b"</s>",
+            _ => return None,
+        };
+        Some(Cow::Borrowed(name))
     }
 
     fn is_special(&self, id: u32) -> bool {

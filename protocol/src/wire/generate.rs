@@ -223,8 +223,14 @@ pub struct TokenLogprob {
     pub token: u32,
     /// Its natural-log probability.
     pub logprob: f32,
+    /// Its bytes, which need not be whole characters; of a special token, its name's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bytes: Vec<u8>,
     /// The likeliest tokens at its position, likeliest first: id and natural-log probability.
     pub top: Vec<(u32, f32)>,
+    /// The bytes of each token in `top`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top_bytes: Vec<Vec<u8>>,
 }
 
 /// Tokens in and out.

@@ -8,6 +8,7 @@ mod bench;
 mod daemon;
 mod embed;
 mod generate;
+mod http;
 mod jobs;
 mod logs;
 mod models;
@@ -45,6 +46,8 @@ pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
         Command::Bench(options) => bench::run(&mut app, &options).await,
         Command::Jobs { command } => jobs::run(&mut app, command).await,
         Command::Status => daemon::status(&mut app).await,
+        Command::Http { show_token } => http::run(&mut app, show_token).await,
+        Command::Metrics => daemon::metrics(&mut app).await,
         Command::Stop { now } => daemon::stop(&mut app, now).await,
         Command::Restart { now } => daemon::restart(&mut app, now).await,
         Command::Timeouts { class } => timeouts::run(&mut app, class).await,

@@ -53,7 +53,7 @@ impl Host {
         reply
     }
 
-    fn call(&mut self, id: i64, tool: &str, arguments: &Value) -> Value {
+    pub(crate) fn call(&mut self, id: i64, tool: &str, arguments: &Value) -> Value {
         self.request(id, "tools/call", &json!({ "name": tool, "arguments": arguments }))
     }
 
@@ -66,7 +66,7 @@ impl Host {
     }
 
     /// Closes standard input and waits for the end.
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
     }

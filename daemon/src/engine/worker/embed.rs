@@ -8,6 +8,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::Worker;
 use crate::engine::backend::EngineError;
+use crate::engine::counters::Activity;
 use crate::engine::crash_journal::Work;
 use crate::engine::embedding::Job;
 use crate::engine::handle::{EmbedRequest, EngineFailure};
@@ -59,13 +60,16 @@ impl Worker {
                 let is_alone = self.running.is_empty();
                 let company = if is_alone { Company::Prompts } else { Company::Streams };
                 let most_tokens = pacing.chunk_tokens(company);
+                let counters = self.status.counters();
                 let slice = self.embeddings.step(arrival, embedder, most_tokens, now);
                 if let Some(slice) = slice {
                     pacing.learn(slice.tokens, now.elapsed());
+                    counters.of(&model.name, model.engine).read_tokens.add(slice.tokens as u64);
                 }
                 if slice.is_some_and(|slice| slice.is_done) {
                     self.journal.succeeded(&model.name);
                 }
+                counters.busy(Activity::Embed, now.elapsed());
                 self.registry.touch(&model.name, Instant::now());
             }
             // The service does not ask for it.

@@ -10,6 +10,7 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::Worker;
 use crate::engine::backend::{EngineError, Row};
+use crate::engine::counters::Activity;
 use crate::engine::crash_journal::Work;
 use crate::engine::pacing::Company;
 use crate::engine::registry::Resident;
@@ -35,7 +36,8 @@ impl Worker {
             } else {
                 Heartbeat::Decode { model: model.clone() }
             };
-            self.status.beat(heartbeat, Instant::now());
+            let began_at = Instant::now();
+            self.status.beat(heartbeat, began_at);
             let work = if prefill { Work::Prefill } else { Work::Decode };
             if let Some(first) = sequences.first() {
                 let requests = sequences.iter().map(|one| one.request.request_id.as_str());
@@ -47,6 +49,8 @@ impl Worker {
                 (true, true) => Company::Nobody,
             };
             let outcomes = step_model(resident, &mut sequences, company);
+            let activity = if prefill { Activity::Prefill } else { Activity::Decode };
+            self.status.counters().busy(activity, began_at.elapsed());
             self.settle(&model, outcomes);
         }
     }

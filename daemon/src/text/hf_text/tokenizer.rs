@@ -197,6 +197,13 @@ impl Tokenizer for HfTokenizer {
         self.bytes.get(start..*self.ends.get(index)?).map(Cow::Borrowed)
     }
 
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        if !self.is_special(id) {
+            return None;
+        }
+        self.inner.id_to_token(id).map(|name| Cow::Owned(name.into_bytes()))
+    }
+
     fn is_special(&self, id: u32) -> bool {
         self.kinds.get(id as usize) == Some(&Kind::Special)
     }
