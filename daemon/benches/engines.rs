@@ -223,6 +223,7 @@ impl Ours {
             request_id: "bench".to_owned(),
             model: self.model.clone(),
             output: TextOutput::new(Arc::clone(&self.text.tokenizer), Vec::new()).unwrap(),
+            constraint: None,
             end_tokens: Vec::new(),
             prompt: tokens.to_vec(),
             max_tokens,

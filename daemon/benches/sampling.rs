@@ -53,7 +53,8 @@ fn main() {
     for vocab in VOCABULARIES {
         let logits = logits(vocab);
         for (name, settings, logprobs) in cases {
-            let plain = SampleSpec { settings, uniform: 0.7, penalties: None, logprobs };
+            let plain =
+                SampleSpec { settings, uniform: 0.7, penalties: None, mask: None, logprobs };
             let penalised = SampleSpec { penalties: penalties(vocab), ..plain.clone() };
             let (plain, penalised) = (time(&logits, &plain), time(&logits, &penalised));
             println!("{vocab:>7}  {name:<28} {plain:>6.0} us   with penalties {penalised:>6.0} us");

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use super::sampling::{SampleSpec, Sampled};
+use super::sampling::{SampleError, SampleSpec, Sampled};
 use super::tensor::HostTensor;
 
 /// Names one sequence (one conversation's KV cache) inside one [`Generator`].
@@ -386,7 +386,21 @@ pub enum EngineError {
         /// Position in the sequence, from 0.
         position: usize,
     },
+    /// The form that a text must have could not be enforced any further.
+    #[error("{0}")]
+    Constraint(String),
     /// The numerics library reported an error.
     #[error("{0}")]
     Native(String),
+}
+
+impl EngineError {
+    /// No token could be drawn at `position` of a sequence.
+    #[must_use]
+    pub fn undrawn(error: SampleError, position: usize) -> Self {
+        match error {
+            SampleError::NotFinite { what } => Self::NotFinite { what, position },
+            SampleError::Mask(problem) => Self::Constraint(problem),
+        }
+    }
 }

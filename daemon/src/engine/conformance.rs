@@ -3,9 +3,11 @@
 //! Owns the behaviours that the traits of `backend` promise, and helpers to run passes. Knows no
 //! engine.
 
+use std::sync::Arc;
+
 use super::backend::{EngineError, Generator, Row, SeqId, Trimmed};
 use super::plain;
-use super::sampling::{SampleSpec, Sampled};
+use super::sampling::{Mask, SampleSpec, Sampled, SamplerSettings, TokenSet};
 
 /// An engine with the plain model in it.
 pub(crate) struct Subject<'a> {
@@ -62,6 +64,7 @@ pub(crate) fn conforms(subject: &Subject<'_>) {
     chunks_and_single_tokens_give_what_one_pass_gives(subject);
     a_ragged_batch_gives_each_row_what_it_gets_alone(subject);
     many_rows_of_one_token_beside_a_longer_one(subject);
+    only_tokens_of_a_rows_mask_are_drawn(subject);
     a_second_pass_before_the_first_is_read_changes_nothing(subject);
     a_fork_and_its_origin_go_separate_ways(subject);
     a_trimmed_sequence_forgets_its_end(subject);
@@ -147,6 +150,32 @@ fn many_rows_of_one_token_beside_a_longer_one(subject: &Subject<'_>) {
     let batch: Vec<Row<'_>> = rows.iter().map(|&(seq, prompt)| row(seq, prompt)).collect();
     for (found, (_, prompt)) in pass(&mut *generator, &batch).iter().zip(&rows) {
         subject.assert_follows(found, &[prompt]);
+    }
+}
+
+fn only_tokens_of_a_rows_mask_are_drawn(subject: &Subject<'_>) {
+    let mut generator = subject.tied();
+    let prompt = tokens(6);
+    let masks = [vec![1_u32 << 5], vec![0b1010], vec![u32::MAX; plain::VOCAB.div_ceil(32)]];
+    let seqs: Vec<SeqId> = masks.iter().map(|_| generator.open().unwrap()).collect();
+    let free = &pass(&mut *generator, &[row(seqs[2], &prompt)])[0];
+    let likeliest = (0..plain::VOCAB).max_by(|&a, &b| free[a].total_cmp(&free[b])).unwrap();
+    assert_eq!(generator.trim(seqs[2], 0), Ok(Trimmed::Done));
+    let hot = SamplerSettings { temperature: 100.0, ..SamplerSettings::GREEDY };
+    for settings in [SamplerSettings::GREEDY, hot] {
+        let rows: Vec<Row<'_>> = seqs.iter().map(|&seq| row(seq, &prompt)).collect();
+        let ticket = generator.forward(&rows).unwrap();
+        let specs: Vec<SampleSpec> = masks
+            .iter()
+            .map(|words| Mask::Ready(Arc::new(TokenSet::new(words.clone()))))
+            .map(|mask| SampleSpec { settings, mask: Some(mask), ..SampleSpec::GREEDY })
+            .collect();
+        generator.sample(&ticket, &specs).unwrap();
+        let drawn = generator.collect(ticket).unwrap();
+        let drawn: Vec<u32> = drawn.into_iter().map(|sampled| sampled.unwrap().token).collect();
+        assert_eq!(drawn[0], 5);
+        assert!(drawn[1] == 1 || drawn[1] == 3, "{drawn:?}");
+        assert!(settings == hot || drawn[2] as usize == likeliest, "{drawn:?}");
     }
 }
 

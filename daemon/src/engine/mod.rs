@@ -13,6 +13,7 @@ pub mod backend;
 #[cfg(test)]
 #[cfg(any(feature = "gguf", feature = "mlx"))]
 pub(crate) mod conformance;
+pub mod constrained;
 pub mod cores;
 pub mod counters;
 pub mod crash_journal;

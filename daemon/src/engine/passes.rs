@@ -104,8 +104,7 @@ impl<L> Pass<L> {
         let Some((spec, &position)) = row else {
             return Err(EngineError::Native(format!("the pass has no row {index}")));
         };
-        sampling::sample(logits, spec)
-            .map_err(|error| EngineError::NotFinite { what: error.what, position })
+        sampling::sample(logits, spec).map_err(|error| EngineError::undrawn(error, position))
     }
 }
 

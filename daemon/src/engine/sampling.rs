@@ -5,16 +5,19 @@
 //! token for the same logits, settings and draw (up to rounding at a boundary): cumulative
 //! probability runs over the kept tokens in the order of their ids.
 //!
-//! The chain is llama.cpp's default one (`common_params_sampling`): logit bias, penalties, top-k,
-//! top-p, min-p, temperature. Bias and penalties hold for greedy decoding too. Log-probabilities
+//! The chain is llama.cpp's default one (`common_params_sampling`): logit bias, penalties, then the
+//! mask of a text that must have a form, top-k, top-p, min-p, temperature. Bias, penalties and mask
+//! hold for greedy decoding too. Log-probabilities
 //! are of the model's own distribution, before any of these, as vLLM (`raw_logprobs`) and
 //! llama.cpp's server (`n_probs`) report them: they do not depend on how the caller draws.
 
+mod mask;
 mod penalties;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+pub use mask::{Mask, MaskSource, TokenSet};
 pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
 
 /// Largest temperature accepted; beyond it every distribution is flat.
@@ -50,14 +53,21 @@ pub struct SampleSpec {
     /// Logit bias and penalties; `None` where there are none, which is the quick case. Shared with
     /// the sequence that counts for it, so that a step copies nothing.
     pub penalties: Option<Arc<Penalties>>,
+    /// The tokens that may be drawn; `None` where all may.
+    pub mask: Option<Mask>,
     /// Whether log-probabilities are wanted, and with how many of the likeliest tokens.
     pub logprobs: Option<usize>,
 }
 
 impl SampleSpec {
     /// The likeliest token and nothing else.
-    pub const GREEDY: Self =
-        Self { settings: SamplerSettings::GREEDY, uniform: 0.0, penalties: None, logprobs: None };
+    pub const GREEDY: Self = Self {
+        settings: SamplerSettings::GREEDY,
+        uniform: 0.0,
+        penalties: None,
+        mask: None,
+        logprobs: None,
+    };
 }
 
 /// One drawn token.
@@ -85,12 +95,18 @@ pub struct InvalidSetting {
     pub found: f32,
 }
 
-/// Logits from which no token can be drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the logits hold {what}")]
-pub struct NotFinite {
-    /// `NaN`, `infinity` or `no possible token`.
-    pub what: &'static str,
+/// Why no token can be drawn.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// The logits do not allow it.
+    #[error("the logits hold {what}")]
+    NotFinite {
+        /// `NaN`, `infinity` or `no possible token`.
+        what: &'static str,
+    },
+    /// There is no telling which tokens the text's form allows.
+    #[error("{0}")]
+    Mask(String),
 }
 
 impl SamplerSettings {
@@ -126,14 +142,21 @@ fn check(
 /// settings are taken as valid (see [`SamplerSettings::validate`]).
 ///
 /// # Errors
-/// [`NotFinite`] when a logit is NaN or positive infinity, or when no token is possible.
-pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, NotFinite> {
+/// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is possible;
+/// [`SampleError::Mask`] when the mask does not come.
+pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, SampleError> {
     let likeliest_id = argmax(logits)?;
-    let token = match &spec.penalties {
-        None => choose(logits, likeliest_id, spec),
-        Some(penalties) => {
+    let mask = spec.mask.as_ref().map(Mask::wait).transpose().map_err(SampleError::Mask)?;
+    let token = match (&spec.penalties, mask) {
+        (None, None) => choose(logits, likeliest_id, spec),
+        (penalties, mask) => {
             let mut logits = logits.to_vec();
-            penalties.apply(&mut logits);
+            if let Some(penalties) = penalties {
+                penalties.apply(&mut logits);
+            }
+            if let Some(mask) = mask {
+                mask.apply(&mut logits);
+            }
             choose(&logits, argmax(&logits)?, spec)
         }
     };
@@ -152,7 +175,7 @@ pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, NotFinite> {
 }
 
 /// The lowest id with the largest logit, after checking them all.
-fn argmax(logits: &[f32]) -> Result<u32, NotFinite> {
+fn argmax(logits: &[f32]) -> Result<u32, SampleError> {
     let mut best = [f32::NEG_INFINITY; LANES];
     let mut has_nan = [false; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();
@@ -169,11 +192,11 @@ fn argmax(logits: &[f32]) -> Result<u32, NotFinite> {
         look(0, logit);
     }
     if has_nan.contains(&true) {
-        return Err(NotFinite { what: "NaN" });
+        return Err(SampleError::NotFinite { what: "NaN" });
     }
     match best.into_iter().fold(f32::NEG_INFINITY, f32::max) {
-        f32::INFINITY => Err(NotFinite { what: "infinity" }),
-        f32::NEG_INFINITY => Err(NotFinite { what: "no possible token" }),
+        f32::INFINITY => Err(SampleError::NotFinite { what: "infinity" }),
+        f32::NEG_INFINITY => Err(SampleError::NotFinite { what: "no possible token" }),
         max => Ok(logits.iter().position(|&logit| logit == max).unwrap_or(0) as u32),
     }
 }

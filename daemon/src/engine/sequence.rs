@@ -14,6 +14,7 @@ use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, Token
 
 use super::admission::Arrival;
 use super::backend::SeqId;
+use super::constrained::{Constrained, MaskThread};
 use super::counters::{EngineCounters, ModelCounters};
 use super::handle::{Completion, EngineFailure, GenerateRequest, millis};
 use super::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
@@ -141,6 +142,7 @@ pub struct Sequence {
     pub phase: Phase,
     draws: UniformDraws,
     penalties: Option<Arc<Penalties>>,
+    constrained: Option<Constrained>,
     text: String,
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
@@ -161,7 +163,8 @@ pub struct Sequence {
 
 impl Sequence {
     /// Starts a waiting request at `now` in the sequence `seq` of a model with room for
-    /// `context_tokens`. The sequence holds the prompt's first `cached_tokens` already.
+    /// `context_tokens`. The sequence holds the prompt's first `cached_tokens` already. What a
+    /// constraint allows is found out on `masks`.
     #[must_use]
     pub fn start(
         waiting: Waiting,
@@ -169,10 +172,11 @@ impl Sequence {
         cached_tokens: usize,
         context_tokens: usize,
         engine: &EngineCounters,
+        masks: &mut MaskThread,
         now: Instant,
     ) -> Self {
         let load = waiting.load_time();
-        let request = waiting.request;
+        let mut request = waiting.request;
         let waited = now.saturating_duration_since(request.deadline.accepted_at);
         let queued = waited.saturating_sub(load);
         let counters = engine.of(&request.model.name, request.model.engine);
@@ -188,6 +192,7 @@ impl Sequence {
             phase: Phase::Prefill { prefilled: cached_tokens },
             draws: UniformDraws::new(request.seed),
             penalties: penalties.map(Arc::new),
+            constrained: request.constraint.take().map(|form| Constrained::new(form, masks)),
             text: String::new(),
             sent_bytes: 0,
             logprobs: Vec::new(),
@@ -259,6 +264,7 @@ impl Sequence {
             settings: self.request.settings,
             uniform: self.draws.draw(),
             penalties: self.penalties.clone(),
+            mask: self.constrained.as_ref().map(Constrained::mask),
             logprobs: self.request.logprobs,
         }
     }
@@ -304,7 +310,13 @@ impl Sequence {
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
-        let wraps_up = self.request.wrap_up.load(Ordering::Relaxed) && !piece.text.is_empty();
+        if self.constrained.as_mut().is_some_and(|constrained| constrained.accept(token)) {
+            return Some(Finish { reason: FinishReason::Stop, stop_string: None });
+        }
+        // A text that must have a form is worth nothing without its end.
+        let wraps_up = self.constrained.is_none()
+            && self.request.wrap_up.load(Ordering::Relaxed)
+            && !piece.text.is_empty();
         if wraps_up && ends_sentence(&self.text) {
             return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
         }
@@ -381,12 +393,15 @@ impl Sequence {
         let prefill = prefilled_at.saturating_duration_since(self.started_at);
         let decode = now.saturating_duration_since(prefilled_at);
         let accepted_at = self.request.deadline.accepted_at;
+        let masks = self.constrained.as_ref().map(Constrained::times).unwrap_or_default();
         Timings {
             queue_ms: self.queue_ms,
             load_ms: self.load_ms,
             prefill_ms: millis(prefill),
             ttft_ms: millis(prefilled_at.saturating_duration_since(accepted_at)),
             total_ms: 0.0,
+            mask_ms: millis(masks.work),
+            mask_wait_ms: millis(masks.wait),
             prefill_tokens_per_s: rate(
                 self.request.prompt.len() - self.cached_tokens,
                 prefill.as_secs_f64(),

@@ -23,6 +23,23 @@ use super::tensor::{HostData, HostTensor};
 /// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
 const END_TOKEN: u32 = 257;
 
+/// The logit of the next token of its own text, where its tokens are drawn because not all of them
+/// are allowed.
+const OWN_TEXT_LOGIT: f32 = 20.0;
+
+/// The logit of any other token there: what ends a part of a JSON text before what begins one, so that
+/// a text that must have a form comes to an end.
+fn liking(token: u32) -> f32 {
+    match u8::try_from(token) {
+        Ok(b'}' | b']') => 12.0,
+        Ok(b'"') => 10.0,
+        Ok(b':' | b',') => 8.0,
+        Ok(b'0'..=b'9') => 6.0,
+        Ok(b'!'..=b'~') => 4.0,
+        _ => 0.0,
+    }
+}
+
 /// A sim model's `config.json`. Counts `*_at` are tokens of one generation, from 1.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +83,9 @@ pub struct SimConfig {
     /// The process aborts at this token.
     #[serde(default)]
     pub abort_at: Option<usize>,
+    /// It turns texts into vectors, and generates none.
+    #[serde(default)]
+    pub embeds: bool,
     /// Tokens of context.
     #[serde(default = "default_context")]
     pub context_tokens: usize,
@@ -261,8 +281,18 @@ impl SimGenerator {
                 "this model was told to fail at token {said}"
             )));
         }
-        if config.logits.is_empty() {
+        let position = sequence.tokens.len() - 1;
+        if config.logits.is_empty() && spec.mask.is_none() {
             return Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] });
+        }
+        if config.logits.is_empty() {
+            let mut logits: Vec<f32> = (0..vocab_size).map(|id| liking(id as u32)).collect();
+            logits[token as usize] = OWN_TEXT_LOGIT;
+            let sampled = sampling::sample(&logits, spec);
+            if sampled.as_ref().is_ok_and(|sampled| sampled.token != token) {
+                *said -= 1;
+            }
+            return sampled.map_err(|error| EngineError::undrawn(error, position));
         }
         let mut logits = vec![f32::NEG_INFINITY; vocab_size];
         for (&character, &logit) in &config.logits {
@@ -270,9 +300,7 @@ impl SimGenerator {
                 *slot = logit;
             }
         }
-        let position = sequence.tokens.len() - 1;
-        sampling::sample(&logits, spec)
-            .map_err(|error| EngineError::NotFinite { what: error.what, position })
+        sampling::sample(&logits, spec).map_err(|error| EngineError::undrawn(error, position))
     }
 }
 

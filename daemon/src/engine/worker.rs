@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use self::loads::PendingLoad;
 use self::memory::Asker;
 use super::admission::{Admission, Arrival};
+use super::constrained::MaskThread;
 use super::cores::Cores;
 use super::counters::{LoadOutcome, UnloadReason};
 use super::crash_journal::{CrashJournal, Work};
@@ -65,6 +66,8 @@ pub struct Worker {
     /// What all models may take together.
     budget_bytes: u64,
     cores: Cores,
+    /// Finds out what constrained texts may go on with.
+    masks: MaskThread,
     /// New work is refused; the thread ends when nothing is left.
     draining: bool,
     /// Last, so that it is cleared, or marked, when everything native has been dropped.
@@ -120,6 +123,7 @@ impl Worker {
             budget_bytes: memory.budget.bytes(memory.memory_bytes, None),
             memory,
             cores,
+            masks: MaskThread::default(),
             draining: false,
             journal,
         }
@@ -275,13 +279,14 @@ impl Worker {
             let context_tokens = resident.generator.capacity().context_tokens;
             match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
-                    let counters = self.status.counters();
+                    let (counters, masks) = (self.status.counters(), &mut self.masks);
                     self.running.push(Sequence::start(
                         waiting,
                         seq,
                         cached,
                         context_tokens,
                         counters,
+                        masks,
                         now,
                     ));
                 }

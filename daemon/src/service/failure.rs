@@ -19,6 +19,7 @@ impl From<EngineError> for ErrorBody {
             EngineError::NoMemory { .. } => ErrorCode::InsufficientMemory,
             EngineError::Cancelled => ErrorCode::Cancelled,
             EngineError::NoCapacity { .. } | EngineError::KvFull { .. } => ErrorCode::Overloaded,
+            EngineError::Constraint(_) => ErrorCode::InvalidParams,
             EngineError::NotFinite { .. } | EngineError::Native(_) => ErrorCode::EngineFailed,
         };
         let details = match &error {
@@ -32,6 +33,7 @@ impl From<EngineError> for ErrorBody {
             EngineError::KvFull { tokens } => {
                 json!({ "kv_tokens": tokens, "retry_after_ms": limits::RETRY_AFTER_MS })
             }
+            EngineError::Constraint(_) => json!({ "field": "format" }),
             _ => serde_json::Value::Null,
         };
         let body = Self::new(code, error.to_string()).with_details(details);
@@ -41,6 +43,8 @@ impl From<EngineError> for ErrorBody {
                 "Unload a model (`ingle ps` lists them), end another program, or use a smaller \
                  model; a lower `memory.budget` in config.toml makes this come earlier and clearer.",
             ),
+            EngineError::Constraint(_) => body
+                .with_remediation("Ask for a simpler form, or for the same one with another seed."),
             _ => body,
         }
     }

@@ -17,7 +17,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{
-    Choice, GenerateEvent, GenerateParams, GenerateResult, Message,
+    Choice, GenerateEvent, GenerateParams, GenerateResult, Message, OutputFormat,
 };
 use ingle_protocol::wire::tokens::{
     DetokenizeParams, DetokenizeResult, TokenizeParams, TokenizeResult,
@@ -37,6 +37,7 @@ use crate::engine::role::Role;
 use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
 use crate::request::RequestContext;
 use crate::text::chat_template::ChatMessage;
+use crate::text::constraint::{Constraint, ConstraintError};
 use crate::text::output::TextOutput;
 
 /// A generation under way. Dropping it cancels the work.
@@ -198,7 +199,7 @@ impl Service {
         }
         let (settings, penalties) = validate(&params)?;
         let wanted = params.choices();
-        let GenerateParams { model, engine, messages, prompt, .. } = params;
+        let GenerateParams { model, engine, messages, prompt, format, .. } = params;
         let prepared = async {
             let open = self.open(model.as_deref(), engine).await?;
             check_role(&open, Role::Generates)?;
@@ -208,6 +209,7 @@ impl Service {
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
+        let mut constraint = self.constraint(&open, format, &context).await?;
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
         // From here on, leaving early ends what the engine has been given already.
@@ -223,6 +225,10 @@ impl Service {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
                 output: TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?,
+                constraint: match index + 1 {
+                    last if last == wanted => constraint.take(),
+                    _ => constraint.as_ref().map(Constraint::fork),
+                },
                 end_tokens: if params.ignore_eos { Vec::new() } else { open.text.eos.clone() },
                 prompt: prompt.clone(),
                 max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
@@ -254,6 +260,24 @@ impl Service {
             _cancel_on_drop: cancel_on_drop,
             context,
         })
+    }
+
+    /// What holds a text of the model to its form, if it has one. Made off the engine thread.
+    ///
+    /// # Errors
+    /// `INVALID_PARAMS` naming `format`, and `TIMEOUT`.
+    async fn constraint(
+        &self,
+        open: &Arc<OpenModel>,
+        format: Option<OutputFormat>,
+        context: &RequestContext,
+    ) -> Result<Option<Constraint>, ErrorBody> {
+        let Some(format) = format.filter(|format| *format != OutputFormat::Text) else {
+            return Ok(None);
+        };
+        let (open, cores) = (Arc::clone(open), self.engine.cores());
+        let work = blocking(move || Ok(open.grammars(&cores)?.constraint(&format)?));
+        self.in_time("preparing the format", context, work).await
     }
 
     /// Text or messages to token ids.
@@ -309,6 +333,16 @@ fn one_of(field: &str, has_text: bool, has_messages: bool) -> Result<(), ErrorBo
     }
 }
 
+impl From<ConstraintError> for ErrorBody {
+    fn from(error: ConstraintError) -> Self {
+        let code = match &error {
+            ConstraintError::Invalid(_) | ConstraintError::Exceeded(_) => ErrorCode::InvalidParams,
+            ConstraintError::Vocabulary(_) => ErrorCode::ModelUnsupported,
+        };
+        Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
+    }
+}
+
 impl From<InvalidSetting> for ErrorBody {
     fn from(error: InvalidSetting) -> Self {
         Self::new(ErrorCode::InvalidParams, error.to_string())
@@ -331,6 +365,11 @@ pub(crate) fn validate(
                 &format!("has more than {} entries", limits::MESSAGES),
             ));
         }
+    }
+    let is_held = params.format.as_ref().is_some_and(|format| *format != OutputFormat::Text);
+    if is_held && params.ignore_eos {
+        let problem = "and `format` exclude each other: a text that has its form must end";
+        return Err(invalid("ignore_eos", problem));
     }
     if params.max_tokens == Some(0) {
         return Err(invalid("max_tokens", "must be at least 1"));

@@ -3,7 +3,7 @@
 //! Owns the cache of opened models (header, tokenizer, template: what a request needs before the
 //! engine does). Opening runs off the engine thread and off the runtime's workers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -30,6 +30,7 @@ use crate::formats::gguf::{GgufError, GgufFile};
 use crate::formats::hf::{FolderError, ModelFolder};
 use crate::models::{ModelFormat, ModelSource, ModelStore, PullOutcome, PullProgress};
 use crate::request::RequestContext;
+use crate::text::constraint::{ConstraintError, Grammars};
 use crate::text::{TextError, TextModel, gguf_vocab, hf_text};
 
 /// A model whose header and text half are in memory.
@@ -45,6 +46,23 @@ pub struct OpenModel {
     pub context_tokens: usize,
     /// Numbers of a vector, where the header of an embedding model says so.
     pub dimensions: Option<usize>,
+    /// What holds its texts to a form, once somebody has asked for one.
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
+}
+
+impl OpenModel {
+    /// What holds its texts to a form. Blocks while the vocabulary is read for the first time, on
+    /// one of `cores`.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Vocabulary`].
+    pub(super) fn grammars(&self, cores: &Cores) -> Result<&Grammars, ConstraintError> {
+        let made = self.grammars.get_or_init(|| {
+            let _core = cores.borrow();
+            Grammars::new(&self.text)
+        });
+        made.as_ref().map_err(Clone::clone)
+    }
 }
 
 /// A look at a disk that takes longer is not repeated while it goes on.
@@ -237,7 +255,8 @@ fn open_model(
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
+            let role = if config.embeds { Role::Embeds } else { Role::Generates };
+            (Weights::Sim(Box::new(config)), role, TextModel::bytes(), context_tokens)
         }
     };
     let version = version(&source, engine);
@@ -247,7 +266,8 @@ fn open_model(
         _ => None,
     };
     let engine = EngineModel { name, version, engine, role, weights };
-    Ok(OpenModel { source, engine, text, context_tokens, dimensions })
+    let grammars = OnceLock::new();
+    Ok(OpenModel { source, engine, text, context_tokens, dimensions, grammars })
 }
 
 /// Which state of its files a model is in. The same files on another engine are another model to
@@ -325,6 +345,12 @@ impl Service {
             engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
+    }
+
+    /// The model of calls that name none.
+    #[must_use]
+    pub fn default_model(&self) -> &str {
+        &self.models.default_model
     }
 
     /// All models that are here or in the catalogue.
@@ -468,6 +494,7 @@ impl Service {
             outcome = tokio::time::timeout(limit, pull) => match outcome {
                 Ok(outcome) => {
                     let PullOutcome { name, size_bytes, sha256, already_here } = outcome?;
+                    self.engine.announce_models();
                     Ok(PullResult { model: name, size_bytes, sha256, already_here })
                 }
                 Err(_) => Err(ErrorBody::new(

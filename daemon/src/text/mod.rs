@@ -6,6 +6,7 @@
 
 pub mod bpe;
 pub mod chat_template;
+pub mod constraint;
 pub mod detokenize;
 pub mod error;
 pub mod gguf_vocab;

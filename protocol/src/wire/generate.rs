@@ -130,6 +130,11 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_nothing(value: &f64) -> bool {
+    *value == 0.0
+}
+
 impl GenerateParams {
     /// How many texts are wanted.
     #[must_use]
@@ -258,6 +263,13 @@ pub struct Timings {
     pub ttft_ms: f64,
     /// Milliseconds from acceptance to the reply.
     pub total_ms: f64,
+    /// Milliseconds of finding out which tokens `format` allows, mostly beside the passes; 0 without
+    /// a format.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub mask_ms: f64,
+    /// How many of them generation had to wait for.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub mask_wait_ms: f64,
     /// Prompt tokens read a second, cached ones not counted.
     pub prefill_tokens_per_s: f64,
     /// Generated tokens a second after the first.

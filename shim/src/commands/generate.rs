@@ -202,6 +202,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
         logprobs: options.logprobs,
         top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
+        format: options.format.wanted(),
         budget: options
             .timeout
             .map(|timeout| Budget { work_ms: Some(work_ms(timeout)), remaining_ms: None }),

@@ -124,7 +124,10 @@ fn top_p_works_on_a_flat_distribution_of_a_large_vocabulary() {
 
 #[test]
 fn logits_that_are_not_finite_are_refused() {
-    let what = |logits: &[f32]| sample(logits, &spec(plain(1.0), 0.5)).unwrap_err().what;
+    let what = |logits: &[f32]| match sample(logits, &spec(plain(1.0), 0.5)) {
+        Err(SampleError::NotFinite { what }) => what,
+        other => panic!("{other:?}"),
+    };
     assert_eq!(what(&[0.0, f32::NAN, f32::INFINITY]), "NaN");
     assert_eq!(what(&[0.0, f32::INFINITY]), "infinity");
     assert_eq!(what(&[f32::NEG_INFINITY; 2]), "no possible token");
@@ -216,4 +219,49 @@ fn choices_have_streams_of_their_own_and_the_first_has_the_requests() {
     let all: std::collections::BTreeSet<u32> = streams.iter().flatten().copied().collect();
     assert_eq!(all.len(), 8 * 64, "no stream goes over into another");
     assert!(choice_seed(u64::MAX, 3) < 1 << 53);
+}
+
+#[test]
+fn only_members_of_the_mask_are_drawn_whatever_the_settings() {
+    let logits: Vec<f32> = (0..100_u8).map(|id| f32::from(id) * 0.1).collect();
+    let set = |ids: &[u32]| {
+        let mut words = vec![0; 3];
+        for id in ids {
+            words[*id as usize / 32] |= 1 << (id % 32);
+        }
+        Some(Mask::Ready(Arc::new(TokenSet::new(words))))
+    };
+    let bias: Arc<[(u32, f32)]> = Arc::new([(99, 100.0), (40, 1.0)]);
+    let penalties = Penalties::new(PenaltySettings::NONE, bias, &[]).map(Arc::new);
+    for settings in [
+        SamplerSettings::GREEDY,
+        SamplerSettings { temperature: 50.0, ..SamplerSettings::GREEDY },
+        SamplerSettings { temperature: 2.0, top_k: 2, ..SamplerSettings::GREEDY },
+        SamplerSettings { temperature: 2.0, top_p: 0.1, min_p: 0.9, ..SamplerSettings::GREEDY },
+    ] {
+        for uniform in [0.0, 0.3, 0.999] {
+            for penalties in [None, penalties.clone()] {
+                let plain = SampleSpec { logprobs: Some(3), ..spec(settings, uniform) };
+                let free = sample(
+                    &logits,
+                    &SampleSpec { settings: SamplerSettings::GREEDY, ..plain.clone() },
+                );
+                let held = SampleSpec { mask: set(&[3, 40, 41]), penalties, ..plain };
+                let drawn = sample(&logits, &held).unwrap();
+                assert!([3, 40, 41].contains(&drawn.token), "{drawn:?}");
+                // What is reported is the model's own distribution.
+                assert_eq!(drawn.top, free.unwrap().top);
+                let forced = SampleSpec { mask: set(&[3]), ..held };
+                assert_eq!(sample(&logits, &forced).unwrap().token, 3);
+            }
+        }
+    }
+    // The bias decides among what is allowed.
+    let held = SampleSpec { mask: set(&[40, 45]), penalties, ..SampleSpec::GREEDY };
+    assert_eq!(sample(&logits, &held).unwrap().token, 40);
+    let none = SampleSpec { mask: set(&[]), ..SampleSpec::GREEDY };
+    assert_eq!(sample(&logits, &none), Err(SampleError::NotFinite { what: "no possible token" }));
+    assert!(
+        TokenSet::new(vec![0, 5]).only().is_none() && TokenSet::new(vec![0, 4]).only() == Some(34)
+    );
 }

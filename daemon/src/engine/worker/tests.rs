@@ -179,6 +179,7 @@ fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateR
         request_id: "r".to_owned(),
         model: model.clone(),
         output: TextOutput::new(Arc::new(ByteTokenizer), Vec::new()).unwrap(),
+        constraint: None,
         end_tokens: vec![257],
         prompt: prompt.to_vec(),
         max_tokens,

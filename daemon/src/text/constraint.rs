@@ -1,0 +1,257 @@
+//! Constrained decoding: which tokens may come next, so that a text gets the form asked for.
+//!
+//! Owns the way from an [`OutputFormat`] and a model's vocabulary to a matcher (the crate
+//! llguidance), and the bounds on what a caller can make of it. Knows nothing of engines, samplers
+//! or threads: whoever draws tokens asks for the allowed ones and says which was drawn.
+//!
+//! Formats come from anybody. Their size is bounded here, what they can grow into by
+//! [`schema::check`] and by llguidance's own limits, and nothing they name is ever fetched: this
+//! build of llguidance has no resolver of references but the one for `#/...`.
+
+mod schema;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use ingle_protocol::limits;
+use ingle_protocol::wire::generate::OutputFormat;
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{CancellationHandle, Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use super::TextModel;
+use super::tokenizer::Tokenizer;
+
+/// The longest token that may be drawn under a constraint, in bytes: the trie's own bound. Longer
+/// ones are long runs of spaces.
+const MAX_TOKEN_BYTES: usize = 1_000;
+
+/// Space between the parts of a JSON text. It is bounded, because a model that has begun to write
+/// spaces may never end.
+const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+
+/// Characters of an error that are passed on.
+const ERROR_CHARS: usize = 300;
+
+/// Why a text cannot be held to a form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// The format is not one that can be enforced.
+    #[error("`format` {0}")]
+    Invalid(String),
+    /// It was too much to work with in the middle of a text.
+    #[error("`format` could not be enforced any further: {0}")]
+    Exceeded(String),
+    /// The model's vocabulary cannot be constrained.
+    #[error("the model's vocabulary cannot be held to a format: {0}")]
+    Vocabulary(String),
+}
+
+/// A model's vocabulary in the form that constraints are made from. Made once a model: it takes some
+/// hundred milliseconds, and some dozens of bytes a token.
+pub struct Grammars {
+    factory: ParserFactory,
+}
+
+impl Grammars {
+    /// Reads the bytes of every token.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Vocabulary`].
+    pub fn new(text: &TextModel) -> Result<Self, ConstraintError> {
+        let ends: Vec<u32> = known(&text.eos, text.tokenizer.vocab_size());
+        let words = words(text.tokenizer.as_ref(), &ends);
+        // The trie asserts what it expects of a vocabulary, which may be anybody's.
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let info = TokRxInfo::new(
+                u32::try_from(words.len()).unwrap_or(u32::MAX),
+                ends.first().copied().unwrap_or(INVALID_TOKEN),
+            );
+            let mut trie = TokTrie::from(&info, &words);
+            if ends.len() > 1 {
+                trie = trie.with_eos_tokens(&ends);
+            }
+            let vocabulary: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+            ParserFactory::new_simple(&vocabulary)
+        }));
+        let mut factory = match made {
+            Ok(made) => made.map_err(|error| ConstraintError::Vocabulary(brief(&error)))?,
+            Err(_) => {
+                let problem = "it has tokens that no trie can hold";
+                return Err(ConstraintError::Vocabulary(problem.to_owned()));
+            }
+        };
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits {
+            // One or two kilobytes each.
+            max_lexer_states: 50_000,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
+        Ok(Self { factory })
+    }
+
+    /// The constraint of one text; `None` when the text may have any form. Blocks for as long as the
+    /// format is compiled, up to a second for the largest.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Invalid`] with what is wrong with the format.
+    pub fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, ConstraintError> {
+        let invalid = |problem: String| ConstraintError::Invalid(problem);
+        let grammar = match format {
+            OutputFormat::Text => return Ok(None),
+            OutputFormat::JsonObject => json_grammar(json!({ "type": "object" })),
+            OutputFormat::JsonSchema { schema } => {
+                schema::check(schema).map_err(invalid)?;
+                json_grammar(schema.clone())
+            }
+            OutputFormat::Grammar { lark } => {
+                schema::check_lark(lark).map_err(invalid)?;
+                TopLevelGrammar::from_lark(lark.clone())
+            }
+        };
+        let parser = on_a_deep_stack(|| {
+            self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar))
+        });
+        let parser = parser.ok_or_else(|| invalid("could not be compiled".to_owned()))?;
+        let matcher = Matcher::new(parser).into_cancellable();
+        match matcher.get_error() {
+            Some(problem) => Err(invalid(format!("cannot be enforced: {}", brief(&problem)))),
+            None => Ok(Some(Constraint { matcher })),
+        }
+    }
+}
+
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grammars").finish_non_exhaustive()
+    }
+}
+
+/// The form that one text must have, and how much of it there is already.
+pub struct Constraint {
+    matcher: Matcher,
+}
+
+impl Constraint {
+    /// A set of the tokens that may come next: bit `id % 32` of word `id / 32`. It has an end token
+    /// exactly when the text has its whole form.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Exceeded`]; the constraint is of no use afterwards.
+    pub fn allowed(&mut self) -> Result<Vec<u32>, ConstraintError> {
+        self.matcher.compute_mask_or_eos().map(Vec::from).map_err(exceeded)
+    }
+
+    /// Takes note of the token that came. End tokens need not be told.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Exceeded`] when the token was not allowed, or a limit is reached.
+    pub fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
+        self.matcher.consume_token(token).map_err(exceeded)
+    }
+
+    /// Whether the text is whole and nothing may follow but its end.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.matcher.is_stopped() && self.matcher.stop_reason().is_ok()
+    }
+
+    /// The same constraint for another text, from where this one stands.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        // A plain clone would share its caches, and a lock on them, with the original.
+        Self { matcher: self.matcher.deep_clone() }
+    }
+
+    /// What ends a call of this constraint that another thread is in.
+    #[must_use]
+    pub fn canceller(&self) -> Option<Canceller> {
+        self.matcher.cancellation_handle().map(Canceller)
+    }
+}
+
+impl fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constraint").finish_non_exhaustive()
+    }
+}
+
+/// Ends a constraint's work from another thread.
+#[derive(Debug, Clone)]
+pub struct Canceller(CancellationHandle);
+
+impl Canceller {
+    /// Whatever the constraint does now, or is asked from now on, fails.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+/// A schema with this daemon's way of writing JSON, and not with the caller's: llguidance takes
+/// settings from the schema, some of which give up what the schema promises.
+fn json_grammar(mut schema: Value) -> TopLevelGrammar {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": JSON_SPACE }));
+    }
+    TopLevelGrammar::from_json_schema(schema)
+}
+
+/// Runs `work` where it may call itself often: what a schema refers to is compiled inside of what
+/// refers to it. `None` when it panicked, or when the system gives no thread.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    const STACK_BYTES: usize = 64 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("ingle-format".to_owned());
+        let running = thread.stack_size(STACK_BYTES).spawn_scoped(scope, work).ok()?;
+        running.join().ok()
+    })
+}
+
+/// The bytes of every token. Special tokens are marked in llguidance's way, under their names, so
+/// that no text matches them and a grammar can name them. So are those that end a text, special or
+/// not: drawn inside a string they would end it there.
+fn words(tokenizer: &dyn Tokenizer, ends: &[u32]) -> Vec<Vec<u8>> {
+    let size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+    let word = |id: u32| {
+        let word = if tokenizer.is_special(id) || ends.contains(&id) {
+            let named = tokenizer.special_name(id).filter(|name| !name.is_empty());
+            let name = named.unwrap_or_else(|| format!("<special {id}>").into_bytes().into());
+            [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_ref()].concat()
+        } else {
+            tokenizer.token_bytes(id).unwrap_or_default().into_owned()
+        };
+        if word.len() > MAX_TOKEN_BYTES { Vec::new() } else { word }
+    };
+    (0..size).map(word).collect()
+}
+
+fn known(tokens: &[u32], vocab_size: usize) -> Vec<u32> {
+    tokens.iter().copied().filter(|&token| (token as usize) < vocab_size).collect()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is handed to `map_err`")]
+fn exceeded(error: impl ToString) -> ConstraintError {
+    ConstraintError::Exceeded(brief(&error))
+}
+
+/// What of an error of llguidance's is for people: without states, stacks and its own length.
+fn brief(error: &impl ToString) -> String {
+    let error = error.to_string();
+    if error.starts_with("panic: ") {
+        return "the library that enforces formats failed on it".to_owned();
+    }
+    let text = error.split("\n<").next().unwrap_or_default();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(ERROR_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+const _: () = assert!(limits::FORMAT_BYTES < limits::FRAME_BYTES);
+
+#[cfg(test)]
+mod tests;

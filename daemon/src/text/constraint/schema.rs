@@ -1,0 +1,162 @@
+//! What a schema or a grammar may be before it is compiled.
+//!
+//! Owns the bounds that llguidance does not have: on bytes, on what refers to what, and on the
+//! alternatives that combine with each other. It copies a schema once for each combination, so that
+//! three lists of thirty alternatives beside a long enumeration would take gigabytes.
+
+use std::collections::HashMap;
+
+use ingle_protocol::limits;
+use serde_json::Value;
+
+/// The largest common multiple that llguidance's arithmetic takes: ten times as much fits 32 bits.
+const MAX_MULTIPLE: u64 = 400_000_000;
+
+/// Refuses a schema that is too large, or could become so.
+///
+/// # Errors
+/// What follows "`format`" in a message.
+pub(super) fn check(schema: &Value) -> Result<(), String> {
+    let bytes = schema.to_string().len();
+    if bytes > limits::FORMAT_BYTES {
+        return Err(too_long("schema", bytes));
+    }
+    let mut walk =
+        Walk { root: schema, known: HashMap::new(), references: 0, multiples: Vec::new() };
+    walk.visit(schema)?;
+    if least_common(&walk.multiples).is_none() {
+        return Err(format!("has values of `multipleOf` that together pass {MAX_MULTIPLE}"));
+    }
+    Ok(())
+}
+
+/// Refuses a grammar that is too large or too deep.
+///
+/// # Errors
+/// What follows "`format`" in a message.
+pub(super) fn check_lark(lark: &str) -> Result<(), String> {
+    if lark.len() > limits::FORMAT_BYTES {
+        return Err(too_long("grammar", lark.len()));
+    }
+    let rules = lark.lines().filter(|line| line.contains(':')).count();
+    if rules > limits::FORMAT_REFERENCES {
+        return Err(format!("has a grammar of more than {} rules", limits::FORMAT_REFERENCES));
+    }
+    // Brackets in strings count too: a grammar does not need that many.
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in lark.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            // A rule's brackets are closed where the next one begins.
+            b'\n' => depth = depth.min(limits::FORMAT_DEPTH / 2),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    if deepest > limits::FORMAT_DEPTH {
+        return Err(format!("has brackets more than {} deep", limits::FORMAT_DEPTH));
+    }
+    Ok(())
+}
+
+fn too_long(what: &str, bytes: usize) -> String {
+    format!("has a {what} of {bytes} bytes, and at most {} are taken", limits::FORMAT_BYTES)
+}
+
+struct Walk<'a> {
+    root: &'a Value,
+    /// Alternatives behind each reference; those of one that is being looked at count as one, as its
+    /// own recursion does not combine with itself.
+    known: HashMap<&'a str, usize>,
+    references: usize,
+    /// Every `multipleOf`, as a whole number and how many of its digits are behind the point.
+    multiples: Vec<(u64, u32)>,
+}
+
+impl<'a> Walk<'a> {
+    /// Looks at all there is, schema or not.
+    fn visit(&mut self, value: &'a Value) -> Result<(), String> {
+        match value {
+            Value::Object(members) => {
+                if let Some(multiple) = members.get("multipleOf").and_then(Value::as_f64) {
+                    self.multiples.push(decimal(multiple));
+                }
+                self.references += usize::from(members.contains_key("$ref"));
+                if self.references > limits::FORMAT_REFERENCES {
+                    let most = limits::FORMAT_REFERENCES;
+                    return Err(format!("has a schema with more than {most} references"));
+                }
+                if self.alternatives(value) > limits::FORMAT_ALTERNATIVES {
+                    return Err(format!(
+                        "has a schema in which more than {} alternatives are combined",
+                        limits::FORMAT_ALTERNATIVES
+                    ));
+                }
+                members.values().try_for_each(|member| self.visit(member))
+            }
+            Value::Array(items) => items.iter().try_for_each(|item| self.visit(item)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many schemas this one can become: alternatives add up, and what holds together
+    /// multiplies.
+    fn alternatives(&mut self, schema: &'a Value) -> usize {
+        let Some(members) = schema.as_object() else { return 1 };
+        let mut product = 1_usize;
+        for (keyword, value) in members {
+            let factor = match (keyword.as_str(), value) {
+                ("anyOf" | "oneOf", Value::Array(options)) => options
+                    .iter()
+                    .map(|option| self.alternatives(option))
+                    .fold(0, usize::saturating_add),
+                ("allOf", Value::Array(parts)) => {
+                    parts.iter().map(|part| self.alternatives(part)).fold(1, usize::saturating_mul)
+                }
+                ("$ref", Value::String(target)) => self.behind(target),
+                _ => 1,
+            };
+            product = product.saturating_mul(factor.max(1));
+        }
+        product
+    }
+
+    fn behind(&mut self, reference: &'a str) -> usize {
+        if let Some(&known) = self.known.get(reference) {
+            return known;
+        }
+        self.known.insert(reference, 1);
+        let target = reference.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+        let alternatives = target.map_or(1, |target| self.alternatives(target));
+        self.known.insert(reference, alternatives);
+        alternatives
+    }
+}
+
+/// A positive number without its point, and how many digits were behind that; 0 for what has too
+/// many of them.
+fn decimal(number: f64) -> (u64, u32) {
+    let text = number.to_string();
+    let (whole, behind) = text.split_once('.').unwrap_or((&text, ""));
+    let digits = u32::try_from(behind.len()).unwrap_or(u32::MAX);
+    (format!("{whole}{behind}").parse().unwrap_or(0), digits)
+}
+
+/// The least common multiple, without the point; `None` when it is too large.
+fn least_common(multiples: &[(u64, u32)]) -> Option<u64> {
+    let digits = multiples.iter().map(|&(_, digits)| digits).max().unwrap_or(0);
+    let mut common = 1_u64;
+    for &(number, own) in multiples {
+        let number = number.checked_mul(10_u64.checked_pow(digits - own)?)?;
+        let (mut a, mut b) = (common, number);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        common = (common / a.max(1)).checked_mul(number)?;
+        if !(1..=MAX_MULTIPLE).contains(&common) {
+            return None;
+        }
+    }
+    Some(common)
+}

@@ -1,0 +1,173 @@
+//! Texts that must have a form, on the sim engine, which would say something else.
+
+use ingle_protocol::client::Client;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::exit;
+use ingle_protocol::wire::generate::{
+    FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, OutputFormat,
+};
+use ingle_tests::{Home, status_when};
+use serde_json::{Value, json};
+
+fn person() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "maxLength": 8 },
+            "age": { "type": "integer", "minimum": 0, "maximum": 150 },
+            "tags": { "type": "array", "items": { "enum": ["a", "b"] }, "maxItems": 3 }
+        },
+        "required": ["name", "age"],
+        "additionalProperties": false
+    })
+}
+
+fn asking(format: OutputFormat) -> GenerateParams {
+    GenerateParams {
+        prompt: Some("Who?".to_owned()),
+        format: Some(format),
+        max_tokens: Some(600),
+        ..GenerateParams::default()
+    }
+}
+
+fn schema(schema: Value) -> OutputFormat {
+    OutputFormat::JsonSchema { schema }
+}
+
+async fn generate(client: &Client, params: &GenerateParams) -> Result<GenerateResult, ErrorBody> {
+    client.start::<Generate>(params, params.class())?.reply().await
+}
+
+fn check_person(text: &str) {
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert!(value["name"].as_str().unwrap().chars().count() <= 8, "{text}");
+    assert!(value["age"].as_u64().unwrap() <= 150, "{text}");
+    let tags = value["tags"].as_array().cloned().unwrap_or_default();
+    assert!(tags.iter().all(|tag| *tag == "a" || *tag == "b"), "{text}");
+    assert!(
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .all(|key| ["name", "age", "tags"].contains(&key.as_str()))
+    );
+}
+
+#[tokio::test]
+async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
+    let home = Home::with_sim(json!({ "reply": "Sure! Here is some JSON for you." }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for (seed, temperature) in [(1, 0.0), (1, 1.5), (2, 1.5), (3, 50.0), (4, 100.0)] {
+        let params = GenerateParams {
+            seed: Some(seed),
+            temperature: Some(temperature),
+            n: Some(3),
+            stream: true,
+            ..asking(schema(person()))
+        };
+        let mut call = client.start::<Generate>(&params, params.class()).unwrap();
+        let mut streamed = vec![String::new(); 3];
+        while let Some(event) = call.event::<GenerateEvent>().await {
+            if let GenerateEvent::Delta { choice, text, .. } = event {
+                streamed[choice].push_str(&text);
+            }
+        }
+        let result = call.reply().await.unwrap();
+        let others = result.alternatives.iter().map(|other| (&other.text, other.finish_reason));
+        for (index, (text, reason)) in
+            std::iter::once((&result.text, result.finish_reason)).chain(others).enumerate()
+        {
+            assert_eq!(reason, FinishReason::Stop);
+            assert_eq!(*text, streamed[index]);
+            check_person(text);
+        }
+        assert!(result.timings.mask_ms > 0.0);
+    }
+    // The model's own text, where it has the form.
+    let lark = OutputFormat::Grammar { lark: "start: /Sure!.*/".to_owned() };
+    let result = generate(&client, &asking(lark)).await.unwrap();
+    assert_eq!(result.text, "Sure! Here is some JSON for you.");
+    let object = generate(&client, &asking(OutputFormat::JsonObject)).await.unwrap();
+    assert!(serde_json::from_str::<Value>(&object.text).is_ok_and(|value| value.is_object()));
+    let free = generate(&client, &asking(OutputFormat::Text)).await.unwrap();
+    assert_eq!(
+        (free.text.as_str(), free.timings.mask_ms),
+        ("Sure! Here is some JSON for you.", 0.0)
+    );
+}
+
+#[tokio::test]
+async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
+    let home = Home::with_sim(json!({ "reply": "no" }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let lark = |lark: &str| asking(OutputFormat::Grammar { lark: lark.to_owned() });
+    // Without the token that ends a text: there is nothing left to choose.
+    let result = generate(&client, &lark("start: \"yes, sir\"")).await.unwrap();
+    assert_eq!((result.text.as_str(), result.finish_reason), ("yes, sir", FinishReason::Stop));
+    assert_eq!(result.usage.completion_tokens, 8);
+    let cut = GenerateParams { max_tokens: Some(3), ..lark("start: \"yes, sir\"") };
+    let result = generate(&client, &cut).await.unwrap();
+    assert_eq!((result.text.as_str(), result.finish_reason), ("yes", FinishReason::Length));
+    let stopped = GenerateParams { stop: vec![",".to_owned()], ..lark("start: \"yes, sir\"") };
+    let result = generate(&client, &stopped).await.unwrap();
+    assert_eq!((result.text.as_str(), result.stop_string.as_deref()), ("yes", Some(",")));
+}
+
+#[tokio::test]
+async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
+    let home = Home::with_sim(json!({ "reply": "fine" }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let wide: Vec<Value> = (0..40).map(|n| json!({ "required": [n.to_string()] })).collect();
+    let wide = json!({ "anyOf": wide });
+    for (format, expected) in [
+        (schema(json!({ "type": "objekt" })), "objekt"),
+        (schema(json!({ "$ref": "http://127.0.0.1:9/x.json" })), "http://127.0.0.1:9/x.json"),
+        (schema(json!({ "type": "string", "pattern": "[" })), "cannot be enforced"),
+        (schema(json!({ "allOf": [wide, wide, wide] })), "alternatives"),
+        (OutputFormat::Grammar { lark: "start: nothing".to_owned() }, "nothing"),
+    ] {
+        let error = generate(&client, &asking(format)).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidParams, "{error:?}");
+        assert_eq!(error.details["field"], "format");
+        assert!(
+            error.message.contains("`format`") && error.message.contains(expected),
+            "{error:?}"
+        );
+    }
+    let endless = GenerateParams { ignore_eos: true, ..asking(OutputFormat::JsonObject) };
+    let error = generate(&client, &endless).await.unwrap_err();
+    assert_eq!(
+        (error.code, &error.details["field"]),
+        (ErrorCode::InvalidParams, &json!("ignore_eos"))
+    );
+    let free = generate(&client, &asking(OutputFormat::Text)).await.unwrap();
+    assert_eq!(free.text, "fine");
+    status_when(&client, |status| status.active == 0 && status.queued == 0).await;
+}
+
+#[test]
+fn the_command_line_takes_a_form_and_a_schema() {
+    let home = Home::with_sim(json!({ "reply": "fine" }));
+    let file = home.folder().join("person.json");
+    std::fs::write(&file, person().to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let told = ["--max-tokens", "600", "Who?"];
+    let finished = home.ingle(["chat", "--schema", file].into_iter().chain(told)).ok();
+    check_person(finished.stdout.trim());
+    let finished = home.ingle(["complete", "--format", "json"].into_iter().chain(told)).ok();
+    let value: Value = serde_json::from_str(finished.stdout.trim()).unwrap();
+    assert!(value.is_object());
+    for (arguments, expected) in [
+        (["--schema", "/nowhere/x.json"], "cannot be read"),
+        (["--schema", env!("CARGO_MANIFEST_PATH")], "not JSON"),
+        (["--format", "xml"], "json"),
+    ] {
+        let refused = home.ingle(["chat"].into_iter().chain(arguments).chain(["hi"]));
+        assert_eq!(refused.code(), i32::from(exit::USAGE), "{refused:?}");
+        assert!(refused.stderr.contains(expected), "{refused:?}");
+    }
+}
