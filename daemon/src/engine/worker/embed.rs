@@ -56,7 +56,6 @@ impl Worker {
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
             Some((embedder, pacing)) => {
-                let counters = self.status.counters();
                 // A slice is a prompt's chunk as far as others are concerned.
                 let is_alone = self.running.is_empty();
                 let company = if is_alone { Company::Prompts } else { Company::Streams };
