@@ -188,3 +188,87 @@ impl Embeddings {
         Some(Slice { tokens, is_done })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ingle_protocol::deadline::Deadline;
+    use ingle_protocol::timeouts::Layer;
+    use ingle_protocol::wire::models::EngineKind;
+    use serde_json::json;
+    use tokio::sync::oneshot;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::engine::backend::ModelInfo;
+    use crate::engine::handle::{EngineModel, Weights};
+    use crate::engine::role::Role;
+
+    /// Gives each text its length for a vector, and notes the lengths of each slice.
+    struct Lengths {
+        info: ModelInfo,
+        slices: Vec<Vec<usize>>,
+    }
+
+    impl Embedder for Lengths {
+        fn info(&self) -> &ModelInfo {
+            &self.info
+        }
+
+        fn context_tokens(&self) -> usize {
+            100
+        }
+
+        fn dimensions(&self) -> usize {
+            1
+        }
+
+        fn overhead_bytes(&self) -> u64 {
+            0
+        }
+
+        fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
+            self.slices.push(texts.iter().map(|text| text.len()).collect());
+            Ok(texts.iter().map(|text| vec![text.len() as f32]).collect())
+        }
+    }
+
+    #[test]
+    fn slices_are_of_like_lengths_and_vectors_in_the_callers_order() {
+        let lengths = [3, 50, 1, 4, 9, 2, 5];
+        let now = Instant::now();
+        let config = serde_json::from_value(json!({ "model_type": "sim" })).unwrap();
+        let model = EngineModel {
+            name: "e".to_owned(),
+            version: String::new(),
+            engine: EngineKind::Sim,
+            role: Role::Embeds,
+            weights: Weights::Sim(Box::new(config)),
+        };
+        let (done, mut outcome) = oneshot::channel();
+        let request = EmbedRequest {
+            request_id: "r".to_owned(),
+            model,
+            inputs: lengths.iter().map(|&len| vec![7; len]).collect(),
+            deadline: Deadline::new(Layer::Daemon, 60_000, None, now),
+            cancel: CancellationToken::new(),
+            done,
+        };
+        let info = ModelInfo { architecture: String::new(), vocab_size: 9, weight_bytes: 0 };
+        let mut embedder = Lengths { info, slices: Vec::new() };
+        let mut embeddings = Embeddings::default();
+        assert!(embeddings.push(request, Arrival(1), now));
+        let mut tokens = Vec::new();
+        while !embeddings.is_empty() {
+            let slice = embeddings.step(Arrival(1), &mut embedder, 12, now).unwrap();
+            assert_eq!(slice.is_done, embeddings.is_empty());
+            tokens.push(slice.tokens);
+        }
+        // One text may be longer than a slice; the others fill theirs.
+        let expected: [&[usize]; 4] = [&[50], &[9], &[5, 4, 3], &[2, 1]];
+        assert_eq!(embedder.slices, expected);
+        assert_eq!(tokens, [50, 9, 12, 3]);
+        embeddings.answer();
+        let vectors = outcome.try_recv().unwrap().unwrap();
+        assert_eq!(vectors, lengths.map(|len| vec![len as f32]));
+    }
+}

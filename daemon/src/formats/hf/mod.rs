@@ -118,7 +118,7 @@ impl ModelFolder {
             }
         }
         let embeds = sentence.is_some();
-        parts.retain(|name, _| !is_left_out(name, tied) && !(embeds && serves_no_vector(name)));
+        parts.retain(|name, _| !(is_left_out(name, tied) || embeds && serves_no_vector(name)));
         let tensors = tensors::join(parts, quantization.as_ref())
             .map_err(|(shard, kind)| kind.at(files[shard].path()))?;
         Ok(Self { path: path.to_owned(), config, sentence, files, tensors })

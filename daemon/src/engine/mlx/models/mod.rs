@@ -135,12 +135,15 @@ pub(super) struct BatchRow<'a> {
     pub(super) attention: Attention,
 }
 
+/// A model's hyperparameters, and its architecture's name.
+pub(super) type Named<M> = (String, Box<dyn Plan<M>>);
+
 /// Reads a model's hyperparameters; returns them with the architecture's name.
 ///
 /// # Errors
 /// [`EngineError::Unsupported`] for an unknown architecture or variant, and
 /// [`EngineError::InvalidModel`] when a hyperparameter is missing or contradicts another.
-pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan<dyn Model>>), EngineError> {
+pub(super) fn plan(source: &Source<'_>) -> Result<Named<dyn Model>, EngineError> {
     let (key, name, file) = match source {
         Source::Gguf(gguf) => {
             let key = "general.architecture";
@@ -171,9 +174,7 @@ pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan<dyn Mode
 ///
 /// # Errors
 /// As [`plan`].
-pub(super) fn encoder_plan(
-    folder: &ModelFolder,
-) -> Result<(String, Box<dyn Plan<dyn Encoder>>), EngineError> {
+pub(super) fn encoder_plan(folder: &ModelFolder) -> Result<Named<dyn Encoder>, EngineError> {
     let name = folder.config().string("model_type")?;
     let plan = match name.as_str() {
         "bert" | "roberta" | "xlm-roberta" => bert::Config::from_folder(folder)?,

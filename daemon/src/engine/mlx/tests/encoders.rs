@@ -138,11 +138,7 @@ fn a_folder_that_contradicts_itself_is_refused_by_file_and_name() {
         ("hidden_act", json!("silu"), "`hidden_act` is `silu`; supported: `gelu`"),
         ("position_embedding_type", json!("relative_key"), "`position_embedding_type` is"),
         ("is_decoder", json!(true), "`is_decoder` is true; supported: false"),
-        (
-            "model_type",
-            json!("roberta"),
-            "m/config.json: `model_type` is `roberta`; supported: `bert`",
-        ),
+        ("model_type", json!("mpnet"), "m/config.json: `model_type` is `mpnet`; supported: `bert`"),
         ("model_type", json!("qwen3"), "`model_type` is `qwen3`; supported"),
     ] {
         let message = with_key(key, value.clone());
