@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::engine::crash_journal::CrashJournal;
 use crate::engine::handle::{Command, EngineExit, EngineHandle};
 use crate::engine::heap;
 use crate::engine::memory::MemoryOptions;
+use crate::http::server::{Bound, Ends};
 use crate::jobs::Jobs;
 use crate::logging;
 use crate::memory_watch::MemoryWatch;
@@ -74,12 +76,12 @@ struct Held {
 }
 
 /// Runs the daemon. `launched` means that a launcher reads the report on standard output and holds
-/// the start lock.
+/// the start lock; `http` is where HTTP is to be spoken over TCP, whatever the settings say.
 #[must_use]
-pub fn serve(launched: bool) -> ExitCode {
+pub fn serve(launched: bool, http: Option<SocketAddr>) -> ExitCode {
     heap::run_without_thread_caches();
     heap::configure();
-    let held = match prepare(launched) {
+    let held = match prepare(launched, http) {
         Ok(held) => held,
         Err(failure) => return give_up(launched, &failure),
     };
@@ -142,7 +144,7 @@ fn report(launched: bool, report: &StartReport) {
     }
 }
 
-fn prepare(launched: bool) -> Result<Held, StartFailure> {
+fn prepare(launched: bool, http: Option<SocketAddr>) -> Result<Held, StartFailure> {
     let path_failure = |error: ingle_protocol::paths::PathError| {
         StartFailure::new(ErrorBody::from(&error), error.exit_code())
     };
@@ -150,8 +152,13 @@ fn prepare(launched: bool) -> Result<Held, StartFailure> {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let paths = Paths::from_env().map_err(path_failure)?;
     paths.prepare().map_err(path_failure)?;
-    let config = Config::load(&paths)
+    let mut config = Config::load(&paths)
         .map_err(|error| StartFailure::new(ErrorBody::from(&error), exit::CONFIG))?;
+    if let Some(listen) = http {
+        config.http = config.http.listening_at(listen).map_err(|problem| {
+            StartFailure::new(ErrorBody::new(ErrorCode::ConfigInvalid, problem), exit::CONFIG)
+        })?;
+    }
     if launched {
         // A session of our own: the launcher's terminal and its signals are not ours.
         let _ = rustix::process::setsid();
@@ -218,6 +225,10 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     clear_socket(paths.socket())?;
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
+    clear_socket(&paths.http_socket())?;
+    let http = Bound::bind(&paths, &config.http)
+        .await
+        .map_err(|error| StartFailure::new(error, exit::CANNOT_CREATE))?;
     let unknown_variables = config.unknown_variables.clone();
     let memory =
         MemoryOptions { memory_bytes: system_memory::total_bytes(), ..config.memory.clone() };
@@ -256,15 +267,18 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         puller: Puller::new(pulls),
         memory: watch.clone(),
         watchdog: watchdog.clone(),
+        metrics: Arc::default(),
         timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),
+        http: http.status().clone(),
         started_at: Instant::now(),
         paths,
     });
     let jobs = Jobs::spawn(Arc::clone(&service)).map_err(|error| {
         StartFailure::io("start a thread for", &service.paths.job_store(), &error)
     })?;
+    service.metrics.watch_jobs(jobs.counter());
     let (end, end_now) = (draining.clone(), now.clone());
     let methods = methods::table(Arc::clone(&service), jobs.clone(), move |at_once| {
         if at_once {
@@ -279,6 +293,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let closing = CancellationToken::new();
     let tracker = TaskTracker::new();
     let puller = service.puller.clone();
+    let ends = Ends { closing: closing.clone(), tracker: tracker.clone() };
+    let accepting_http = tokio::spawn(http.accept(Arc::clone(&service), ends));
     let shared = Shared {
         methods: methods.into(),
         service,
@@ -313,7 +329,10 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         code = drain_engine(&engine, &mut engine_exit, &now).await;
     }
     tracker.close();
-    let _ = tokio::time::timeout(Duration::from_secs(1), accepting).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), async {
+        tokio::join!(accepting, accepting_http)
+    })
+    .await;
     // Their results are in, or never will be: that is stored before those who wait are answered.
     let _ = tokio::time::timeout(Duration::from_secs(2), jobs.shutdown()).await;
     // A download under way is ended with its child process, and replies that are known already go

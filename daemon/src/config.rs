@@ -4,7 +4,9 @@
 //! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
 //! uses a setting.
 
+mod http;
 mod jobs;
+mod mcp;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -20,8 +22,12 @@ use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use self::http::HttpTable;
+pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
+pub use self::mcp::McpConfig;
+use self::mcp::McpTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -46,6 +52,10 @@ pub struct Config {
     pub memory: MemoryOptions,
     /// How many jobs run at once, and how long they are remembered.
     pub jobs: JobsConfig,
+    /// HTTP over TCP, and who may use it.
+    pub http: HttpConfig,
+    /// What MCP hosts may send.
+    pub mcp: McpConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -93,6 +103,9 @@ struct ConfigFile {
     mlx: MlxTable,
     #[serde(default)]
     jobs: JobsTable,
+    #[serde(default)]
+    http: HttpTable,
+    mcp: McpTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -182,6 +195,8 @@ impl Config {
         let library = library(file.library)?;
         let memory = memory::options(&file.memory, file.models)?;
         let jobs = file.jobs.settings()?;
+        let http = file.http.settings()?;
+        let mcp = file.mcp.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
             unknown_variables: Vec::new(),
@@ -191,6 +206,8 @@ impl Config {
             library,
             memory,
             jobs,
+            http,
+            mcp,
         })
     }
 }
@@ -337,6 +354,12 @@ mod tests {
             ("[jobs]\nworkers = 0\n", "jobs.workers"),
             ("[jobs]\nkeep_days = 0\n", "jobs.keep_days"),
             ("[jobs]\nkeep_count = 0\n", "jobs.keep_count"),
+            ("[http]\nlisten = \"11711\"\n", "http.listen"),
+            ("[http]\nauth = \"basic\"\n", "basic"),
+            ("[http]\nlisten = \"0.0.0.0:1\"\nauth = \"none\"\n", "http.auth"),
+            ("[http]\nallowed_hosts = [\"http://a\"]\n", "http.allowed_hosts"),
+            ("[http]\ncors_origins = [\"a.example\"]\n", "http.cors_origins"),
+            ("[mcp]\nprompt_chars = 0\n", "mcp.prompt_chars"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

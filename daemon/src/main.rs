@@ -1,5 +1,6 @@
 //! The `ingled` binary: reads its command line and hands over to [`ingled::app`].
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -23,11 +24,19 @@ enum CliCommand {
         /// Report readiness on standard output; the launcher holds the start lock.
         #[arg(long, hide = true)]
         launched: bool,
+        /// Speak HTTP over TCP there, such as 127.0.0.1:11711; port 0 takes any free one.
+        #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
+        http: Option<SocketAddr>,
     },
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    ingled::config::http_address(text)
+        .ok_or_else(|| "it must be an address and a port, such as 127.0.0.1:11711".to_owned())
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        CliCommand::Serve { launched } => ingled::app::serve(launched),
+        CliCommand::Serve { launched, http } => ingled::app::serve(launched, http),
     }
 }

@@ -18,6 +18,12 @@ macro_rules! error_codes {
         }
 
         impl ErrorCode {
+            /// The code with this number in a JSON-RPC error object.
+            #[must_use]
+            pub fn of_rpc(number: i64) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| i64::from(code.rpc_code()) == number)
+            }
+
             /// Every code.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
@@ -93,6 +99,8 @@ error_codes! {
     VersionSkew, "VERSION_SKEW", -32014, false, "Run `ingle stop`; the next command starts the daemon that fits.";
     /// Somebody else owns the folder or the socket.
     PermissionDenied, "PERMISSION_DENIED", -32015, false, "Give the Ingle folder to the user who runs Ingle, or set INGLE_HOME to a folder of your own.";
+    /// The token that the edge wants is missing or wrong.
+    Unauthorized, "UNAUTHORIZED", -32034, false, "Send `Authorization: Bearer` with the token; `ingle http --show-token` prints it.";
     /// A model could not be fetched.
     PullFailed, "PULL_FAILED", -32016, true, "Check the network and the free space, then run `ingle pull` again.";
     /// A setting is wrong.
@@ -239,10 +247,9 @@ impl ErrorBody {
     pub fn from_rpc(error: &Value) -> Self {
         let message = error["message"].as_str().unwrap_or("unnamed error").to_owned();
         let data = &error["data"];
-        let code = serde_json::from_value(data["code"].clone()).ok().or_else(|| {
-            let number = error["code"].as_i64()?;
-            ErrorCode::ALL.iter().copied().find(|code| i64::from(code.rpc_code()) == number)
-        });
+        let code = serde_json::from_value(data["code"].clone())
+            .ok()
+            .or_else(|| ErrorCode::of_rpc(error["code"].as_i64()?));
         let mut body = Self::new(code.unwrap_or(ErrorCode::Internal), message);
         if let Some(remediation) = data["remediation"].as_str() {
             remediation.clone_into(&mut body.remediation);

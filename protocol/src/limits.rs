@@ -20,6 +20,31 @@ pub const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Milliseconds one frame may take to be written to a peer that does not read.
 pub const WRITE_STALL_MS: u64 = 30_000;
 
+/// HTTP connections at once, over the socket and TCP each.
+pub const HTTP_CONNECTIONS: usize = 256;
+/// Bytes of one HTTP request's body.
+pub const HTTP_BODY_BYTES: usize = FRAME_BYTES;
+/// Bytes of a body over that which are read and thrown away, so that its sender sees the refusal.
+pub const HTTP_DISCARD_BYTES: usize = 8 * HTTP_BODY_BYTES;
+/// Bytes of one HTTP request's line and headers.
+pub const HTTP_HEADER_BYTES: usize = 64 * 1024;
+/// Milliseconds an HTTP connection may take to send a request's headers, and may be idle.
+pub const HTTP_HEADER_MS: u64 = 60_000;
+/// Milliseconds without a byte after which an HTTP request's body is given up.
+pub const HTTP_BODY_STALL_MS: u64 = FRAME_STALL_MS;
+/// Milliseconds an HTTP request's whole body may take.
+pub const HTTP_BODY_MS: u64 = 60_000;
+/// Chunks of one streamed answer between its making and its connection.
+pub const HTTP_STREAM_CHUNKS: usize = 16;
+/// Milliseconds a stream that waits for a slot or a load keeps the chance to fail with a status.
+pub const HTTP_COMMIT_MS: u64 = 1_000;
+/// Milliseconds of silence after which a stream gets a comment, so that proxies do not cut it.
+pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
+/// Milliseconds for which one listing of the models serves all who ask over HTTP.
+pub const HTTP_MODELS_MS: u64 = 2_000;
+/// Prompts of one request for completions.
+pub const HTTP_PROMPTS: usize = 16;
+
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
 pub const SHIM_QUEUED_FRAMES: usize = 256;
@@ -32,6 +57,12 @@ pub const SHIM_STDIO_CHUNKS: usize = 16;
 /// Connections in a row that a shim may lose, without a byte getting through, before it gives the
 /// waiting requests up.
 pub const SHIM_FRUITLESS_CONNECTIONS: u32 = 3;
+/// Subscriptions of one host that a shim repeats to a new daemon, of each kind.
+pub const SHIM_SUBSCRIPTIONS: usize = 256;
+/// Bytes of a tool host's configuration file that `ingle mcp install` changes.
+pub const HOST_CONFIG_BYTES: usize = 64 * 1024 * 1024;
+/// Backups of such a file, at most.
+pub const HOST_CONFIG_BACKUPS: u32 = 20;
 /// Milliseconds between a shim's looks at whether its host is still its parent.
 pub const SHIM_PARENT_CHECK_MS: u64 = 2_000;
 
@@ -45,12 +76,14 @@ pub const QUEUED_GENERATIONS: usize = 128;
 pub const CONCURRENT_GENERATIONS: usize = 5;
 /// Requests for embeddings that wait or run.
 pub const QUEUED_EMBEDDINGS: usize = 64;
-/// Texts of one request for embeddings.
-pub const EMBED_INPUTS: usize = 256;
+/// Texts of one request for embeddings: as many as OpenAI's API takes.
+pub const EMBED_INPUTS: usize = 2_048;
 /// Bytes of one of them.
 pub const EMBED_INPUT_BYTES: usize = 256 * 1024;
-/// Tokens that the engine thread embeds between two looks at everything else; at least one text.
-pub const EMBED_SLICE_TOKENS: usize = 512;
+/// Tokens of the texts that share a pass, with their padding; at least one text.
+pub const EMBED_PASS_TOKENS: usize = 512;
+/// Of a hundred tokens of a batch of texts so many at most are padding.
+pub const EMBED_PADDING_PERCENT: usize = 25;
 /// Loads waiting for memory that no request asked for, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
 /// Milliseconds a request waits for memory before requests that came later are held back for it.
@@ -88,8 +121,18 @@ pub const TRIM_AFTER_MS: u64 = 1_000;
 /// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 
-/// Characters of one prompt given to an MCP tool.
+/// Characters of what one call of an MCP tool gives a model to read, unless configured.
 pub const TOOL_PROMPT_CHARS: usize = 20_000;
+/// The most that the settings may say.
+pub const MAX_TOOL_PROMPT_CHARS: usize = 1_000_000;
+/// Entries of one page of an MCP listing, and values of one completion (MCP's own maximum).
+pub const MCP_PAGE: usize = 100;
+/// Resources that one MCP host may subscribe to.
+pub const MCP_SUBSCRIPTIONS: usize = 64;
+/// Streams of changes (`subscriptions/listen`) that one MCP host may have open.
+pub const MCP_LISTENERS: usize = 8;
+/// Milliseconds between two notifications that one resource has changed.
+pub const MCP_UPDATE_MS: u64 = 500;
 /// Stop strings of one request.
 pub const STOP_STRINGS: usize = 16;
 /// Bytes of one stop string.
@@ -116,8 +159,26 @@ pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
 /// Messages of one conversation.
 pub const MESSAGES: usize = 4_096;
 
+/// Tools that one request may offer.
+pub const TOOLS: usize = 128;
+/// Bytes of their descriptions and schemas, as JSON.
+pub const TOOL_BYTES: usize = 1024 * 1024;
+/// Characters of a tool's name.
+pub const TOOL_NAME_CHARS: usize = 64;
+/// Calls that are read out of one answer; what looks like more of them stays text.
+pub const TOOL_CALLS: usize = 128;
+/// Bytes of what may be a tool call that are held back until it is known to be one.
+pub const TOOL_CALL_HELD_BYTES: usize = 64 * 1024;
+/// Variables that one request may give the chat template.
+pub const TEMPLATE_OPTIONS: usize = 32;
+/// Bytes of them, as JSON.
+pub const TEMPLATE_OPTION_BYTES: usize = 64 * 1024;
+
 /// Models whose header and tokenizer are kept in memory, loaded or not.
 pub const OPEN_MODELS: usize = 8;
+
+/// Models with metrics of their own; all others share one name.
+pub const COUNTED_MODELS: usize = 32;
 
 /// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
 pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;
@@ -217,13 +278,16 @@ const _: () = {
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
-    assert!(CHOICES <= QUEUED_GENERATIONS);
+    assert!(CHOICES * HTTP_PROMPTS <= QUEUED_GENERATIONS);
+    assert!(HTTP_BODY_STALL_MS <= HTTP_BODY_MS && HTTP_COMMIT_MS <= HTTP_HEARTBEAT_MS);
     assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
     assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);
     assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);
     assert!(JOB_RESULT_BYTES < FRAME_BYTES);
     assert!(DEFAULT_JOB_LIST <= JOB_LIST);
-    assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
+    assert!(TOOL_PROMPT_CHARS <= MAX_TOOL_PROMPT_CHARS);
+    assert!(MAX_TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
+    assert!(MCP_LISTENERS < IN_FLIGHT_PER_CONNECTION);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);
 };

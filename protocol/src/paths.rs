@@ -202,6 +202,25 @@ impl Paths {
         self.home.join("quarantine.json")
     }
 
+    /// The socket that HTTP is spoken on: `http.sock` beside the daemon's own, or named after that
+    /// one where it was put elsewhere.
+    #[must_use]
+    pub fn http_socket(&self) -> PathBuf {
+        let run = self.run_dir();
+        if self.socket.parent() == Some(&run) {
+            return run.join("http.sock");
+        }
+        let mut name = self.socket.file_stem().unwrap_or_default().to_owned();
+        name.push("-http.sock");
+        self.socket.with_file_name(name)
+    }
+
+    /// What HTTP over TCP must be shown.
+    #[must_use]
+    pub fn http_token(&self) -> PathBuf {
+        self.home.join("http.token")
+    }
+
     /// Log files.
     #[must_use]
     pub fn logs_dir(&self) -> PathBuf {

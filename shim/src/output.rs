@@ -166,6 +166,14 @@ impl Output {
         let _ = writeln!(self.err, "{}", shown(note, self.err_is_terminal));
     }
 
+    /// Prints what is not the answer, dimmed, for a person who watches; nobody else gets it.
+    pub(crate) fn aside(&mut self, text: &str) {
+        if self.err_is_terminal {
+            let _ = write!(self.err, "\x1b[2m{}\x1b[22m", shown(text, true));
+            let _ = self.err.flush();
+        }
+    }
+
     /// Asks without a line break.
     pub(crate) fn ask(&mut self, question: &str) {
         let _ = write!(self.err, "{}", shown(question, self.err_is_terminal));

@@ -10,6 +10,8 @@
     reason = "a harness that cannot do its work has failed the test that uses it"
 )]
 
+pub mod exposition;
+pub mod http;
 pub mod raw;
 pub mod shim;
 
@@ -104,17 +106,29 @@ impl Home {
         self.write(&format!("models/{name}/config.json"), &config.to_string());
     }
 
-    /// Adds SmolLM2 by a link to the file the test script has fetched.
+    /// Adds SmolLM2 by a link to the folder the test script has fetched.
     ///
     /// # Panics
     /// When it has not been fetched.
     pub fn add_smollm2(&self) {
+        self.add_fetched("smollm2");
+    }
+
+    /// Adds MiniLM, which embeds, in the same way.
+    ///
+    /// # Panics
+    /// When it has not been fetched.
+    pub fn add_minilm(&self) {
+        self.add_fetched("minilm");
+    }
+
+    fn add_fetched(&self, name: &str) {
         let models = std::env::var_os("INGLE_TEST_MODELS")
             .expect("INGLE_TEST_MODELS names the folder of test models; run ./test, which sets it");
-        let source = Path::new(&models).join("smollm2");
+        let source = Path::new(&models).join(name);
         let source = fs::canonicalize(&source)
             .unwrap_or_else(|error| panic!("`{}`: {error}; run ./test", source.display()));
-        let target = self.paths.models_dir().join("smollm2");
+        let target = self.paths.models_dir().join(name);
         std::os::unix::fs::symlink(source, target).expect("a link to the model");
     }
 

@@ -57,6 +57,9 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
 }
 
+/// Whether a pass is still wanted. Asked thousands of times a second while it goes on.
+pub type Wanted<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// A loaded text-generation model: owns sequences and runs forward passes over them.
 ///
 /// One step is `forward` (queue the work), `sample` (may stay on the device) and `collect` (wait).
@@ -120,6 +123,24 @@ pub trait Generator {
     /// no room for the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
 
+    /// Whether [`Generator::forward_while`] can end a pass half way.
+    fn can_give_up(&self) -> bool {
+        false
+    }
+
+    /// As [`Generator::forward`], but given up once the pass is not `wanted` any more, if the engine
+    /// can.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`] when it was given up; no sequence has advanced then either.
+    fn forward_while(
+        &mut self,
+        rows: &[Row<'_>],
+        _wanted: Wanted<'_>,
+    ) -> Result<Ticket, EngineError> {
+        self.forward(rows)
+    }
+
     /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
     ///
     /// # Errors
@@ -171,6 +192,43 @@ pub fn check_rows(
     Ok(())
 }
 
+/// Refuses a text that a model with that vocabulary and context cannot embed.
+///
+/// # Errors
+/// [`EngineError::Native`] naming what is wrong.
+pub fn check_text(
+    text: &[u32],
+    vocab_size: usize,
+    context_tokens: usize,
+) -> Result<(), EngineError> {
+    let len = text.len();
+    if len == 0 || len > context_tokens {
+        let problem = format!("a text of {len} tokens, expected 1 to {context_tokens}");
+        return Err(EngineError::Native(problem));
+    }
+    match text.iter().find(|&&token| token as usize >= vocab_size) {
+        Some(token) => Err(EngineError::Native(format!(
+            "token {token} is outside the vocabulary of {vocab_size}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A vector at length 1.
+///
+/// # Errors
+/// [`EngineError::Native`] when it has none, or holds something else than numbers.
+#[expect(clippy::cast_possible_truncation, reason = "numbers up to 1")]
+pub fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
+    let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    if !squares.is_finite() || squares <= 0.0 {
+        let problem = "the model produced a vector without a direction";
+        return Err(EngineError::Native(problem.to_owned()));
+    }
+    let length = squares.sqrt();
+    Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
+}
+
 /// The refusal of a sequence that is not open.
 #[must_use]
 pub fn not_open(seq: SeqId) -> EngineError {
@@ -214,12 +272,29 @@ pub trait Embedder {
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
-/// The engine thread's side of an embedding model's load, which the loader thread does whole.
+/// The engine thread's side of an embedding model's load, as [`Builder`] for a generator's. One that
+/// the loader thread loads whole is given no tensors.
 pub trait EmbedderBuilder {
+    /// As [`Builder::adopt`].
+    ///
+    /// # Errors
+    /// As there.
+    fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// As [`Builder::advance`].
+    ///
+    /// # Errors
+    /// As there.
+    fn advance(&mut self, _has_all: bool) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
     /// Gives the model once the load is done.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, and as [`Builder::finish`].
     fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
 }
 
@@ -288,8 +363,8 @@ pub enum EngineError {
         /// What there is no memory for.
         problem: String,
     },
-    /// The load was cancelled before it finished.
-    #[error("the load was cancelled")]
+    /// The load or the pass was cancelled before it finished.
+    #[error("it was cancelled")]
     Cancelled,
     /// All sequences of the generator are taken.
     #[error("all {sequences} sequences of the model are in use")]

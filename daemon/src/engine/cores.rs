@@ -42,6 +42,12 @@ impl Cores {
         CoreLoan(self.clone())
     }
 
+    /// How many are lent now, or asked for.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.lock().loans
+    }
+
     /// The engine thread is about to compute. Whether it has to leave a core, which it has to
     /// anyhow if `shares`.
     pub(super) fn begin_pass(&self, shares: bool) -> bool {

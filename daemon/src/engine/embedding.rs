@@ -24,7 +24,22 @@ pub struct Job {
     pub memory_since: Option<Instant>,
     /// When its first slice began: W runs from there.
     work_since: Option<Instant>,
+    /// The texts by length, the longest first: those that share a pass are of a length then, and
+    /// what there is no memory for shows at once.
+    order: Vec<usize>,
+    /// How many of `order` are done.
+    done: usize,
+    /// A vector for each text, empty until it is done.
     vectors: Vec<Vec<f32>>,
+}
+
+/// What a slice came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice {
+    /// Tokens it read.
+    pub tokens: usize,
+    /// Whether the request has all of its vectors now.
+    pub is_done: bool,
 }
 
 impl Job {
@@ -91,8 +106,12 @@ impl Embeddings {
     /// Takes a request in, or ends it because the queue is full or there is nothing left to do for
     /// it at `now`. Whether it was taken in.
     pub fn push(&mut self, request: EmbedRequest, arrival: Arrival, now: Instant) -> bool {
-        let vectors = Vec::new();
-        let job = Job { request, arrival, memory_since: None, work_since: None, vectors };
+        let inputs = &request.inputs;
+        let mut order: Vec<usize> = (0..inputs.len()).collect();
+        order.sort_by_key(|&index| std::cmp::Reverse(inputs[index].len()));
+        let vectors = vec![Vec::new(); inputs.len()];
+        let job =
+            Job { request, arrival, memory_since: None, work_since: None, order, done: 0, vectors };
         let full =
             EngineFailure::Overloaded { waiting: self.jobs.len(), what: "requests for embeddings" };
         let is_full = self.jobs.len() >= limits::QUEUED_EMBEDDINGS;
@@ -121,42 +140,51 @@ impl Embeddings {
         }
     }
 
-    /// Embeds some texts of the request that came at `arrival`: about
-    /// [`limits::EMBED_SLICE_TOKENS`] tokens, and one text at least. A request that is not done then
-    /// goes behind the others. Whether it was done well.
-    pub fn step(&mut self, arrival: Arrival, embedder: &mut dyn Embedder, now: Instant) -> bool {
-        let index = self.jobs.iter().position(|job| job.arrival == arrival);
-        let Some(mut job) = index.and_then(|index| self.jobs.remove(index)) else { return false };
+    /// Embeds some texts of the request that came at `arrival`: about `most_tokens` tokens, and one
+    /// text at least. A request that is not done then goes behind the others. `None` when it came
+    /// to nothing.
+    pub fn step(
+        &mut self,
+        arrival: Arrival,
+        embedder: &mut dyn Embedder,
+        most_tokens: usize,
+        now: Instant,
+    ) -> Option<Slice> {
+        let index = self.jobs.iter().position(|job| job.arrival == arrival)?;
+        let mut job = self.jobs.remove(index)?;
         job.work_since.get_or_insert(now);
-        let left = &job.request.inputs[job.vectors.len()..];
         let mut tokens = 0;
-        let slice: Vec<&[u32]> = left
-            .iter()
-            .take_while(|text| {
-                let is_first = tokens == 0;
-                tokens += text.len();
-                is_first || tokens <= limits::EMBED_SLICE_TOKENS
-            })
-            .map(Vec::as_slice)
-            .collect();
+        let left = &job.order[job.done..];
+        let fits = |index: &&usize| {
+            let with = tokens + job.request.inputs[**index].len();
+            let fits = tokens == 0 || with <= most_tokens;
+            tokens = if fits { with } else { tokens };
+            fits
+        };
+        let members: Vec<usize> = left.iter().take_while(fits).copied().collect();
+        let slice: Vec<&[u32]> =
+            members.iter().map(|&index| job.request.inputs[index].as_slice()).collect();
         let failure = match embedder.embed(&slice) {
             Ok(vectors) if vectors.len() == slice.len() => {
-                job.vectors.extend(vectors);
+                for (&index, vector) in members.iter().zip(vectors) {
+                    job.vectors[index] = vector;
+                }
+                job.done += members.len();
                 None
             }
             Ok(_) => Some(EngineError::Native("the engine gave too few vectors".to_owned())),
             Err(error) => Some(error),
         };
-        let is_done = job.vectors.len() == job.request.inputs.len();
+        let is_done = job.done == job.order.len();
         match failure {
-            Some(error) => self.outcomes.push((job, Err(error.into()))),
-            None if is_done => {
-                self.outcomes.push((job, Ok(())));
-                return true;
+            Some(error) => {
+                self.outcomes.push((job, Err(error.into())));
+                return None;
             }
+            None if is_done => self.outcomes.push((job, Ok(()))),
             // In turns, so that a long request does not hold short ones up.
             None => self.jobs.push_back(job),
         }
-        false
+        Some(Slice { tokens, is_done })
     }
 }

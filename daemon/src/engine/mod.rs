@@ -15,6 +15,7 @@ pub mod backend;
 pub(crate) mod conformance;
 pub mod constrained;
 pub mod cores;
+pub mod counters;
 pub mod crash_journal;
 pub mod dequantize;
 pub mod embedding;

@@ -2,9 +2,8 @@
 //!
 //! Owns the size of a prefill chunk. Pure policy: measured durations come in as arguments. Cancel
 //! and deadline are seen between chunks, and streams stand still meanwhile, so a chunk should take
-//! about [`Pacing::TARGET_MS`], or twice that while nobody's stream waits: every chunk reads all
-//! weights, so larger ones are faster on the whole. The engine's speed is not known beforehand, so
-//! the size follows what was measured.
+//! about [`Company::target_ms`]: every chunk reads all weights, so larger ones are faster on the whole.
+//! The engine's speed is not known beforehand, so the size follows what was measured.
 
 use std::time::Duration;
 
@@ -15,11 +14,30 @@ pub struct Pacing {
     speed: f64,
 }
 
+/// Who waits while a chunk is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Streams, which stand still meanwhile.
+    Streams,
+    /// Nobody but prompts.
+    Prompts,
+    /// Nobody at all, and the engine gives the chunk up when its request ends.
+    Nobody,
+}
+
+impl Company {
+    /// What one chunk should take, in milliseconds.
+    #[must_use]
+    pub const fn target_ms(self) -> u64 {
+        match self {
+            Self::Streams => 250,
+            Self::Prompts => 500,
+            Self::Nobody => 1_000,
+        }
+    }
+}
+
 impl Pacing {
-    /// What one chunk should take beside streams, in milliseconds.
-    pub const TARGET_MS: u64 = 250;
-    /// The same while no other sequence is being generated.
-    pub const ALONE_TARGET_MS: u64 = 2 * Self::TARGET_MS;
     /// Smallest chunk. Below it matrix products lose their efficiency.
     pub const MIN_TOKENS: usize = 16;
     /// Largest chunk.
@@ -36,12 +54,11 @@ impl Pacing {
     /// Prompt tokens of the next step: a power of two, so that engines meet few different shapes.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens or milliseconds")]
-    pub fn chunk_tokens(self, alone: bool) -> usize {
+    pub fn chunk_tokens(self, company: Company) -> usize {
         if self.speed <= 0.0 {
             return Self::FIRST_TOKENS;
         }
-        let target_ms = if alone { Self::ALONE_TARGET_MS } else { Self::TARGET_MS };
-        let wanted = self.speed * target_ms as f64;
+        let wanted = self.speed * company.target_ms() as f64;
         let mut tokens = Self::MIN_TOKENS;
         // The nearest power of two; the one below would halve most chunks.
         while tokens < Self::MAX_TOKENS && 1.5 * tokens as f64 <= wanted {
@@ -74,23 +91,23 @@ impl Default for Pacing {
 mod tests {
     use super::*;
 
-    /// The size it settles on for an engine of a given speed, beside streams and alone.
-    fn settle(tokens_per_s: u64) -> [usize; 2] {
+    /// The size it settles on for an engine of a given speed, in each company.
+    fn settle(tokens_per_s: u64) -> [usize; 3] {
         let mut pacing = Pacing::new();
         for _ in 0..20 {
-            let tokens = pacing.chunk_tokens(false);
+            let tokens = pacing.chunk_tokens(Company::Streams);
             let elapsed = Duration::from_micros(tokens as u64 * 1_000_000 / tokens_per_s);
             pacing.learn(tokens, elapsed);
         }
-        [pacing.chunk_tokens(false), pacing.chunk_tokens(true)]
+        [Company::Streams, Company::Prompts, Company::Nobody].map(|one| pacing.chunk_tokens(one))
     }
 
     #[test]
     fn the_chunk_follows_the_engines_speed() {
-        assert_eq!(settle(10), [Pacing::MIN_TOKENS; 2]);
-        assert_eq!(settle(160), [32, 64]);
-        assert_eq!(settle(600), [128, 256]);
-        assert_eq!(settle(100_000), [Pacing::MAX_TOKENS; 2]);
+        assert_eq!(settle(10), [Pacing::MIN_TOKENS; 3]);
+        assert_eq!(settle(160), [32, 64, 128]);
+        assert_eq!(settle(600), [128, 256, 512]);
+        assert_eq!(settle(100_000), [Pacing::MAX_TOKENS; 3]);
     }
 
     #[test]
@@ -106,6 +123,6 @@ mod tests {
         for elapsed_ms in [100, 100, 2_000, 100, 100] {
             pacing.learn(64, Duration::from_millis(elapsed_ms));
         }
-        assert_eq!(pacing.chunk_tokens(false), 128);
+        assert_eq!(pacing.chunk_tokens(Company::Streams), 128);
     }
 }

@@ -24,6 +24,7 @@ use super::backend::{Embedder, EngineError};
 use super::handle::{EngineFailure, EngineModel};
 use super::ledger::Holding;
 use super::memory::{ModelOptions, Stay};
+use super::pacing::Pacing;
 use super::settings::EngineSettings;
 
 enum Slot {
@@ -271,9 +272,11 @@ impl Registry {
     }
 
     /// The resident embedding model of that name.
-    pub fn embedder(&mut self, name: &str) -> Option<&mut dyn Embedder> {
+    pub fn embedder(&mut self, name: &str) -> Option<(&mut dyn Embedder, &mut Pacing)> {
         match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Embedder(resident), .. }) => Some(&mut *resident.embedder),
+            Some(Entry { slot: Slot::Embedder(resident), .. }) => {
+                Some((&mut *resident.embedder, &mut resident.pacing))
+            }
             _ => None,
         }
     }

@@ -1,8 +1,9 @@
 //! Whether a model continues texts or turns them into vectors.
 //!
-//! Owns how a GGUF header shows it. Knows nothing of engines.
+//! Owns how a GGUF header or a model folder shows it. Knows nothing of engines.
 
 use crate::formats::gguf::{GgufError, GgufFile};
+use crate::formats::hf::{FolderError, ModelFolder};
 
 /// What a model is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub enum Role {
     Embeds,
 }
 
-/// Architectures of which every model embeds.
+/// Architectures of GGUF files of which every model embeds.
 const EMBEDDING: &[&str] = &[
     "bert",
     "eurobert",
@@ -28,7 +29,22 @@ const EMBEDDING: &[&str] = &[
     "t5encoder",
 ];
 
+/// The same by the `model_type` of folders: encoders, which can do nothing else here.
+const ENCODERS: &[&str] = &["bert", "distilbert", "modernbert", "mpnet", "roberta", "xlm-roberta"];
+
 impl Role {
+    /// What the model of a folder is for: its architecture says so, or that sentence-transformers
+    /// has left its files there.
+    ///
+    /// # Errors
+    /// When `model_type` is no string.
+    pub fn of_folder(folder: &ModelFolder) -> Result<Self, FolderError> {
+        let kind = folder.config().string_opt("model_type")?;
+        let is_encoder = kind.is_some_and(|kind| ENCODERS.contains(&kind.as_str()));
+        let embeds = is_encoder || folder.sentence().is_some();
+        Ok(if embeds { Self::Embeds } else { Self::Generates })
+    }
+
     /// What the model of a GGUF file is for: its architecture says so, or that it pools.
     ///
     /// # Errors
@@ -44,8 +60,23 @@ impl Role {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::formats::gguf::testing::GgufWriter;
+    use crate::formats::safetensors::testing::SafetensorsWriter;
+
+    #[test]
+    fn a_folder_of_an_encoder_embeds() {
+        let role = |config: &str| {
+            let weights = SafetensorsWriter::new().bytes();
+            let folder = ModelFolder::from_bytes(Path::new("m"), config.as_bytes(), weights);
+            Role::of_folder(&folder.unwrap())
+        };
+        assert_eq!(role(r#"{"model_type":"bert"}"#), Ok(Role::Embeds));
+        assert_eq!(role(r#"{"model_type":"llama"}"#), Ok(Role::Generates));
+        assert!(role(r#"{"model_type":1}"#).is_err());
+    }
 
     #[test]
     fn architecture_and_pooling_tell_what_a_model_is_for() {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
@@ -15,6 +15,7 @@ use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, Token
 use super::admission::Arrival;
 use super::backend::SeqId;
 use super::constrained::{Constrained, MaskThread};
+use super::counters::{EngineCounters, ModelCounters};
 use super::handle::{Completion, EngineFailure, GenerateRequest, millis};
 use super::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
 
@@ -61,10 +62,10 @@ impl Waiting {
         self.request.choice.work_since.get().is_some()
     }
 
-    fn load_ms(&self) -> f64 {
+    fn load_time(&self) -> Duration {
         match (self.load_since, self.load_until) {
-            (Some(since), Some(until)) => millis(until.saturating_duration_since(since)),
-            _ => 0.0,
+            (Some(since), Some(until)) => until.saturating_duration_since(since),
+            _ => Duration::ZERO,
         }
     }
 
@@ -154,6 +155,9 @@ pub struct Sequence {
     queue_ms: f64,
     started_at: Instant,
     prefilled_at: Option<Instant>,
+    /// When the last token was drawn.
+    token_at: Option<Instant>,
+    counters: Arc<ModelCounters>,
     work_since: Instant,
 }
 
@@ -167,12 +171,19 @@ impl Sequence {
         seq: SeqId,
         cached_tokens: usize,
         context_tokens: usize,
+        engine: &EngineCounters,
         masks: &mut MaskThread,
         now: Instant,
     ) -> Self {
-        let load_ms = waiting.load_ms();
+        let load = waiting.load_time();
         let mut request = waiting.request;
-        let waited_ms = millis(now.saturating_duration_since(request.deadline.accepted_at));
+        let waited = now.saturating_duration_since(request.deadline.accepted_at);
+        let queued = waited.saturating_sub(load);
+        let counters = engine.of(&request.model.name, request.model.engine);
+        if request.choice.index == 0 {
+            engine.queue_wait.record(queued);
+            counters.cached_tokens.add(cached_tokens as u64);
+        }
         let work_since = *request.choice.work_since.get_or_init(|| now);
         let bias = Arc::clone(&request.logit_bias);
         let penalties = Penalties::new(request.penalties, bias, &request.prompt);
@@ -189,10 +200,12 @@ impl Sequence {
             generated: Vec::new(),
             cached_tokens,
             context_tokens,
-            load_ms,
-            queue_ms: (waited_ms - load_ms).max(0.0),
+            load_ms: millis(load),
+            queue_ms: millis(queued),
             started_at: now,
             prefilled_at: None,
+            token_at: None,
+            counters,
             work_since,
             request,
         }
@@ -260,6 +273,9 @@ impl Sequence {
     pub fn prefilled(&mut self, tokens: usize) {
         if let Phase::Prefill { prefilled } = &mut self.phase {
             *prefilled += tokens;
+            if self.request.choice.index == 0 {
+                self.counters.read_tokens.add(tokens as u64);
+            }
             let event = GenerateEvent::Prefill {
                 done_tokens: *prefilled,
                 total_tokens: self.request.prompt.len(),
@@ -271,6 +287,7 @@ impl Sequence {
     /// Takes one drawn token. Returns why the text ended, if it did.
     pub fn accept(&mut self, sampled: Sampled, now: Instant) -> Option<Finish> {
         self.prefilled_at.get_or_insert(now);
+        self.count_token(now);
         let token = sampled.token;
         self.generated.push(token);
         if let Some(penalties) = &mut self.penalties {
@@ -306,6 +323,22 @@ impl Sequence {
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
         (full || self.generated.len() >= self.request.max_tokens)
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
+    }
+
+    /// Counts a token where it is made: a reader may get several in one delta. The texts of a request
+    /// have its prompt, and so its first token, in common.
+    fn count_token(&mut self, now: Instant) {
+        let counters = &self.counters;
+        match self.token_at.replace(now) {
+            Some(last) => counters.inter_token.record(now.saturating_duration_since(last)),
+            None if self.request.choice.index == 0 => {
+                let accepted_at = self.request.deadline.accepted_at;
+                counters.ttft.record(now.saturating_duration_since(accepted_at));
+                counters.prefill.record(now.saturating_duration_since(self.started_at));
+            }
+            None => {}
+        }
+        counters.generated_tokens.add(1);
     }
 
     fn send_delta(&mut self) {

@@ -49,6 +49,12 @@ pub struct SimConfig {
     /// What it says; a text made from the prompt when absent.
     #[serde(default)]
     pub reply: Option<String>,
+    /// Its chat template; ChatML when absent.
+    #[serde(default)]
+    pub chat_template: Option<String>,
+    /// Whether it fills gaps in a text. The tokens for that are the bytes 1 to 3.
+    #[serde(default = "default_fills_gaps")]
+    pub fills_gaps: bool,
     /// Draws each token from these logits, by the character it stands for; all others are
     /// impossible. Without it tokens are not drawn, and the sampler's settings have no effect.
     #[serde(default)]
@@ -83,6 +89,9 @@ pub struct SimConfig {
     /// The process aborts at this token.
     #[serde(default)]
     pub abort_at: Option<usize>,
+    /// It turns texts into vectors, and generates none.
+    #[serde(default)]
+    pub embeds: bool,
     /// Tokens of context.
     #[serde(default = "default_context")]
     pub context_tokens: usize,
@@ -99,6 +108,10 @@ pub struct SimConfig {
 
 fn default_kv_bytes() -> u64 {
     4
+}
+
+fn default_fills_gaps() -> bool {
+    true
 }
 
 fn default_words() -> usize {

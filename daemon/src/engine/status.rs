@@ -3,12 +3,15 @@
 //! Owns the cached status that health and status answer from: the worker writes it, everybody
 //! reads it, and nobody ever asks the thread. Knows nothing of the wire.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 use ingle_protocol::wire::status::Phase;
+use tokio::sync::watch;
 
+use super::counters::EngineCounters;
 use super::quarantine::Deaths;
 
 /// The engine thread at its last heartbeat.
@@ -22,6 +25,10 @@ pub struct EngineStatus {
     pub active: usize,
     /// Generations waiting.
     pub queued: usize,
+    /// Requests for embeddings that wait or run.
+    pub embeddings: usize,
+    /// Loads that wait for memory, and that no request asked for.
+    pub waiting_loads: usize,
     /// Requests taken into a queue since the start; several texts for one prompt are one.
     pub accepted: u64,
     /// Loads that have succeeded since the start.
@@ -42,19 +49,27 @@ pub struct EngineStatus {
     pub expires: Vec<(String, Instant)>,
 }
 
-/// The shared cell. Its lock is held for a copy and never across work.
+/// The shared cell. Its lock is held for a copy and never across work. Beside it stand the counters,
+/// which need none.
 #[derive(Debug, Clone)]
-pub struct StatusCell(Arc<Mutex<EngineStatus>>);
+pub struct StatusCell {
+    status: Arc<Mutex<EngineStatus>>,
+    counters: Arc<EngineCounters>,
+    /// Counts the changes of which models are in memory or on their way there.
+    changes: watch::Sender<u64>,
+}
 
 impl StatusCell {
     /// A thread that has not said anything yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(EngineStatus {
+        let status = EngineStatus {
             phase: Phase::Starting,
             beat_at: now,
             active: 0,
             queued: 0,
+            embeddings: 0,
+            waiting_loads: 0,
             accepted: 0,
             loads: 0,
             models: Vec::new(),
@@ -64,7 +79,18 @@ impl StatusCell {
             used_bytes: 0,
             quarantined: Vec::new(),
             expires: Vec::new(),
-        })))
+        };
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            counters: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// What the thread counts.
+    #[must_use]
+    pub fn counters(&self) -> &EngineCounters {
+        &self.counters
     }
 
     /// A copy of the present status.
@@ -89,11 +115,38 @@ impl StatusCell {
 
     /// Changes the status in place.
     pub fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
-        change(&mut self.lock());
+        let mut status = self.lock();
+        let before = resident(&status);
+        change(&mut status);
+        let has_changed = resident(&status) != before;
+        drop(status);
+        if has_changed {
+            self.announce();
+        }
+    }
+
+    /// Wakes whoever wants to know which models there are.
+    pub fn announce(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// Changes whenever a model comes into memory, begins to, or leaves it.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, EngineStatus> {
         // Plain data that is whole after every statement: a panic cannot have torn it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What tells two sets of models in memory apart.
+fn resident(status: &EngineStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    status.models.len().hash(&mut hasher);
+    status.models.iter().for_each(|model| model.name.hash(&mut hasher));
+    status.loading.hash(&mut hasher);
+    hasher.finish()
 }

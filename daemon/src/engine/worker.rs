@@ -26,9 +26,10 @@ use self::memory::Asker;
 use super::admission::{Admission, Arrival};
 use super::constrained::MaskThread;
 use super::cores::Cores;
+use super::counters::{LoadOutcome, UnloadReason};
 use super::crash_journal::{CrashJournal, Work};
 use super::embedding::Embeddings;
-use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest};
+use super::handle::{Command, EngineExit, EngineFailure, GenerateRequest, millis};
 use super::memory::MemoryOptions;
 use super::registry::{LoadEnd, Registry};
 use super::sequence::{self, Sequence, Waiting};
@@ -219,7 +220,13 @@ impl Worker {
         self.journal.adopts();
         let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
         let slice = if may_wait { limits::ADOPT_SLICE_MS } else { limits::ADOPT_BETWEEN_STEPS_MS };
+        let begun_at = Instant::now();
         let ended = self.registry.adopt(Duration::from_millis(slice), may_wait);
+        let took = begun_at.elapsed();
+        if took >= Duration::from_millis(2 * limits::ADOPT_SLICE_MS) {
+            // One piece of it was too large, or the machine was busy: streams have stood still.
+            tracing::debug!(took_ms = millis(took), "a slice of a load took long");
+        }
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
             if let Some(fraction) = fraction {
@@ -229,14 +236,18 @@ impl Worker {
         let now = Instant::now();
         for LoadEnd { name, result, .. } in &ended {
             match result {
-                Ok(_) => {
+                Ok(loaded) => {
                     self.status.update(|status| status.loads += 1);
+                    self.status.counters().load_ended(LoadOutcome::Loaded);
+                    let took = Duration::try_from_secs_f64(loaded.load_ms / 1_000.0);
+                    self.status.counters().load_time.record(took.unwrap_or_default());
                     let mine = |waiting: &&mut Waiting| waiting.request.model.name == *name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
                     }
                 }
                 Err(error) => {
+                    self.status.counters().load_ended(LoadOutcome::Failed);
                     tracing::warn!(model = name, %error, "the model could not be loaded");
                     self.end_requests(name, &error.clone().into());
                 }
@@ -268,10 +279,16 @@ impl Worker {
             let context_tokens = resident.generator.capacity().context_tokens;
             match resident.open(&waiting.request.prompt, first) {
                 Ok((seq, cached)) => {
-                    let masks = &mut self.masks;
-                    let sequence =
-                        Sequence::start(waiting, seq, cached, context_tokens, masks, now);
-                    self.running.push(sequence);
+                    let (counters, masks) = (self.status.counters(), &mut self.masks);
+                    self.running.push(Sequence::start(
+                        waiting,
+                        seq,
+                        cached,
+                        context_tokens,
+                        counters,
+                        masks,
+                        now,
+                    ));
                 }
                 Err(error) => self.fail(waiting.request, error.into()),
             }
@@ -291,14 +308,29 @@ impl Worker {
         self.embeddings.end_where(|job| (job.request.model.name == name).then(|| failure.clone()));
     }
 
-    /// Drops a model, or cancels its load, whose waiters hear `failure`. Whether there was one.
-    fn drop_model(&mut self, name: &str, failure: &EngineFailure) -> bool {
+    /// Drops a model for a reason, or cancels its load, whose waiters hear `failure`. Whether there
+    /// was one.
+    fn drop_model(&mut self, name: &str, reason: UnloadReason, failure: &EngineFailure) -> bool {
+        let was_resident = self.registry.is_resident(name);
         let waiters = self.registry.unload(name);
         let was_there = waiters.is_some();
+        if was_there {
+            self.count_departure(was_resident, reason);
+        }
         for waiter in waiters.into_iter().flatten() {
             self.reply(waiter.done, Err(failure.clone()));
         }
         was_there
+    }
+
+    /// Counts a model that has gone, or one that was on its way into memory.
+    fn count_departure(&self, was_resident: bool, reason: UnloadReason) {
+        let counters = self.status.counters();
+        if was_resident {
+            counters.unloaded(reason);
+        } else {
+            counters.load_ended(LoadOutcome::Cancelled);
+        }
     }
 
     /// Does something once the status shows what has happened: who hears of an outcome may ask for
@@ -357,6 +389,8 @@ impl Worker {
         self.status.update(|status| {
             status.active = self.running.len();
             status.queued = self.waiting.len();
+            status.embeddings = self.embeddings.len();
+            status.waiting_loads = self.loads.len();
             status.models = models;
             status.loading = loading;
             status.engines = engines;

@@ -33,6 +33,7 @@ use ingle_protocol::wire::jobs::{
 };
 use ingle_protocol::wire::status::JobCounts;
 use serde_json::json;
+use tokio::sync::watch::Receiver;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -269,6 +270,7 @@ impl Jobs {
                 (None, true) => store.delete_ended().await?,
                 _ => return Err(invalid("id", "or `all_ended` must be given, and not both")),
             };
+            self.inner.live.announce();
             Ok(JobsDeleted { deleted })
         };
         self.inner.service.bounded("deleting jobs", context, work).await
@@ -282,6 +284,18 @@ impl Jobs {
         }
     }
 
+    /// Changes whenever a job comes, ends or is forgotten.
+    #[must_use]
+    pub fn changes(&self) -> Receiver<u64> {
+        self.inner.live.changes()
+    }
+
+    /// One job as it is reported, while it has not ended.
+    #[must_use]
+    pub fn follow(&self, id: &str) -> Option<Receiver<JobRecord>> {
+        self.inner.live.get(id).map(|job| job.state.subscribe())
+    }
+
     /// Jobs that have not ended.
     #[must_use]
     pub fn counts(&self) -> JobCounts {
@@ -289,6 +303,12 @@ impl Jobs {
             running: self.inner.live.count(JobStatus::Running),
             queued: self.inner.live.count(JobStatus::Queued),
         }
+    }
+
+    /// A way to ask for [`Jobs::counts`] that keeps nothing alive.
+    pub fn counter(&self) -> impl Fn() -> JobCounts + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map_or_else(JobCounts::default, |inner| Self { inner }.counts())
     }
 
     /// Interrupts what still runs, waits until every end is stored, and closes the store. What waits
@@ -387,6 +407,7 @@ impl Inner {
             Err(error) => {
                 // Other settings than then; it ends as it would have if it came now.
                 record.end(JobStatus::Failed, Outcome::Error(error), clock::unix_ms());
+                self.service.metrics.job_ended(JobStatus::Failed);
                 if let Err(error) = self.store.end(record).await {
                     tracing::warn!(%error, "a job that cannot be run was not stored");
                 }

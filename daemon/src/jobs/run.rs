@@ -83,6 +83,7 @@ impl Inner {
         let status = status_of(won, matches!(outcome, Outcome::Result(_)));
         record.end(status, outcome, clock::unix_ms());
         if phase.is_detached() {
+            self.service.metrics.job_ended(status);
             tokio::select! {
                 biased;
                 () = job.refused.cancelled() => record.not_stored = None,

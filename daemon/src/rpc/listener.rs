@@ -26,9 +26,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, End};
+use super::connection::{self, Counts, End};
 use crate::jobs::Jobs;
 use crate::mcp;
+use crate::metrics::Edge;
 use crate::service::Service;
 
 /// Binds the socket with mode 0600. The caller holds the daemon lock and has removed a stale one.
@@ -86,7 +87,10 @@ pub async fn accept(listener: Listener, shared: Shared) {
         let tracker = shared.tracker.clone();
         match Arc::clone(&slots).try_acquire_owned() {
             Ok(slot) => tracker.spawn(serve(stream, number, slot, shared)),
-            Err(_) => tracker.spawn(refuse(stream)),
+            Err(_) => {
+                shared.service.metrics.connection_refused(Edge::Rpc);
+                tracker.spawn(refuse(stream))
+            }
         };
     }
 }
@@ -101,6 +105,9 @@ fn is_same_user(stream: &Stream) -> bool {
 async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, shared: Shared) {
     let connections = &shared.service.connections;
     connections.fetch_add(1, Ordering::Relaxed);
+    let metrics = &shared.service.metrics;
+    let connected = metrics.connected(Edge::Rpc);
+    let counts = Counts { timeouts: &shared.service.timeouts, metrics };
     let stream = SharedStream::new(stream);
     let draining = &shared.service.draining;
     let end = connection::serve(
@@ -108,12 +115,14 @@ async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, share
         number,
         &shared.methods,
         mcp_hello,
-        &shared.service.timeouts,
+        counts,
         draining,
         &shared.closing,
     )
     .await;
     if let End::Mcp { hello, buffered } = end {
+        drop(connected);
+        let _connected = metrics.connected(Edge::Mcp);
         let (service, jobs) = (Arc::clone(&shared.service), shared.jobs.clone());
         mcp::serve(stream, &hello, buffered, service, jobs, shared.closing.clone()).await;
     }

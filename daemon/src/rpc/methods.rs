@@ -14,6 +14,7 @@ use ingle_protocol::wire::embed::Embed;
 use ingle_protocol::wire::envelope::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
+use ingle_protocol::wire::metrics::Metrics;
 use ingle_protocol::wire::models::{EstimateModel, ListModels, LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::{Health, Shutdown, ShutdownReply, Status, StatusReply};
 use ingle_protocol::wire::tokens::{Detokenize, Tokenize};
@@ -43,6 +44,9 @@ pub fn table(
     add::<Status, _, _>(&mut module, move |service, _, _| {
         let jobs = all_jobs.counts();
         async move { Ok(StatusReply { jobs, ..service.status() }) }
+    })?;
+    add::<Metrics, _, _>(&mut module, |service, params, _| async move {
+        Ok(service.metrics_reply(params))
     })?;
     super::jobs::add_all(&mut module, &jobs)?;
     add::<ListModels, _, _>(

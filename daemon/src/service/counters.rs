@@ -28,14 +28,18 @@ impl TimeoutCounters {
     /// Those that are not zero, in the order of the classes.
     #[must_use]
     pub fn counts(&self) -> Vec<TimeoutCount> {
-        let all = Class::ALL.iter().zip(&self.0).flat_map(|(&class, layers)| {
+        self.all().filter(|count| count.count > 0).collect()
+    }
+
+    /// All of them, in the order of the classes.
+    pub fn all(&self) -> impl Iterator<Item = TimeoutCount> {
+        Class::ALL.iter().zip(&self.0).flat_map(|(&class, layers)| {
             LAYERS.iter().zip(layers).map(move |(&layer, count)| TimeoutCount {
                 class,
                 layer,
                 count: count.load(Ordering::Relaxed),
             })
-        });
-        all.filter(|count| count.count > 0).collect()
+        })
     }
 }
 

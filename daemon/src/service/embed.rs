@@ -3,11 +3,9 @@
 //! Owns validation, the texts' way through the tokenizer, and the daemon's own limit of 1.5 W. Every
 //! accepted request ends in exactly one terminal event: its reply.
 
-use std::sync::Arc;
-
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
-use ingle_protocol::wire::embed::{EmbedParams, EmbedResult, EmbedUsage};
+use ingle_protocol::wire::embed::{EmbedInput, EmbedParams, EmbedResult, EmbedUsage};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -32,12 +30,21 @@ impl Service {
             return Err(EngineFailure::ShuttingDown.into());
         }
         validate(&params.input)?;
-        let EmbedParams { model, engine, input, .. } = params;
+        let EmbedParams { model, engine, input, truncate, dimensions, .. } = params;
         let prepared = async {
             let open = self.open(model.as_deref(), engine).await?;
-            blocking(move || tokenize(open, &input)).await
+            blocking(move || {
+                check_role(&open, Role::Embeds)?;
+                let texts = tokenize(&open, input, truncate)?;
+                Ok((open, texts))
+            })
+            .await
         };
-        let (open, inputs) = self.in_time("preparing the texts", context, prepared).await?;
+        let (open, Texts { inputs, truncated }) =
+            self.in_time("preparing the texts", context, prepared).await?;
+        if let Some(own) = open.dimensions {
+            check_dimensions(&open, dimensions, own)?;
+        }
         let prompt_tokens = inputs.iter().map(Vec::len).sum();
         let (done, outcome) = oneshot::channel();
         let request = EmbedRequest {
@@ -50,11 +57,14 @@ impl Service {
         };
         self.engine.send(Command::Embed(Box::new(request)))?;
         let embeddings = self.within_limit("embedding the texts", context, outcome).await?;
+        let own = embeddings.first().map_or(0, Vec::len);
+        check_dimensions(&open, dimensions, own)?;
         Ok(EmbedResult {
             request_id: context.id.clone(),
             model: open.engine.name.clone(),
-            dimensions: embeddings.first().map_or(0, Vec::len),
+            dimensions: own,
             embeddings,
+            truncated,
             usage: EmbedUsage { prompt_tokens },
         })
     }
@@ -69,7 +79,7 @@ pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody
     let (message, next) = match (wanted, open.engine.role) {
         (Role::Embeds, Role::Generates) => (
             format!("the model `{name}` generates text; it gives no embeddings"),
-            "Name an embedding model, such as a GGUF file of MiniLM, BGE or Nomic Embed.",
+            "Name an embedding model, such as `minilm` (`ingle pull minilm` fetches it).",
         ),
         (Role::Generates, Role::Embeds) => (
             format!("the model `{name}` gives embeddings; it generates no text"),
@@ -80,48 +90,94 @@ pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody
     Err(ErrorBody::new(ErrorCode::ModelUnsupported, message).with_remediation(next))
 }
 
-fn invalid(problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`input` {problem}"))
-        .with_details(json!({ "field": "input" }))
+fn invalid(field: &str, problem: &str) -> ErrorBody {
+    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
+        .with_details(json!({ "field": field }))
+}
+
+/// Refuses another number of dimensions than the model's own.
+fn check_dimensions(open: &OpenModel, asked: Option<usize>, own: usize) -> Result<(), ErrorBody> {
+    match asked {
+        Some(asked) if asked != own => {
+            let name = &open.engine.name;
+            let problem = format!("is {asked}, and the vectors of `{name}` have {own} numbers");
+            Err(invalid("dimensions", &problem)
+                .with_remediation("Leave `dimensions` out, or name a model with as many."))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks what needs no model.
-pub(crate) fn validate(input: &[String]) -> Result<(), ErrorBody> {
+pub(crate) fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
     if input.is_empty() || input.len() > limits::EMBED_INPUTS {
-        return Err(invalid(&format!("must have 1 to {} texts", limits::EMBED_INPUTS)));
+        return Err(invalid("input", &format!("must have 1 to {} texts", limits::EMBED_INPUTS)));
     }
-    for (index, text) in input.iter().enumerate() {
-        if text.is_empty() || text.len() > limits::EMBED_INPUT_BYTES {
-            return Err(invalid(&format!(
-                "has {} bytes in text {index}, expected 1 to {}",
-                text.len(),
-                limits::EMBED_INPUT_BYTES
-            )));
+    for (index, input) in input.iter().enumerate() {
+        let (found, most, unit) = match input {
+            EmbedInput::Text(text) => (text.len(), limits::EMBED_INPUT_BYTES, "bytes"),
+            EmbedInput::Tokens(ids) => (ids.len(), limits::EMBED_INPUT_BYTES, "tokens"),
+        };
+        if found > most {
+            let problem = format!("has {found} {unit} in text {index}, expected {most} at most");
+            return Err(invalid("input", &problem));
         }
     }
     Ok(())
 }
 
-/// The texts' token ids, each short enough for the model.
-fn tokenize(
-    open: Arc<OpenModel>,
-    input: &[String],
-) -> Result<(Arc<OpenModel>, Vec<Vec<u32>>), ErrorBody> {
-    check_role(&open, Role::Embeds)?;
-    let mut inputs = Vec::with_capacity(input.len());
-    for (index, text) in input.iter().enumerate() {
-        let tokens = open.text.tokenizer.encode_whole(text)?;
-        let (count, most) = (tokens.len(), open.context_tokens);
+/// What the engine is given.
+struct Texts {
+    /// The texts' token ids, each short enough for the model.
+    inputs: Vec<Vec<u32>>,
+    /// Which of them were cut for that.
+    truncated: Vec<usize>,
+}
+
+fn tokenize(open: &OpenModel, input: Vec<EmbedInput>, truncate: bool) -> Result<Texts, ErrorBody> {
+    let (tokenizer, most) = (&open.text.tokenizer, open.context_tokens);
+    let mut texts = Texts { inputs: Vec::with_capacity(input.len()), truncated: Vec::new() };
+    // What the model puts after every text has to stay when one is cut.
+    let nothing =
+        if truncate { tokenizer.encode_whole("").unwrap_or_default() } else { Vec::new() };
+    for (index, input) in input.into_iter().enumerate() {
+        let (mut tokens, kept) = match input {
+            EmbedInput::Text(text) => {
+                let tokens = tokenizer.encode_whole(&text)?;
+                let kept = common_end(&nothing, &tokens);
+                (tokens, kept)
+            }
+            EmbedInput::Tokens(ids) => (ids, 0),
+        };
+        let count = tokens.len();
         if tokens.is_empty() {
-            return Err(invalid(&format!("has no tokens in text {index}")));
+            return Err(invalid("input", &format!("has no tokens in text {index}")));
+        }
+        if let Some(token) = tokens.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
+            let ids = tokenizer.vocab_size();
+            let problem = format!("has token {token} in text {index}; the model has {ids} tokens");
+            return Err(invalid("input", &problem));
         }
         if count > most {
-            let message = format!("text {index} has {count} tokens and the model reads {most}");
-            return Err(ErrorBody::new(ErrorCode::ContextTooLong, message)
-                .with_details(json!({ "prompt_tokens": count, "context_tokens": most }))
-                .with_remediation("Split the text into shorter ones."));
+            if !truncate {
+                let message = format!("text {index} has {count} tokens and the model reads {most}");
+                return Err(ErrorBody::new(ErrorCode::ContextTooLong, message)
+                    .with_details(json!({ "prompt_tokens": count, "context_tokens": most }))
+                    .with_remediation(
+                        "Split the text into shorter ones, or set `truncate` to have it cut.",
+                    ));
+            }
+            tokens.drain(most.saturating_sub(kept)..count - kept);
+            tokens.truncate(most);
+            texts.truncated.push(index);
         }
-        inputs.push(tokens);
+        texts.inputs.push(tokens);
     }
-    Ok((open, inputs))
+    Ok(texts)
+}
+
+/// How many tokens both end with.
+fn common_end(one: &[u32], other: &[u32]) -> usize {
+    let pairs = one.iter().rev().zip(other.iter().rev());
+    pairs.take_while(|(one, other)| one == other).count()
 }

@@ -8,16 +8,16 @@
 //! so that it waits in the one queue like everybody else. Here they become one request again: one
 //! of them that fails ends all.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{
-    Choice, GenerateEvent, GenerateParams, GenerateResult, Message, OutputFormat,
+    Choice, GenerateEvent, GenerateParams, GenerateResult, OutputFormat,
 };
 use ingle_protocol::wire::tokens::{
     DetokenizeParams, DetokenizeResult, TokenizeParams, TokenizeResult,
@@ -27,18 +27,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::Service;
+use super::answer::Answer;
 use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
+use super::prompt::{Prompt, Question};
+use super::validate::{invalid, logit_bias, one_of};
 use crate::engine::handle::{
     ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, StallAlarm, millis,
 };
 use crate::engine::role::Role;
-use crate::engine::sampling::{self, InvalidSetting, MAX_BIAS, PenaltySettings, SamplerSettings};
+use crate::engine::sampling;
 use crate::request::RequestContext;
-use crate::text::chat_template::ChatMessage;
 use crate::text::constraint::{Constraint, ConstraintError};
 use crate::text::output::TextOutput;
+
+pub(crate) use super::validate::validate;
 
 /// A generation under way. Dropping it cancels the work.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Generation {
     events: mpsc::Receiver<GenerateEvent>,
     /// At least one.
     choices: Vec<PendingChoice>,
+    /// Events made of a delta that was larger than one of them.
+    ready: VecDeque<GenerateEvent>,
     alarm: StallAlarm,
     work_since: Arc<OnceLock<Instant>>,
     timeouts: Arc<TimeoutCounters>,
@@ -59,6 +65,8 @@ pub struct Generation {
 #[derive(Debug)]
 struct PendingChoice {
     seed: u64,
+    /// What its text says, as far as it has come.
+    answer: Answer,
     done: oneshot::Receiver<Result<Completion, EngineFailure>>,
 }
 
@@ -66,10 +74,29 @@ impl Generation {
     /// The next event, or `None` when only the terminal one is left.
     pub async fn event(&mut self) -> Option<GenerateEvent> {
         let limit = tokio::time::Instant::from_std(self.context.deadline.expires_at());
-        tokio::select! {
-            event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()?,
-            _ = self.alarm.stalled() => None,
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let event = tokio::select! {
+                event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()??,
+                _ = self.alarm.stalled() => return None,
+            };
+            match event {
+                GenerateEvent::Delta { choice, text, logprobs } => {
+                    if let Some(choice) = self.choices.get_mut(choice) {
+                        choice.answer.push(&text, logprobs, &mut self.ready);
+                    }
+                }
+                event => return Some(event),
+            }
         }
+    }
+
+    /// The name of the model that works on it.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
     }
 
     /// When the work began, once it has: queueing and loading come before.
@@ -130,26 +157,24 @@ impl Generation {
             completions.iter().map(|completion| completion.usage.completion_tokens).sum();
         let mut timings = completions.first()?.timings;
         timings.total_ms = millis(self.context.deadline.accepted_at.elapsed());
-        let (mut rest, mut choices) = (Vec::new(), Vec::with_capacity(completions.len()));
-        for (index, (completion, pending)) in completions.into_iter().zip(self.choices).enumerate()
-        {
+        let (mut rest, mut choices) = (VecDeque::new(), Vec::with_capacity(completions.len()));
+        for (completion, mut pending) in completions.into_iter().zip(self.choices) {
             let text = completion.text.get(completion.sent_bytes..).unwrap_or_default();
-            // The last tokens may have no text of their own, and still have probabilities.
             let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
-            if self.stream_text && !(text.is_empty() && logprobs.is_empty()) {
-                let (text, logprobs) = (text.to_owned(), logprobs.to_vec());
-                rest.push(GenerateEvent::Delta { choice: index, text, logprobs });
-            }
+            let streamed = if self.stream_text { logprobs.to_vec() } else { Vec::new() };
+            pending.answer.push(text, streamed, &mut rest);
+            let said = pending.answer.finish(&mut rest);
             choices.push(Choice {
-                text: completion.text,
-                reasoning: None,
-                tool_calls: Vec::new(),
-                finish_reason: completion.finish_reason,
+                finish_reason: said.finish_reason(completion.finish_reason),
+                text: said.text,
+                reasoning: said.reasoning,
+                tool_calls: said.tool_calls,
                 stop_string: completion.stop_string,
                 seed: pending.seed,
                 logprobs: if self.stream_text { Vec::new() } else { completion.logprobs },
             });
         }
+        let rest = if self.stream_text { rest.into() } else { Vec::new() };
         let mut choices = choices.into_iter();
         let first = choices.next()?;
         let result = GenerateResult {
@@ -185,7 +210,7 @@ impl Service {
     /// or `OVERLOADED`.
     pub async fn generate(
         &self,
-        params: GenerateParams,
+        mut params: GenerateParams,
         context: RequestContext,
     ) -> Result<Generation, ErrorBody> {
         if self.draining.is_cancelled() {
@@ -193,13 +218,14 @@ impl Service {
         }
         let (settings, penalties) = validate(&params)?;
         let wanted = params.choices();
-        let GenerateParams { model, engine, messages, prompt, format, .. } = params;
+        let question = Question::take(&mut params);
         let prepared = async {
-            let open = self.open(model.as_deref(), engine).await?;
+            let open = self.open(params.model.as_deref(), params.engine).await?;
             check_role(&open, Role::Generates)?;
-            tokenize(open, messages, prompt).await
+            question.prepare(open).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
+        let Prompt { tokens: prompt, end_tokens, tags, reading, format } = prompt;
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
@@ -215,15 +241,16 @@ impl Service {
         for index in 0..wanted {
             let seed = sampling::choice_seed(seed, index);
             let (done_tx, done) = oneshot::channel();
+            let output = TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?;
             let request = GenerateRequest {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
-                output: TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?,
+                output: output.showing(tags.clone()),
                 constraint: match index + 1 {
                     last if last == wanted => constraint.take(),
                     _ => constraint.as_ref().map(Constraint::fork),
                 },
-                end_tokens: if params.ignore_eos { Vec::new() } else { open.text.eos.clone() },
+                end_tokens: if params.ignore_eos { Vec::new() } else { end_tokens.clone() },
                 prompt: prompt.clone(),
                 max_tokens: usize::try_from(max_tokens).unwrap_or(usize::MAX),
                 settings,
@@ -241,13 +268,14 @@ impl Service {
                 done: done_tx,
             };
             self.engine.send(Command::Generate(Box::new(request)))?;
-            choices.push(PendingChoice { seed, done });
+            choices.push(PendingChoice { seed, answer: Answer::new(index, &reading), done });
         }
         Ok(Generation {
             model: open.engine.name.clone(),
             stream_text: params.stream,
             events,
             choices,
+            ready: VecDeque::new(),
             alarm: self.engine.alarm().clone(),
             work_since,
             timeouts: Arc::clone(&self.timeouts),
@@ -263,12 +291,12 @@ impl Service {
     async fn constraint(
         &self,
         open: &Arc<OpenModel>,
-        format: Option<OutputFormat>,
+        format: OutputFormat,
         context: &RequestContext,
     ) -> Result<Option<Constraint>, ErrorBody> {
-        let Some(format) = format.filter(|format| *format != OutputFormat::Text) else {
+        if format == OutputFormat::Text {
             return Ok(None);
-        };
+        }
         let (open, cores) = (Arc::clone(open), self.engine.cores());
         let work = blocking(move || Ok(open.grammars(&cores)?.constraint(&format)?));
         self.in_time("preparing the format", context, work).await
@@ -287,10 +315,11 @@ impl Service {
         one_of("text", text.is_some(), messages.is_some())?;
         let work = async {
             let open = self.open(model.as_deref(), engine).await?;
-            tokenize(open, messages, text).await
+            let question = Question::of_text(messages, text);
+            question.prepare(open).await
         };
-        let (open, tokens) = self.in_time("tokenizing", context, work).await?;
-        Ok(TokenizeResult { model: open.engine.name.clone(), tokens })
+        let (open, prompt) = self.in_time("tokenizing", context, work).await?;
+        Ok(TokenizeResult { model: open.engine.name.clone(), tokens: prompt.tokens })
     }
 
     /// Token ids to text.
@@ -314,19 +343,6 @@ impl Service {
     }
 }
 
-fn invalid(field: &str, problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
-        .with_details(json!({ "field": field }))
-}
-
-fn one_of(field: &str, has_text: bool, has_messages: bool) -> Result<(), ErrorBody> {
-    match (has_text, has_messages) {
-        (true, false) | (false, true) => Ok(()),
-        (true, true) => Err(invalid(field, "and `messages` exclude each other; give one")),
-        (false, false) => Err(invalid(field, "or `messages` must be given")),
-    }
-}
-
 impl From<ConstraintError> for ErrorBody {
     fn from(error: ConstraintError) -> Self {
         let code = match &error {
@@ -335,126 +351,6 @@ impl From<ConstraintError> for ErrorBody {
         };
         Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
     }
-}
-
-impl From<InvalidSetting> for ErrorBody {
-    fn from(error: InvalidSetting) -> Self {
-        Self::new(ErrorCode::InvalidParams, error.to_string())
-            .with_details(json!({ "field": error.field }))
-    }
-}
-
-/// Checks every parameter that needs no model and fills in the sampler's defaults.
-pub(crate) fn validate(
-    params: &GenerateParams,
-) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
-    one_of("prompt", params.prompt.is_some(), params.messages.is_some())?;
-    if let Some(messages) = &params.messages {
-        if messages.is_empty() {
-            return Err(invalid("messages", "must not be empty"));
-        }
-        if messages.len() > limits::MESSAGES {
-            return Err(invalid(
-                "messages",
-                &format!("has more than {} entries", limits::MESSAGES),
-            ));
-        }
-    }
-    let is_held = params.format.as_ref().is_some_and(|format| *format != OutputFormat::Text);
-    if is_held && params.ignore_eos {
-        let problem = "and `format` exclude each other: a text that has its form must end";
-        return Err(invalid("ignore_eos", problem));
-    }
-    if params.max_tokens == Some(0) {
-        return Err(invalid("max_tokens", "must be at least 1"));
-    }
-    if params.stop.len() > limits::STOP_STRINGS {
-        return Err(invalid("stop", &format!("has more than {} entries", limits::STOP_STRINGS)));
-    }
-    if params.stop.iter().any(|stop| stop.is_empty() || stop.len() > limits::STOP_STRING_BYTES) {
-        let problem = format!("entries must have 1 to {} bytes", limits::STOP_STRING_BYTES);
-        return Err(invalid("stop", &problem));
-    }
-    if params.top_logprobs > limits::TOP_LOGPROBS {
-        return Err(invalid("top_logprobs", &format!("must be at most {}", limits::TOP_LOGPROBS)));
-    }
-    let settings = SamplerSettings {
-        temperature: params.temperature.unwrap_or(0.0),
-        top_k: params.top_k.unwrap_or(0),
-        top_p: params.top_p.unwrap_or(1.0),
-        min_p: params.min_p.unwrap_or(0.0),
-    };
-    settings.validate()?;
-    let none = PenaltySettings::NONE;
-    let window =
-        params.repetition_window.map(|window| usize::try_from(window).unwrap_or(usize::MAX));
-    let penalties = PenaltySettings {
-        repetition: params.repetition_penalty.unwrap_or(none.repetition),
-        repetition_window: window.unwrap_or(none.repetition_window),
-        frequency: params.frequency_penalty.unwrap_or(none.frequency),
-        presence: params.presence_penalty.unwrap_or(none.presence),
-    };
-    penalties.validate()?;
-    if penalties.repetition_window == 0 {
-        let problem = "must be at least 1; a `repetition_penalty` of 1 turns the penalty off";
-        return Err(invalid("repetition_window", problem));
-    }
-    if !(1..=limits::CHOICES).contains(&params.choices()) {
-        return Err(invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
-    }
-    Ok((settings, penalties))
-}
-
-/// The bias as the engine takes it.
-fn logit_bias(
-    biases: &BTreeMap<u32, f32>,
-    vocab_size: usize,
-) -> Result<Arc<[(u32, f32)]>, ErrorBody> {
-    if biases.len() > limits::LOGIT_BIASES {
-        let problem = format!("has more than {} entries", limits::LOGIT_BIASES);
-        return Err(invalid("logit_bias", &problem));
-    }
-    for (&id, &bias) in biases {
-        if id as usize >= vocab_size {
-            let problem =
-                format!("names token {id}, and the model's ids end at {}", vocab_size - 1);
-            return Err(invalid("logit_bias", &problem));
-        }
-        if !(-MAX_BIAS..=MAX_BIAS).contains(&bias) {
-            let range = format!("from -{MAX_BIAS} to {MAX_BIAS}");
-            let problem = format!("of token {id} must be a number {range}, not {bias}");
-            return Err(invalid("logit_bias", &problem));
-        }
-    }
-    Ok(biases.iter().map(|(&id, &bias)| (id, bias)).collect())
-}
-
-/// Template and tokenizer, on a thread that may take its time.
-async fn tokenize(
-    open: Arc<OpenModel>,
-    messages: Option<Vec<Message>>,
-    text: Option<String>,
-) -> Result<(Arc<OpenModel>, Vec<u32>), ErrorBody> {
-    let work = move || {
-        let tokens = match (messages, text) {
-            (Some(messages), _) => {
-                let messages: Vec<ChatMessage> = messages
-                    .into_iter()
-                    .map(|Message { role, content, .. }| ChatMessage { role, content })
-                    .collect();
-                open.text.encode_chat(&messages, unix_time_s())?
-            }
-            (None, text) => open.text.encode_prompt(&text.unwrap_or_default())?,
-        };
-        Ok((open, tokens))
-    };
-    blocking(work).await
-}
-
-/// Now, for templates that write today's date.
-fn unix_time_s() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn check_context(prompt: &[u32], open: &OpenModel) -> Result<(), ErrorBody> {

@@ -3,25 +3,31 @@
 //! Owns what a request means: defaults, validation, which model, what an engine failure tells the
 //! caller. Knows nothing of RPC, MCP or HTTP envelopes.
 
+mod answer;
 pub mod counters;
 pub mod embed;
 pub mod failure;
 mod flights;
 pub mod generate;
+pub mod metrics;
 pub mod models;
 mod opened;
+mod prompt;
 pub mod status;
+mod validate;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
+use ingle_protocol::wire::status::HttpStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::handle::EngineHandle;
 use crate::memory_watch::MemoryWatch;
+use crate::metrics::Metrics;
 use crate::models::Puller;
 use crate::request::RequestNames;
 use crate::watchdog::Watchdog;
@@ -43,6 +49,8 @@ pub struct Service {
     pub models: Models,
     /// Fetches models.
     pub puller: Puller,
+    /// What the edges count.
+    pub metrics: Arc<Metrics>,
     /// Limits reached.
     pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.
@@ -53,6 +61,8 @@ pub struct Service {
     pub draining: CancellationToken,
     /// Connections open now.
     pub connections: AtomicUsize,
+    /// Where HTTP is spoken.
+    pub http: HttpStatus,
     /// When the daemon started.
     pub started_at: Instant,
 }

@@ -44,6 +44,8 @@ pub struct OpenModel {
     pub text: TextModel,
     /// Tokens of context.
     pub context_tokens: usize,
+    /// Numbers of a vector, where the header of an embedding model says so.
+    pub dimensions: Option<usize>,
     /// What holds its texts to a form, once somebody has asked for one.
     grammars: OnceLock<Result<Grammars, ConstraintError>>,
 }
@@ -246,19 +248,27 @@ fn open_model(
         ModelFormat::Safetensors => {
             let text = hf_text::text_model(&source.path)?;
             let folder = Arc::new(ModelFolder::open(&source.path)?);
+            let role = Role::of_folder(&folder)?;
             let trained_tokens = folder.context_tokens()?;
-            (Weights::Safetensors(folder), Role::Generates, text, trained_tokens)
+            (Weights::Safetensors(folder), role, text, trained_tokens)
         }
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
-            (Weights::Sim(Box::new(config)), Role::Generates, TextModel::bytes(), context_tokens)
+            let role = if config.embeds { Role::Embeds } else { Role::Generates };
+            let text = TextModel::simulated(config.chat_template.as_deref(), config.fills_gaps);
+            (Weights::Sim(Box::new(config)), role, text, context_tokens)
         }
     };
     let version = version(&source, engine);
     let context_tokens = settings.context_tokens(engine, trained_tokens);
+    let dimensions = match (&weights, role) {
+        (Weights::Safetensors(folder), Role::Embeds) => folder.config().size_opt("hidden_size")?,
+        _ => None,
+    };
     let engine = EngineModel { name, version, engine, role, weights };
-    Ok(OpenModel { source, engine, text, context_tokens, grammars: OnceLock::new() })
+    let grammars = OnceLock::new();
+    Ok(OpenModel { source, engine, text, context_tokens, dimensions, grammars })
 }
 
 /// Which state of its files a model is in. The same files on another engine are another model to
@@ -336,6 +346,12 @@ impl Service {
             engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
+    }
+
+    /// The model of calls that name none.
+    #[must_use]
+    pub fn default_model(&self) -> &str {
+        &self.models.default_model
     }
 
     /// All models that are here or in the catalogue.
@@ -479,6 +495,7 @@ impl Service {
             outcome = tokio::time::timeout(limit, pull) => match outcome {
                 Ok(outcome) => {
                     let PullOutcome { name, size_bytes, sha256, already_here } = outcome?;
+                    self.engine.announce_models();
                     Ok(PullResult { model: name, size_bytes, sha256, already_here })
                 }
                 Err(_) => Err(ErrorBody::new(

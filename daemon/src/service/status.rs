@@ -1,15 +1,19 @@
 //! Health and status, always from cached state.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ingle_protocol::wire::status::{
-    HealthReply, HealthState, JobCounts, Phase, QuarantinedModel, StatusReply,
+    HealthReply, HealthState, JobCounts, Latency, Phase, QuarantinedModel, StatusReply,
 };
 
 use super::Service;
 use super::failure::ago;
+use crate::engine::counters::ModelCounters;
+use crate::engine::handle::millis;
 use crate::engine::quarantine::Deaths;
+use crate::histogram::Histogram;
 
 impl Service {
     /// Whether the daemon is well. Never asks the engine thread.
@@ -36,6 +40,7 @@ impl Service {
     pub fn status(&self) -> StatusReply {
         let engine = self.engine.status();
         let memory = self.memory.last();
+        let counted = self.engine.counters().models();
         let now = Instant::now();
         let mut models = engine.models;
         for (name, at) in engine.expires {
@@ -60,11 +65,28 @@ impl Service {
             used_bytes: engine.used_bytes,
             models,
             timeouts: self.timeouts.counts(),
+            ttft: latency(&counted, |model| &model.ttft),
+            inter_token: latency(&counted, |model| &model.inter_token),
             // The edge that knows of jobs fills them in.
             jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
+            http: self.http.clone(),
         }
     }
+}
+
+/// What all models together took, from a histogram that each of them has.
+fn latency(
+    models: &[Arc<ModelCounters>],
+    histogram: impl Fn(&ModelCounters) -> &Histogram,
+) -> Option<Latency> {
+    let mut readings = models.iter().map(|model| histogram(model).read());
+    let mut all = readings.next()?;
+    for reading in readings {
+        all.add(&reading);
+    }
+    let (p50, p95) = (all.quantile(0.5)?, all.quantile(0.95)?);
+    Some(Latency { count: all.count(), p50_ms: millis(p50), p95_ms: millis(p95) })
 }
 
 fn quarantined((name, deaths): &(String, Deaths)) -> QuarantinedModel {

@@ -3,12 +3,13 @@
 //! Owns the meaning of the `tokenizer.*` keys. Knows nothing of tensors or architectures. Source:
 //! `docs/gguf.md` of the ggml repository and `llama-vocab.cpp` of llama.cpp.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::bpe::{BpeTokenizer, TokenKind};
 use super::chat_template::ChatTemplate;
 use super::pretokenize::PreTokenizer;
-use super::{TextError, TextModel};
+use super::{FimTokens, TextError, TextModel};
 use crate::formats::gguf::{GgufFile, Metadata};
 
 /// Tokens at most; the largest vocabularies in use have about 300,000.
@@ -81,8 +82,39 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
         bos: special.bos,
         eos: special.ends,
         add_bos: metadata.bool_opt("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos),
-        fim: None,
+        fim: fim_tokens(metadata, tokens)?,
     })
+}
+
+/// The id of every token, by its name.
+pub(super) fn ids_by_name(tokens: &[String]) -> HashMap<&str, u32> {
+    tokens.iter().map(String::as_str).zip(0..).collect()
+}
+
+/// The tokens of fill in the middle: those that the file names, or else those with such names.
+fn fim_tokens(metadata: &Metadata, tokens: &[String]) -> Result<Option<FimTokens>, TextError> {
+    let names = ids_by_name(tokens);
+    let named = |keys: [&str; 2]| -> Result<Option<u32>, TextError> {
+        for key in keys {
+            let id = metadata.u32_opt(&format!("tokenizer.ggml.{key}_token_id"))?;
+            if let Some(id) = id.filter(|id| (*id as usize) < tokens.len()) {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    };
+    let id = |name: &str| names.get(name).copied();
+    // The second name of each is an older one.
+    let prefix = named(["fim_pre", "prefix"])?;
+    let (suffix, middle) = (named(["fim_suf", "suffix"])?, named(["fim_mid", "middle"])?);
+    let (Some(prefix), Some(suffix), Some(middle)) = (prefix, suffix, middle) else {
+        return Ok(FimTokens::find(id));
+    };
+    let mut fim = FimTokens::with_ends(prefix, suffix, Some(middle), id);
+    for key in ["fim_pad", "fim_rep", "fim_sep"] {
+        fim.ends.extend(named([key, key])?);
+    }
+    Ok(Some(fim))
 }
 
 fn unsupported(gguf: &GgufFile, problem: String) -> TextError {
@@ -149,7 +181,7 @@ mod tests {
     use super::*;
     use crate::formats::gguf::testing::GgufWriter;
     use crate::text::bpe::tests::small_vocab;
-    use crate::text::chat_template::ChatMessage;
+    use ingle_protocol::wire::chat::Message;
 
     fn small() -> GgufWriter {
         let (tokens, kinds, merges) = small_vocab();
@@ -189,7 +221,7 @@ mod tests {
         assert_eq!(model.eos, [97, 261]);
         assert_eq!(model.tokenizer.vocab_size(), 264);
         assert_eq!(model.encode_prompt("hello").unwrap(), [262, 259]);
-        let messages = [ChatMessage::new("user", "hello")];
+        let messages = [Message::new("user", "hello")];
         assert_eq!(model.encode_chat(&messages, 0).unwrap(), [262, 97, 259]);
     }
 
@@ -198,6 +230,18 @@ mod tests {
         let model = text_model(&small().open().unwrap()).unwrap();
         assert!(model.chat_template.is_none() && !model.add_bos);
         assert_eq!(model.encode_prompt("hello").unwrap(), [259]);
+    }
+
+    #[test]
+    fn the_tokens_that_fill_a_gap_are_those_the_file_names() {
+        let gguf = small()
+            .u32("tokenizer.ggml.fim_pre_token_id", 97)
+            .u32("tokenizer.ggml.suffix_token_id", 98)
+            .u32("tokenizer.ggml.fim_mid_token_id", 99)
+            .u32("tokenizer.ggml.fim_sep_token_id", 100);
+        let fim = text_model(&gguf.open().unwrap()).unwrap().fim.unwrap();
+        assert_eq!((fim.prefix, fim.suffix, fim.middle), (97, 98, Some(99)));
+        assert!(fim.ends.contains(&100));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! detokenising at large: `Once upon` goes on with ` a time`. Only `decode`, which takes its ids
 //! for a whole text, drops the space that encoding put before it.
 
+mod affixes;
 mod pieces;
 mod settings;
 #[cfg(test)]
@@ -16,8 +17,6 @@ mod tokenizer;
 
 use std::path::Path;
 use std::sync::Arc;
-
-use serde_json::Value;
 
 use super::chat_template::ChatTemplate;
 use super::gguf_vocab::END_NAMES;
@@ -39,7 +38,11 @@ pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
         .map_err(|problem| TextError::InvalidVocabulary { file, problem })?;
     drop(json);
 
-    let prefix = prefix_token(&tokenizer.post_processor(), 0);
+    // What stands after the text belongs to encoders, or to training.
+    let prefix = match tokenizer.affixes().prefix.as_slice() {
+        &[one] => Some(one),
+        _ => None,
+    };
     let bos = settings.bos.as_deref().and_then(|name| tokenizer.id(name)).or(prefix);
     let eos = ends(&settings, &tokenizer);
     // The name of the token that a template may write, which is the configuration's to say.
@@ -47,7 +50,7 @@ pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
     let chat_template = settings.chat_template.as_ref().map(|source| {
         Arc::new(ChatTemplate::new(source, &name(&settings.bos), &name(&settings.eos)))
     });
-    let fim = fim_tokens(&tokenizer);
+    let fim = FimTokens::find(|name| tokenizer.id(name));
     Ok(TextModel {
         add_bos: bos.is_some() && settings.add_bos.unwrap_or(prefix.is_some()),
         tokenizer: Arc::new(tokenizer),
@@ -55,24 +58,6 @@ pub fn text_model(folder: &Path) -> Result<TextModel, TextError> {
         bos: prefix.or(bos),
         eos,
         fim,
-    })
-}
-
-/// What stands around the parts of a text with a gap. No file says it; the names are those that
-/// llama.cpp knows (`llama-vocab.cpp`).
-fn fim_tokens(tokenizer: &HfTokenizer) -> Option<FimTokens> {
-    const NAMES: [[&str; 3]; 4] = [
-        ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
-        ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
-        ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
-        ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"],
-    ];
-    NAMES.iter().find_map(|[prefix, suffix, middle]| {
-        Some(FimTokens {
-            prefix: tokenizer.id(prefix)?,
-            suffix: tokenizer.id(suffix)?,
-            middle: tokenizer.id(middle)?,
-        })
     })
 }
 
@@ -94,32 +79,6 @@ fn absent(folder: &Path) -> TextError {
     }
     let problem = "the folder has no tokenizer.json; fetch the model again with all of its files";
     TextError::InvalidVocabulary { file: folder.to_owned(), problem: problem.to_owned() }
-}
-
-/// The one token that the post-processor puts before every text.
-fn prefix_token(processor: &Value, depth: usize) -> Option<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match processor["type"].as_str()? {
-        "Sequence" if depth < 8 => {
-            let processors = processor["processors"].as_array()?;
-            processors.iter().find_map(|processor| prefix_token(processor, depth + 1))
-        }
-        "TemplateProcessing" => {
-            let pieces = processor["single"].as_array()?;
-            let before: Vec<&str> =
-                pieces.iter().map_while(|piece| piece["SpecialToken"]["id"].as_str()).collect();
-            // What stands after the text belongs to encoders, or to training.
-            let (true, &[name]) = (before.len() < pieces.len(), before.as_slice()) else {
-                return None;
-            };
-            match processor["special_tokens"][name]["ids"].as_array()?.as_slice() {
-                [one] => id(one),
-                _ => None,
-            }
-        }
-        "RobertaProcessing" | "BertProcessing" => id(&processor["cls"][1]),
-        _ => None,
-    }
 }
 
 /// The tokens that end a generation: all that the files name; where none does, those whose names

@@ -57,9 +57,13 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     let chat_template = metadata
         .string_opt("tokenizer.chat_template")?
         .map(|source| Arc::new(ChatTemplate::new(source, text_of(facts.bos), text_of(facts.eos))));
+    let names = super::gguf_vocab::ids_by_name(tokens);
+    let id = |name: &str| names.get(name).copied().filter(|id| (*id as usize) < facts.size);
     let fim = match (facts.fim_prefix, facts.fim_suffix, facts.fim_middle) {
-        (Some(prefix), Some(suffix), Some(middle)) => Some(FimTokens { prefix, suffix, middle }),
-        _ => None,
+        (Some(prefix), Some(suffix), middle @ Some(_)) => {
+            Some(FimTokens::with_ends(prefix, suffix, middle, id))
+        }
+        _ => FimTokens::find(id),
     };
     Ok(TextModel {
         chat_template,

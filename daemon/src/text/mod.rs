@@ -5,25 +5,32 @@
 //! except [`output::TextOutput`], which the worker feeds one token at a time.
 
 pub mod bpe;
+pub mod chat;
 pub mod chat_template;
 pub mod constraint;
 pub mod detokenize;
 pub mod error;
+pub mod fim;
 pub mod gguf_vocab;
 pub mod hf_text;
 #[cfg(feature = "gguf")]
 pub mod llama_vocab;
 pub mod output;
 mod pretokenize;
+pub mod reasoning;
 pub mod stop;
 pub mod tokenizer;
+pub mod tool_calls;
 
 use std::sync::Arc;
 
-use chat_template::{ChatMessage, ChatTemplate};
+use chat::Chat;
+use chat_template::ChatTemplate;
+use ingle_protocol::wire::chat::Message;
 use tokenizer::{ByteTokenizer, SpecialTokens, Tokenizer};
 
 pub use error::TextError;
+pub use fim::FimTokens;
 
 /// ChatML, which [`TextModel::bytes`] speaks.
 const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
@@ -47,17 +54,6 @@ pub struct TextModel {
     pub fim: Option<FimTokens>,
 }
 
-/// What stands around the parts of a text with a gap, for a model that fills gaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FimTokens {
-    /// Before the text that the gap comes after.
-    pub prefix: u32,
-    /// Before the text that comes after the gap.
-    pub suffix: u32,
-    /// Before the text that fills the gap.
-    pub middle: u32,
-}
-
 impl TextModel {
     /// A text model without a vocabulary: every byte is a token. For the simulated engine.
     #[must_use]
@@ -69,6 +65,18 @@ impl TextModel {
             eos: vec![ByteTokenizer::EOS],
             add_bos: false,
             fim: None,
+        }
+    }
+
+    /// The same for a simulated model with a chat template of its own, and one that fills gaps or not.
+    #[must_use]
+    pub fn simulated(chat_template: Option<&str>, fills_gaps: bool) -> Self {
+        let fim = FimTokens { prefix: 1, suffix: 2, middle: Some(3), ends: vec![1, 2, 3] };
+        let template = ChatTemplate::new(chat_template.unwrap_or(CHATML), "", "");
+        Self {
+            chat_template: Some(Arc::new(template)),
+            fim: fills_gaps.then_some(fim),
+            ..Self::bytes()
         }
     }
 
@@ -89,18 +97,18 @@ impl TextModel {
         Ok(ids)
     }
 
-    /// The token ids of a conversation, up to where the assistant's answer begins.
+    /// The token ids of a conversation without tools, up to where the assistant's answer begins.
     /// `unix_time_s` is the time a template that asks for today's date is given.
     ///
     /// # Errors
     /// [`TextError::NoChatTemplate`], the template's errors and [`TextError::Encode`].
     pub fn encode_chat(
         &self,
-        messages: &[ChatMessage],
+        messages: &[Message],
         unix_time_s: i64,
     ) -> Result<Vec<u32>, TextError> {
-        let template = self.chat_template.as_ref().ok_or(TextError::NoChatTemplate)?;
-        self.encode_prompt(&template.render(messages, true, unix_time_s)?)
+        let chat = Chat { messages: messages.to_vec(), unix_time_s, ..Chat::default() };
+        Ok(self.chat_prompt(&chat)?.tokens)
     }
 }
 
@@ -130,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_byte_model_renders_chatml() {
-        let messages = [ChatMessage::new("user", "hi")];
+        let messages = [Message::new("user", "hi")];
         let ids = TextModel::bytes().encode_chat(&messages, 0).unwrap();
         assert_eq!(
             TextModel::bytes().tokenizer.decode(&ids).unwrap(),

@@ -16,6 +16,8 @@ pub struct TextOutput {
     tokenizer: Arc<dyn Tokenizer>,
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    /// Special tokens that are shown by their names, because they are tags of what is read here.
+    shown: Vec<u32>,
 }
 
 impl TextOutput {
@@ -25,13 +27,25 @@ impl TextOutput {
     /// [`TextError::EmptyStop`].
     pub fn new(tokenizer: Arc<dyn Tokenizer>, stops: Vec<String>) -> Result<Self, TextError> {
         let stop = StopMatcher::new(stops)?;
-        Ok(Self { tokenizer, detokenizer: Detokenizer::default(), stop })
+        Ok(Self { tokenizer, detokenizer: Detokenizer::default(), stop, shown: Vec::new() })
+    }
+
+    /// The same output, in which these special tokens are text: their names.
+    #[must_use]
+    pub fn showing(mut self, tokens: Vec<u32>) -> Self {
+        self.shown = tokens;
+        self
     }
 
     /// The text that is certain after `token`. Once a piece says it stopped, all later ones are
     /// empty. Tokens without text (special or unknown ones) give none.
     pub fn push(&mut self, token: u32) -> Piece {
-        let text = self.detokenizer.push(self.tokenizer.as_ref(), token);
+        let text = if self.shown.contains(&token) {
+            let name = self.tokenizer.special_name(token).unwrap_or_default();
+            self.detokenizer.push_bytes(&name)
+        } else {
+            self.detokenizer.push(self.tokenizer.as_ref(), token)
+        };
         self.stop.push(&text)
     }
 
@@ -89,6 +103,13 @@ mod tests {
         let (text, stopped) = push_all(&mut output, "süß🙂!".as_bytes());
         assert_eq!((text.as_str(), stopped.as_deref()), ("süß", Some("🙂")));
         assert_eq!(output.finish(), "");
+    }
+
+    #[test]
+    fn special_tokens_are_text_where_they_are_asked_for() {
+        let text = |mut output: TextOutput| output.push(ByteTokenizer::BOS).text;
+        assert_eq!(text(output(&[])), "");
+        assert_eq!(text(output(&[]).showing(vec![ByteTokenizer::BOS])), "<s>");
     }
 
     #[test]

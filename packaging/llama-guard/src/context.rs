@@ -1,5 +1,6 @@
 //! A model's working memory: KV cache, sequences and the threads it computes on.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -44,6 +45,16 @@ pub enum Pooling {
     Last,
     /// They become a score.
     Rank,
+}
+
+/// Whether a run is not wanted any more. Asked between the operations of its graph, thousands of times
+/// a second.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+extern "C" fn on_stop(user: *mut c_void) -> bool {
+    // SAFETY: `Context::run` passes a pointer to its argument, which outlives the call.
+    let stop = unsafe { *user.cast::<Stop<'_>>() };
+    stop()
 }
 
 /// A context. It keeps its model alive.
@@ -172,11 +183,12 @@ impl Context {
     }
 
     /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the token's
-    /// logits are wanted.
+    /// logits are wanted. `stop` may end it half way.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Full`] when the KV cache has no room, and then nothing has changed; with
-    /// any other error part of the batch may be in the KV cache.
+    /// [`crate::ErrorKind::Full`] when the KV cache has no room, and then nothing has changed;
+    /// [`crate::ErrorKind::Cancelled`] when `stop` said so. With any error but the first part of the
+    /// batch may be in the KV cache.
     pub fn run(
         &mut self,
         pass: Pass,
@@ -184,9 +196,14 @@ impl Context {
         positions: &[i32],
         sequences: &[i32],
         wanted: &[i8],
+        mut stop: Option<Stop<'_>>,
     ) -> Result<(), Error> {
         let count = self.check_batch(tokens, positions, sequences, wanted)?;
-        // SAFETY: the slices have `count` entries, of tokens and sequences that exist.
+        let hook: Option<sys::StopHook> = stop.as_ref().map(|_| on_stop as sys::StopHook);
+        let user =
+            stop.as_mut().map_or(std::ptr::null_mut(), |stop| std::ptr::from_mut(stop).cast());
+        // SAFETY: the slices have `count` entries, of tokens and sequences that exist, and `stop`
+        // outlives the call.
         check(|message, len| unsafe {
             sys::guard_run(
                 self.raw.as_ptr(),
@@ -196,6 +213,8 @@ impl Context {
                 positions.as_ptr(),
                 sequences.as_ptr(),
                 wanted.as_ptr(),
+                hook,
+                user,
                 message,
                 len,
             )

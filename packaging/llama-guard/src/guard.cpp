@@ -49,6 +49,8 @@ static_assert(sizeof(guard_vocab_facts) == 32);
 struct guard_context {
     llama_context *              context  = nullptr;
     ggml_threadpool_t            pool     = nullptr;
+    guard_stop_hook              stop      = nullptr;  // while a run goes on
+    void *                       stop_user = nullptr;
     std::vector<int32_t>         counts;   // all 1: a token belongs to one sequence
     std::vector<llama_seq_id *>  pointers;
     std::vector<llama_seq_id>    sequences;
@@ -195,6 +197,9 @@ int32_t outcome(int32_t code, char * message, size_t len) {
         case 1:
             write_message(message, len, "the KV cache has no room for the batch");
             return GUARD_FULL;
+        case 2:
+            write_message(message, len, "the run was given up");
+            return GUARD_CANCELLED;
         default: {
             const std::string otherwise = "llama.cpp gave up with code " + std::to_string(code);
             return failed(message, len, otherwise.c_str());
@@ -306,6 +311,11 @@ int32_t guard_context_new(llama_model * model, const guard_context_options * opt
 
         std::unique_ptr<guard_context, decltype(&guard_context_free)> made(new guard_context,
                                                                            guard_context_free);
+        params.abort_callback_data = made.get();
+        params.abort_callback      = [](void * data) {
+            const auto * run = static_cast<const guard_context *>(data);
+            return run->stop && run->stop(run->stop_user);
+        };
         made->context = llama_init_from_model(model, params);
         if (!made->context) {
             return failed(message, len, "llama.cpp did not say why");
@@ -369,13 +379,18 @@ int32_t guard_context_facts_of(const guard_context * context, guard_context_fact
 
 int32_t guard_run(guard_context * context, bool encodes, int32_t count, const int32_t * tokens,
                   const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                  char * message, size_t len) {
-    return guarded(message, len, [&]() -> int32_t {
+                  guard_stop_hook stop, void * stop_user, char * message, size_t len) {
+    const int32_t status = guarded(message, len, [&]() -> int32_t {
         last_error.clear();
         const auto batch = batch_of(context, count, tokens, positions, sequences, wanted);
         const auto run   = encodes ? llama_encode : llama_decode;
+        context->stop_user = stop_user;
+        context->stop      = stop;
         return outcome(run(context->context, batch), message, len);
     });
+    // What it points to is the caller's, and only until the call returns.
+    context->stop = nullptr;
+    return status;
 }
 
 int32_t guard_synchronize(guard_context * context, char * message, size_t len) {

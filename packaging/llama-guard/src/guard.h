@@ -17,13 +17,14 @@ enum guard_status : int32_t {
     GUARD_EXCEPTION = 2,  // a C++ exception was caught
     GUARD_NO_MEMORY = 3,  // std::bad_alloc
     GUARD_ASSERTION = 4,  // an assertion of ggml or llama.cpp failed while a file was loaded
-    GUARD_CANCELLED = 5,  // the progress callback said so
+    GUARD_CANCELLED = 5,  // a callback said so
     GUARD_FULL      = 6,  // no room in the KV cache
 };
 
 // Lines without their newline; levels as in ggml.h, and 5 for ggml's last words before it aborts.
 typedef void (*guard_log_hook)(int32_t level, const char * line, size_t len);
 typedef bool (*guard_progress_hook)(float progress, void * user);
+typedef bool (*guard_stop_hook)(void * user);
 
 struct guard_load_options {
     int32_t             gpu_layers;  // negative: llama.cpp decides
@@ -100,10 +101,11 @@ bool    guard_is_finite(int32_t type, const uint8_t * blocks, size_t len);
 int32_t guard_context_facts_of(const guard_context * context, guard_context_facts * out,
                                char * message, size_t message_len);
 
-// Decodes a batch, or encodes it. The four arrays have `count` entries.
+// Decodes a batch, or encodes it. The four arrays have `count` entries. `stop` may be null; it is asked
+// between the operations of the graph, and true ends the run with GUARD_CANCELLED.
 int32_t guard_run(guard_context * context, bool encodes, int32_t count, const int32_t * tokens,
                   const int32_t * positions, const int32_t * sequences, const int8_t * wanted,
-                  char * message, size_t message_len);
+                  guard_stop_hook stop, void * stop_user, char * message, size_t message_len);
 int32_t guard_synchronize(guard_context * context, char * message, size_t message_len);
 
 // `out` points into llama.cpp's buffers until the next run.

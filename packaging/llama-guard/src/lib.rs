@@ -19,7 +19,7 @@ use std::ffi::c_char;
 // What it links is what `guard.cpp` calls.
 use llama_cpp_sys_2 as _;
 
-pub use context::{Context, ContextOptions, Pass, Pooling};
+pub use context::{Context, ContextOptions, Pass, Pooling, Stop};
 pub use cores::physical_cores;
 pub use log::{Level, set_log};
 pub use model::{LoadOptions, Model, ModelFacts};
@@ -60,7 +60,7 @@ pub enum ErrorKind {
     NoMemory,
     /// An assertion of llama.cpp failed while a file was loaded.
     Assertion,
-    /// The caller ended the load.
+    /// The caller ended the load, or gave the run up.
     Cancelled,
     /// The KV cache has no room.
     Full,

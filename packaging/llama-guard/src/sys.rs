@@ -21,6 +21,7 @@ pub(crate) struct GuardContext {
 
 pub(crate) type LogHook = extern "C" fn(level: i32, line: *const c_char, len: usize);
 pub(crate) type ProgressHook = extern "C" fn(progress: f32, user: *mut c_void) -> bool;
+pub(crate) type StopHook = extern "C" fn(user: *mut c_void) -> bool;
 
 #[repr(C)]
 pub(crate) struct GuardLoadOptions {
@@ -135,6 +136,8 @@ unsafe extern "C" {
         positions: *const i32,
         sequences: *const i32,
         wanted: *const i8,
+        stop: Option<StopHook>,
+        stop_user: *mut c_void,
         message: *mut c_char,
         message_len: usize,
     ) -> i32;

@@ -139,6 +139,22 @@ class IngleSwiglu : public CpuPrimitive {
   }
 };
 
+class IngleGelu : public CpuPrimitive {
+ public:
+  using CpuPrimitive::CpuPrimitive;
+  const char* name() const override {
+    return "IngleGelu";
+  }
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    const size_t n = out.size();
+    queue(out, [=, x = inputs[0].data<float>()](float* y) {
+      split(n, n, 64, [&](size_t begin, size_t end) {
+        kernels().gelu(x + begin, y + begin, end - begin);
+      });
+    });
+  }
+};
+
 class IngleCausalSoftmax : public CpuPrimitive {
  public:
   IngleCausalSoftmax(mx::Stream stream, size_t new_tokens)
@@ -275,6 +291,14 @@ extern "C" int ingle_cpu_swiglu(
     check(g.shape() == u.shape(), "[swiglu] shapes differ");
     return mx::array(
         g.shape(), mx::float32, std::make_shared<IngleSwiglu>(mlx_stream_get_(s)), {g, u});
+  });
+}
+
+extern "C" int ingle_cpu_gelu(mlx_array* res, const mlx_array x, const mlx_stream s) {
+  return guarded(res, [&] {
+    auto a = contiguous(x, s);
+    return mx::array(
+        a.shape(), mx::float32, std::make_shared<IngleGelu>(mlx_stream_get_(s)), {a});
   });
 }
 

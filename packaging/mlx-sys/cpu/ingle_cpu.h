@@ -2,7 +2,7 @@
 //
 // MLX has no vector code for x86: its exponential costs more than all matrix products of a prompt
 // together, and a product with one row goes through a BLAS routine made for many. These few
-// operations cover what a decoder spends its time on. They take and give float32 arrays, run on
+// operations cover what a decoder or encoder spends its time on. They take and give float32 arrays, run on
 // the CPU stream `s`, and otherwise behave like mlx-c's: 0 is success, and a failure has been
 // passed to the error handler.
 #ifndef INGLE_CPU_H
@@ -38,6 +38,9 @@ int ingle_cpu_swiglu(
     const mlx_array gate,
     const mlx_array up,
     const mlx_stream s);
+
+// x (1 + erf(x / sqrt 2)) / 2, element by element.
+int ingle_cpu_gelu(mlx_array* res, const mlx_array x, const mlx_stream s);
 
 // Softmax over the last axis of scores [heads, rows, len], where `new_tokens` divides rows: row r
 // belongs to new token r % new_tokens of the `new_tokens` that end a sequence of `len`, and sees

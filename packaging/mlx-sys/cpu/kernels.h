@@ -23,6 +23,7 @@ typedef struct {
   void (*rms_norm)(
       const float* x, const float* weight, float* y, size_t rows, size_t n, float eps);
   void (*swiglu)(const float* gate, const float* up, float* y, size_t n);
+  void (*gelu)(const float* x, float* y, size_t n);
   // Softmax of the first `seen` of `len` scores; the rest becomes 0.
   void (*softmax)(const float* scores, float* y, size_t seen, size_t len);
   // One key head: `heads` queries [heads, dim] over keys and values [len, dim] whose rows lie

@@ -29,10 +29,40 @@ pub struct EmbedParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
     /// The texts; each gets a vector of its own.
-    pub input: Vec<String>,
+    pub input: Vec<EmbedInput>,
+    /// Whether a text with more tokens than the model reads is cut at its end instead of refused.
+    /// Which ones were cut is in the reply.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncate: bool,
+    /// Numbers of one vector. Only a model's own count is accepted: a vector that is cut means
+    /// something in models that were trained for it alone, and no file says which those are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
     /// How much time the caller gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+}
+
+/// One text, written out or as the model's own tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EmbedInput {
+    /// A text. It may be empty where the model puts tokens of its own around it.
+    Text(String),
+    /// Token ids, with those that the model wants around a text. They are embedded as they are.
+    Tokens(Vec<u32>),
+}
+
+impl From<&str> for EmbedInput {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for EmbedInput {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
 }
 
 /// The reply.
@@ -47,6 +77,9 @@ pub struct EmbedResult {
     /// One vector for each text, in their order, of length 1: their dot product is their
     /// similarity.
     pub embeddings: Vec<Vec<f32>>,
+    /// The texts that were cut, by their place in the input.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub truncated: Vec<usize>,
     /// Tokens read.
     pub usage: EmbedUsage,
 }
@@ -54,6 +87,21 @@ pub struct EmbedResult {
 /// Tokens in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbedUsage {
-    /// Tokens of all texts, with those that the model puts around each.
+    /// Tokens of all texts as the model read them, with those that it puts around each.
     pub prompt_tokens: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_string_or_its_tokens() {
+        let json = r#"{"input":["a",[101,102],""],"truncate":true,"dimensions":384}"#;
+        let params: EmbedParams = serde_json::from_str(json).unwrap();
+        assert_eq!(params.input, ["a".into(), EmbedInput::Tokens(vec![101, 102]), "".into()]);
+        assert_eq!(serde_json::to_string(&params).unwrap(), json);
+        let plain = EmbedParams { input: vec!["a".into()], ..EmbedParams::default() };
+        assert_eq!(serde_json::to_string(&plain).unwrap(), r#"{"input":["a"]}"#);
+    }
 }

@@ -47,6 +47,7 @@ pub struct JobParams {
 /// The work of a job, as the method of the same name takes it; without a `budget`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one a job, which holds far more")]
 pub enum JobWork {
     /// Text from messages or a prompt. `stream` has no meaning here.
     Generate(GenerateParams),

@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod generate;
 pub mod hello;
 pub mod jobs;
+pub mod metrics;
 pub mod models;
 pub mod status;
 pub mod tokens;

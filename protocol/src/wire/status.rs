@@ -132,12 +132,46 @@ pub struct StatusReply {
     /// Limits reached since the start, by class and layer; none that is zero.
     #[serde(default)]
     pub timeouts: Vec<TimeoutCount>,
+    /// From a request's acceptance to its first token, since the start; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft: Option<Latency>,
+    /// Between two tokens of one text; absent before the second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inter_token: Option<Latency>,
     /// Jobs that have not ended.
     #[serde(default)]
     pub jobs: JobCounts,
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
+    /// Where HTTP is spoken.
+    #[serde(default)]
+    pub http: HttpStatus,
+}
+
+/// Where HTTP is spoken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpStatus {
+    /// The Unix socket; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// The base URL over TCP, such as `http://127.0.0.1:11711/v1`; absent when TCP is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The file with the token that TCP wants; absent when it wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
+}
+
+/// How long something takes, read from the buckets it is counted in: about right.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How often it was measured.
+    pub count: u64,
+    /// What half of them stay below, in milliseconds.
+    pub p50_ms: f64,
+    /// What 95 % of them stay below, in milliseconds.
+    pub p95_ms: f64,
 }
 
 /// How often one layer's limit was reached for one class.

@@ -26,7 +26,7 @@ pub struct TokenizeParams {
     /// The engine whose tokenizer is meant; the one it is on already, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
-    /// Text, tokenized as a raw prompt would be.
+    /// Text, tokenized as a raw prompt would be or, for a model that embeds, as it embeds one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// A conversation, rendered through the chat template first.

@@ -1,4 +1,4 @@
-//! `status`, `stop` and `restart`: the daemon itself. Only the last starts one.
+//! `status`, `metrics`, `stop` and `restart`: the daemon itself. Only the last starts one.
 
 use std::fs::File;
 use std::time::Duration;
@@ -8,8 +8,9 @@ use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::paths::Paths;
 use ingle_protocol::socket::{self, SharedStream};
 use ingle_protocol::wire::envelope::Envelope;
+use ingle_protocol::wire::metrics::{Metrics, MetricsFormat, MetricsParams};
 use ingle_protocol::wire::status::{
-    HealthState, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
+    HealthState, Latency, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
 };
 use ingle_protocol::wire::{Method, NoParams};
 use ingle_protocol::{exit, launch, limits};
@@ -53,6 +54,31 @@ pub(crate) async fn status(app: &mut App) -> Outcome {
     Ok(exit::OK)
 }
 
+/// Prints what the daemon has counted and measured.
+pub(crate) async fn metrics(app: &mut App) -> Outcome {
+    let Some(client) = app.connect_running().await? else {
+        let next = "It is started when it is needed, by `ingle chat` for one.";
+        let error = ErrorBody::new(ErrorCode::DaemonUnavailable, "ingled is not running");
+        return Err(error.with_remediation(next).into());
+    };
+    let format = if app.output.json { MetricsFormat::Families } else { MetricsFormat::Text };
+    let reply = client.call::<Metrics>(&MetricsParams { format }).await?;
+    match reply.text {
+        Some(text) => app.output.text(&text)?,
+        None => app.output.json(&reply)?,
+    }
+    Ok(exit::OK)
+}
+
+/// A duration in milliseconds, for people.
+fn duration(ms: f64) -> String {
+    match ms {
+        ..10.0 => format!("{ms:.1} ms"),
+        ..1_000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1_000.0),
+    }
+}
+
 fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
     let health = match reply.health.state {
         HealthState::Ok => "ok".to_owned(),
@@ -86,6 +112,12 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
         ),
         ("connections", reply.connections.to_string()),
     ];
+    for (name, latency) in [("first token", reply.ttft), ("next token", reply.inter_token)] {
+        if let Some(Latency { p50_ms, p95_ms, .. }) = latency {
+            let (half, most) = (duration(p50_ms), duration(p95_ms));
+            lines.push((name, format!("after {half} at the median, {most} at 95 %")));
+        }
+    }
     if reply.resident_bytes > 0 {
         lines.push((
             "resident",
@@ -122,6 +154,9 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
         lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }
     lines.push(("socket", reply.socket.clone()));
+    if let Some(url) = &reply.http.url {
+        lines.push(("http", url.clone()));
+    }
     lines
 }
 

@@ -17,10 +17,16 @@ pub(crate) async fn embed(
     texts: Vec<String>,
     model: Option<&str>,
     engine: Option<EngineKind>,
+    truncate: bool,
 ) -> Outcome {
     let input = if texts.is_empty() { lines_of_stdin()? } else { texts };
-    let params =
-        EmbedParams { model: model.map(model_argument), engine, input, ..EmbedParams::default() };
+    let params = EmbedParams {
+        model: model.map(model_argument),
+        engine,
+        input: input.into_iter().map(Into::into).collect(),
+        truncate,
+        ..EmbedParams::default()
+    };
     let client = app.connect().await?;
     let result = client.start::<Embed>(&params, Embed::CLASS)?.reply().await?;
     if app.output.json {

@@ -1,5 +1,6 @@
 //! `chat` with a prompt, and `complete`: one answer, streamed as it comes.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 
 use ingle_protocol::client::Client;
@@ -10,12 +11,17 @@ use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
 };
 
+use serde_json::Value;
+
 use super::models::pull_if_missing;
 use super::session::Session;
 use crate::app::{App, model_argument};
-use crate::cli::GenerateOptions;
+use crate::cli::{Gap, GenerateOptions};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
+
+/// The variable by which the chat templates of models that think are told whether to.
+const ENABLE_THINKING: &str = "enable_thinking";
 
 /// Answers one question, or talks where there is none and a person is there.
 pub(crate) async fn chat(
@@ -46,6 +52,7 @@ pub(crate) async fn chat(
 pub(crate) async fn complete(
     app: &mut App,
     prompt: Option<&str>,
+    gap: Gap,
     options: &GenerateOptions,
 ) -> Outcome {
     let prompt = match prompt {
@@ -53,11 +60,33 @@ pub(crate) async fn complete(
         None | Some("-") => read_stdin()?,
         Some(prompt) => prompt.to_owned(),
     };
-    if prompt.is_empty() {
+    let suffix = suffix(gap)?;
+    if prompt.is_empty() && suffix.is_none() {
         return Err(no_prompt());
     }
-    let params = GenerateParams { prompt: Some(prompt), ..params(options) };
+    let params = GenerateParams { prompt: Some(prompt), suffix, ..params(options) };
     answer_once(app, params, options).await
+}
+
+/// The text behind the gap, if there is one.
+fn suffix(gap: Gap) -> Result<Option<String>, Failure> {
+    let Some(path) = gap.suffix_file else { return Ok(gap.suffix) };
+    let limit = limits::FRAME_BYTES as u64;
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(&path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    };
+    let unusable = |problem: String| {
+        let message = format!("{}: {problem}", path.display());
+        Failure::usage(message, "Give a file of UTF-8 text with --suffix-file.")
+    };
+    let bytes = read().map_err(|error| unusable(error.to_string()))?;
+    if bytes.len() as u64 == limit {
+        return Err(unusable(format!("it has over {limit} bytes")));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| unusable("it is not UTF-8 text".to_owned()))?;
+    Ok(Some(text))
 }
 
 async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOptions) -> Outcome {
@@ -107,6 +136,8 @@ pub(crate) async fn generate(
     let mut call = client.start::<Generate>(&params, params.class())?;
     let mut progress = Progress::new();
     let mut pieces = 0;
+    // What the model thinks is for who watches, and no part of the answer.
+    let mut thoughts = String::new();
     while let Some(event) = call.event::<GenerateEvent>().await {
         match event {
             GenerateEvent::Queued { position: 0 } => progress.say("queued", "next"),
@@ -117,8 +148,14 @@ pub(crate) async fn generate(
             GenerateEvent::Prefill { done_tokens, total_tokens } => {
                 progress.tokens("reading", done_tokens, total_tokens);
             }
+            GenerateEvent::Reasoning { text: thought, .. } if is_shown && output.is_watched() => {
+                progress.clear();
+                thoughts.push_str(&thought);
+                output.aside(&thought);
+            }
             GenerateEvent::Delta { text: delta, .. } if is_shown => {
                 progress.clear();
+                end_thoughts(output, &mut thoughts);
                 text.push_str(&delta);
                 output.text(&delta)?;
             }
@@ -130,7 +167,15 @@ pub(crate) async fn generate(
         }
     }
     progress.clear();
+    end_thoughts(output, &mut thoughts);
     Ok(call.reply().await?)
+}
+
+/// Puts a line between thoughts and what is said next.
+fn end_thoughts(output: &mut Output, thoughts: &mut String) {
+    if !std::mem::take(thoughts).is_empty() {
+        output.aside("\n\n");
+    }
 }
 
 /// Prints several texts, each under a line that tells them apart.
@@ -203,6 +248,11 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
         top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
         format: options.format.wanted(),
+        template_options: options
+            .thinks
+            .map(|thinks| (ENABLE_THINKING.to_owned(), Value::Bool(thinks)))
+            .into_iter()
+            .collect(),
         budget: options
             .timeout
             .map(|timeout| Budget { work_ms: Some(work_ms(timeout)), remaining_ms: None }),

@@ -97,7 +97,8 @@ fn params(options: CreateOptions) -> Result<JobParams, Failure> {
     let model = options.model.as_deref().map(model_argument);
     let engine = options.engine;
     let work = if options.embed {
-        JobWork::Embed(EmbedParams { model, engine, input: options.prompt, budget: None })
+        let input = options.prompt.into_iter().map(Into::into).collect();
+        JobWork::Embed(EmbedParams { model, engine, input, ..EmbedParams::default() })
     } else {
         let text = fill_in(&options.prompt)?;
         let (messages, prompt) = if options.raw {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{daemon, generate, jobs, models, timeouts};
 use crate::app::App;
-use crate::cli::{GenerateOptions, JobsCommand, LoadOptions};
+use crate::cli::{Gap, GenerateOptions, JobsCommand, LoadOptions};
 use crate::fake::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
@@ -53,7 +53,7 @@ fn question(
     app: &mut App,
     options: &GenerateOptions,
 ) -> impl Future<Output = crate::output::Outcome> {
-    generate::complete(app, Some("hi"), options)
+    generate::complete(app, Some("hi"), Gap::default(), options)
 }
 
 #[tokio::test]

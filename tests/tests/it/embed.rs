@@ -6,10 +6,13 @@ use ingle_protocol::wire::embed::{Embed, EmbedParams};
 use ingle_tests::{Home, fixture};
 use serde_json::json;
 
+/// A home with two small BERTs of the same weights: a GGUF file, and a folder for MLX.
 fn home() -> Home {
     let home = Home::with_sim(json!({}));
-    let target = home.paths().models_dir().join("bert");
-    std::os::unix::fs::symlink(fixture("goldens/bert"), target).unwrap();
+    for model in ["bert", "bert-mean"] {
+        let target = home.paths().models_dir().join(model);
+        std::os::unix::fs::symlink(fixture(&format!("goldens/{model}")), target).unwrap();
+    }
     home
 }
 
@@ -22,12 +25,13 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
-    let embed = |input: &[&str]| {
-        let input = input.iter().map(|&text| text.to_owned()).collect();
-        let params = EmbedParams { model: Some("bert".into()), input, ..EmbedParams::default() };
+    let embed_with = |model: &str, input: &[&str]| {
+        let input = input.iter().map(|&text| text.into()).collect();
+        let params = EmbedParams { model: Some(model.into()), input, ..EmbedParams::default() };
         let call = client.start::<Embed>(&params, Class::Embeddings).unwrap();
         async { call.reply().await }
     };
+    let embed = |input: &[&str]| embed_with("bert", input);
     let texts = ["the sea", "a ship", "winter stories of a house", "the sea"];
     let batch = embed(&texts).await.unwrap();
     assert_eq!((batch.dimensions, batch.embeddings.len()), (16, 4));
@@ -40,9 +44,17 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
     }
     assert!(dot(&batch.embeddings[0], &batch.embeddings[1]) < 0.999);
     assert!(dot(&batch.embeddings[0], &batch.embeddings[3]) > 0.999_9);
+    // The other engine and the other tokenizer give the same; llama.cpp computes in 16 bits.
+    let on_mlx = embed_with("bert-mean", &texts).await.unwrap();
+    assert_eq!(on_mlx.usage, batch.usage);
+    for (one, other) in batch.embeddings.iter().zip(&on_mlx.embeddings) {
+        assert!(dot(one, other) > 0.999_5, "{}", dot(one, other));
+    }
     let long = "sea ".repeat(100);
-    let refused = embed(&["the sea", &long]).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::ContextTooLong, "{refused:?}");
+    for model in ["bert", "bert-mean"] {
+        let refused = embed_with(model, &["the sea", &long]).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::ContextTooLong, "{refused:?}");
+    }
     assert_eq!(embed(&[]).await.unwrap_err().code, ErrorCode::InvalidParams);
 }
 

@@ -186,8 +186,7 @@ async fn every_error_names_its_request() {
     let load = LoadParams { model: nobody(), ..LoadParams::default() };
     let pull = PullParams { model: "nobody".to_owned(), ..PullParams::default() };
     let unload = ModelParams { model: nobody(), stream: false };
-    let embed =
-        EmbedParams { model: nobody(), input: vec![String::new()], ..EmbedParams::default() };
+    let embed = EmbedParams { model: nobody(), input: vec!["".into()], ..EmbedParams::default() };
     let errors = [
         client.call::<LoadModel>(&load).await.unwrap_err(),
         client.call::<EstimateModel>(&load).await.unwrap_err(),

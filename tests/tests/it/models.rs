@@ -79,7 +79,7 @@ fn libraries_can_be_moved_and_left_out() {
     let _daemon = home.daemon();
     let list = home.ingle(["models", "--json"]).ok().json();
     let names: Vec<_> = list["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
-    assert_eq!(names, ["d", "sim", "smollm2"]);
+    assert_eq!(names, ["d", "minilm", "sim", "smollm2"]);
 }
 
 /// A GGUF file as far as anyone looks before loading it.

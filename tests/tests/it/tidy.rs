@@ -65,6 +65,15 @@ fn http_is_spoken_with_the_hub_only() {
 }
 
 #[test]
+fn http_is_served_at_its_own_edge_only() {
+    let allowed = |path: &Path| path.starts_with("daemon/src/http") || path == Path::new(HERE);
+    let bad = offenders(allowed, |line| {
+        ["axum::", "hyper::", "hyper_util::"].iter().any(|name| line.contains(name))
+    });
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
 fn llama_cpp_is_named_at_its_edges_only() {
     let allowed = |path: &Path| {
         path.starts_with("daemon/src/engine/gguf")
@@ -141,17 +150,29 @@ fn the_shim_links_no_model_code_and_no_server() {
 /// Who may import whom inside the daemon: callers are named before those they may call.
 #[test]
 fn imports_go_downward_only() {
-    let rules: [(&str, &[&str]); 7] = [
+    let rules: [(&str, &[&str]); 10] = [
         (
             "daemon/src/engine",
-            &["rpc", "mcp", "jobs", "service", "models", "app", "config", "request"],
+            &[
+                "rpc", "mcp", "http", "jobs", "service", "models", "app", "config", "request",
+                "metrics",
+            ],
         ),
-        ("daemon/src/text", &["rpc", "mcp", "service", "models", "engine", "app"]),
-        ("daemon/src/formats", &["rpc", "mcp", "service", "models", "engine", "text", "app"]),
-        ("daemon/src/models", &["rpc", "mcp", "jobs", "service", "engine", "text", "app"]),
-        ("daemon/src/service", &["rpc", "mcp", "app", "jobs"]),
-        ("daemon/src/jobs", &["rpc", "mcp", "app"]),
-        ("daemon/src/rpc", &["app"]),
+        (
+            "daemon/src/metrics",
+            &["rpc", "mcp", "http", "jobs", "service", "models", "engine", "text", "app", "config"],
+        ),
+        ("daemon/src/histogram.rs", &["metrics", "engine", "service"]),
+        ("daemon/src/text", &["rpc", "mcp", "http", "service", "models", "engine", "app"]),
+        (
+            "daemon/src/formats",
+            &["rpc", "mcp", "http", "service", "models", "engine", "text", "app"],
+        ),
+        ("daemon/src/models", &["rpc", "mcp", "http", "jobs", "service", "engine", "text", "app"]),
+        ("daemon/src/service", &["rpc", "mcp", "http", "app", "jobs"]),
+        ("daemon/src/jobs", &["rpc", "mcp", "http", "app"]),
+        ("daemon/src/rpc", &["http", "app"]),
+        ("daemon/src/http", &["rpc", "mcp", "engine", "models", "text", "app"]),
     ];
     let mut bad = Vec::new();
     for (path, text) in sources() {

@@ -4,7 +4,7 @@
 
 use llama_guard::{Context, Pass};
 
-use crate::engine::backend::{Embedder, EngineError, ModelInfo};
+use crate::engine::backend::{Embedder, EngineError, ModelInfo, check_text, normalized};
 
 /// A model and its context.
 pub(super) struct GgufEmbedder {
@@ -43,23 +43,6 @@ impl GgufEmbedder {
         }
     }
 
-    fn check(&self, text: &[u32]) -> Result<(), EngineError> {
-        if text.is_empty() || text.len() > self.context_tokens {
-            return Err(EngineError::Native(format!(
-                "a text of {} tokens, expected 1 to {}",
-                text.len(),
-                self.context_tokens
-            )));
-        }
-        match text.iter().find(|&&token| token as usize >= self.info.vocab_size) {
-            Some(token) => Err(EngineError::Native(format!(
-                "token {token} is outside the vocabulary of {}",
-                self.info.vocab_size
-            ))),
-            None => Ok(()),
-        }
-    }
-
     fn embed_batch(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         let (mut tokens, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
         for (text, slot) in texts.iter().zip(0_i32..) {
@@ -73,7 +56,7 @@ impl GgufEmbedder {
         let wanted = vec![1_i8; tokens.len()];
         let pass = if self.has_memory { Pass::Decode } else { Pass::Encode };
         self.output_tokens = self.output_tokens.max(tokens.len());
-        let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted);
+        let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted, None);
         if self.has_memory {
             for (_, slot) in texts.iter().zip(0_i32..) {
                 // The vectors stay; the texts' keys and values are of no more use.
@@ -116,7 +99,7 @@ impl Embedder for GgufEmbedder {
 
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         for text in texts {
-            self.check(text)?;
+            check_text(text, self.info.vocab_size, self.context_tokens)?;
         }
         let mut vectors = Vec::with_capacity(texts.len());
         let mut left = texts;
@@ -134,16 +117,4 @@ impl Embedder for GgufEmbedder {
         }
         Ok(vectors)
     }
-}
-
-/// The vector at length 1.
-#[expect(clippy::cast_possible_truncation, reason = "numbers up to 1")]
-fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
-    let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    if !squares.is_finite() || squares <= 0.0 {
-        let problem = "the model produced a vector without a direction";
-        return Err(EngineError::Native(problem.to_owned()));
-    }
-    let length = squares.sqrt();
-    Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
 }

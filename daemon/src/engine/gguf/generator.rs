@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use llama_guard::{Context, ErrorKind, Pass};
+use llama_guard::{Context, ErrorKind, Pass, Stop};
 
 use crate::engine::backend::{
-    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, check_len,
+    Capacity, EngineError, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, Wanted, check_len,
     check_rows, not_open,
 };
 use crate::engine::passes::Passes;
@@ -114,7 +114,11 @@ impl GgufGenerator {
     }
 
     /// Runs all rows, in as many batches as they need. The sequences' lengths are left alone.
-    fn run(&mut self, rows: &[Row<'_>]) -> Result<(Vec<Logits>, Vec<usize>), EngineError> {
+    fn run(
+        &mut self,
+        rows: &[Row<'_>],
+        stop: Option<Stop<'_>>,
+    ) -> Result<(Vec<Logits>, Vec<usize>), EngineError> {
         // The next batch overwrites what nobody has read yet.
         for logits in self.passes.logits_mut() {
             copy_logits(&mut self.context, logits)?;
@@ -126,7 +130,7 @@ impl GgufGenerator {
             let last = row.tokens.len() - 1;
             for (index, &token) in row.tokens.iter().enumerate() {
                 if self.batch.tokens.len() == self.shape.batch_tokens {
-                    self.run_batch()?;
+                    self.run_batch(stop)?;
                     copy_logits(&mut self.context, &mut logits)?;
                     self.batch.clear();
                 }
@@ -139,17 +143,38 @@ impl GgufGenerator {
                 self.batch.push(token, position, sequence.slot, is_wanted)?;
             }
         }
-        self.run_batch()?;
+        self.run_batch(stop)?;
         Ok((logits, positions))
     }
 
-    fn run_batch(&mut self) -> Result<(), EngineError> {
+    fn run_batch(&mut self, stop: Option<Stop<'_>>) -> Result<(), EngineError> {
         let Batch { tokens, positions, slots, wanted } = &self.batch;
-        let ran = self.context.run(Pass::Decode, tokens, positions, slots, wanted);
+        let ran = self.context.run(Pass::Decode, tokens, positions, slots, wanted, stop);
         ran.map_err(|error| match error.kind {
+            ErrorKind::Cancelled => EngineError::Cancelled,
             ErrorKind::Full => EngineError::KvFull { tokens: self.context.context_tokens() },
             _ => error.into(),
         })
+    }
+
+    /// One forward pass, given up once `stop` says so.
+    fn pass(&mut self, rows: &[Row<'_>], stop: Option<Stop<'_>>) -> Result<Ticket, EngineError> {
+        let Capacity { context_tokens, .. } = self.capacity();
+        let len_of = |seq| Ok(self.sequence(seq)?.len);
+        check_rows(rows, self.info.vocab_size, context_tokens, len_of)?;
+        let (logits, positions) = match self.run(rows, stop) {
+            Ok(ran) => ran,
+            Err(error) => {
+                self.roll_back(rows);
+                return Err(error);
+            }
+        };
+        for row in rows {
+            if let Some(sequence) = self.sequences.get_mut(&row.seq) {
+                sequence.len += row.tokens.len();
+            }
+        }
+        Ok(self.passes.insert(logits, positions))
     }
 
     /// Takes the rows' tokens out of the KV cache again after a pass that failed.
@@ -283,22 +308,21 @@ impl Generator for GgufGenerator {
     }
 
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError> {
-        let Capacity { context_tokens, .. } = self.capacity();
-        let len_of = |seq| Ok(self.sequence(seq)?.len);
-        check_rows(rows, self.info.vocab_size, context_tokens, len_of)?;
-        let (logits, positions) = match self.run(rows) {
-            Ok(ran) => ran,
-            Err(error) => {
-                self.roll_back(rows);
-                return Err(error);
-            }
-        };
-        for row in rows {
-            if let Some(sequence) = self.sequences.get_mut(&row.seq) {
-                sequence.len += row.tokens.len();
-            }
-        }
-        Ok(self.passes.insert(logits, positions))
+        self.pass(rows, None)
+    }
+
+    fn can_give_up(&self) -> bool {
+        // What a pass has read so far must be taken out again.
+        self.shape.cuts
+    }
+
+    fn forward_while(
+        &mut self,
+        rows: &[Row<'_>],
+        wanted: Wanted<'_>,
+    ) -> Result<Ticket, EngineError> {
+        let stop = || !wanted();
+        self.pass(rows, self.shape.cuts.then_some(&stop))
     }
 
     fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {

@@ -1,4 +1,5 @@
-//! Scaled dot-product attention of one sequence's new tokens over its keys and values.
+//! Scaled dot-product attention: of one sequence's new tokens over its keys and values, and of whole
+//! texts in both directions.
 //!
 //! Owns the choice of kernel for each device. Queries arrive already scaled (see `rope`).
 
@@ -72,4 +73,29 @@ fn stacked(queries: &Array, keys: &Array, values: &Array, new: i32) -> Result<Ar
     let queries = queries.reshape(&[kv_heads, per_kv * new, queries.dim(2)])?;
     let scores = ops::matmul(queries, keys.swap_axes(1, 2)?)?;
     Ok(ops::matmul(cpu::causal_softmax(&scores, new)?, values)?)
+}
+
+/// Attention in both directions within each of several texts: all arguments are
+/// `[texts, heads, len, head_dim]`, and so is the result. `mask` is as in
+/// [`TextBatch`](super::models::TextBatch).
+pub(super) fn attend_within(
+    queries: &Array,
+    keys: &Array,
+    values: &Array,
+    mask: Option<&Array>,
+    device: Device,
+) -> Result<Array, EngineError> {
+    if !cpu::serves(device, queries.dtype()) {
+        let mask = mask.map(ScaledDotProductAttentionMask::Array);
+        return Ok(scaled_dot_product_attention(queries, keys, values, 1.0, mask, None)?);
+    }
+    let mut scores = ops::matmul(queries, keys.swap_axes(2, 3)?)?;
+    if let Some(mask) = mask {
+        scores = scores.add(mask)?;
+    }
+    let shape = scores.shape().to_vec();
+    let rows = scores.reshape(&[shape[0] * shape[1], shape[2], shape[3]])?;
+    // Each row as the last token of a sequence of its own: it sees all others.
+    let weights = cpu::causal_softmax(&rows, 1)?.reshape(&shape)?;
+    Ok(ops::matmul(weights, values)?)
 }

@@ -1,27 +1,30 @@
-//! From tensors to a generator: the MLX side of a load.
+//! From tensors to a generator or an embedder: the MLX side of a load.
 
 use std::collections::HashSet;
 
 use super::Device;
+use super::embedder::MlxEmbedder;
 use super::generator::MlxGenerator;
-use super::models::{self, Assembly, Plan, Source};
+use super::models::{self, Assembly, Encoder, Model, Plan, Source};
 use super::weights::Weights;
-use crate::engine::backend::{Builder, EngineError, Generator, ModelInfo};
+use crate::engine::backend::{
+    Builder, Embedder, EmbedderBuilder, EngineError, Generator, ModelInfo,
+};
 use crate::engine::tensor::HostTensor;
 use crate::formats::gguf::GgufFile;
-use crate::formats::hf::ModelFolder;
+use crate::formats::hf::{ModelFolder, Pooling};
 
-/// Takes the tensors of one model.
-pub(super) struct ModelBuilder {
+/// Takes the tensors of one model, which becomes an `M`.
+pub(super) struct ModelBuilder<M: ?Sized> {
     architecture: String,
-    plan: Box<dyn Plan>,
+    plan: Box<dyn Plan<M>>,
     weights: Weights,
     /// The model in the making, once every tensor is there.
-    assembly: Option<Box<dyn Assembly>>,
+    assembly: Option<Box<dyn Assembly<M>>>,
     device: Device,
 }
 
-impl ModelBuilder {
+impl ModelBuilder<dyn Model> {
     /// Reads the hyperparameters and lists the tensors to come.
     pub(super) fn from_gguf(gguf: &GgufFile, device: Device) -> Result<Self, EngineError> {
         let (architecture, plan) = models::plan(&Source::Gguf(gguf))?;
@@ -32,6 +35,17 @@ impl ModelBuilder {
     /// The same for a folder, and checks that its tensors are those of the architecture.
     pub(super) fn from_folder(folder: &ModelFolder, device: Device) -> Result<Self, EngineError> {
         let (architecture, plan) = models::plan(&Source::Folder(folder))?;
+        Self::of_folder(folder, architecture, plan, device)
+    }
+}
+
+impl<M: ?Sized> ModelBuilder<M> {
+    fn of_folder(
+        folder: &ModelFolder,
+        architecture: String,
+        plan: Box<dyn Plan<M>>,
+        device: Device,
+    ) -> Result<Self, EngineError> {
         let weights = Weights::new(folder.path().to_owned(), plan.tensors(), device);
         let mut names = HashSet::new();
         for tensor in folder.tensors() {
@@ -47,25 +61,18 @@ impl ModelBuilder {
         weights.check_all_in(|name| names.contains(name))?;
         Ok(Self { architecture, plan, weights, assembly: None, device })
     }
-}
 
-impl ModelBuilder {
     /// What has been assembled so far; the first call checks that every tensor is there.
-    fn assembly(&mut self) -> Result<Box<dyn Assembly>, EngineError> {
+    fn assembly(&mut self) -> Result<Box<dyn Assembly<M>>, EngineError> {
         if let Some(assembly) = self.assembly.take() {
             return Ok(assembly);
         }
         self.weights.check_complete()?;
         self.plan.assembly(&mut self.weights, self.device)
     }
-}
 
-impl Builder for ModelBuilder {
-    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
-        self.weights.adopt(tensor)
-    }
-
-    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+    /// As [`Builder::advance`].
+    fn step(&mut self, has_all: bool) -> Result<bool, EngineError> {
         if !self.weights.copy_piece() {
             return Ok(false);
         }
@@ -78,7 +85,8 @@ impl Builder for ModelBuilder {
         Ok(is_whole)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
+    /// The model, and what is to be said of it.
+    fn assemble(mut self) -> Result<(Box<M>, ModelInfo), EngineError> {
         let mut assembly = self.assembly()?;
         while !assembly.step(&mut self.weights)? {}
         let info = ModelInfo {
@@ -86,7 +94,67 @@ impl Builder for ModelBuilder {
             vocab_size: self.plan.vocab_size(),
             weight_bytes: self.weights.bytes(),
         };
-        let model = assembly.finish(&mut self.weights)?;
-        Ok(Box::new(MlxGenerator::new(model, info, self.plan.context_tokens(), self.device)))
+        Ok((assembly.finish(&mut self.weights)?, info))
+    }
+}
+
+impl Builder for ModelBuilder<dyn Model> {
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        self.weights.adopt(tensor)
+    }
+
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        self.step(has_all)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Box<dyn Generator>, EngineError> {
+        let (context_tokens, device) = (self.plan.context_tokens(), self.device);
+        let (model, info) = self.assemble()?;
+        Ok(Box::new(MlxGenerator::new(model, info, context_tokens, device)))
+    }
+}
+
+/// The builder of a model that embeds, and what becomes of its tokens' vectors.
+pub(super) struct EncoderBuilder {
+    model: ModelBuilder<dyn Encoder>,
+    pooling: Pooling,
+    /// Bytes of what a pass computes on the way, at most.
+    pass_bytes: u64,
+}
+
+impl EncoderBuilder {
+    /// Reads the hyperparameters of a folder, and checks its tensors and how it pools.
+    pub(super) fn from_folder(folder: &ModelFolder, device: Device) -> Result<Self, EngineError> {
+        let (architecture, plan) = models::encoder_plan(folder)?;
+        // Guessed wrong, vectors would look well and mean little.
+        let Some(sentence) = folder.sentence() else {
+            return Err(EngineError::InvalidModel {
+                file: folder.path().to_owned(),
+                problem: "the folder has no modules.json, which names the pooling that makes one \
+                          vector of a text's tokens; fetch the model again with all of its files"
+                    .to_owned(),
+            });
+        };
+        let model = ModelBuilder::of_folder(folder, architecture, plan, device)?;
+        let pass_bytes = super::pass_bytes(folder);
+        Ok(Self { model, pooling: sentence.pooling, pass_bytes })
+    }
+}
+
+impl EmbedderBuilder for EncoderBuilder {
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        self.model.weights.adopt(tensor)
+    }
+
+    fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
+        self.model.step(has_all)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError> {
+        let Self { model, pooling, pass_bytes } = *self;
+        let (context_tokens, device) = (model.plan.context_tokens(), model.device);
+        let (encoder, info) = model.assemble()?;
+        let sizes = (context_tokens, pass_bytes);
+        Ok(Box::new(MlxEmbedder::new(encoder, info, pooling, sizes, device)))
     }
 }

@@ -46,6 +46,17 @@ pub(super) fn swiglu(gate: &Array, up: &Array) -> Result<Array, EngineError> {
     })
 }
 
+/// `x (1 + erf(x / sqrt 2)) / 2`.
+pub(super) fn gelu(x: &Array) -> Result<Array, EngineError> {
+    call("gelu", |result, stream| {
+        // SAFETY: all handles are live for the call, and `result` may be written.
+        #[allow(unsafe_code)]
+        unsafe {
+            mlx_sys::ingle_cpu_gelu(result, x.as_ptr(), stream)
+        }
+    })
+}
+
 /// Causal softmax of `[heads, rows, len]` scores, where row `r` belongs to new token `r % new`.
 pub(super) fn causal_softmax(scores: &Array, new: i32) -> Result<Array, EngineError> {
     call("causal_softmax", |result, stream| {
@@ -155,6 +166,22 @@ mod tests {
             let (gate, up) = (noise(&[rows, width]), noise(&[rows, width]));
             let expected = gate.multiply(ops::sigmoid(&gate).unwrap()).unwrap();
             assert_close(&swiglu(&gate, &up).unwrap(), &expected.multiply(&up).unwrap());
+        }
+    }
+
+    #[test]
+    fn gelu_is_what_mlx_computes() {
+        for (rows, width) in [(1, 3), (2, 64), (300, 90)] {
+            let x = noise(&[rows, width]);
+            let half = Array::from_f32(0.5);
+            let erf = ops::erf(x.multiply(half.sqrt().unwrap()).unwrap()).unwrap();
+            let share = erf.add(Array::from_f32(1.0)).unwrap().multiply(half).unwrap();
+            assert_close(&gelu(&x).unwrap(), &x.multiply(share).unwrap());
+        }
+        let values = [-1e30_f32, -200.0, 0.0, 200.0, 1e30];
+        let found = gelu(&Array::from_slice(&values.repeat(7), &[35])).unwrap();
+        for (index, found) in found.to_vec_exact::<f32>().unwrap().into_iter().enumerate() {
+            assert!((found - values[index % 5].max(0.0)).abs() < 1e-6, "{index}: {found}");
         }
     }
 

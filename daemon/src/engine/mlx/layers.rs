@@ -1,4 +1,4 @@
-//! Layers that architectures are made of: linear, embedding, RMS norm, SwiGLU.
+//! Layers that architectures are made of: linear, embedding, norms, activations.
 //!
 //! Owns how one weight is applied on each device. Knows no architecture and no cache. Activations
 //! are `[tokens, features]`: the rows of a ragged batch one after the other.
@@ -74,6 +74,16 @@ impl LayerBuilder<'_> {
     ) -> Result<RmsNorm, EngineError> {
         let weight = self.take_dense(&format!("{module}.weight"), order)?;
         Ok(RmsNorm { weight, eps, cpu: cpu::serves(self.device, self.dtype) })
+    }
+
+    /// A norm with scale and bias.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidModel`] when one of them is missing or quantised.
+    pub(super) fn layer_norm(&mut self, module: &str, eps: f32) -> Result<LayerNorm, EngineError> {
+        let weight = self.take_dense(&format!("{module}.weight"), None)?;
+        let bias = self.take_dense(&format!("{module}.bias"), None)?;
+        Ok(LayerNorm { weight, bias, eps })
     }
 
     fn take(
@@ -279,6 +289,52 @@ impl RmsNorm {
             return cpu::rms_norm(x, &self.weight, self.eps);
         }
         Ok(fast::rms_norm(x, Some(&self.weight), self.eps)?)
+    }
+}
+
+/// Layer norm (Ba, Kiros and Hinton 2016).
+pub(super) struct LayerNorm {
+    weight: Array,
+    bias: Array,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Normalises the last axis.
+    pub(super) fn forward(&self, x: &Array) -> Result<Array, EngineError> {
+        Ok(fast::layer_norm(x, Some(&self.weight), Some(&self.bias), self.eps)?)
+    }
+}
+
+/// The activation of an ungated feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activation {
+    /// Gaussian error linear unit (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// Its approximation by a hyperbolic tangent, which some models were trained with.
+    GeluTanh,
+    /// Rectified linear unit.
+    Relu,
+}
+
+impl Activation {
+    /// Element by element.
+    pub(super) fn forward(self, x: &Array, device: Device) -> Result<Array, EngineError> {
+        let number = |value: f32| Array::from_f32(value).as_dtype(x.dtype());
+        Ok(match self {
+            Self::Gelu if cpu::serves(device, x.dtype()) => cpu::gelu(x)?,
+            Self::Gelu => {
+                let erf = ops::erf(x.multiply(number(std::f32::consts::FRAC_1_SQRT_2)?)?)?;
+                x.multiply(erf.add(number(1.0)?)?.multiply(number(0.5)?)?)?
+            }
+            Self::GeluTanh => {
+                // 0.5 (1 + tanh(u)) is sigmoid(2 u).
+                let cube = x.multiply(x)?.multiply(number(0.044_715)?)?.add(number(1.0)?)?;
+                let twice = 2.0 * (2.0 / std::f32::consts::PI).sqrt();
+                x.multiply(ops::sigmoid(x.multiply(cube)?.multiply(number(twice)?)?)?)?
+            }
+            Self::Relu => ops::maximum(x, number(0.0)?)?,
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The MLX engine: the only place in Ingle that names `mlx_rs`.
 //!
-//! Turns a model's header and tensors into a [`Generator`](super::backend::Generator). Knows
-//! nothing of requests, text or clocks.
+//! Turns a model's header and tensors into a [`Generator`](super::backend::Generator) or an
+//! [`Embedder`](super::backend::Embedder). Knows nothing of requests, text or clocks.
 //!
 //! MLX's streams belong to the thread that made them, so everything here is called on the engine
 //! thread only, and what it gives must be used and dropped there.
@@ -11,6 +11,7 @@ mod affinity;
 mod attention;
 mod builder;
 mod cpu;
+mod embedder;
 mod generator;
 mod kv_cache;
 mod layers;
@@ -23,11 +24,12 @@ mod weights;
 
 use mlx_rs::DeviceType;
 
-use super::backend::{Builder, EngineError};
+use super::backend::{Builder, EmbedderBuilder, EngineError};
 use super::tensor::WeightPrecision;
 use crate::formats::gguf::GgufFile;
 use crate::formats::hf::ModelFolder;
-use builder::ModelBuilder;
+use builder::{EncoderBuilder, ModelBuilder};
+pub use embedder::pass_bytes;
 pub use memory::{Limits, MemoryUse, clear_cache, memory, set_limits};
 
 /// Starts building the model of a GGUF file: its tensors come through [`Builder::adopt`].
@@ -50,6 +52,15 @@ pub fn builder(gguf: &GgufFile) -> Result<Box<dyn Builder>, EngineError> {
 pub fn folder_builder(folder: &ModelFolder) -> Result<Box<dyn Builder>, EngineError> {
     memory::start()?;
     Ok(Box::new(ModelBuilder::from_folder(folder, device()?)?))
+}
+
+/// The same for a folder with a model that embeds.
+///
+/// # Errors
+/// As [`builder`].
+pub fn folder_embedder(folder: &ModelFolder) -> Result<Box<dyn EmbedderBuilder>, EngineError> {
+    memory::start()?;
+    Ok(Box::new(EncoderBuilder::from_folder(folder, device()?)?))
 }
 
 /// What the loader must convert weights to. MLX's CPU backend has fast kernels for 32-bit floats

@@ -53,6 +53,13 @@ pub(super) fn start_load(
             let stream = loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?;
             (Target::Generator(builder), stream)
         }
+        #[cfg(feature = "mlx")]
+        (EngineKind::Mlx, Role::Embeds, Weights::Safetensors(folder)) => {
+            let builder = crate::engine::mlx::folder_embedder(folder)?;
+            let precision = crate::engine::mlx::weight_precision();
+            let stream = loader::spawn(Arc::clone(folder), precision, Arc::clone(&cancel))?;
+            (Target::Embedder(builder), stream)
+        }
         (EngineKind::Sim, Role::Generates, Weights::Sim(config)) => {
             let (builder, stream) = sim::load((**config).clone(), Arc::clone(&cancel))?;
             (Target::Generator(builder), stream)

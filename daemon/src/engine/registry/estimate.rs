@@ -5,7 +5,7 @@
 use ingle_protocol::wire::models::EngineKind;
 
 use crate::engine::handle::{EngineModel, Weights};
-#[cfg(feature = "gguf")]
+#[cfg(any(feature = "gguf", feature = "mlx"))]
 use crate::engine::role::Role;
 use crate::engine::settings::EngineSettings;
 
@@ -102,7 +102,15 @@ pub fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
             let weights = crate::engine::loader::folder_loaded_bytes(folder, precision);
             let kv_elements = kv::folder_elements(folder);
             let sizes = Sizes { weights, largest: elements.max().unwrap_or(0), kv_elements };
-            sizes.on_mlx(precision, tokens(folder.context_tokens().ok()))
+            let estimate = sizes.on_mlx(precision, tokens(folder.context_tokens().ok()));
+            match model.role {
+                Role::Generates => estimate,
+                Role::Embeds => Estimate {
+                    overhead: crate::engine::mlx::pass_bytes(folder),
+                    kv_per_token: 0,
+                    ..estimate
+                },
+            }
         }
         (_, Weights::Sim(config)) => Estimate {
             engine,

@@ -16,6 +16,7 @@ use super::resident::{Resident, ResidentEmbedder};
 use crate::engine::backend::{Builder, EmbedderBuilder, EngineError};
 use crate::engine::handle::EngineFailure;
 use crate::engine::loader::{LoadItem, LoadStream};
+use crate::engine::tensor::HostTensor;
 
 /// Somebody who waits for a load.
 #[derive(Debug)]
@@ -58,7 +59,15 @@ impl Target {
     fn advance(&mut self, has_all: bool) -> Result<bool, EngineError> {
         match self {
             Self::Generator(builder) => builder.advance(has_all),
-            Self::Embedder(_) => Ok(true),
+            Self::Embedder(builder) => builder.advance(has_all),
+        }
+    }
+
+    /// As [`Builder::adopt`].
+    fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
+        match self {
+            Self::Generator(builder) => builder.adopt(tensor),
+            Self::Embedder(builder) => builder.adopt(tensor),
         }
     }
 
@@ -154,9 +163,7 @@ impl Loading {
             self.moved_at = Instant::now();
             match item {
                 LoadItem::Tensor { tensor, bytes_read, bytes_total } => {
-                    if let Target::Generator(builder) = &mut self.target
-                        && let Err(error) = builder.adopt(tensor)
-                    {
+                    if let Err(error) = self.target.adopt(tensor) {
                         return Some(Err(error));
                     }
                     (self.bytes_read, self.bytes_total) = (bytes_read, bytes_total);

@@ -132,6 +132,8 @@ impl Resident {
 /// A model that embeds.
 pub(super) struct ResidentEmbedder {
     pub(super) embedder: Box<dyn Embedder>,
+    /// How much of a request is worked off at once.
+    pub(super) pacing: Pacing,
     pub(super) engine: EngineKind,
     pub(super) load_ms: f64,
 }
@@ -143,6 +145,7 @@ impl ResidentEmbedder {
         engine: EngineKind,
         started_at: Instant,
     ) -> Self {
-        Self { embedder, engine, load_ms: millis(started_at.elapsed()) }
+        let load_ms = millis(started_at.elapsed());
+        Self { embedder, pacing: Pacing::new(), engine, load_ms }
     }
 }

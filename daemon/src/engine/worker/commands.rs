@@ -11,6 +11,7 @@ use ingle_protocol::wire::generate::GenerateEvent;
 use super::Worker;
 use super::loads::PendingLoad;
 use crate::engine::admission::QueueFull;
+use crate::engine::counters::UnloadReason;
 use crate::engine::handle::{Command, EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::memory::ModelOptions;
 use crate::engine::registry::LoadWaiter;
@@ -121,7 +122,8 @@ impl Worker {
         for load in ended {
             self.reply(load.waiter.done, Err(EngineFailure::Cancelled));
         }
-        Ok(self.drop_model(name, &EngineFailure::Cancelled) || demand.total() > 0)
+        let was_there = self.drop_model(name, UnloadReason::Asked, &EngineFailure::Cancelled);
+        Ok(was_there || demand.total() > 0)
     }
 
     fn shut_down(&mut self, now: bool) {
@@ -143,7 +145,7 @@ impl Worker {
         // A load is worth nothing to a daemon that ends, unless a request waits for it.
         for name in self.registry.loading_names() {
             if self.demand(&name).requests() == 0 {
-                self.drop_model(&name, &failure);
+                self.drop_model(&name, UnloadReason::Asked, &failure);
             }
         }
     }

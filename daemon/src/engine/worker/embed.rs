@@ -8,9 +8,11 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::Worker;
 use crate::engine::backend::EngineError;
+use crate::engine::counters::Activity;
 use crate::engine::crash_journal::Work;
 use crate::engine::embedding::Job;
 use crate::engine::handle::{EmbedRequest, EngineFailure};
+use crate::engine::pacing::Company;
 
 impl Worker {
     /// Takes a request for embeddings in, or answers it. Its model's load starts with the next
@@ -50,13 +52,25 @@ impl Worker {
         let Some(job) = self.next_job(now) else { return };
         let (arrival, model) = (job.arrival, job.request.model.clone());
         let request_id = job.request.request_id.clone();
+        let tokens: usize = job.request.inputs.iter().map(Vec::len).sum();
         self.status.beat(Heartbeat::Prefill { model: model.name.clone() }, now);
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
-            Some(embedder) => {
-                if self.embeddings.step(arrival, embedder, now) {
-                    self.journal.succeeded(&model.name);
+            Some((embedder, pacing)) => {
+                let counters = self.status.counters();
+                // A slice is a prompt's chunk as far as others are concerned.
+                let is_alone = self.running.is_empty();
+                let company = if is_alone { Company::Prompts } else { Company::Streams };
+                let most_tokens = pacing.chunk_tokens(company);
+                let slice = self.embeddings.step(arrival, embedder, most_tokens, now);
+                if let Some(slice) = slice {
+                    pacing.learn(slice.tokens, now.elapsed());
                 }
+                if slice.is_some_and(|slice| slice.is_done) {
+                    self.journal.succeeded(&model.name);
+                    counters.of(&model.name, model.engine).read_tokens.add(tokens as u64);
+                }
+                counters.busy(Activity::Embed, now.elapsed());
                 self.registry.touch(&model.name, Instant::now());
             }
             // The service does not ask for it.

@@ -10,6 +10,7 @@ use ingle_protocol::wire::models::{Eviction, Fit, LoadEstimate};
 use super::loads::is_long;
 use super::{Worker, first_choice};
 use crate::engine::admission::Arrival;
+use crate::engine::counters::{LoadOutcome, UnloadReason};
 use crate::engine::handle::{EngineFailure, EngineModel, GenerateRequest};
 use crate::engine::ledger::{Ledger, Need, Plan, Step};
 use crate::engine::memory::{ModelOptions, Stay};
@@ -98,11 +99,12 @@ impl Worker {
                     tracing::debug!(model, sequences, bytes, "kept sequences make room");
                     if let Some(resident) = self.registry.resident(model) {
                         resident.drop_kept(*sequences);
+                        self.status.counters().kept_dropped.add(*sequences as u64);
                     }
                 }
                 Step::Unload { model, bytes } => {
                     tracing::info!(model, bytes, "an idle model makes room");
-                    self.drop_model(model, &EngineFailure::Cancelled);
+                    self.drop_model(model, UnloadReason::Memory, &EngineFailure::Cancelled);
                 }
             }
         }
@@ -144,7 +146,15 @@ impl Worker {
                 // must cost nobody anything.
                 self.journal.adopts();
                 self.journal.load_begins(model);
-                self.registry.start(model, estimate, stay)?;
+                let other = self.registry.is_other_version(model);
+                let was_resident = self.registry.is_resident(&model.name);
+                if let Err(error) = self.registry.start(model, estimate, stay) {
+                    self.status.counters().load_ended(LoadOutcome::Failed);
+                    return Err(error.into());
+                }
+                if other {
+                    self.count_departure(was_resident, UnloadReason::Replaced);
+                }
                 self.make_room(&steps);
                 Ok(Residence::Granted)
             }
@@ -262,7 +272,7 @@ impl Worker {
         let expired = self.expiries().into_iter().filter(|(_, at)| *at <= now);
         for (name, _) in expired.collect::<Vec<_>>() {
             tracing::info!(model = name, "an idle model's keep-alive has run out");
-            self.drop_model(&name, &EngineFailure::Cancelled);
+            self.drop_model(&name, UnloadReason::Idle, &EngineFailure::Cancelled);
         }
         if self.running.is_empty() && self.registry.trim_due().is_some_and(|at| at <= now) {
             self.registry.trim();
@@ -270,7 +280,7 @@ impl Worker {
         for name in self.registry.loading_names() {
             if self.demand(&name).total() == 0 {
                 tracing::info!(model = name, "a load that nobody waits for is cancelled");
-                self.drop_model(&name, &EngineFailure::Cancelled);
+                self.drop_model(&name, UnloadReason::Idle, &EngineFailure::Cancelled);
             }
         }
     }

@@ -10,7 +10,9 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 
 use super::Worker;
 use crate::engine::backend::{EngineError, Row};
+use crate::engine::counters::Activity;
 use crate::engine::crash_journal::Work;
+use crate::engine::pacing::Company;
 use crate::engine::registry::Resident;
 use crate::engine::sampling::{SampleSpec, Sampled};
 use crate::engine::sequence::{Phase, Sequence};
@@ -20,7 +22,9 @@ impl Worker {
     pub(super) fn step(&mut self) {
         let models: BTreeSet<String> =
             self.running.iter().map(|sequence| sequence.request.model.name.clone()).collect();
-        let alone = self.running.iter().all(|one| matches!(one.phase, Phase::Prefill { .. }));
+        let only_prompts =
+            self.running.iter().all(|one| matches!(one.phase, Phase::Prefill { .. }));
+        let is_single = self.running.len() == 1;
         for model in models {
             let Some(resident) = self.registry.resident(&model) else { continue };
             let mine = |sequence: &&mut Sequence| sequence.request.model.name == model;
@@ -32,13 +36,21 @@ impl Worker {
             } else {
                 Heartbeat::Decode { model: model.clone() }
             };
-            self.status.beat(heartbeat, Instant::now());
+            let began_at = Instant::now();
+            self.status.beat(heartbeat, began_at);
             let work = if prefill { Work::Prefill } else { Work::Decode };
             if let Some(first) = sequences.first() {
                 let requests = sequences.iter().map(|one| one.request.request_id.as_str());
                 self.journal.step(work, &first.request.model, requests);
             }
-            let outcomes = step_model(resident, &mut sequences, alone);
+            let company = match (only_prompts, is_single && resident.generator.can_give_up()) {
+                (false, _) => Company::Streams,
+                (true, false) => Company::Prompts,
+                (true, true) => Company::Nobody,
+            };
+            let outcomes = step_model(resident, &mut sequences, company);
+            let activity = if prefill { Activity::Prefill } else { Activity::Decode };
+            self.status.counters().busy(activity, began_at.elapsed());
             self.settle(&model, outcomes);
         }
     }
@@ -85,13 +97,13 @@ enum Outcome {
 }
 
 /// One forward pass over all sequences of one model: a token each, and as many prompt tokens as
-/// the pacing allows in all, which is more if nobody generates (`alone`). One outcome a sequence.
+/// the pacing allows in all. One outcome a sequence.
 fn step_model(
     resident: &mut Resident,
     sequences: &mut [&mut Sequence],
-    alone: bool,
+    company: Company,
 ) -> Vec<Outcome> {
-    let mut prompt_left = resident.pacing.chunk_tokens(alone);
+    let mut prompt_left = resident.pacing.chunk_tokens(company);
     let mut prompt_tokens = 0;
     // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
     let mut shares: Vec<usize> = sequences
@@ -109,7 +121,11 @@ fn step_model(
     let started_at = Instant::now();
     let mut refused: Vec<Option<EngineError>> = vec![None; shares.len()];
     let sampled = loop {
-        match run_pass(resident, sequences, &shares, &specs) {
+        match run_pass(resident, sequences, &shares, &specs, company) {
+            // Its request has ended, and leaves before the next step.
+            Err(EngineError::Cancelled) if company == Company::Nobody => {
+                return shares.iter().map(|_| Outcome::Nothing).collect();
+            }
             Err(EngineError::KvFull { .. }) if resident.give_up_kept() => {}
             // Nothing is left to give up but the youngest sequence, for the sake of the others.
             Err(error @ EngineError::KvFull { .. }) => {
@@ -176,6 +192,7 @@ fn run_pass(
     sequences: &[&mut Sequence],
     shares: &[usize],
     specs: &[Option<SampleSpec>],
+    company: Company,
 ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
     let takes_part = |&(spec, share): &(&Option<SampleSpec>, &usize)| *share > 0 && spec.is_some();
     let specs: Vec<SampleSpec> =
@@ -190,7 +207,12 @@ fn run_pass(
             wants_logits: sequence.wants_logits(share),
         })
         .collect();
-    let ticket = resident.generator.forward(&rows)?;
+    let ticket = if company == Company::Nobody {
+        let wanted = || sequences.iter().all(|sequence| sequence.ended(Instant::now()).is_none());
+        resident.generator.forward_while(&rows, &wanted)?
+    } else {
+        resident.generator.forward(&rows)?
+    };
     if !specs.is_empty() {
         resident.generator.sample(&ticket, &specs)?;
     }

@@ -9,6 +9,7 @@ mod config;
 mod error;
 mod limits;
 mod quantization;
+mod sentence;
 mod shards;
 mod tensors;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub use config::Config;
 pub use error::{FolderError, FolderErrorKind};
 pub use quantization::Affine;
+pub use sentence::{Pooling, Sentence};
 pub use tensors::{Part, Storage, Tensor};
 
 use super::safetensors::SafetensorsFile;
@@ -33,6 +35,7 @@ use shards::{Shards, read_bounded};
 pub struct ModelFolder {
     path: PathBuf,
     config: Config,
+    sentence: Option<Sentence>,
     files: Vec<SafetensorsFile>,
     tensors: Vec<Tensor>,
 }
@@ -46,13 +49,14 @@ impl ModelFolder {
         let config_path = path.join("config.json");
         let bytes = read_bounded(&config_path, limits::MAX_CONFIG_BYTES)?;
         let config = Config::parse(&config_path, &bytes)?;
+        let sentence = Sentence::read(path, config.size_opt("hidden_size")?)?;
         let shards = Shards::find(path)?;
         let files = shards
             .files
             .iter()
             .map(|name| SafetensorsFile::open(&path.join(name)))
             .collect::<Result<_, _>>()?;
-        Self::join(path, config, &shards, files)
+        Self::join(path, config, sentence, &shards, files)
     }
 
     /// The same checks on a config and a single weights file in memory; `path` is for messages
@@ -69,12 +73,13 @@ impl ModelFolder {
             files: vec![name.to_owned()],
             weight_map: BTreeMap::new(),
         };
-        Self::join(path, config, &shards, vec![file])
+        Self::join(path, config, None, &shards, vec![file])
     }
 
     fn join(
         path: &Path,
         config: Config,
+        sentence: Option<Sentence>,
         shards: &Shards,
         files: Vec<SafetensorsFile>,
     ) -> Result<Self, FolderError> {
@@ -112,10 +117,11 @@ impl ModelFolder {
                 .at(&shards.path));
             }
         }
-        parts.retain(|name, _| !is_left_out(name, tied));
+        let embeds = sentence.is_some();
+        parts.retain(|name, _| !is_left_out(name, tied) && !(embeds && serves_no_vector(name)));
         let tensors = tensors::join(parts, quantization.as_ref())
             .map_err(|(shard, kind)| kind.at(files[shard].path()))?;
-        Ok(Self { path: path.to_owned(), config, files, tensors })
+        Ok(Self { path: path.to_owned(), config, sentence, files, tensors })
     }
 
     /// Where the folder is.
@@ -130,7 +136,13 @@ impl ModelFolder {
         &self.config
     }
 
-    /// Tokens the model can take. Layers that attend to a window only are computed in full here,
+    /// What the folder says of embedding, if it is meant for that.
+    #[must_use]
+    pub fn sentence(&self) -> Option<&Sentence> {
+        self.sentence.as_ref()
+    }
+
+    /// Tokens the model can take. A text to embed may have a lower limit. Layers that attend to a window only are computed in full here,
     /// which gives the same as long as the context is no longer than the window: so it ends there.
     ///
     /// # Errors
@@ -138,6 +150,13 @@ impl ModelFolder {
     pub fn context_tokens(&self) -> Result<usize, FolderError> {
         let config = &self.config;
         let context = config.size("max_position_embeddings")?;
+        let first = self.first_position()?;
+        if first >= context {
+            return Err(config.invalid(format!(
+                "`max_position_embeddings` is {context}, and positions begin at {first}"
+            )));
+        }
+        let context = context - first;
         let slides = match config.strings_opt("layer_types")? {
             Some(types) => {
                 let known = ["full_attention", "sliding_attention"];
@@ -150,7 +169,21 @@ impl ModelFolder {
             None => config.flag_opt("use_sliding_window")?.unwrap_or(true),
         };
         let window = if slides { config.size_opt("sliding_window")? } else { None };
-        Ok(window.map_or(context, |window| context.min(window)))
+        let text = self.sentence.as_ref().and_then(|sentence| sentence.max_tokens);
+        Ok([window, text].into_iter().flatten().fold(context, usize::min))
+    }
+
+    /// The position of a text's first token: RoBERTa's kind counts from behind the padding token's
+    /// id.
+    ///
+    /// # Errors
+    /// When a key has another type than it should.
+    pub fn first_position(&self) -> Result<usize, FolderError> {
+        let kind = self.config.string_opt("model_type")?;
+        if !matches!(kind.as_deref(), Some("roberta" | "xlm-roberta")) {
+            return Ok(0);
+        }
+        Ok(self.config.size_opt("pad_token_id")?.unwrap_or(1) + 1)
     }
 
     /// All weights a model may want, in the order of the files' bytes.
@@ -188,7 +221,16 @@ impl ModelFolder {
 }
 
 /// Tensors that are stored but computed anew or shared by every implementation: the angles of the
-/// rotary embedding, and the output head where it is the embedding.
+/// rotary embedding, the positions' own numbers, and the output head where it is the embedding.
 fn is_left_out(name: &str, tied: bool) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (tied && name.starts_with("lm_head."))
+    name.ends_with("rotary_emb.inv_freq")
+        || name.ends_with("embeddings.position_ids")
+        || (tied && name.starts_with("lm_head."))
+}
+
+/// Tensors of an encoder that only other uses of it than embedding need: the heads for whole texts
+/// and for masked words.
+fn serves_no_vector(name: &str) -> bool {
+    let inner = name.strip_prefix("bert.").or(name.strip_prefix("roberta.")).unwrap_or(name);
+    ["pooler.", "cls.", "lm_head."].iter().any(|head| inner.starts_with(head))
 }

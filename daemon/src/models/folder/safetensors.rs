@@ -19,7 +19,7 @@ const SINGLE: &str = "model.safetensors";
 const NAMED: usize = 3;
 
 /// Files beside the weights that a model is made of: its configuration, tokenizer and template.
-const COMPANIONS: [&str; 13] = [
+const COMPANIONS: [&str; 16] = [
     CONFIG,
     "generation_config.json",
     "tokenizer.json",
@@ -32,12 +32,22 @@ const COMPANIONS: [&str; 13] = [
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     INDEX,
 ];
 
 /// Whether a file of a repository or folder belongs to a safetensors model, beside its weights.
 pub(in crate::models) fn is_companion(name: &str) -> bool {
-    COMPANIONS.contains(&name)
+    COMPANIONS.contains(&name) || is_pooling(name)
+}
+
+/// Whether it says how an embedding model pools: the one companion that lies in a folder of its own,
+/// called after its place in `modules.json`, such as `1_Pooling/config.json`.
+pub(in crate::models) fn is_pooling(name: &str) -> bool {
+    name.split_once('/')
+        .is_some_and(|(folder, file)| folder.ends_with("_Pooling") && file == CONFIG)
 }
 
 /// The weights among `names`, without those of an index: they are known once it is here. Empty
@@ -83,7 +93,7 @@ pub(super) fn found(folder: &Path, listing: &Listing) -> Result<Option<Found>, S
         check_beginning(&path)?;
     }
     let mut files: Vec<String> = weights;
-    for name in listing.top().filter(|name| is_companion(name)) {
+    for name in listing.names().filter(|name| is_companion(name)) {
         sum.add(&listing.path(name), false)?;
         files.push(name.to_owned());
     }

@@ -22,8 +22,11 @@ pub(super) struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// Its name on this disk.
+    /// Its path below the model's folder. GGUF files come out of the folders they are in.
     pub(super) fn name(&self) -> &str {
+        if safetensors::is_pooling(&self.path) {
+            return &self.path;
+        }
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
@@ -150,6 +153,18 @@ mod tests {
                 "config.json tokenizer.json model.safetensors.index.json chat_template.jinja \
                  model-00001-of-00002.safetensors model-00002-of-00002.safetensors",
             ),
+            (
+                &[
+                    "1_Pooling/config.json",
+                    "2_Normalize/x",
+                    "config.json",
+                    "modules.json",
+                    "model.safetensors",
+                    "onnx/config.json",
+                ],
+                None,
+                "1_Pooling/config.json config.json modules.json model.safetensors",
+            ),
             (&["m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-F16.gguf"], None, "m-Q4_K_M.gguf"),
             (&["m-Q8_0.gguf", "m-Q4_K_M.gguf"], Some("q8_0"), "m-Q8_0.gguf"),
             (
@@ -169,6 +184,18 @@ mod tests {
             (&["config.json", "model.safetensors", "m.gguf"], Some("m.gguf"), "m.gguf"),
         ] {
             assert_eq!(paths(files, choice), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_pooling_file_keeps_its_folder() {
+        for (path, name) in [
+            ("1_Pooling/config.json", "1_Pooling/config.json"),
+            ("BF16/m-BF16.gguf", "m-BF16.gguf"),
+            ("config.json", "config.json"),
+        ] {
+            let file = RemoteFile { path: path.to_owned(), size_bytes: None, sha256: None };
+            assert_eq!(file.name(), name);
         }
     }
 

@@ -18,6 +18,7 @@ use super::error::HubError;
 use super::part::{self, Part};
 use super::select::RemoteFile;
 use crate::models::error::PullError;
+use crate::models::staging;
 
 /// Longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -72,7 +73,11 @@ impl Transfer<'_> {
     async fn open(&self) -> Result<Part, PullError> {
         let (target, size_bytes) = (self.target.clone(), self.file.size_bytes);
         let cancel = self.cancel.clone();
-        blocking(move || Part::open(&target, size_bytes, &cancel)).await
+        blocking(move || {
+            staging::make_room(&target)?;
+            Part::open(&target, size_bytes, &cancel)
+        })
+        .await
     }
 
     async fn attempt(

@@ -221,7 +221,7 @@ impl Plan {
     /// without asking anyone. A repository's commit stays until another revision is asked for.
     fn is_current(&self, manifest: &Manifest) -> bool {
         match &self.source {
-            Source::Package(offer) => manifest.sha256 == offer.file_sha256,
+            Source::Package(offer) => manifest.sha256 == offer.sha256(),
             Source::Path { found, .. } => {
                 manifest.size_bytes == found.size_bytes
                     && unix_s(found.modified) <= manifest.fetched_at_unix_s

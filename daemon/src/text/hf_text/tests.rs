@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::text::chat_template::ChatMessage;
+use crate::text::chat_template::ChatInput;
 use crate::text::detokenize::Detokenizer;
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
+use ingle_protocol::wire::chat::Message;
 
 fn fixture(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../tests/goldens/tokenizers", name].iter().collect()
@@ -49,8 +50,15 @@ fn ids_and_texts_are_the_references() {
         let chat = golden["chat"].as_str();
         assert_eq!(chat.is_some(), model.chat_template.is_some());
         if let (Some(expected), Some(template)) = (chat, &model.chat_template) {
-            let messages = [ChatMessage::new("user", "Hello world!")];
-            assert_eq!(template.render(&messages, true, 0).unwrap(), expected, "{name}");
+            let messages = [Message::new("user", "Hello world!")];
+            let input = ChatInput {
+                messages: &messages,
+                tools: &[],
+                options: &serde_json::Map::new(),
+                add_generation_prompt: true,
+                unix_time_s: 0,
+            };
+            assert_eq!(template.render(&input).unwrap(), expected, "{name}");
         }
     }
 }
@@ -78,7 +86,7 @@ fn special_tokens_come_from_whichever_file_names_them() {
         assert_eq!(model.eos, [2]);
         assert_eq!(model.tokenizer.token_bytes(3 + 0x0a).unwrap().as_ref(), b"\n");
         // A template that writes the token itself does not have it twice.
-        let ids = model.encode_chat(&[ChatMessage::new("user", "Hello")], 0).unwrap();
+        let ids = model.encode_chat(&[Message::new("user", "Hello")], 0).unwrap();
         assert_eq!(ids.iter().filter(|&&id| id == 1).count(), 1);
     }
 }

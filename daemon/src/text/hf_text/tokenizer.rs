@@ -12,6 +12,7 @@ use tokenizers::{
     AddedToken, AddedVocabulary, Model as _, OffsetType, PreTokenizer as _, Tokenizer as Inner,
 };
 
+use super::affixes::Affixes;
 use super::pieces::{Pieces, Start, check_normalizer};
 use crate::text::TextError;
 use crate::text::bpe::ByteAlphabet;
@@ -52,6 +53,7 @@ pub(super) struct HfTokenizer {
     /// Where each token's bytes end in `bytes`.
     ends: Vec<usize>,
     start: Start,
+    affixes: Affixes,
 }
 
 impl HfTokenizer {
@@ -78,6 +80,8 @@ impl HfTokenizer {
         }
         let decoder = serde_json::to_value(inner.get_decoder()).unwrap_or_default();
         let pieces = Pieces::read(&decoder)?;
+        let processor = serde_json::to_value(inner.get_post_processor()).unwrap_or_default();
+        let affixes = Affixes::read(&processor);
         let mut plain = inner.get_added_vocabulary().clone();
         plain.set_encode_special_tokens(true);
         let mut tokenizer = Self {
@@ -87,6 +91,7 @@ impl HfTokenizer {
             bytes: Vec::new(),
             ends: Vec::new(),
             start: pieces.start,
+            affixes,
         };
         tokenizer.fill(&pieces)?;
         Ok(tokenizer)
@@ -144,9 +149,9 @@ impl HfTokenizer {
         special.map(|(id, token)| (token.content, id)).collect()
     }
 
-    /// The post-processor, which says what is put before a text.
-    pub(super) fn post_processor(&self) -> Value {
-        serde_json::to_value(self.inner.get_post_processor()).unwrap_or_default()
+    /// What the file puts around a text.
+    pub(super) fn affixes(&self) -> &Affixes {
+        &self.affixes
     }
 
     fn run(&self, added: &AddedVocabulary, text: &str) -> tokenizers::Result<Vec<u32>> {
@@ -172,6 +177,12 @@ impl Tokenizer for HfTokenizer {
             Ok(ids) => ids.map_err(|error| TextError::Encode(error.to_string())),
             Err(_) => Err(TextError::Encode("the model's tokenizer.json failed on it".to_owned())),
         }
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let Affixes { prefix, suffix } = &self.affixes;
+        let ids = self.encode(text, SpecialTokens::AsText)?;
+        Ok([prefix.as_slice(), &ids, suffix].concat())
     }
 
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {

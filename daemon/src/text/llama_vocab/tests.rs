@@ -74,10 +74,8 @@ fn smollm2_reads_as_with_our_own_tokenizer() {
     assert_eq!((theirs.bos, theirs.add_bos), (ours.bos, ours.add_bos));
     // llama.cpp ends a text at a few more tokens, such as those between two files.
     assert!(ours.eos.iter().all(|id| theirs.eos.contains(id)), "{:?}", theirs.eos);
-    let messages = [crate::text::chat_template::ChatMessage::new("user", "hi")];
-    let rendered = |model: &TextModel| {
-        model.chat_template.as_ref().unwrap().render(&messages, true, 0).unwrap()
-    };
+    let messages = [ingle_protocol::wire::chat::Message::new("user", "hi")];
+    let rendered = |model: &TextModel| model.encode_chat(&messages, 0).unwrap();
     assert_eq!(rendered(&theirs), rendered(&ours));
 }
 
@@ -118,7 +116,8 @@ fn byte_pairs() -> GgufWriter {
 fn the_tokens_that_fill_a_gap_are_found() {
     let (_file, gguf) = open(&byte_pairs());
     let model = text_model(&gguf).unwrap();
-    assert_eq!(model.fim, Some(FimTokens { prefix: 264, suffix: 265, middle: 266 }));
+    let fim = model.fim.clone().unwrap();
+    assert_eq!((fim.prefix, fim.suffix, fim.middle), (264, 265, Some(266)));
     assert_eq!(model.tokenizer.encode("hello w", SpecialTokens::Parse).unwrap(), [259, 260]);
     assert_eq!(model.tokenizer.decode(&[261, 259, 264, 260]).unwrap(), "hello w");
     assert_eq!(

@@ -5,6 +5,7 @@ mod embed;
 mod models;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -83,6 +84,23 @@ fn a_full_pool_refuses_and_nothing_has_advanced() {
 }
 
 #[test]
+fn a_pass_that_is_given_up_half_way_leaves_everything_as_it_was() {
+    let weights = plain::weights(true);
+    // In several batches: some of them have run when it is given up.
+    let mut generator = llama(true).generator_of(512, 64);
+    let (prompt, seq) = (tokens(300), generator.open().unwrap());
+    pass(&mut *generator, &[row(seq, &prompt[..9])]);
+    for after in [0, 1, 40, 100] {
+        let asked = AtomicUsize::new(0);
+        let wanted = || asked.fetch_add(1, Ordering::Relaxed) < after;
+        let given_up = generator.forward_while(&[row(seq, &prompt[9..])], &wanted);
+        assert_eq!(given_up, Err(EngineError::Cancelled), "after {after} operations");
+    }
+    let found = pass(&mut *generator, &[row(seq, &prompt[9..])]);
+    assert_close(&found[0], &plain::logprobs(&weights, &prompt));
+}
+
+#[test]
 fn all_sequences_are_used_before_one_is_refused() {
     let mut generator = llama(true).generator();
     let capacity = generator.capacity().sequences;
@@ -114,6 +132,7 @@ fn a_state_that_cannot_go_back_is_forked_whole() {
     let expected = pass(&mut *generator, &[row(whole, &prompt)]);
     pass(&mut *generator, &[row(parts, &prompt[..7])]);
     let fork = generator.fork(parts, 7).unwrap();
+    assert!(!generator.can_give_up(), "what was read could not be taken out again");
     assert!(generator.fork(parts, 5).is_err(), "it holds seven tokens, not five");
     assert_eq!(generator.trim(parts, 5), Ok(Trimmed::Unsupported));
     assert_eq!(generator.trim(parts, 7), Ok(Trimmed::Done));

@@ -1,13 +1,14 @@
 //! The architectures, one file each, and what they have in common.
 //!
-//! Adding one is a file and a match arm in [`plan`]; removing one is the same backwards.
+//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same backwards.
 
+mod bert;
 mod decoder;
 mod llama;
 mod qwen2;
 mod qwen3;
 
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 
 use super::Device;
 use super::attention::Attention;
@@ -25,11 +26,11 @@ pub(super) enum Source<'a> {
     Folder(&'a ModelFolder),
 }
 
-/// A model whose hyperparameters are known and whose tensors are on their way.
-pub(super) trait Plan {
+/// A model whose hyperparameters are known and whose tensors are on their way. It becomes an `M`.
+pub(super) trait Plan<M: ?Sized> {
     /// Every tensor the architecture has.
     fn tensors(&self) -> Vec<Expected>;
-    /// Rows of the output head.
+    /// Token ids that it knows.
     fn vocab_size(&self) -> usize;
     /// Tokens the model was made for.
     fn context_tokens(&self) -> usize;
@@ -41,12 +42,12 @@ pub(super) trait Plan {
         &self,
         weights: &mut Weights,
         device: Device,
-    ) -> Result<Box<dyn Assembly>, EngineError>;
+    ) -> Result<Box<dyn Assembly<M>>, EngineError>;
 }
 
-/// A model in the making. It is made in pieces, because stacking and reordering the weights of all
+/// An `M` in the making. It is made in pieces, because stacking and reordering the weights of all
 /// layers at once would hold other models' streams up.
-pub(super) trait Assembly {
+pub(super) trait Assembly<M: ?Sized> {
     /// Makes the next piece, a layer; true when there is none left.
     ///
     /// # Errors
@@ -56,7 +57,7 @@ pub(super) trait Assembly {
     ///
     /// # Errors
     /// As [`Assembly::step`].
-    fn finish(self: Box<Self>, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError>;
+    fn finish(self: Box<Self>, weights: &mut Weights) -> Result<Box<M>, EngineError>;
 }
 
 /// A decoder: tokens in, logits out. It keeps no state between passes.
@@ -69,6 +70,33 @@ pub(super) trait Model {
     /// # Errors
     /// [`EngineError::Native`] when MLX refuses.
     fn forward(&self, batch: &mut Batch<'_>) -> Result<Option<Array>, EngineError>;
+}
+
+/// An encoder: tokens in, a vector for each of them out.
+pub(super) trait Encoder {
+    /// Numbers of a vector.
+    fn dimensions(&self) -> usize;
+    /// The type of its activations, and of the mask it wants.
+    fn dtype(&self) -> Dtype;
+    /// Queues one pass; nothing is computed yet. Returns `[texts, len, dimensions]`, in which the
+    /// rows of padding mean nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when MLX refuses.
+    fn forward(&self, batch: &TextBatch) -> Result<Array, EngineError>;
+}
+
+/// Several whole texts, each padded at its end to the same length.
+pub(super) struct TextBatch {
+    /// How many.
+    pub(super) texts: i32,
+    /// Tokens of each, with its padding.
+    pub(super) len: i32,
+    /// Token ids of one text after the other, `[texts * len]`, `uint32`.
+    pub(super) tokens: Array,
+    /// What is added to the scores of each text's tokens as keys, `[texts, 1, 1, len]`: 0, or so
+    /// little for padding that nothing attends to it. `None` when there is no padding.
+    pub(super) mask: Option<Array>,
 }
 
 /// A ragged batch: the new tokens of several sequences, one sequence after the other, and padding
@@ -112,7 +140,7 @@ pub(super) struct BatchRow<'a> {
 /// # Errors
 /// [`EngineError::Unsupported`] for an unknown architecture or variant, and
 /// [`EngineError::InvalidModel`] when a hyperparameter is missing or contradicts another.
-pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan>), EngineError> {
+pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan<dyn Model>>), EngineError> {
     let (key, name, file) = match source {
         Source::Gguf(gguf) => {
             let key = "general.architecture";
@@ -138,3 +166,21 @@ pub(super) fn plan(source: &Source<'_>) -> Result<(String, Box<dyn Plan>), Engin
     };
     Ok((name, Box::new(plan)))
 }
+
+/// The same for a model that embeds.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn encoder_plan(
+    folder: &ModelFolder,
+) -> Result<(String, Box<dyn Plan<dyn Encoder>>), EngineError> {
+    let name = folder.config().string("model_type")?;
+    let plan = match name.as_str() {
+        "bert" | "roberta" | "xlm-roberta" => bert::Config::from_folder(folder)?,
+        _ => return Err(folder.config().unsupported("model_type", ENCODERS).into()),
+    };
+    Ok((name, Box::new(plan)))
+}
+
+/// What a folder of another architecture is answered.
+const ENCODERS: &str = "`bert`, `roberta`, `xlm-roberta`; others embed as GGUF files";

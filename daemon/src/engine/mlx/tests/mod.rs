@@ -1,5 +1,6 @@
 //! Tests of the MLX engine on tiny models with seeded weights: nothing is downloaded.
 
+mod encoders;
 mod folders;
 mod ggufs;
 mod goldens;

@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-impl Plan for Config {
+impl Plan<dyn Model> for Config {
     fn tensors(&self) -> Vec<Expected> {
         let Self { names, hidden, intermediate, vocab_size, heads, rope, parts, .. } = self;
         let (queries, keys) = (heads.query * rope.head_dim, heads.key_value * rope.head_dim);
@@ -141,7 +141,7 @@ impl Plan for Config {
         &self,
         weights: &mut Weights,
         device: Device,
-    ) -> Result<Box<dyn Assembly>, EngineError> {
+    ) -> Result<Box<dyn Assembly<dyn Model>>, EngineError> {
         let mut config = self.clone();
         if weights.has(names::ROPE_FACTORS) {
             let factors = weights.take_f32(names::ROPE_FACTORS)?;
@@ -168,7 +168,7 @@ impl Unfinished {
     }
 }
 
-impl Assembly for Unfinished {
+impl Assembly<dyn Model> for Unfinished {
     fn step(&mut self, weights: &mut Weights) -> Result<bool, EngineError> {
         let next = self.layers.len();
         if next < self.config.layers {

@@ -1,0 +1,256 @@
+//! Listening for HTTP: the Unix socket and TCP.
+//!
+//! Owns binding, the check of the peer's user, the limits on connections and their time, and the
+//! drain. Knows nothing of what is asked.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
+use ingle_protocol::paths::{Paths, SOCKET_PATH_BYTES};
+use ingle_protocol::wire::status::HttpStatus;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Edge;
+use super::gate::{Gate, Via};
+use super::stall::Impatient;
+use super::token::Token;
+use crate::config::{HttpAuth, HttpConfig};
+use crate::metrics::Edge as Counted;
+use crate::service::Service;
+
+/// What a connection past the limit is told: without reading what it asks.
+const TOO_MANY: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\n\
+    retry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The listeners, bound and not yet accepting.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Option<UnixListener>,
+    tcp: Option<(TcpListener, Via)>,
+    status: HttpStatus,
+}
+
+impl Bound {
+    /// Binds the Unix socket and, where the settings say so, a TCP port with its token. The caller
+    /// holds the daemon lock and has removed a stale socket.
+    ///
+    /// # Errors
+    /// `DAEMON_UNAVAILABLE` naming the address or file, and why.
+    pub async fn bind(paths: &Paths, config: &HttpConfig) -> Result<Self, ErrorBody> {
+        let path = paths.http_socket();
+        let mut status = HttpStatus::default();
+        let socket = if path.as_os_str().len() < SOCKET_PATH_BYTES {
+            let listener =
+                bind_socket(&path).map_err(|error| cannot("listen at", &path, &error))?;
+            status.socket = Some(path.display().to_string());
+            Some(listener)
+        } else {
+            // Everything else works all the same.
+            tracing::warn!(path = %path.display(), "no HTTP socket: its path is too long");
+            None
+        };
+        let tcp = match config.listen {
+            None => None,
+            Some(listen) => {
+                let token = match config.auth {
+                    HttpAuth::None => None,
+                    HttpAuth::Token => {
+                        let file = paths.http_token();
+                        let token = Token::load_or_create(&file)
+                            .map_err(|error| cannot("use the token in", &file, &error))?;
+                        status.token_file = Some(file.display().to_string());
+                        Some(token)
+                    }
+                };
+                let bound = async {
+                    let listener = TcpListener::bind(listen).await?;
+                    let listen = listener.local_addr()?;
+                    Ok((listener, listen))
+                };
+                let (listener, listen): (_, SocketAddr) =
+                    bound.await.map_err(|error| taken(listen, &error))?;
+                status.url = Some(format!("http://{listen}/v1"));
+                tracing::info!(%listen, "HTTP is spoken over TCP");
+                Some((listener, Via::Tcp { listen, token }))
+            }
+        };
+        Ok(Self { socket, tcp, status })
+    }
+
+    /// Where it was bound to.
+    #[must_use]
+    pub fn status(&self) -> &HttpStatus {
+        &self.status
+    }
+
+    /// Accepts connections until the daemon drains.
+    pub async fn accept(self, service: Arc<Service>, ends: Ends) {
+        let edge = Arc::new(Edge::new(Arc::clone(&service), ends.tracker.clone()));
+        let server = |via| {
+            let gate = Gate::new(Arc::clone(&service), via);
+            Server {
+                router: super::router(Arc::clone(&edge), gate),
+                service: Arc::clone(&service),
+                ends: ends.clone(),
+                slots: Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS)),
+            }
+        };
+        let socket = async {
+            if let Some(listener) = self.socket {
+                let server = server(Via::Socket);
+                let next = || async { listener.accept().await.map(|(stream, _)| stream) };
+                server.accept(next, is_same_user).await;
+            }
+        };
+        let tcp = async {
+            if let Some((listener, via)) = self.tcp {
+                let server = server(via);
+                let next = || async { listener.accept().await.map(|(stream, _)| stream) };
+                // Events are small and must go out at once.
+                server.accept(next, |stream| stream.set_nodelay(true).is_ok()).await;
+            }
+        };
+        tokio::join!(socket, tcp);
+    }
+}
+
+/// What ends connections.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// Ends every connection at once.
+    pub closing: CancellationToken,
+    /// Connections and streams not ended yet.
+    pub tracker: TaskTracker,
+}
+
+/// One listener's side of every connection.
+struct Server {
+    router: Router,
+    service: Arc<Service>,
+    ends: Ends,
+    slots: Arc<Semaphore>,
+}
+
+impl Server {
+    async fn accept<S, F>(&self, next: impl Fn() -> F, is_welcome: impl Fn(&S) -> bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<S>>,
+    {
+        loop {
+            let accepted = tokio::select! {
+                () = self.service.draining.cancelled() => return,
+                accepted = next() => accepted,
+            };
+            let stream = match accepted {
+                Ok(stream) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: it passes when a connection ends.
+                    tracing::warn!(%error, "an HTTP connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if !is_welcome(&stream) {
+                tracing::warn!("an HTTP connection was refused");
+                continue;
+            }
+            match Arc::clone(&self.slots).try_acquire_owned() {
+                Ok(slot) => {
+                    let (router, service) = (self.router.clone(), Arc::clone(&self.service));
+                    let closing = self.ends.closing.clone();
+                    self.ends.tracker.spawn(async move {
+                        serve(stream, router, &service, &closing).await;
+                        drop(slot);
+                    });
+                }
+                Err(_) => {
+                    self.service.metrics.connection_refused(Counted::Http);
+                    self.ends.tracker.spawn(refuse(stream));
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends. A drain lets it finish the request it has.
+async fn serve<S>(stream: S, router: Router, service: &Service, closing: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = Impatient::new(stream, Duration::from_millis(limits::WRITE_STALL_MS));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_millis(limits::HTTP_HEADER_MS))
+            .max_buf_size(limits::HTTP_HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+    );
+    let _connected = service.metrics.connected(Counted::Http);
+    service.connections.fetch_add(1, Ordering::Relaxed);
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP connection broke");
+                }
+                break;
+            }
+            () = service.draining.cancelled(), if !is_ending => {
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = closing.cancelled() => break,
+        }
+    }
+    service.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn refuse<S: AsyncWrite + Unpin>(mut stream: S) {
+    // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
+    let _ = stream.write_all(TOO_MANY.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Binds the socket with mode 0600; the process's umask keeps it private from its first moment.
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn is_same_user(stream: &UnixStream) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    // Root may do anything anyway.
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == user || peer.uid() == 0)
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> ErrorBody {
+    let message = format!("cannot {what} `{}`: {error}", path.display());
+    ErrorBody::new(ErrorCode::DaemonUnavailable, message)
+        .with_remediation("Check the file's owner and permissions, and the disk's free space.")
+}
+
+fn taken(listen: SocketAddr, error: &io::Error) -> ErrorBody {
+    let message = format!("cannot listen for HTTP at {listen}: {error}");
+    ErrorBody::new(ErrorCode::DaemonUnavailable, message).with_remediation(
+        "End the program that listens there, or set another `http.listen` in config.toml (port 0 \
+         takes any free one).",
+    )
+}

@@ -1,0 +1,60 @@
+//! Errors, as the document shows them. `http::problem` makes them.
+
+use ingle_protocol::error::ErrorCode;
+use schemars::JsonSchema;
+use serde_json::{Map, Value};
+
+/// RFC 9457 problem details, with OpenAI's `error` object.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct Problem {
+    /// The kind of problem, as a URN.
+    r#type: String,
+    /// The kind of problem, for a person.
+    title: String,
+    /// The status code.
+    #[schemars(range(min = 400, max = 599))]
+    status: u16,
+    /// What went wrong.
+    detail: String,
+    /// The request, as a URN.
+    instance: String,
+    /// The kind of problem, as a stable name.
+    #[schemars(extend("enum" = codes()))]
+    code: String,
+    /// What to do next.
+    remediation: String,
+    /// Whether the same request can succeed later without being changed.
+    retryable: bool,
+    /// The daemon's name of the request; also in `x-request-id`.
+    request_id: String,
+    /// Figures and names behind it. `field` is the path of the member at fault.
+    #[schemars(default)]
+    details: Option<Map<String, Value>>,
+    /// Of a timeout: the limit that was reached.
+    #[schemars(default)]
+    timeout_seconds: Option<f64>,
+    /// Of a timeout: whose limit it was, `work` or `daemon`.
+    #[schemars(default)]
+    layer: Option<String>,
+    /// The same for OpenAI's SDKs.
+    error: OpenAiError,
+}
+
+/// OpenAI's error object.
+#[derive(Debug, JsonSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct OpenAiError {
+    /// What went wrong, and what to do next.
+    message: String,
+    /// The kind of error.
+    r#type: String,
+    /// The path of the member at fault.
+    param: Option<String>,
+    /// The kind of problem.
+    code: String,
+}
+
+fn codes() -> Value {
+    ErrorCode::ALL.iter().map(|code| Value::from(code.as_str())).collect()
+}

@@ -1,0 +1,63 @@
+//! `http`: where the daemon speaks HTTP, and with what token.
+
+use std::fs;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::exit;
+use ingle_protocol::wire::NoParams;
+use ingle_protocol::wire::status::Status;
+use serde_json::json;
+
+use crate::app::App;
+use crate::output::{Failure, Outcome};
+
+/// Prints where HTTP is spoken. The daemon is started if none runs: a caller needs one anyway.
+pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
+    let client = app.connect().await?;
+    let http = client.call::<Status>(&NoParams {}).await?.http;
+    let token = match &http.token_file {
+        Some(file) if show_token => Some(read(file)?),
+        _ => None,
+    };
+    if app.output.json {
+        let mut value = json!(http);
+        if let Some(token) = token {
+            value["token"] = json!(token);
+        }
+        app.output.json(&value)?;
+        return Ok(exit::OK);
+    }
+    if show_token && let Some(url) = &http.url {
+        // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is wanted.
+        app.output.line(&format!("export OPENAI_BASE_URL={url}"))?;
+        let token = token.as_deref().unwrap_or("none");
+        app.output.line(&format!("export OPENAI_API_KEY={token}"))?;
+        return Ok(exit::OK);
+    }
+    if let Some(socket) = &http.socket {
+        app.output.line(&format!("{:<8} {socket}", "socket"))?;
+    }
+    match &http.url {
+        Some(url) => {
+            app.output.line(&format!("{:<8} {url}", "url"))?;
+            let token = http.token_file.as_deref().unwrap_or("none is wanted");
+            app.output.line(&format!("{:<8} {token}", "token"))?;
+        }
+        None => {
+            app.output.line(&format!("{:<8} off", "tcp"))?;
+            app.output.note(
+                "hint: put `listen = \"127.0.0.1:11711\"` under [http] in ~/.ingle/config.toml, then \
+                 run `ingle restart`.",
+            );
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn read(file: &str) -> Result<String, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        let message = format!("cannot read `{file}`: {error}");
+        ErrorBody::new(ErrorCode::PermissionDenied, message)
+    })?;
+    Ok(text.trim().to_owned())
+}

@@ -1,0 +1,179 @@
+//! Thoughts, tool calls and gaps, from a model's text to what a client is told, on the sim engine.
+
+use ingle_protocol::client::Client;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::wire::generate::{
+    FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, ToolCall,
+};
+use ingle_tests::Home;
+use serde_json::{Value, json};
+
+fn params(params: &Value) -> GenerateParams {
+    serde_json::from_value(params.clone()).unwrap()
+}
+
+async fn generate(client: &Client, asked: &Value) -> Result<GenerateResult, ErrorBody> {
+    let params = params(asked);
+    client.start::<Generate>(&params, params.class())?.reply().await
+}
+
+/// What the events of one text said.
+#[derive(Debug, Default)]
+struct Heard {
+    text: String,
+    reasoning: String,
+    tool_calls: Vec<ToolCall>,
+    argument_events: usize,
+}
+
+async fn stream(client: &Client, asked: &Value) -> (Vec<Heard>, GenerateResult) {
+    let params = GenerateParams { stream: true, ..params(asked) };
+    let mut heard: Vec<Heard> = (0..params.choices()).map(|_| Heard::default()).collect();
+    let mut call = client.start::<Generate>(&params, params.class()).unwrap();
+    while let Some(event) = call.event().await {
+        match event {
+            GenerateEvent::Delta { choice, text, .. } => heard[choice].text.push_str(&text),
+            GenerateEvent::Reasoning { choice, text } => heard[choice].reasoning.push_str(&text),
+            GenerateEvent::ToolCall { choice, index, id, name, arguments } => {
+                let heard = &mut heard[choice];
+                heard.argument_events += usize::from(!arguments.is_empty());
+                if let (Some(id), Some(name)) = (id, name) {
+                    heard.tool_calls.push(ToolCall { id, name, arguments });
+                } else {
+                    heard.tool_calls[index].arguments.push_str(&arguments);
+                }
+            }
+            _ => {}
+        }
+    }
+    (heard, call.reply().await.unwrap())
+}
+
+fn weather(more: Value) -> Value {
+    let mut asked = json!({
+        "messages": [{ "role": "user", "content": "Is it warm in Rome?" }],
+        "tools": [{
+            "name": "weather",
+            "description": "Tells the weather",
+            "parameters": { "type": "object", "properties": { "city": { "type": "string" } } },
+        }],
+    });
+    asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    asked
+}
+
+const REPLY: &str = "<think>\nRome, then.\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \
+    \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"weather\", \
+    \"arguments\": {\"city\": \"Ostia\"}}\n</tool_call>";
+
+#[tokio::test]
+async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
+    let home = Home::with_sim(json!({ "reply": REPLY, "token_delay_ms": 1 }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let whole = generate(&client, &weather(json!({ "n": 2 }))).await.unwrap();
+    assert_eq!((whole.text.as_str(), whole.reasoning.as_deref()), ("I look.", Some("Rome, then.")));
+    assert_eq!(whole.finish_reason, FinishReason::ToolCalls);
+    let arguments: Vec<&str> = whole.tool_calls.iter().map(|call| &*call.arguments).collect();
+    assert_eq!(arguments, ["{\"city\": \"Rome\"}", "{\"city\": \"Ostia\"}"]);
+    assert_ne!(whole.tool_calls[0].id, whole.tool_calls[1].id);
+    assert_eq!(whole.alternatives[0].tool_calls.len(), 2);
+
+    let (heard, result) = stream(&client, &weather(json!({ "n": 2 }))).await;
+    for (heard, said) in heard.iter().zip([&result.tool_calls, &result.alternatives[0].tool_calls])
+    {
+        assert_eq!((heard.text.as_str(), heard.reasoning.as_str()), ("I look.", "Rome, then."));
+        assert_eq!(&heard.tool_calls, said);
+        assert!(heard.argument_events > 2, "{heard:?}");
+    }
+
+    // One call only, and none where no tools are shown.
+    let one = generate(&client, &weather(json!({ "parallel_tool_calls": false }))).await.unwrap();
+    assert_eq!((one.text.as_str(), one.tool_calls.len()), ("I look.", 1));
+    let none = generate(&client, &weather(json!({ "tool_choice": "none" }))).await.unwrap();
+    assert!(none.tool_calls.is_empty() && none.text.starts_with("I look.\n<tool_call>"));
+    assert_eq!(none.finish_reason, FinishReason::Stop);
+    assert!(none.usage.prompt_tokens < one.usage.prompt_tokens);
+    // A raw prompt's text is left as it is.
+    let raw = generate(&client, &json!({ "prompt": "x" })).await.unwrap();
+    assert_eq!((raw.text.as_str(), raw.reasoning), (REPLY, None));
+}
+
+#[tokio::test]
+async fn a_call_that_is_demanded_is_made() {
+    let home =
+        Home::with_sim(json!({ "reply": "I would rather talk.", "chat_template": "a<think>\n" }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for choice in [json!("required"), json!({ "tool": "weather" })] {
+        let asked = weather(json!({ "tool_choice": choice, "max_tokens": 300 }));
+        let result = generate(&client, &asked).await.unwrap();
+        assert_eq!((result.text.as_str(), result.reasoning), ("", None), "{choice}");
+        assert_eq!(result.finish_reason, FinishReason::ToolCalls, "{:?}", result.tool_calls);
+        assert_eq!(result.tool_calls[0].name, "weather");
+        let arguments: Value = serde_json::from_str(&result.tool_calls[0].arguments).unwrap();
+        assert!(arguments.is_object());
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_from_what_a_tool_gave() {
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.reasoning_content }}\
+        {% for call in m.tool_calls %}{{ call.function.arguments.city }}{% endfor %}{% endfor %}\
+        {{ tools[0].function.name }}{{ enable_thinking }}<tool_call><think>";
+    let home = Home::with_sim(json!({ "reply": "hm</think>Yes.", "chat_template": template }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let call = json!({ "id": "c1", "name": "weather", "arguments": "{\"city\":\"Rome\"}" });
+    let asked = weather(json!({
+        "messages": [
+            { "role": "user", "content": "Is it warm?" },
+            { "role": "assistant", "reasoning": "hm", "tool_calls": [call] },
+            { "role": "tool", "tool_call_id": "c1", "content": "30" },
+        ],
+        "template_options": { "enable_thinking": true },
+    }));
+    let result = generate(&client, &asked).await.unwrap();
+    // The template has opened the thought.
+    assert_eq!((result.text.as_str(), result.reasoning.as_deref()), ("Yes.", Some("hm")));
+    let prompt = "<user>Is it warm?<assistant>hmRome<tool>30weatherTrue<tool_call><think>";
+    assert_eq!(result.usage.prompt_tokens, prompt.len());
+}
+
+#[tokio::test]
+async fn a_gap_is_filled_by_models_that_can() {
+    let home = Home::with_sim(json!({ "reply": "a + b\u{2}never" }));
+    home.add_sim("plain", json!({ "fills_gaps": false }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let asked = json!({ "prompt": "return ", "suffix": "\n}" });
+    let result = generate(&client, &asked).await.unwrap();
+    // The text ends where the model begins another gap.
+    assert_eq!((result.text.as_str(), result.finish_reason), ("a + b", FinishReason::Stop));
+    assert_eq!(result.usage.prompt_tokens, "return \n}".len() + 3);
+    let asked = json!({ "prompt": "return ", "suffix": "\n}", "model": "plain" });
+    let error = generate(&client, &asked).await.unwrap_err();
+    assert_eq!((error.code, &error.details["field"]), (ErrorCode::InvalidParams, &json!("suffix")));
+    assert!(error.remediation.contains("Qwen2.5-Coder"), "{}", error.remediation);
+}
+
+#[tokio::test]
+async fn probabilities_come_with_bytes_and_miss_no_token() {
+    let home = Home::with_sim(json!({ "reply": REPLY }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let asked = weather(json!({ "top_logprobs": 1 }));
+    let result = generate(&client, &asked).await.unwrap();
+    let bytes: Vec<u8> = result.logprobs.iter().flat_map(|entry| entry.bytes.clone()).collect();
+    assert_eq!(bytes, REPLY.as_bytes());
+    assert_eq!(result.logprobs[0].top_bytes, [vec![b'<']]);
+    let params = GenerateParams { stream: true, ..params(&asked) };
+    let mut call = client.start::<Generate>(&params, params.class()).unwrap();
+    let mut streamed = Vec::new();
+    while let Some(event) = call.event().await {
+        if let GenerateEvent::Delta { logprobs, .. } = event {
+            streamed.extend(logprobs.into_iter().flat_map(|entry| entry.bytes));
+        }
+    }
+    assert_eq!(streamed, REPLY.as_bytes());
+}

@@ -1,0 +1,251 @@
+//! The OpenAI-shaped edge over its socket: what is asked, answered, streamed and refused.
+
+use ingle_protocol::limits;
+use ingle_tests::exposition::Exposition;
+use ingle_tests::http::{Answer, Http};
+use ingle_tests::{Home, status_when};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+fn chat(more: Value) -> Value {
+    let mut request =
+        json!({ "messages": [{ "role": "user", "content": "hi" }], "temperature": 0 });
+    for (name, value) in more.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    request
+}
+
+/// The parsed events of a stream, without the last, which says that it is whole.
+fn whole_stream(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let mut events = answer.events();
+    assert_eq!(events.pop().as_deref(), Some("[DONE]"), "{answer:?}");
+    events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+#[test]
+fn chat_answers_whole_and_streamed_alike() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let whole = http.post("/v1/chat/completions", &chat(json!({}))).expect(200);
+    let request_id = whole.header("x-request-id").unwrap().to_owned();
+    let whole = whole.json();
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["id"], format!("chatcmpl-{request_id}"));
+    assert_eq!(whole["model"], "sim");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(text.len() > 16);
+    let usage = &whole["usage"];
+    let sum =
+        usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    assert_eq!(usage["total_tokens"], sum);
+
+    // On the same connection.
+    let options = json!({ "stream": true, "stream_options": { "include_usage": true } });
+    let events = whole_stream(&http.post("/v1/chat/completions", &chat(options)));
+    let first = &events[0]["choices"][0]["delta"];
+    assert_eq!((&first["role"], &first["content"]), (&json!("assistant"), &json!("")));
+    let streamed: String = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(streamed, text);
+    let (last, end) = (&events[events.len() - 1], &events[events.len() - 2]);
+    assert_eq!(end["choices"][0]["finish_reason"], "stop");
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["completion_tokens"], usage["completion_tokens"]);
+    assert_eq!(last["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0), true);
+}
+
+#[test]
+fn completions_take_several_prompts_tokens_and_logprobs() {
+    let home = Home::with_sim(json!({ "reply": "a b", "logits": {} }));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let request = json!({ "prompt": ["x", "y"], "n": 2, "echo": true, "temperature": 0 });
+    let answer = http.post("/v1/completions", &request).expect(200).json();
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).sum::<u64>(), 6);
+    assert_eq!(choices[3]["text"], "ya b");
+    assert_eq!(answer["object"], "text_completion");
+
+    let mut request = json!({ "prompt": [120, 121], "logprobs": 1, "stop": " " });
+    let answer = http.post("/v1/completions", &request).expect(200).json();
+    assert_eq!(answer["choices"][0]["text"], "a");
+    assert_eq!(answer["choices"][0]["logprobs"]["tokens"][0], "a");
+    assert_eq!(answer["choices"][0]["logprobs"]["text_offset"][0], 0);
+    request["stream"] = json!(true);
+    let events = whole_stream(&http.post("/v1/completions", &request));
+    let text: String = events.iter().filter_map(|one| one["choices"][0]["text"].as_str()).collect();
+    assert_eq!(text, "a");
+    assert!(events.iter().any(|one| one["choices"][0]["logprobs"]["tokens"][0] == "a"));
+}
+
+#[test]
+fn models_are_listed_and_found_by_name() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let list = http.get("/v1/models").expect(200).json();
+    assert_eq!(list["object"], "list");
+    let model = &list["data"][0];
+    assert_eq!((&model["id"], &model["object"]), (&json!("sim"), &json!("model")));
+    assert!(model["created"].as_u64() > Some(1_600_000_000), "{model}");
+    assert_eq!(list["data"].as_array().unwrap().len(), 1, "what is not here is not listed: {list}");
+    assert_eq!(&http.get("/v1/models/sim").expect(200).json(), model);
+    let missing = http.get("/v1/models/org%2Fname").expect(404).json();
+    assert_eq!(missing["error"]["code"], "model_not_found");
+    assert!(missing["detail"].as_str().unwrap().contains("`org/name`"), "{missing}");
+    assert_eq!(http.get("/health").expect(200).json()["status"], "ok");
+    let metrics = Exposition::read(&http.get("/metrics").expect(200).body);
+    assert!(metrics.kinds.len() > 10, "{metrics:?}");
+    let document = http.get("/openapi.json").expect(200).json();
+    assert_eq!(document["openapi"], "3.1.0");
+}
+
+/// Every way to be refused: status, and the words that name what is wrong.
+#[test]
+fn what_is_wrong_with_a_request_is_named() {
+    let home = Home::with_sim(json!({ "context_tokens": 300 }));
+    let _daemon = home.daemon();
+    let (chats, completions) = ("/v1/chat/completions", "/v1/completions");
+    let long = json!({ "prompt": "x".repeat(400) }).to_string();
+    let image = chat(json!({ "messages": [{ "role": "user", "content": [
+        { "type": "image_url", "image_url": { "url": "data:" } },
+    ] }] }));
+    for (method, path, headers, body, status, named) in [
+        ("POST", chats, &[][..], "{\"messages\": [".to_owned(), 400, "not JSON"),
+        ("POST", chats, &[], String::new(), 400, "not JSON"),
+        ("POST", chats, &[], "{}".to_owned(), 422, "messages"),
+        ("POST", chats, &[], json!({ "messages": [] }).to_string(), 422, "messages"),
+        ("POST", chats, &[], image.to_string(), 422, "messages[0].content[0].type"),
+        ("POST", chats, &[], chat(json!({ "n": 9 })).to_string(), 422, "`n`"),
+        ("POST", chats, &[], chat(json!({ "temperature": -1 })).to_string(), 422, "temperature"),
+        ("POST", chats, &[], chat(json!({ "stop": [1] })).to_string(), 422, "`stop`"),
+        ("POST", chats, &[], chat(json!({ "model": "none" })).to_string(), 404, "`none`"),
+        ("POST", chats, &[], chat(json!({ "model": "no/../ne" })).to_string(), 422, "model"),
+        ("POST", chats, &[("content-type", "text/plain")], "{}".to_owned(), 415, "text/plain"),
+        ("POST", completions, &[], long, 400, "400 tokens"),
+        ("POST", completions, &[], json!({ "prompt": [] }).to_string(), 422, "`prompt`"),
+        ("POST", completions, &[], json!({ "prompt": [9999] }).to_string(), 422, "9999"),
+        ("POST", "/v1/embeddings", &[], json!({ "input": "x" }).to_string(), 422, "embeddings"),
+        ("POST", "/v1/embeddings", &[], json!({ "input": [] }).to_string(), 422, "`input`"),
+        ("GET", chats, &[], String::new(), 405, "method"),
+        ("GET", "/v2", &[], String::new(), 404, "path"),
+    ] {
+        let mut http = Http::socket(&home);
+        let answer = http.ask(method, path, headers, &body).expect(status);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+        let problem = answer.json();
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["request_id"], answer.header("x-request-id").unwrap());
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{body}: {problem}");
+        assert!(problem["error"]["message"].as_str().unwrap().contains(named), "{problem}");
+        if status == 405 {
+            assert_eq!(answer.header("allow"), Some("POST"));
+        }
+    }
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_to_who_sends_it_all_and_to_who_asks_first() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let body = format!("{{\"messages\": \"{}\"}}", "x".repeat(limits::HTTP_BODY_BYTES));
+    let mut http = Http::socket(&home);
+    let problem = http.ask("POST", "/v1/chat/completions", &[], &body).expect(413).json();
+    assert!(problem["detail"].as_str().unwrap().contains("8388608"), "{problem}");
+    let mut http = Http::socket(&home);
+    let length = body.len();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+         expect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    http.send(head.as_bytes());
+    assert_eq!(http.head().status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_ends_its_work_streamed_or_not() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    let _daemon = home.daemon();
+    let watcher = home.client().await;
+    for stream in [false, true] {
+        let request = chat(json!({ "stream": stream, "max_tokens": 100_000 })).to_string();
+        let mut http = Http::socket(&home);
+        http.request("POST", "/v1/chat/completions", &[], &request);
+        status_when(&watcher, |status| status.active == 1).await;
+        if stream {
+            assert_eq!(http.head().status, 200);
+        }
+        drop(http);
+        status_when(&watcher, |status| status.active == 0).await;
+    }
+}
+
+#[test]
+fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    home.add_sim("reading", json!({ "prompt_token_delay_ms": 50 }));
+    home.write("config.toml", "default_model = \"sim\"\n[timeouts]\nchat = 0.5\nhttp = 300\n");
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let request = chat(json!({ "max_tokens": 100_000 }));
+    let answer = http.post("/v1/chat/completions", &request).expect(408);
+    assert_eq!(answer.header("x-should-retry"), Some("false"));
+    let problem = answer.json();
+    assert_eq!((&problem["timeout_seconds"], &problem["layer"]), (&json!(0.5), &json!("work")));
+    assert_eq!(problem["error"]["type"], "timeout");
+    assert!(problem["remediation"].as_str().unwrap().len() > 10);
+
+    let mut request = chat(json!({ "max_tokens": 100_000, "stream": true }));
+    let answer = http.post("/v1/chat/completions", &request).expect(200);
+    let events = answer.events();
+    assert!(answer.body.contains("\n\nevent: error\ndata: {"), "{answer:?}");
+    assert!(!answer.body.contains("[DONE]"));
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(last["error"]["type"], "timeout");
+    assert_eq!(last["error"]["code"], "timeout");
+    assert_eq!(last["error"]["timeout_seconds"], 0.5);
+    // The connection is fine.
+    let _ = http.get("/health").expect(200);
+
+    request["model"] = json!("missing");
+    let _ = http.post("/v1/chat/completions", &request).expect(404);
+}
+
+#[test]
+fn a_stream_that_waits_is_kept_alive_by_comments() {
+    let home = Home::with_sim(json!({ "reply": "ok", "load_delay_ms": 1_500 }));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let answer = http.post("/v1/chat/completions", &chat(json!({ "stream": true })));
+    assert!(answer.body.starts_with(": keep-alive\n\ndata: {"), "{answer:?}");
+    whole_stream(&answer);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 5 }));
+    let daemon = home.daemon();
+    let watcher = home.client().await;
+    let mut idle = Http::socket(&home);
+    let _ = idle.get("/health").expect(200);
+    let mut busy = Http::socket(&home);
+    let request = chat(json!({ "stream": true })).to_string();
+    busy.request("POST", "/v1/chat/completions", &[], &request);
+    status_when(&watcher, |status| status.active == 1).await;
+    daemon.signal(Signal::TERM);
+    assert!(idle.is_closed());
+    assert_eq!(busy.head().status, 200);
+    let mut text = String::new();
+    while let Some(chunk) = busy.chunk() {
+        text.push_str(&chunk);
+    }
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(daemon.wait().success());
+}

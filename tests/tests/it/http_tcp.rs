@@ -1,0 +1,114 @@
+//! HTTP over TCP: who may ask.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use ingle_protocol::exit;
+use ingle_protocol::launch::StartReport;
+use ingle_tests::Home;
+use ingle_tests::http::Http;
+use serde_json::{Value, json};
+
+/// A home whose daemon listens at a free port, with more of `[http]`.
+fn home(more: &str) -> Home {
+    let home = Home::with_sim(json!({}));
+    let text = format!("default_model = \"sim\"\n[http]\nlisten = \"127.0.0.1:0\"\n{more}");
+    home.write("config.toml", &text);
+    home
+}
+
+/// Where the daemon listens, as `ingle http` says.
+fn address(home: &Home) -> (String, Value) {
+    let shown = home.ingle(["http", "--json"]).ok().json();
+    let url = shown["url"].as_str().unwrap();
+    let address = url.strip_prefix("http://").and_then(|url| url.strip_suffix("/v1")).unwrap();
+    (address.to_owned(), shown)
+}
+
+#[test]
+fn tcp_wants_the_token_and_one_of_our_own_names() {
+    let home = home("allowed_hosts = [\"box.local\"]\n");
+    let daemon = home.daemon();
+    let (address, shown) = address(&home);
+    let file = home.paths().http_token();
+    assert_eq!(shown["token_file"], file.display().to_string());
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = fs::read_to_string(&file).unwrap();
+    let (right, wrong) = (format!("Bearer {}", token.trim()), "Bearer ingle-0");
+    let port = address.split(':').next_back().unwrap();
+    let (localhost, foreign) = (format!("localhost:{port}"), format!("evil.example:{port}"));
+    let other_port = "localhost:1".to_owned();
+    for (path, host, token, status) in [
+        ("/v1/models", &address, Some(right.as_str()), 200),
+        ("/v1/models", &localhost, Some(&right), 200),
+        ("/v1/models", &"box.local".to_owned(), Some(&right), 200),
+        ("/v1/models", &address, None, 401),
+        ("/v1/models", &address, Some(wrong), 401),
+        ("/v1/models", &address, Some("Basic x"), 401),
+        ("/metrics", &address, None, 401),
+        ("/no/such/path", &address, None, 401),
+        ("/health", &address, None, 200),
+        ("/openapi.json", &address, None, 200),
+        ("/v1/models", &foreign, Some(&right), 403),
+        ("/health", &foreign, None, 403),
+        ("/v1/models", &other_port, Some(&right), 403),
+    ] {
+        let mut http = Http::tcp(&address);
+        let mut headers = vec![("host", host.as_str())];
+        headers.extend(token.map(|token| ("authorization", token)));
+        let answer = http.ask("GET", path, &headers, "").expect(status);
+        assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "{answer:?}");
+        assert!(answer.header("access-control-allow-origin").is_none());
+    }
+    // Without a `Host` nobody can have meant us; and an address in the request line counts.
+    let mut http = Http::tcp(&address);
+    http.send(b"GET /health HTTP/1.1\r\n\r\n");
+    assert!(matches!(http.head().status, 400 | 403));
+    let mut http = Http::tcp(&address);
+    let uri = format!("http://{foreign}/health");
+    let _ = http.ask("GET", &uri, &[("host", &address)], "").expect(403);
+    drop(daemon);
+
+    // The next daemon has the same token, and shows it to who asks for it.
+    let _daemon = home.daemon();
+    let shown = home.ingle(["http", "--show-token"]).ok().stdout;
+    assert!(shown.contains(&format!("OPENAI_API_KEY={}", token.trim())), "{shown}");
+    assert!(!home.ingle(["http"]).ok().stdout.contains(token.trim()));
+    let status = home.ingle(["status"]).ok().stdout;
+    assert!(status.contains("http://127.0.0.1:"), "{status}");
+}
+
+#[test]
+fn pages_may_ask_where_they_are_allowed_to() {
+    let home = home("auth = \"none\"\ncors_origins = [\"http://localhost:3000\"]\n");
+    let _daemon = home.daemon();
+    let (address, _) = address(&home);
+    let mut http = Http::tcp(&address);
+    for (origin, is_allowed) in [("http://localhost:3000", true), ("http://evil.example", false)] {
+        let headers = [("host", address.as_str()), ("origin", origin)];
+        let answer = http.ask("GET", "/v1/models", &headers, "").expect(200);
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!(allowed, is_allowed.then_some(origin));
+        let asked = [headers[0], headers[1], ("access-control-request-method", "POST")];
+        let answer = http.ask("OPTIONS", "/v1/chat/completions", &asked, "");
+        assert_eq!(answer.status, if is_allowed { 204 } else { 405 }, "{answer:?}");
+    }
+}
+
+#[test]
+fn an_open_address_without_a_token_and_a_taken_one_are_refused_at_the_start() {
+    let open = Home::new();
+    open.write("config.toml", "[http]\nlisten = \"0.0.0.0:0\"\nauth = \"none\"\n");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let busy = Home::new();
+    busy.write("config.toml", &format!("[http]\nlisten = \"{at}\"\n"));
+    for (home, code, named) in
+        [(open, exit::CONFIG, "http.auth"), (busy, exit::CANNOT_CREATE, &*at.to_string())]
+    {
+        let (mut daemon, report) = home.try_daemon();
+        assert_eq!(daemon.wait().unwrap().code(), Some(i32::from(code)));
+        let Some(StartReport::Failed { error, .. }) = report else { panic!("{report:?}") };
+        assert!(error.message.contains(named), "{error:?}");
+    }
+}
