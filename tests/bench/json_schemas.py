@@ -24,8 +24,9 @@ import jsonschema
 from harness import Daemon, default_bin, prefer
 
 TEMPERATURE = 1.5
-MAX_TOKENS = 400
-PROMPT = "Answer with one JSON value that follows the schema. Make something up.\nSchema: "
+MAX_TOKENS = 300
+# It does not name the schema: that is for the mask to see to, and the prompt is read once.
+PROMPT = "Make up some data about a hearth and its family, as JSON."
 WORDS = ["ash", "birch", "coal", "ember", "flame", "hearth", "iron", "kindle", "oak", "smoke"]
 PATTERNS = [
     r"^[A-Z][a-z]{2,6}$",
@@ -208,12 +209,18 @@ def problem_of(text, schema):
         value = json.loads(text)
     except ValueError as error:
         return f"no JSON: {error}"
-    kind = jsonschema.Draft202012Validator
     try:
-        kind(schema, format_checker=kind.FORMAT_CHECKER).validate(value)
+        jsonschema.Draft202012Validator(schema).validate(value)
     except jsonschema.ValidationError as error:
         return error.message
     return None
+
+
+def misses_format(text, schema):
+    """Whether a valid text has a `format` that the checker doubts, as the 31st of April. The standard
+    has formats for an annotation."""
+    kind = jsonschema.Draft202012Validator
+    return not kind(schema, format_checker=kind.FORMAT_CHECKER).is_valid(json.loads(text))
 
 
 def main():
@@ -223,7 +230,7 @@ def main():
     bin_dir = arguments.bin or default_bin()
     daemon = Daemon(bin_dir, {"bench": arguments.model}, prefer(arguments.engine))
     held, free = Rates(), Rates()
-    counts = {"finished": 0, "valid": 0, "cut": 0, "refused": 0}
+    counts = {"finished": 0, "valid": 0, "cut": 0, "refused": 0, "doubtful_formats": 0}
     problems, compile_ms = [], []
     try:
         connection = daemon.connection()
@@ -232,10 +239,9 @@ def main():
         for number in range(arguments.schemas):
             schema = schemas.one()
             jsonschema.Draft202012Validator.check_schema(schema)
-            content = PROMPT + json.dumps(schema)
             common = {
                 "model": "bench",
-                "messages": [{"role": "user", "content": content}],
+                "messages": [{"role": "user", "content": PROMPT}],
                 "temperature": TEMPERATURE,
                 "seed": number,
             }
@@ -254,6 +260,7 @@ def main():
                 problem = problem_of(result["text"], schema)
                 if problem is None:
                     counts["valid"] += 1
+                    counts["doubtful_formats"] += misses_format(result["text"], schema)
                 else:
                     text = result["text"]
                     problems.append({"schema": schema, "text": text, "problem": problem})

@@ -6,6 +6,7 @@ use ingle_protocol::exit;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, OutputFormat,
 };
+use ingle_protocol::wire::models::EngineKind;
 use ingle_tests::{Home, status_when};
 use serde_json::{Value, json};
 
@@ -147,6 +148,43 @@ async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
     let free = generate(&client, &asking(OutputFormat::Text)).await.unwrap();
     assert_eq!(free.text, "fine");
     status_when(&client, |status| status.active == 0 && status.queued == 0).await;
+}
+
+/// A real vocabulary, on both engines: several texts with a form in one batch with one without.
+#[tokio::test]
+async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alone() {
+    let home = Home::new();
+    home.add_smollm2();
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    for engine in [EngineKind::Gguf, EngineKind::Mlx] {
+        let free = GenerateParams {
+            engine: Some(engine),
+            prompt: Some("Once upon a time".to_owned()),
+            max_tokens: Some(24),
+            ..GenerateParams::default()
+        };
+        let alone = generate(&client, &free).await.unwrap().text;
+        let held = GenerateParams {
+            engine: Some(engine),
+            temperature: Some(1.5),
+            seed: Some(3),
+            n: Some(3),
+            max_tokens: Some(300),
+            logprobs: true,
+            ..asking(schema(person()))
+        };
+        let calls = [&free, &held].map(|params| client.start::<Generate>(params, params.class()));
+        let [beside, held] = calls.map(Result::unwrap);
+        assert_eq!(beside.reply().await.unwrap().text, alone, "{engine}");
+        let result = held.reply().await.unwrap();
+        assert!(result.logprobs.iter().all(|entry| entry.logprob.is_finite()));
+        let others = result.alternatives.iter().map(|other| (&other.text, other.finish_reason));
+        for (text, reason) in std::iter::once((&result.text, result.finish_reason)).chain(others) {
+            assert_eq!(reason, FinishReason::Stop, "{engine}: {text}");
+            check_person(text);
+        }
+    }
 }
 
 #[test]
