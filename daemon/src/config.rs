@@ -6,6 +6,7 @@
 
 mod http;
 mod jobs;
+mod mcp;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use self::http::HttpTable;
 pub use self::http::{HttpAuth, HttpConfig, address as http_address};
 pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
+pub use self::mcp::McpConfig;
+use self::mcp::McpTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
 use crate::engine::memory::MemoryOptions;
 use crate::engine::settings::{EngineSettings, is_built_in};
@@ -51,6 +54,8 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// HTTP over TCP, and who may use it.
     pub http: HttpConfig,
+    /// What MCP hosts may send.
+    pub mcp: McpConfig,
 }
 
 /// Settings of the `[library]` table.
@@ -100,6 +105,7 @@ struct ConfigFile {
     jobs: JobsTable,
     #[serde(default)]
     http: HttpTable,
+    mcp: McpTable,
     /// By the model's name.
     #[serde(default)]
     models: BTreeMap<String, ModelTable>,
@@ -190,6 +196,7 @@ impl Config {
         let memory = memory::options(&file.memory, file.models)?;
         let jobs = file.jobs.settings()?;
         let http = file.http.settings()?;
+        let mcp = file.mcp.settings()?;
         Ok(Self {
             timeouts: WorkTimeouts::default(),
             unknown_variables: Vec::new(),
@@ -200,6 +207,7 @@ impl Config {
             memory,
             jobs,
             http,
+            mcp,
         })
     }
 }
@@ -351,6 +359,7 @@ mod tests {
             ("[http]\nlisten = \"0.0.0.0:1\"\nauth = \"none\"\n", "http.auth"),
             ("[http]\nallowed_hosts = [\"http://a\"]\n", "http.allowed_hosts"),
             ("[http]\ncors_origins = [\"a.example\"]\n", "http.cors_origins"),
+            ("[mcp]\nprompt_chars = 0\n", "mcp.prompt_chars"),
         ] {
             let problem = Config::parse(text).unwrap_err();
             assert!(problem.contains(named), "{problem}");

@@ -6,10 +6,14 @@
 use std::path::Path;
 
 use ingle_protocol::limits;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Environment variable with the filter, such as `debug` or `ingled::engine=trace`.
 const FILTER_VARIABLE: &str = "INGLE_LOG";
@@ -29,11 +33,15 @@ pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
         .ok()?;
     let (writer, guard) = tracing_appender::non_blocking(appender);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // Whatever the filter says: below a warning, rmcp logs whole requests, prompts included.
+    let without_requests = filter_fn(|metadata| {
+        !metadata.target().starts_with("rmcp") || *metadata.level() <= LevelFilter::WARN
+    });
     // A second start in one process keeps the first one's log.
     let _ = if also_stderr {
-        builder.with_writer(writer.and(std::io::stderr)).try_init()
+        builder.with_writer(writer.and(std::io::stderr)).finish().with(without_requests).try_init()
     } else {
-        builder.with_writer(writer).try_init()
+        builder.with_writer(writer).finish().with(without_requests).try_init()
     };
     Some(guard)
 }

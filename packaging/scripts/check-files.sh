@@ -4,7 +4,7 @@
 # with a word, but for Python, which the build needs anyway.
 set -euo pipefail
 
-scripts=(setup test .ci/run fuzz/run packaging/scripts/*.sh)
+scripts=(setup test .ci/run fuzz/run tests/clients/run packaging/scripts/*.sh)
 for script in "${scripts[@]}"; do
     bash -n "$script"
 done

@@ -57,6 +57,12 @@ pub const SHIM_STDIO_CHUNKS: usize = 16;
 /// Connections in a row that a shim may lose, without a byte getting through, before it gives the
 /// waiting requests up.
 pub const SHIM_FRUITLESS_CONNECTIONS: u32 = 3;
+/// Subscriptions of one host that a shim repeats to a new daemon, of each kind.
+pub const SHIM_SUBSCRIPTIONS: usize = 256;
+/// Bytes of a tool host's configuration file that `ingle mcp install` changes.
+pub const HOST_CONFIG_BYTES: usize = 64 * 1024 * 1024;
+/// Backups of such a file, at most.
+pub const HOST_CONFIG_BACKUPS: u32 = 20;
 /// Milliseconds between a shim's looks at whether its host is still its parent.
 pub const SHIM_PARENT_CHECK_MS: u64 = 2_000;
 
@@ -115,8 +121,18 @@ pub const TRIM_AFTER_MS: u64 = 1_000;
 /// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 
-/// Characters of one prompt given to an MCP tool.
+/// Characters of what one call of an MCP tool gives a model to read, unless configured.
 pub const TOOL_PROMPT_CHARS: usize = 20_000;
+/// The most that the settings may say.
+pub const MAX_TOOL_PROMPT_CHARS: usize = 1_000_000;
+/// Entries of one page of an MCP listing, and values of one completion (MCP's own maximum).
+pub const MCP_PAGE: usize = 100;
+/// Resources that one MCP host may subscribe to.
+pub const MCP_SUBSCRIPTIONS: usize = 64;
+/// Streams of changes (`subscriptions/listen`) that one MCP host may have open.
+pub const MCP_LISTENERS: usize = 8;
+/// Milliseconds between two notifications that one resource has changed.
+pub const MCP_UPDATE_MS: u64 = 500;
 /// Stop strings of one request.
 pub const STOP_STRINGS: usize = 16;
 /// Bytes of one stop string.
@@ -269,7 +285,9 @@ const _: () = {
     assert!(JOB_STORE_BATCH <= JOB_STORE_COMMANDS);
     assert!(JOB_RESULT_BYTES < FRAME_BYTES);
     assert!(DEFAULT_JOB_LIST <= JOB_LIST);
-    assert!(TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
+    assert!(TOOL_PROMPT_CHARS <= MAX_TOOL_PROMPT_CHARS);
+    assert!(MAX_TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
+    assert!(MCP_LISTENERS < IN_FLIGHT_PER_CONNECTION);
     assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
     assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);
 };

@@ -20,14 +20,25 @@ const fn reads(name: &'static str, class: Class) -> ToolKind {
     ToolKind { name, class, changes_state: false }
 }
 
+const fn changes(name: &'static str, class: Class) -> ToolKind {
+    ToolKind { name, class, changes_state: true }
+}
+
 /// Every tool of this build.
 pub const TOOLS: &[ToolKind] = &[
     reads("chat", Class::Workflow),
     reads("generate", Class::Workflow),
+    reads("complete_code", Class::Workflow),
+    reads("embed", Class::Workflow),
+    reads("count_tokens", Class::Simple),
     reads("list_models", Class::Simple),
-    reads("job_get", Class::Simple),
+    changes("load_model", Class::Workflow),
+    changes("unload_model", Class::Simple),
+    reads("server_status", Class::Simple),
     reads("job_wait", Class::Workflow),
-    ToolKind { name: "job_cancel", class: Class::Simple, changes_state: true },
+    reads("job_get", Class::Simple),
+    reads("job_list", Class::Simple),
+    changes("job_cancel", Class::Simple),
 ];
 
 /// The tool of that name. One that this build does not know is of the default class, and is taken

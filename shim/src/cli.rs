@@ -2,20 +2,24 @@
 //!
 //! Owns what can be typed and how it is explained. Must not do anything.
 
+mod bench;
 mod format;
+mod generate;
 mod jobs;
+mod mcp;
+mod models;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use ingle_protocol::keep_alive::KeepAlive;
-use ingle_protocol::limits;
+use clap::{Parser, Subcommand};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
-pub(crate) use self::format::FormatOptions;
+pub(crate) use self::bench::BenchOptions;
+pub(crate) use self::generate::{Gap, GenerateOptions, Thinking};
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
+pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
+pub(crate) use self::models::LoadOptions;
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
 const AFTER_HELP: &str = "\
@@ -319,227 +323,25 @@ Examples:
 
 One JSON-RPC 2.0 message a line. When standard input ends, answers still due are awaited.")]
     Rpc,
-    /// Be an MCP server on standard input and output
+    /// Be an MCP server on standard input and output, or set one up in a host
     #[command(after_help = "\
 Examples:
-  claude mcp add ingle -- ingle mcp
+  ingle mcp install --host claude-code    tell a host of it: claude-desktop, claude-code, cursor, zed, vscode
+  ingle mcp hosts                         which of them are here
   {\"mcpServers\": {\"ingle\": {\"command\": \"ingle\", \"args\": [\"mcp\"]}}}
 
-For a tool host to spawn. Many of these share one daemon and one copy of each model. A call that
-is not finished shortly before the host would give it up answers with the id of a job that goes on;
-the tool job_wait gets its result.")]
+Without a command, it is what a tool host spawns. Many of these share one daemon and one copy of
+each model. A call that is not finished shortly before the host would give it up answers with the id
+of a job that goes on; the tool job_wait gets its result.")]
+    #[command(disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
     Mcp {
         /// How long the host waits for one reply, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = timeout)]
         host_timeout: Duration,
+        /// What to do instead of being one.
+        #[command(subcommand)]
+        command: Option<McpCommand>,
     },
-}
-
-/// What to measure.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct BenchOptions {
-    /// Name or path of the model; the default one when absent
-    pub(crate) model: Option<String>,
-    /// The engine to run it on, where its format leaves a choice
-    #[arg(long, value_name = "gguf|mlx")]
-    pub(crate) engine: Option<EngineKind>,
-    /// Tokens of each prompt
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=MAX_BENCH_TOKENS))]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens to generate in each request
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    #[arg(value_parser = clap::value_parser!(u32).range(2..=MAX_BENCH_TOKENS))]
-    pub(crate) gen_tokens: u32,
-    /// How often to measure
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
-    /// How many requests to run at once; several numbers are measured one after the other
-    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,2")]
-    #[arg(value_parser = at_once)]
-    pub(crate) concurrency: Vec<usize>,
-    /// Drop the model first, so that its load is measured
-    #[arg(long, conflicts_with = "warm")]
-    pub(crate) cold: bool,
-    /// Take the model as it is in memory (the default)
-    #[arg(long)]
-    pub(crate) warm: bool,
-    /// Fetch the model first, if need be, without asking
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-}
-
-/// What to load, and how long it stays.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct LoadOptions {
-    /// The model; the default one when absent
-    pub(crate) model: Option<String>,
-    /// Only say what the load would take, and what would be evicted for it
-    #[arg(long, conflicts_with_all = ["keep_alive", "pin", "no_pin", "force"])]
-    pub(crate) estimate: bool,
-    /// The engine to run it on, where its format leaves a choice
-    #[arg(long, value_name = "gguf|mlx")]
-    pub(crate) engine: Option<EngineKind>,
-    /// Keep it so long after its last use, such as 10m, 2h, 0 or forever
-    #[arg(long, value_name = "TIME")]
-    pub(crate) keep_alive: Option<KeepAlive>,
-    /// Never evict it, and never let it expire
-    #[arg(long)]
-    pub(crate) pin: bool,
-    /// Take the pin back
-    #[arg(long, conflicts_with = "pin")]
-    pub(crate) no_pin: bool,
-    /// Load it although it ended the daemon twice in a row
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Fetch the model first, if need be, without asking
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-}
-
-/// Most tokens of a benchmark's prompt or text: what one frame can carry for any tokenizer.
-const MAX_BENCH_TOKENS: i64 = 131_072;
-
-fn at_once(text: &str) -> Result<usize, String> {
-    let most = limits::IN_FLIGHT_PER_CONNECTION;
-    let value: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
-    let is_fine = (1..=most).contains(&value);
-    is_fine.then_some(value).ok_or_else(|| format!("must be from 1 to {most}"))
-}
-
-/// Whether a model thinks before it answers.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Thinking {
-    /// Let the model think first, where its template leaves a choice
-    #[arg(long, overrides_with = "no_think")]
-    think: bool,
-    /// Have the model answer at once, where its template leaves a choice
-    #[arg(long, overrides_with = "think")]
-    no_think: bool,
-}
-
-impl Thinking {
-    /// What was said of it, if anything was.
-    pub(crate) fn wish(self) -> Option<bool> {
-        (self.think || self.no_think).then_some(self.think)
-    }
-}
-
-/// What comes after a gap that the model is to fill.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Gap {
-    /// Fill the gap between the prompt and this text
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) suffix: Option<String>,
-    /// Fill the gap between the prompt and the text of this file
-    #[arg(long, value_name = "FILE", conflicts_with = "suffix")]
-    pub(crate) suffix_file: Option<PathBuf>,
-}
-
-/// How to generate.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct GenerateOptions {
-    /// Whether to think first, where that was said
-    #[arg(skip)]
-    pub(crate) thinks: Option<bool>,
-    /// Name or path of the model; the default one when absent
-    #[arg(long, short)]
-    pub(crate) model: Option<String>,
-    /// The engine to run it on, where its format leaves a choice
-    #[arg(long, value_name = "gguf|mlx")]
-    pub(crate) engine: Option<EngineKind>,
-    /// Tokens to generate at most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_tokens: Option<u32>,
-    /// How freely to draw; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", value_parser = at_least_zero)]
-    pub(crate) temperature: Option<f32>,
-    /// Draw from the K likeliest tokens only
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<u32>,
-    /// Draw from the likeliest tokens that sum to P only
-    #[arg(long, value_name = "P", value_parser = share)]
-    pub(crate) top_p: Option<f32>,
-    /// Leave out tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P", value_parser = share)]
-    pub(crate) min_p: Option<f32>,
-    /// Make what the last tokens of prompt and text held less likely (above 1) or likelier
-    #[arg(long, value_name = "X", value_parser = repetition)]
-    pub(crate) repetition_penalty: Option<f32>,
-    /// How many tokens the repetition penalty looks back on [default: 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) repetition_window: Option<u32>,
-    /// Make a token less likely each time it is generated, by up to 2; below 0, likelier
-    #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
-    pub(crate) frequency_penalty: Option<f32>,
-    /// Make a token less likely once it has been generated, by up to 2; below 0, likelier
-    #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
-    pub(crate) presence_penalty: Option<f32>,
-    /// Make a token likelier by up to 100, or less likely; may be given several times
-    #[arg(long, value_name = "TOKEN=BIAS", value_parser = bias)]
-    pub(crate) logit_bias: Vec<(u32, f32)>,
-    /// Generate so many texts from the one prompt
-    #[arg(long, short = 'n', value_name = "N", value_parser = choices())]
-    pub(crate) choices: Option<u32>,
-    /// Draw the same way every time
-    #[arg(long)]
-    pub(crate) seed: Option<u64>,
-    /// With --json, give each token's log-probability
-    #[arg(long)]
-    pub(crate) logprobs: bool,
-    /// With --json, give the log-probabilities of the K likeliest tokens at each place too
-    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
-    pub(crate) top_logprobs: usize,
-    /// End the text at this string; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) stop: Vec<String>,
-    #[command(flatten)]
-    pub(crate) format: FormatOptions,
-    /// Allow this much time, if it is less than the daemon would
-    #[arg(long, value_name = "SECONDS", value_parser = timeout)]
-    pub(crate) timeout: Option<Duration>,
-    /// Say on standard error where the time went
-    #[arg(long)]
-    pub(crate) stats: bool,
-    /// Fetch the model first, if need be, without asking
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-}
-
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let is_fine = value.is_finite() && value >= 0.0;
-    is_fine.then_some(value).ok_or_else(|| "must be 0 or more".to_owned())
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    (0.0..=1.0).contains(&value).then_some(value).ok_or_else(|| "must be from 0 to 1".to_owned())
-}
-
-fn within(text: &str, least: f32, most: f32) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let is_fine = (least..=most).contains(&value);
-    is_fine.then_some(value).ok_or_else(|| format!("must be from {least} to {most}"))
-}
-
-fn repetition(text: &str) -> Result<f32, String> {
-    within(text, 0.01, 100.0)
-}
-
-fn additive(text: &str) -> Result<f32, String> {
-    within(text, -2.0, 2.0)
-}
-
-fn bias(text: &str) -> Result<(u32, f32), String> {
-    let (token, bias) = text.split_once('=').ok_or("not of the form TOKEN=BIAS")?;
-    let token = token.parse().map_err(|_| "the token must be an id; see `tokenize`".to_owned())?;
-    Ok((token, within(bias, -100.0, 100.0)?))
-}
-
-fn choices() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=limits::CHOICES as i64)
 }
 
 fn class(text: &str) -> Result<Class, String> {

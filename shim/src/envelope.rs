@@ -1,8 +1,8 @@
 //! What the pump reads from a line: whether it asks, tells or answers, and under which id.
 //!
 //! Owns the reading of JSON-RPC envelopes and the comparing of ids. Must not look into parameters
-//! or results, but for the three members that routing needs: the id a cancel names, the tool a call
-//! names, the protocol version an `initialize` settles on.
+//! or results, but for the few members that routing needs: the id a cancel names, the tool a call
+//! names, the protocol version an `initialize` settles on, and what a subscription is about.
 
 use std::borrow::Cow;
 
@@ -138,6 +138,37 @@ impl<'a> Message<'a> {
         }
         let params: Params<'a> = serde_json::from_str(self.params?.get()).ok()?;
         Some(params.name)
+    }
+
+    /// Whether it is a reply with a result.
+    pub(crate) fn is_success(&self) -> bool {
+        self.method.is_none() && self.result.is_some() && self.error.is_none()
+    }
+
+    /// The resource that a `resources/subscribe` or `resources/unsubscribe` names.
+    pub(crate) fn uri(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Params {
+            uri: String,
+        }
+        let params: Params = serde_json::from_str(self.params?.get()).ok()?;
+        Some(params.uri)
+    }
+
+    /// The id of the `subscriptions/listen` that a notification belongs to.
+    pub(crate) fn subscription(&self) -> Option<Id> {
+        #[derive(Deserialize)]
+        struct Meta<'a> {
+            #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
+            id: &'a RawValue,
+        }
+        #[derive(Deserialize)]
+        struct Params<'a> {
+            #[serde(borrow, rename = "_meta")]
+            meta: Meta<'a>,
+        }
+        let params: Params<'_> = serde_json::from_str(self.params?.get()).ok()?;
+        Some(Id::read(params.meta.id))
     }
 
     /// The protocol version in the result of an `initialize`.

@@ -1,7 +1,7 @@
 //! One connection to the daemon, from nothing to the first byte of the host's.
 //!
 //! Owns connecting (and starting the daemon), `hello`, and telling a new daemon what the old one
-//! was told: MCP's `initialize` and `notifications/initialized`. Must not know what is in flight.
+//! was told: MCP's handshake and the host's subscriptions. Must not know what is in flight.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::envelope::{Id, Line, Message};
+use crate::session::{Handover, Handshake};
 
 /// The two directions of a connection. Shutting the writer down half-closes it.
 pub(crate) struct Pipes {
@@ -47,61 +48,6 @@ pub(crate) fn to_daemon(paths: Paths, program: PathBuf) -> Connector {
     })
 }
 
-/// What a new daemon must be told before it can go on with the host's session.
-#[derive(Debug, Clone)]
-pub(crate) struct Handover {
-    /// The host's `initialize`, newline included.
-    pub(crate) initialize: Vec<u8>,
-    /// Its id.
-    pub(crate) id: Id,
-    /// The protocol version that was settled on.
-    pub(crate) version: String,
-    /// Whether the host has sent `notifications/initialized`.
-    pub(crate) initialized: bool,
-}
-
-/// What is known of the host's MCP session.
-#[derive(Debug, Default)]
-pub(crate) struct McpSession {
-    /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(Id, Vec<u8>)>,
-    settled: Option<Handover>,
-}
-
-impl McpSession {
-    /// The daemon has all of the host's `initialize`.
-    pub(crate) fn ask(&mut self, id: Id, initialize: Vec<u8>) {
-        self.asked = Some((id, initialize));
-    }
-
-    /// The daemon that was asked is gone.
-    pub(crate) fn forget_question(&mut self) {
-        self.asked = None;
-    }
-
-    /// A reply has come: the one to `initialize` says what the session settled on.
-    pub(crate) fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
-        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
-            && let Some(version) = message.protocol_version()
-        {
-            let id = id.clone();
-            self.settled = Some(Handover { initialize, id, version, initialized: false });
-        }
-    }
-
-    /// The host has sent `notifications/initialized`.
-    pub(crate) fn mark_initialized(&mut self) {
-        if let Some(settled) = &mut self.settled {
-            settled.initialized = true;
-        }
-    }
-
-    /// What the next daemon must be told, once there is anything.
-    pub(crate) fn handover(&self) -> Option<Handover> {
-        self.settled.clone()
-    }
-}
-
 /// A connection that is ready for the host's frames.
 pub(crate) struct Opened {
     /// Frames from the daemon.
@@ -110,7 +56,7 @@ pub(crate) struct Opened {
     pub(crate) writer: Box<dyn AsyncWrite + Unpin>,
     /// What the daemon said of itself.
     pub(crate) hello: HelloReply,
-    /// Frames for the host that came during the handover.
+    /// Frames for the host that came of the handover.
     pub(crate) strays: Vec<Vec<u8>>,
 }
 
@@ -138,7 +84,7 @@ impl From<io::Error> for OpenError {
 pub(crate) async fn open(
     connecting: Connecting,
     hello: HelloParams,
-    handover: Option<Handover>,
+    handover: Handover,
 ) -> Result<Opened, OpenError> {
     let pipes = connecting.await.map_err(OpenError::Unavailable)?;
     let limit = Duration::from_millis(limits::HELLO_MS);
@@ -152,11 +98,7 @@ fn unavailable(body: ErrorBody) -> OpenError {
     OpenError::Unavailable(LaunchError { body, exit_code: exit::UNAVAILABLE })
 }
 
-async fn greet(
-    pipes: Pipes,
-    hello: HelloParams,
-    handover: Option<Handover>,
-) -> Result<Opened, OpenError> {
+async fn greet(pipes: Pipes, hello: HelloParams, handover: Handover) -> Result<Opened, OpenError> {
     let Pipes { reader, mut writer } = pipes;
     let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     let request =
@@ -164,9 +106,10 @@ async fn greet(
     writer.write_all(format!("{request}\n").as_bytes()).await?;
     let hello = read_hello(&line(&mut reader).await?)?;
     let mut opened = Opened { reader, writer, hello, strays: Vec::new() };
-    if let Some(handover) = handover {
-        hand_over(&mut opened, &handover).await?;
+    if let Some(handshake) = &handover.handshake {
+        repeat_handshake(&mut opened, handshake).await?;
     }
+    repeat_subscriptions(&mut opened, &handover).await?;
     Ok(opened)
 }
 
@@ -197,42 +140,77 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
 }
 
 /// Repeats the host's `initialize` and keeps its reply from the host, who has had one.
-async fn hand_over(opened: &mut Opened, handover: &Handover) -> Result<(), OpenError> {
-    opened.writer.write_all(&handover.initialize).await?;
-    let version = loop {
-        let mut line = line(&mut opened.reader).await?;
-        let parsed = Line::parse(&line);
-        let reply = parsed.as_ref().ok().and_then(|line| {
-            let message = line.messages().first()?;
-            (Id::read(message.as_reply()?) == handover.id).then(|| message.protocol_version())
-        });
-        match reply {
-            Some(version) => break version,
-            None => {
-                let is_message = parsed.is_ok();
-                if opened.strays.len() == limits::OUTBOUND_FRAMES {
-                    return Err(OpenError::Lost);
-                }
-                if is_message {
-                    line.push(b'\n');
-                    opened.strays.push(line);
-                }
-            }
-        }
-    };
-    if version.as_ref() != Some(&handover.version) {
+async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
+    opened.writer.write_all(&handshake.initialize).await?;
+    let mut version = None;
+    let is_reply = |id: &Id| *id == handshake.id;
+    until(opened, 1, is_reply, |_, message| version = message.protocol_version()).await?;
+    if version.as_ref() != Some(&handshake.version) {
         let now = version.as_deref().unwrap_or("none that this session can use");
         let message = format!(
             "the daemon was replaced: this session began with MCP {}, and the new daemon settles on {now}",
-            handover.version
+            handshake.version
         );
         let error = ErrorBody::new(ErrorCode::VersionSkew, message)
             .with_remediation("Restart this MCP server in its host.");
         return Err(OpenError::Changed(error));
     }
-    if handover.initialized {
+    if handshake.initialized {
         let notification = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n";
         opened.writer.write_all(notification).await?;
+    }
+    Ok(())
+}
+
+/// Subscribes anew, for a host that knows of no interruption, and tells it to look again at what it
+/// has subscribed to. Requests that go on are sent again; what comes of them is the host's.
+async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Result<(), OpenError> {
+    let id = |place: usize| format!("ingle-subscribe-{place}");
+    let subscriptions = &handover.subscriptions;
+    for (place, subscription) in subscriptions.iter().enumerate() {
+        opened.writer.write_all(subscription.request(&id(place)).as_bytes()).await?;
+    }
+    let ids: Vec<Id> = (0..subscriptions.len()).map(|place| Id::Text(id(place))).collect();
+    let mut held = Vec::new();
+    until(
+        opened,
+        ids.len(),
+        |id| ids.contains(id),
+        |id, message| {
+            // One that is refused now concerns something that is gone.
+            held.extend(ids.iter().position(|other| other == id).filter(|_| message.is_success()));
+        },
+    )
+    .await?;
+    let updates = held.into_iter().map(|place| subscriptions[place].updated().into_bytes());
+    opened.strays.extend(updates);
+    for listen in &handover.listens {
+        opened.writer.write_all(listen).await?;
+    }
+    Ok(())
+}
+
+/// Reads until so many replies to requests of ours have come. Everything else is the host's.
+async fn until(
+    opened: &mut Opened,
+    mut replies: usize,
+    is_ours: impl Fn(&Id) -> bool,
+    mut hear: impl FnMut(&Id, &Message<'_>),
+) -> Result<(), OpenError> {
+    while replies > 0 {
+        let mut line = line(&mut opened.reader).await?;
+        let Ok(parsed) = Line::parse(&line) else { continue };
+        let message = parsed.messages().first();
+        let id = message.and_then(Message::as_reply).map(Id::read);
+        if let (Some(message), Some(id)) = (message, id.filter(&is_ours)) {
+            hear(&id, message);
+            replies -= 1;
+        } else if opened.strays.len() == limits::OUTBOUND_FRAMES {
+            return Err(OpenError::Lost);
+        } else {
+            line.push(b'\n');
+            opened.strays.push(line);
+        }
     }
     Ok(())
 }

@@ -12,11 +12,13 @@ mod envelope;
 mod fake;
 mod history;
 mod host;
+mod install;
 mod link;
 mod output;
 mod pending;
 mod progress;
 mod pump;
+mod session;
 mod stdio;
 
 use std::process::ExitCode;

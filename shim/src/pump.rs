@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -22,14 +21,17 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::envelope::{Id, Line, Message};
-use crate::link::{self, Connector, McpSession, OpenError, Opened};
+use crate::link::{self, Connector, OpenError, Opened};
 use crate::pending::{Expired, Pending, Settled, error_reply};
+use crate::session::{self, McpSession};
 
+mod connection;
 mod deaths;
 mod queue;
 #[cfg(test)]
 mod tests;
 
+use connection::{Link, LinkEvent, Up};
 use deaths::Deaths;
 use queue::{Kind, Queue};
 
@@ -60,6 +62,7 @@ pub(crate) async fn run(
         link: Link::Down,
         fruitless: 0,
         deaths: Deaths::default(),
+        was_of_use: false,
         timeouts: WorkTimeouts::default(),
         exit_code: exit::OK,
         report,
@@ -85,22 +88,11 @@ struct Pump<R, F> {
     /// Connections lost since the last byte that got through.
     fruitless: u32,
     deaths: Deaths,
+    /// Whether the daemon of this connection has answered something.
+    was_of_use: bool,
     timeouts: WorkTimeouts,
     exit_code: u8,
     report: F,
-}
-
-enum Link {
-    Down,
-    Opening(Pin<Box<dyn Future<Output = Result<Opened, OpenError>>>>),
-    Up(Box<Up>),
-}
-
-struct Up {
-    opened: Opened,
-    half_closed: bool,
-    /// Writing has failed. What the daemon said before it went is still to be read.
-    write_failed: bool,
 }
 
 enum Event {
@@ -112,12 +104,6 @@ enum Event {
     DrainEnds,
 }
 
-enum LinkEvent {
-    Opened(Box<Result<Opened, OpenError>>),
-    DaemonFrame(io::Result<Option<Frame>>),
-    Written(io::Result<usize>),
-}
-
 type Flow = std::ops::ControlFlow<()>;
 const GO_ON: Flow = Flow::Continue(());
 const STOP: Flow = Flow::Break(());
@@ -125,6 +111,10 @@ const STOP: Flow = Flow::Break(());
 impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     async fn turn(&mut self) -> Flow {
         if self.host_ended_at.is_some() && self.queue.frames.is_empty() {
+            if self.session.listens() && self.pending.len() == 0 {
+                // Nothing is owed, and what goes on would never end by itself.
+                return STOP;
+            }
             match &mut self.link {
                 Link::Up(up) if !up.half_closed => {
                     up.half_closed = true;
@@ -261,8 +251,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         };
         let kind = self.kind(&line);
         line.messages().iter().for_each(|message| self.hear_cancel(message));
-        let is_request = matches!(kind, Kind::Request | Kind::Initialize(_));
-        if matches!(self.link, Link::Down) && !is_request {
+        if matches!(self.link, Link::Down) && !kind.is_request() {
             // Nothing that a daemon would have to be started for.
             if kind == Kind::Initialized {
                 self.session.mark_initialized();
@@ -270,7 +259,14 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             return;
         }
         let number = self.queue.next_number;
-        if let Err(refusal) = self.pending.note(number, &line, &self.timeouts, now()) {
+        if let Kind::Listen(_, raw_id) = &kind {
+            // It has no limit and outlives its daemon, so it is not one of those in flight.
+            if !self.session.has_room(self.queue.listens().count()) {
+                let message = format!("{} are listened to", limits::SHIM_SUBSCRIPTIONS);
+                let raw_id = raw_id.clone();
+                return self.answer(&raw_id, &ErrorBody::overloaded(message));
+            }
+        } else if let Err(refusal) = self.pending.note(number, &line, &self.timeouts, now()) {
             return self.outbox.push_back(refusal);
         }
         bytes.push(b'\n');
@@ -296,6 +292,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         if is_mcp {
             // MCP answers no cancelled request; our own RPC does.
             self.pending.forget(&id);
+            self.queue.withdraw_listen(&id);
+            self.session.end_listen(&id);
         }
     }
 
@@ -304,9 +302,15 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         if let (Line::Single(message), true) = (line, is_mcp) {
             match (message.as_request(), message.method()) {
                 (Some(("initialize", id)), _) => return Kind::Initialize(Id::read(id)),
+                (Some((session::LISTEN, id)), _) => {
+                    return Kind::Listen(Id::read(id), id.get().to_owned());
+                }
                 (None, Some("notifications/initialized")) => return Kind::Initialized,
                 _ => {}
             }
+        }
+        if is_mcp && McpSession::concerns(line) {
+            return Kind::Subscribing;
         }
         let has_request = line.messages().iter().any(|message| message.as_answerable().is_some());
         // A batch that holds nothing sound is the daemon's to refuse.
@@ -328,8 +332,15 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         self.fruitless = 0;
         if front.written == 0 {
             self.pending.mark_written(front.number);
-            if front.kind == Kind::Initialized {
-                self.session.mark_initialized();
+            match &front.kind {
+                Kind::Initialized => self.session.mark_initialized(),
+                Kind::Subscribing => {
+                    Line::parse(&front.bytes)
+                        .iter()
+                        .for_each(|line| self.session.hear_wishes(line));
+                }
+                Kind::Listen(id, _) => self.session.begin_listen(id.clone(), front.bytes.clone()),
+                Kind::Request | Kind::Initialize(_) | Kind::Passing => {}
             }
         }
         front.written += written;
@@ -348,13 +359,16 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             let mut is_wanted = false;
             for message in parsed.messages() {
                 let Some(id) = message.as_reply() else {
-                    is_wanted = true;
+                    is_wanted |= !self.session.is_known_to_host(message);
                     continue;
                 };
                 let id = Id::read(id);
                 // An answer without an id is about something that had none that could be read.
-                is_wanted |= self.pending.settle(&id) == Settled::Awaited || id == Id::Other;
+                is_wanted |= self.pending.settle(&id) == Settled::Awaited
+                    || self.session.end_listen(&id)
+                    || id == Id::Other;
                 self.session.hear_reply(&id, message);
+                self.was_of_use = true;
             }
             // The requests of one frame are due together, so an answer is wanted whole or not at all.
             if is_wanted {
@@ -373,6 +387,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                 self.host_ended_at = self.host_ended_at.map(|_| now());
                 self.timeouts = opened.hello.timeouts.clone();
                 self.pending.retime(&self.timeouts);
+                self.session.handed_over();
                 self.outbox.extend(std::mem::take(&mut opened.strays));
                 let up = Up { opened, half_closed: false, write_failed: false };
                 self.link = Link::Up(Box::new(up));
@@ -396,9 +411,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     /// next daemon.
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
-        self.deaths.note(now());
+        self.deaths.note(std::mem::take(&mut self.was_of_use), now());
         self.outbox.extend(self.pending.lose());
-        self.session.forget_question();
+        self.session.forget_questions();
         self.fruitless += 1;
         if self.queue.frames.front().is_some_and(|frame| frame.written > 0) {
             self.queue.pop();
@@ -423,6 +438,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         (self.report)(error);
         self.link = Link::Down;
         self.outbox.extend(self.pending.refuse(error));
+        let listens: Vec<String> = self.queue.listens().map(str::to_owned).collect();
+        listens.iter().for_each(|raw_id| self.answer(raw_id, error));
         self.queue.clear(&mut self.session);
     }
 
@@ -441,32 +458,6 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             // The drain limit came before the last answers.
             (Role::Rpc, 1..) if self.exit_code == exit::OK => exit::FAILED,
             _ => self.exit_code,
-        }
-    }
-}
-
-impl Link {
-    /// What the connection does next: nothing, ever, while there is none. Dropping the future
-    /// before it is ready loses no byte in either direction.
-    async fn next(&mut self, unsent: Option<&[u8]>, may_read: bool) -> LinkEvent {
-        match self {
-            Self::Down => std::future::pending().await,
-            Self::Opening(opening) => {
-                let opened = opening.await;
-                *self = Self::Down;
-                LinkEvent::Opened(Box::new(opened))
-            }
-            Self::Up(up) => {
-                let Up { opened: Opened { reader, writer, .. }, write_failed, .. } = &mut **up;
-                let may_write = !*write_failed && unsent.is_some();
-                tokio::select! {
-                    frame = reader.next(), if may_read => LinkEvent::DaemonFrame(frame),
-                    written = writer.write(unsent.unwrap_or_default()), if may_write => {
-                        LinkEvent::Written(written)
-                    }
-                    else => std::future::pending().await,
-                }
-            }
         }
     }
 }

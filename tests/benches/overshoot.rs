@@ -10,15 +10,13 @@
     reason = "a benchmark that cannot run says so by ending"
 )]
 
-use std::process::Stdio;
 use std::time::Instant;
 
-use ingle_protocol::client::Client;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
 use ingle_tests::Home;
-use ingle_tests::shim::Shim;
-use rustix::process::{Pid, Signal, kill_process};
+use ingle_tests::shim::{Carrier, Shim};
+use rustix::process::Signal;
 use serde_json::json;
 
 /// W of raw generations, in milliseconds.
@@ -64,13 +62,8 @@ fn through_shim(home: &Home, model: &str, layer: &str, limit_ms: u64) -> Vec<f64
 
 /// The same in a client library behind a shim that has been stopped.
 async fn in_client(home: &Home, limit_ms: u64) -> Vec<f64> {
-    let mut command = home.command("ingle");
-    let mut shim = command.arg("rpc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let reader =
-        tokio::net::unix::pipe::Receiver::from_owned_fd(shim.stdout.take().unwrap().into());
-    let writer = tokio::net::unix::pipe::Sender::from_owned_fd(shim.stdin.take().unwrap().into());
-    let client = Client::over_pipes(reader.unwrap(), writer.unwrap()).await.unwrap();
-    kill_process(Pid::from_child(&shim), Signal::STOP).unwrap();
+    let (shim, client) = Carrier::spawn(home).await;
+    shim.signal(Signal::STOP);
     let params = GenerateParams {
         model: Some("slow".to_owned()),
         prompt: Some("hi".to_owned()),
@@ -90,9 +83,6 @@ async fn in_client(home: &Home, limit_ms: u64) -> Vec<f64> {
             assert_eq!(error.details["layer"], "client", "{error:?}");
         }
     }
-    let _ = kill_process(Pid::from_child(&shim), Signal::CONT);
-    let _ = shim.kill();
-    let _ = shim.wait();
     late
 }
 

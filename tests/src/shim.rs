@@ -1,4 +1,4 @@
-//! A host's end of `ingle rpc`: frames in, frames out, each with the time it came.
+//! A host's end of `ingle rpc` and `ingle mcp`: frames in, frames out, each with the time it came.
 //!
 //! Owns the child and the count of answers to each request, so that a second answer to anything is
 //! seen. Knows nothing of what the frames mean.
@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use ingle_protocol::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ impl Answer {
     }
 }
 
-/// A running `ingle rpc`.
+/// A running `ingle rpc` or `ingle mcp`.
 #[derive(Debug)]
 pub struct Shim {
     child: Child,
@@ -49,18 +50,27 @@ pub struct Shim {
     next_id: i64,
     answers: HashMap<i64, Vec<Answer>>,
     events: usize,
+    /// Notifications by method.
+    heard: HashMap<String, usize>,
 }
 
 impl Shim {
-    /// Spawns it.
+    /// Spawns `ingle rpc`.
     ///
     /// # Panics
     /// When it cannot be run.
     #[must_use]
     pub fn spawn(home: &Home) -> Self {
-        let mut command = home.command("ingle");
-        command.arg("rpc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("`ingle` runs");
+        Self::spawn_as(home, &["rpc"])
+    }
+
+    /// Spawns `ingle` with these arguments, which make it a pump.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn spawn_as(home: &Home, arguments: &[&str]) -> Self {
+        let mut child = piped(home, arguments);
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("a pipe");
         let (sender, frames) = channel();
@@ -73,8 +83,8 @@ impl Shim {
                 }
             }
         });
-        let answers = HashMap::new();
-        Self { child, stdin, frames, next_id: 1, answers, events: 0 }
+        let (answers, heard) = (HashMap::new(), HashMap::new());
+        Self { child, stdin, frames, next_id: 1, answers, events: 0, heard }
     }
 
     /// Its process id.
@@ -95,11 +105,19 @@ impl Shim {
     pub fn request(&mut self, method: &str, params: &Value) -> i64 {
         let id = self.next_id;
         self.next_id += 1;
-        let frame = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
+        id
+    }
+
+    /// Sends a notification.
+    pub fn notify(&mut self, method: &str) {
+        self.send(&json!({ "jsonrpc": "2.0", "method": method }));
+    }
+
+    fn send(&mut self, frame: &Value) {
         if let Some(stdin) = &mut self.stdin {
             let _ = stdin.write_all(format!("{frame}\n").as_bytes());
         }
-        id
     }
 
     /// The answer to a request.
@@ -133,6 +151,23 @@ impl Shim {
         }
     }
 
+    /// How many notifications of this method have been read so far.
+    #[must_use]
+    pub fn heard(&self, method: &str) -> usize {
+        self.heard.get(method).copied().unwrap_or_default()
+    }
+
+    /// Reads until so many notifications of this method have come.
+    ///
+    /// # Panics
+    /// When they do not come in a minute each.
+    pub fn hear(&mut self, method: &str, count: usize) {
+        while self.heard(method) < count {
+            let frame = self.frames.recv_timeout(ANSWER_LIMIT).expect("a notification");
+            self.note(frame);
+        }
+    }
+
     /// Ends its input, reads everything that still comes, and gives every answer there was.
     ///
     /// # Panics
@@ -150,8 +185,56 @@ impl Shim {
     fn note(&mut self, answer: Answer) {
         match answer.frame["id"].as_i64() {
             Some(id) => self.answers.entry(id).or_default().push(answer),
-            None => self.events += 1,
+            None if answer.frame["id"].is_string() => panic!("nobody asked: {}", answer.frame),
+            None => {
+                self.events += 1;
+                let method = answer.frame["method"].as_str().unwrap_or_default().to_owned();
+                *self.heard.entry(method).or_default() += 1;
+            }
         }
+    }
+}
+
+fn piped(home: &Home, arguments: &[&str]) -> Child {
+    let mut command = home.command("ingle");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().expect("`ingle` runs")
+}
+
+/// A running `ingle rpc` whose pipes a client library holds.
+#[derive(Debug)]
+pub struct Carrier {
+    child: Child,
+}
+
+impl Carrier {
+    /// Spawns it, and a client that talks through it.
+    ///
+    /// # Panics
+    /// When it cannot be run, or the daemon does not answer.
+    pub async fn spawn(home: &Home) -> (Self, Client) {
+        use tokio::net::unix::pipe::{Receiver, Sender};
+        let mut child = piped(home, &["rpc"]);
+        let reader = Receiver::from_owned_fd(child.stdout.take().expect("a pipe").into());
+        let writer = Sender::from_owned_fd(child.stdin.take().expect("a pipe").into());
+        let client = Client::over_pipes(reader.expect("a pipe"), writer.expect("a pipe")).await;
+        (Self { child }, client.expect("the daemon answers"))
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the shim is there");
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -19,13 +19,12 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use ingle_protocol::client::Client;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
 use ingle_tests::raw::Raw;
-use ingle_tests::shim::{Answer, Shim};
+use ingle_tests::shim::{Answer, Carrier, Shim};
 use ingle_tests::{Home, status_when};
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// W of a raw generation here, in milliseconds.
@@ -197,14 +196,7 @@ async fn behind_shim(
 ) -> Row {
     let home = home(60.0);
     let _daemon = home.daemon();
-    let mut command = home.command("ingle");
-    command.arg("rpc").stdin(Stdio::piped());
-    command.stdout(Stdio::piped());
-    let mut shim = command.spawn().unwrap();
-    let reader =
-        tokio::net::unix::pipe::Receiver::from_owned_fd(shim.stdout.take().unwrap().into());
-    let writer = tokio::net::unix::pipe::Sender::from_owned_fd(shim.stdin.take().unwrap().into());
-    let client = Client::over_pipes(reader.unwrap(), writer.unwrap()).await.unwrap();
+    let (shim, client) = Carrier::spawn(&home).await;
     let params = GenerateParams {
         model: Some("slow".to_owned()),
         prompt: Some("hi".to_owned()),
@@ -216,7 +208,7 @@ async fn behind_shim(
     let mut call = client.start::<Generate>(&params, Class::Completions).unwrap();
     let _: Option<Value> = call.event().await;
     let struck = Instant::now();
-    kill_process(rustix::process::Pid::from_child(&shim), signal).unwrap();
+    shim.signal(signal);
     let error = call.reply().await.unwrap_err();
     let begin = if limit_ms.is_some() { begin } else { struck };
     let after_ms = millis(begin.elapsed());
@@ -225,9 +217,6 @@ async fn behind_shim(
     status_when(&other, |status| status.active == 0).await;
     let others = others_go_on(&home, true);
     let layer = error.details["layer"].as_str().unwrap_or("client").to_owned();
-    let _ = kill_process(rustix::process::Pid::from_child(&shim), Signal::CONT);
-    let _ = shim.kill();
-    let _ = shim.wait();
     let answered = (layer, error.code.as_str().to_owned());
     Row { fault, expected, answered, after_ms, limit_ms, answers: 1, others }
 }

@@ -15,7 +15,7 @@ use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 use ingle_protocol::wire::models::{EngineKind, LoadEstimate, LoadedModel, ProgressEvent};
 use ingle_protocol::wire::status::Phase;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::EngineError;
@@ -423,6 +423,18 @@ impl EngineHandle {
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         self.status.read()
+    }
+
+    /// Changes whenever a model comes into memory, begins to, or leaves it, and at every
+    /// [`Self::announce_models`].
+    #[must_use]
+    pub fn model_changes(&self) -> watch::Receiver<u64> {
+        self.status.changes()
+    }
+
+    /// Tells whoever follows the models that there is another one on disk.
+    pub fn announce_models(&self) {
+        self.status.announce();
     }
 }
 

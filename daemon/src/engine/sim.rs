@@ -89,6 +89,9 @@ pub struct SimConfig {
     /// The process aborts at this token.
     #[serde(default)]
     pub abort_at: Option<usize>,
+    /// It turns texts into vectors, and generates none.
+    #[serde(default)]
+    pub embeds: bool,
     /// Tokens of context.
     #[serde(default = "default_context")]
     pub context_tokens: usize,

@@ -3,11 +3,13 @@
 //! Owns the cached status that health and status answer from: the worker writes it, everybody
 //! reads it, and nobody ever asks the thread. Knows nothing of the wire.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 use ingle_protocol::wire::status::Phase;
+use tokio::sync::watch;
 
 use super::counters::EngineCounters;
 use super::quarantine::Deaths;
@@ -53,6 +55,8 @@ pub struct EngineStatus {
 pub struct StatusCell {
     status: Arc<Mutex<EngineStatus>>,
     counters: Arc<EngineCounters>,
+    /// Counts the changes of which models are in memory or on their way there.
+    changes: watch::Sender<u64>,
 }
 
 impl StatusCell {
@@ -76,7 +80,11 @@ impl StatusCell {
             quarantined: Vec::new(),
             expires: Vec::new(),
         };
-        Self { status: Arc::new(Mutex::new(status)), counters: Arc::default() }
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            counters: Arc::default(),
+            changes: watch::Sender::new(0),
+        }
     }
 
     /// What the thread counts.
@@ -107,11 +115,38 @@ impl StatusCell {
 
     /// Changes the status in place.
     pub fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
-        change(&mut self.lock());
+        let mut status = self.lock();
+        let before = resident(&status);
+        change(&mut status);
+        let has_changed = resident(&status) != before;
+        drop(status);
+        if has_changed {
+            self.announce();
+        }
+    }
+
+    /// Wakes whoever wants to know which models there are.
+    pub fn announce(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// Changes whenever a model comes into memory, begins to, or leaves it.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, EngineStatus> {
         // Plain data that is whole after every statement: a panic cannot have torn it.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What tells two sets of models in memory apart.
+fn resident(status: &EngineStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    status.models.len().hash(&mut hasher);
+    status.models.iter().for_each(|model| model.name.hash(&mut hasher));
+    status.loading.hash(&mut hasher);
+    hasher.finish()
 }

@@ -83,17 +83,25 @@ pub(super) struct LiveJobs {
     waiting: Mutex<VecDeque<Arc<LiveJob>>>,
     /// As many permits as jobs were put into `waiting`.
     ready: Semaphore,
+    /// Counts the changes of which jobs there are.
+    changes: watch::Sender<u64>,
 }
 
 impl LiveJobs {
     /// None.
     pub(super) fn new() -> Self {
-        Self { all: Mutex::default(), waiting: Mutex::default(), ready: Semaphore::new(0) }
+        Self {
+            all: Mutex::default(),
+            waiting: Mutex::default(),
+            ready: Semaphore::new(0),
+            changes: watch::Sender::new(0),
+        }
     }
 
     /// Makes a job known.
     pub(super) fn add(&self, job: &Arc<LiveJob>) {
         lock(&self.all).insert(job.id.clone(), Arc::clone(job));
+        self.announce();
     }
 
     /// Puts a job that is known behind all others, unless it was cancelled since.
@@ -120,7 +128,20 @@ impl LiveJobs {
 
     /// Forgets a job.
     pub(super) fn remove(&self, id: &str) {
-        lock(&self.all).remove(id);
+        let known = lock(&self.all).remove(id);
+        if known.is_some() {
+            self.announce();
+        }
+    }
+
+    /// Wakes whoever wants to know which jobs there are.
+    pub(super) fn announce(&self) {
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+
+    /// Changes whenever a job comes or ends.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// One job.

@@ -33,6 +33,7 @@ use ingle_protocol::wire::jobs::{
 };
 use ingle_protocol::wire::status::JobCounts;
 use serde_json::json;
+use tokio::sync::watch::Receiver;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -269,6 +270,7 @@ impl Jobs {
                 (None, true) => store.delete_ended().await?,
                 _ => return Err(invalid("id", "or `all_ended` must be given, and not both")),
             };
+            self.inner.live.announce();
             Ok(JobsDeleted { deleted })
         };
         self.inner.service.bounded("deleting jobs", context, work).await
@@ -280,6 +282,18 @@ impl Jobs {
                 .with_remediation(format!("Run `ingle jobs cancel {id}` first.")),
             Err(error) => error,
         }
+    }
+
+    /// Changes whenever a job comes, ends or is forgotten.
+    #[must_use]
+    pub fn changes(&self) -> Receiver<u64> {
+        self.inner.live.changes()
+    }
+
+    /// One job as it is reported, while it has not ended.
+    #[must_use]
+    pub fn follow(&self, id: &str) -> Option<Receiver<JobRecord>> {
+        self.inner.live.get(id).map(|job| job.state.subscribe())
     }
 
     /// Jobs that have not ended.

@@ -1,10 +1,17 @@
 //! The Model Context Protocol on the local socket.
 //!
 //! Owns the session of one host: rmcp over our own bounded transport. Knows nothing of engines:
-//! [`tools`] calls the service like every other edge.
+//! tools and resources call the service like every other edge.
 
+mod complete;
+mod misread;
+mod news;
+mod pages;
 pub mod promote;
-pub mod tools;
+mod prompts;
+mod resources;
+pub mod session;
+mod tools;
 pub mod transport;
 
 use std::sync::Arc;
@@ -16,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::jobs::Jobs;
 use crate::service::Service;
 use promote::Patience;
-use tools::Tools;
+use session::Session;
 use transport::FrameTransport;
 
 /// Milliseconds that a host waits for one reply when it does not say: what the MCP SDKs do.
@@ -33,10 +40,11 @@ pub async fn serve(
 ) {
     // Cancelled when the host goes: rmcp itself would let handlers run on for seconds.
     let gone = closing.child_token();
-    let transport = FrameTransport::new(stream, buffered, gone.clone());
+    let ended = gone.child_token();
+    let transport = FrameTransport::new(stream, buffered, ended.clone(), gone.clone());
     let patience = Patience::new(hello.host_timeout_ms.unwrap_or(HOST_TIMEOUT_MS));
-    let tools = Tools::new(service, jobs, patience, gone.clone());
-    match rmcp::service::serve_server_with_ct(tools, transport, gone.clone()).await {
+    let session = Session::new(service, jobs, patience, ended, gone.clone());
+    match rmcp::service::serve_server_with_ct(session, transport, gone.clone()).await {
         Ok(session) => {
             if let Err(error) = session.waiting().await {
                 tracing::debug!(%error, "an MCP session ended with an error");

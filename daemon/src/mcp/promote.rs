@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, margin_ms};
-use ingle_protocol::wire::jobs::{JobParams, JobReply, JobReplyStatus};
+use ingle_protocol::wire::jobs::{JobInfo, JobParams, JobReply};
 use rmcp::RoleServer;
-use rmcp::model::{CallToolResult, ContentBlock, ProgressNotificationParam, ProgressToken};
+use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::Peer;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::jobs::Jobs;
@@ -71,17 +70,17 @@ impl<'a> Progress<'a> {
 }
 
 /// Runs a call of `class`. One that has not ended when its reply is due goes on as a stored job,
-/// and the reply says so. Dropping the future before that ends the work.
+/// and the reply shows it as pending. Dropping the future before that ends the work.
 ///
 /// # Errors
-/// What [`Jobs::start`] and the promotion report; the error of work that failed is a result.
+/// What [`Jobs::start`] and the promotion report; the error of work that failed is in the reply.
 pub async fn run(
     jobs: &Jobs,
     params: JobParams,
     class: Class,
     patience: Patience,
     mut progress: Progress<'_>,
-) -> Result<CallToolResult, ErrorBody> {
+) -> Result<JobReply, ErrorBody> {
     let begun_at = Instant::now();
     let due_at = begun_at + Duration::from_millis(patience.due_ms());
     let answer_at = begun_at + Duration::from_millis(patience.answer_ms());
@@ -90,7 +89,7 @@ pub async fn run(
     loop {
         tokio::select! {
             biased;
-            reply = running.ended() => return result(reply, patience),
+            reply = running.ended() => return Ok(reply),
             () = tokio::time::sleep_until(due_at) => break,
             // The sender is gone when the work has ended, which the first branch sees.
             changed = watch.changed(), if progress.token.is_some() => if changed.is_ok() {
@@ -103,51 +102,14 @@ pub async fn run(
         }
     }
     match running.promote(answer_at).await? {
-        Promotion::Ended(reply) | Promotion::Stored(reply) => result(*reply, patience),
+        Promotion::Ended(reply) | Promotion::Stored(reply) => Ok(*reply),
     }
 }
 
-/// One job as a tool's result: its text, its error, or how to go on with it.
-///
-/// # Errors
-/// The error of a job that failed.
-pub fn result(reply: JobReply, patience: Patience) -> Result<CallToolResult, ErrorBody> {
-    match (reply.status, reply.result, reply.error) {
-        (JobReplyStatus::Success, Some(result), _) => Ok(finished(&result)),
-        (_, _, Some(error)) => Err(error),
-        (_, _, None) => {
-            let (job, partial) = (&reply.job, reply.partial_result);
-            let text = going_on(&job.id, job.progress, &job.message, patience);
-            let mut answer = CallToolResult::structured(json!({
-                "status": "running",
-                "job_id": job.id,
-                "progress": job.progress,
-                "message": job.message,
-                "partial_result": partial,
-            }));
-            answer.content = vec![ContentBlock::text(text)];
-            Ok(answer)
-        }
-    }
-}
-
-/// The result of a generation; any other is shown as it is.
-fn finished(result: &Value) -> CallToolResult {
-    let Some(text) = result["text"].as_str() else {
-        return CallToolResult::structured(result.clone());
-    };
-    let mut answer = CallToolResult::structured(json!({
-        "model": result["model"],
-        "text": text,
-        "finish_reason": result["finish_reason"],
-        "seed": result["seed"],
-        "usage": result["usage"],
-    }));
-    answer.content = vec![ContentBlock::text(text)];
-    answer
-}
-
-fn going_on(id: &str, progress: f32, message: &str, patience: Patience) -> String {
+/// How a model goes on with a job that has not ended.
+#[must_use]
+pub fn going_on(job: &JobInfo, patience: Patience) -> String {
+    let JobInfo { id, progress, message, .. } = job;
     let seconds = patience.limit_ms.div_ceil(1_000);
     format!(
         "Not finished yet ({:.0} %, {message}): the work goes on as job {id}, and nothing is lost. \

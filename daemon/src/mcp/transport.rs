@@ -13,13 +13,16 @@ use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::limits;
 use ingle_protocol::socket::{self, SharedStream};
 use rmcp::RoleServer;
+use rmcp::model::{ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::misread;
 
 /// One host's connection, as rmcp sees it.
 #[derive(Debug)]
@@ -29,42 +32,101 @@ pub struct FrameTransport {
     /// Held for one whole frame, so that frames never mix.
     writer: Arc<Mutex<SharedStream>>,
     gone: CancellationToken,
+    /// Cancelled when the host says nothing more.
+    ended: CancellationToken,
     /// Messages of a batch that rmcp has not taken yet. Older revisions of MCP have batches; each
     /// message is answered by itself.
     batch: VecDeque<Value>,
+    /// One permit for each frame that may wait to be written.
+    room: Arc<Semaphore>,
+    /// Whether rmcp has seen what opens a session. Before that it takes requests only.
+    has_begun: bool,
 }
 
 impl FrameTransport {
-    /// Goes on where `hello` ended; `gone` is cancelled when the host has closed both directions.
+    /// Goes on where `hello` ended; `ended` is cancelled when the host says nothing more, `gone`
+    /// when it has closed both directions.
     #[must_use]
-    pub fn new(stream: SharedStream, buffered: Vec<u8>, gone: CancellationToken) -> Self {
+    pub fn new(
+        stream: SharedStream,
+        buffered: Vec<u8>,
+        ended: CancellationToken,
+        gone: CancellationToken,
+    ) -> Self {
         let reader = FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
         let writer = Arc::new(Mutex::new(stream.clone()));
-        Self { reader, stream, writer, gone, batch: VecDeque::new() }
+        let room = Arc::new(Semaphore::new(limits::OUTBOUND_FRAMES));
+        Self { reader, stream, writer, gone, batch: VecDeque::new(), room, has_begun: false, ended }
+    }
+
+    /// The message, if rmcp may see it. A notification or an answer ahead of the session's beginning
+    /// would end it: a host of revision 2026-07-28 has no handshake that could be repeated to a
+    /// daemon that is started in the middle, so the first it hears may be that a call is cancelled
+    /// which died with the one before.
+    fn admit(
+        &mut self,
+        message: RxJsonRpcMessage<RoleServer>,
+    ) -> Option<RxJsonRpcMessage<RoleServer>> {
+        if let Some((id, problem)) = misread::problem(&message) {
+            self.refuse(json!(id), ErrorCode::InvalidParams, problem);
+            return None;
+        }
+        if !self.has_begun {
+            self.has_begun = opens_session(&message);
+        }
+        (self.has_begun || matches!(message, JsonRpcMessage::Request(_))).then_some(message)
+    }
+
+    /// A place among the frames that wait to be written. rmcp sends from tasks of their own, so a
+    /// host that asks and does not read is bounded here: nothing more is read from it.
+    fn take_room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
     }
 
     /// Answers a message that rmcp cannot read; an unknown notification is passed over.
-    async fn refuse_message(&self, message: &Value, error: &serde_json::Error) {
+    fn refuse_message(&self, message: &Value, error: &serde_json::Error) {
         let id = message.get("id").cloned();
         match (id, message["method"].as_str()) {
             (None, Some(_)) => {}
             (Some(id), Some(method)) => {
                 let text = format!("`{method}` cannot be read: {error}");
-                self.refuse(id, ErrorCode::InvalidParams, text).await;
+                self.refuse(id, ErrorCode::InvalidParams, text);
             }
             (id, None) => {
                 let text = "the frame is JSON, but not an MCP message".to_owned();
-                self.refuse(id.unwrap_or(Value::Null), ErrorCode::InvalidRequest, text).await;
+                self.refuse(id.unwrap_or(Value::Null), ErrorCode::InvalidRequest, text);
             }
         }
     }
 
-    async fn refuse(&self, id: Value, code: ErrorCode, message: String) {
+    /// Writes an error in a task of its own: rmcp drops a `receive` that waits whenever there is
+    /// something else to do, and half an answer must not stay behind.
+    fn refuse(&self, id: Value, code: ErrorCode, message: String) {
         let error = ErrorBody::new(code, message).to_rpc();
         let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
         let frame = format!("{answer}\n").into_bytes();
-        // A host that has gone needs no answer.
-        let _ = write(&self.writer, &self.gone, frame).await;
+        let (writer, gone, room) = (Arc::clone(&self.writer), self.gone.clone(), self.take_room());
+        tokio::spawn(async move {
+            let _room = room;
+            // A host that has gone needs no answer.
+            let _ = write(&writer, &gone, frame).await;
+        });
+    }
+}
+
+/// Whether rmcp takes a message for the beginning of a session: `initialize`, or any request but
+/// the two that come before one, if it says in its `_meta` who asks.
+fn opens_session(message: &RxJsonRpcMessage<RoleServer>) -> bool {
+    let JsonRpcMessage::Request(request) = message else { return false };
+    match &request.request {
+        ClientRequest::InitializeRequest(_) => true,
+        ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_) => false,
+        other => {
+            let meta = other.get_meta();
+            let is_known = |version| ProtocolVersion::KNOWN_VERSIONS.contains(&version);
+            meta.missing_required_keys(&ProtocolVersion::V_2026_07_28).is_empty()
+                && meta.protocol_version().is_some_and(is_known)
+        }
     }
 }
 
@@ -97,7 +159,11 @@ impl Transport<RoleServer> for FrameTransport {
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = io::Result<()>> + Send + 'static {
         let (writer, gone) = (Arc::clone(&self.writer), self.gone.clone());
+        let room = self.take_room();
         async move {
+            // Held until the frame is written. One more than there is room for still goes out: what
+            // is asked already is answered.
+            let _room = room;
             let mut frame = serde_json::to_vec(&message)?;
             if frame.len() > limits::FRAME_BYTES {
                 // The shim would take it for a broken connection.
@@ -112,10 +178,16 @@ impl Transport<RoleServer> for FrameTransport {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
+            // Dropped at once: this only waits until there is room.
+            drop(self.room.acquire().await);
             if let Some(message) = self.batch.pop_front() {
                 match serde_json::from_value(message.clone()) {
-                    Ok(message) => return Some(message),
-                    Err(error) => self.refuse_message(&message, &error).await,
+                    Ok(message) => {
+                        if let Some(message) = self.admit(message) {
+                            return Some(message);
+                        }
+                    }
+                    Err(error) => self.refuse_message(&message, &error),
                 }
                 continue;
             }
@@ -123,10 +195,11 @@ impl Transport<RoleServer> for FrameTransport {
                 Ok(Some(Frame::Line(line) | Frame::Torn(line))) => line,
                 Ok(Some(Frame::TooLong)) => {
                     let message = format!("a frame may have {} bytes", limits::FRAME_BYTES);
-                    self.refuse(Value::Null, ErrorCode::FrameTooLarge, message).await;
+                    self.refuse(Value::Null, ErrorCode::FrameTooLarge, message);
                     continue;
                 }
                 Ok(None) | Err(_) => {
+                    self.ended.cancel();
                     if socket::is_fully_closed(self.stream.stream()) {
                         self.gone.cancel();
                     }
@@ -134,15 +207,19 @@ impl Transport<RoleServer> for FrameTransport {
                 }
             };
             match serde_json::from_slice(&line) {
-                Ok(message) => return Some(message),
+                Ok(message) => {
+                    if let Some(message) = self.admit(message) {
+                        return Some(message);
+                    }
+                }
                 Err(error) => match serde_json::from_slice::<Value>(&line) {
                     Ok(Value::Array(messages)) if messages.len() <= limits::BATCH_REQUESTS => {
                         self.batch = messages.into();
                     }
-                    Ok(message) => self.refuse_message(&message, &error).await,
+                    Ok(message) => self.refuse_message(&message, &error),
                     Err(error) => {
                         let message = format!("the frame is not JSON: {error}");
-                        self.refuse(Value::Null, ErrorCode::ParseError, message).await;
+                        self.refuse(Value::Null, ErrorCode::ParseError, message);
                     }
                 },
             }
@@ -150,6 +227,9 @@ impl Transport<RoleServer> for FrameTransport {
     }
 
     async fn close(&mut self) -> io::Result<()> {
+        // What is being written goes out first; each frame has its time limit.
+        let all = u32::try_from(limits::OUTBOUND_FRAMES).unwrap_or(u32::MAX);
+        drop(self.room.acquire_many(all).await);
         socket::half_close(self.stream.stream())
     }
 }

@@ -255,8 +255,9 @@ fn open_model(
         ModelFormat::Sim => {
             let config = SimConfig::read(&source.path)?;
             let context_tokens = config.context_tokens;
+            let role = if config.embeds { Role::Embeds } else { Role::Generates };
             let text = TextModel::simulated(config.chat_template.as_deref(), config.fills_gaps);
-            (Weights::Sim(Box::new(config)), Role::Generates, text, context_tokens)
+            (Weights::Sim(Box::new(config)), role, text, context_tokens)
         }
     };
     let version = version(&source, engine);
@@ -345,6 +346,12 @@ impl Service {
             engines.find(|(model, _)| model == name).map(|&(_, engine)| engine)
         };
         self.models.open(name, engine, resident).await
+    }
+
+    /// The model of calls that name none.
+    #[must_use]
+    pub fn default_model(&self) -> &str {
+        &self.models.default_model
     }
 
     /// All models that are here or in the catalogue.
@@ -488,6 +495,7 @@ impl Service {
             outcome = tokio::time::timeout(limit, pull) => match outcome {
                 Ok(outcome) => {
                     let PullOutcome { name, size_bytes, sha256, already_here } = outcome?;
+                    self.engine.announce_models();
                     Ok(PullResult { model: name, size_bytes, sha256, already_here })
                 }
                 Err(_) => Err(ErrorBody::new(

@@ -11,6 +11,7 @@ mod generate;
 mod http;
 mod jobs;
 mod logs;
+mod mcp;
 mod models;
 mod pump;
 mod session;
@@ -27,7 +28,10 @@ use crate::output::Outcome;
 /// Runs one command.
 pub(crate) async fn run(mut app: App, command: Command) -> Outcome {
     match command {
-        Command::Mcp { host_timeout } => pump::run(app, Role::Mcp, Some(host_timeout)).await,
+        Command::Mcp { host_timeout, command: None } => {
+            pump::run(app, Role::Mcp, Some(host_timeout)).await
+        }
+        Command::Mcp { command: Some(command), .. } => mcp::run(&mut app, &command),
         Command::Rpc => pump::run(app, Role::Rpc, None).await,
         Command::Chat { prompt, system, thinking, options } => {
             let options = GenerateOptions { thinks: thinking.wish(), ..options };

@@ -1,6 +1,10 @@
 //! Connections that were lost shortly after each other.
 //!
-//! Owns how long the pump waits before the next attempt. Pure: time is an argument.
+//! Owns how long the pump waits before the next attempt, so that a daemon that dies of its start, or
+//! of whatever it is asked, is not started as fast as it dies. One that has answered something since
+//! it was connected to was of use: whoever ended it, its start is sound, and nobody has to wait for
+//! the next one. (What a request does to a daemon again and again is the quarantine's, in the
+//! daemon.) Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +23,10 @@ impl Deaths {
     /// The most that one costs.
     const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-    /// A connection was lost at `now`.
-    pub(super) fn note(&mut self, now: Instant) {
-        let is_soon = self.last_at.is_some_and(|last_at| now < last_at + Self::APART);
+    /// A connection was lost at `now`, to a daemon that was of use or not.
+    pub(super) fn note(&mut self, was_of_use: bool, now: Instant) {
+        let is_soon =
+            !was_of_use && self.last_at.is_some_and(|last_at| now < last_at + Self::APART);
         self.in_a_row = if is_soon { self.in_a_row.saturating_add(1) } else { 1 };
         self.last_at = Some(now);
     }
@@ -48,12 +53,16 @@ mod tests {
         let mut deaths = Deaths::default();
         let mut pauses = Vec::new();
         for death in 0..8 {
-            deaths.note(at(death * 10));
+            deaths.note(false, at(death * 10));
             pauses.push(deaths.pause(at(death * 10)).as_millis());
         }
         assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1_000, 1_000]);
         assert_eq!(deaths.pause(at(70 + 900)), Duration::from_millis(100));
-        deaths.note(at(60_000));
+        deaths.note(false, at(60_000));
         assert_eq!(deaths.pause(at(60_000)), Duration::ZERO);
+        deaths.note(false, at(60_001));
+        assert!(!deaths.pause(at(60_001)).is_zero());
+        deaths.note(true, at(60_002));
+        assert_eq!(deaths.pause(at(60_002)), Duration::ZERO, "it had answered something");
     }
 }

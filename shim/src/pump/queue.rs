@@ -9,8 +9,8 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::envelope::REMAINING;
 
 use crate::envelope::Id;
-use crate::link::McpSession;
 use crate::pending::FrameNumber;
+use crate::session::McpSession;
 
 /// Frames that the daemon does not have yet, or not in full.
 #[derive(Debug, Default)]
@@ -38,6 +38,11 @@ pub(super) enum Kind {
     Initialize(Id),
     /// MCP's `notifications/initialized`.
     Initialized,
+    /// Holds a request about subscriptions, which outlive a daemon.
+    Subscribing,
+    /// A request that goes on until it is cancelled, daemon or no daemon; its id, read and as the
+    /// host wrote it.
+    Listen(Id, String),
     /// Notifications, and answers to requests of the present daemon: nothing to a new one.
     Passing,
 }
@@ -63,6 +68,22 @@ impl Queue {
 
     pub(super) fn remove(&mut self, number: FrameNumber) {
         self.frames.retain(|frame| frame.number != number);
+        self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
+    /// Requests that go on and are not written yet, as the host wrote their ids.
+    pub(super) fn listens(&self) -> impl Iterator<Item = &str> {
+        self.frames.iter().filter_map(|frame| match &frame.kind {
+            Kind::Listen(_, raw_id) if frame.written == 0 => Some(raw_id.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Takes back a request that goes on, if it is not written yet.
+    pub(super) fn withdraw_listen(&mut self, id: &Id) {
+        self.frames.retain(|frame| {
+            frame.written > 0 || !matches!(&frame.kind, Kind::Listen(other, _) if other == id)
+        });
         self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
     }
 
@@ -97,8 +118,18 @@ impl Queue {
     }
 }
 
+impl Kind {
+    /// Whether it is worth starting a daemon for.
+    pub(super) fn is_request(&self) -> bool {
+        match self {
+            Self::Request | Self::Initialize(_) | Self::Subscribing | Self::Listen(..) => true,
+            Self::Initialized | Self::Passing => false,
+        }
+    }
+}
+
 impl Outgoing {
     pub(super) fn is_request(&self) -> bool {
-        matches!(self.kind, Kind::Request | Kind::Initialize(_))
+        self.kind.is_request()
     }
 }

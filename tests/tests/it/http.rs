@@ -101,7 +101,6 @@ fn models_are_listed_and_found_by_name() {
     assert_eq!(missing["error"]["code"], "model_not_found");
     assert!(missing["detail"].as_str().unwrap().contains("`org/name`"), "{missing}");
     assert_eq!(http.get("/health").expect(200).json()["status"], "ok");
-    let metrics = http.get("/metrics").expect(200);
     let metrics = Exposition::read(&http.get("/metrics").expect(200).body);
     assert!(metrics.kinds.len() > 10, "{metrics:?}");
     let document = http.get("/openapi.json").expect(200).json();
@@ -213,10 +212,10 @@ fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
     assert_eq!(last["error"]["code"], "timeout");
     assert_eq!(last["error"]["timeout_seconds"], 0.5);
     // The connection is fine.
-    http.get("/health").expect(200).json();
+    http.get("/health").expect(200);
 
     request["model"] = json!("missing");
-    http.post("/v1/chat/completions", &request).expect(404).json();
+    http.post("/v1/chat/completions", &request).expect(404);
 }
 
 #[test]
@@ -235,7 +234,7 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
     let daemon = home.daemon();
     let watcher = home.client().await;
     let mut idle = Http::socket(&home);
-    idle.get("/health").expect(200).json();
+    idle.get("/health").expect(200);
     let mut busy = Http::socket(&home);
     let request = chat(json!({ "stream": true })).to_string();
     busy.request("POST", "/v1/chat/completions", &[], &request);

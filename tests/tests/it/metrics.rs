@@ -170,10 +170,10 @@ async fn hosts_and_jobs_are_counted_by_tool_and_end() {
     let mut host = Host::spawn(&home);
     host.initialize();
     let arguments = json!({ "prompt": "hi", "max_tokens": 4 });
-    assert_eq!(host.call(2, "chat", &arguments)["result"]["isError"], false);
+    assert_eq!(host.call("chat", &arguments)["result"]["isError"], false);
     let unknown = json!({ "prompt": "hi", "model": MARK });
-    assert_eq!(host.call(3, "chat", &unknown)["result"]["isError"], true);
-    host.call(4, MARK, &json!({}));
+    assert_eq!(host.call("chat", &unknown)["result"]["isError"], true);
+    host.call(MARK, &json!({}));
     let work = JobWork::Generate(ask("a"));
     let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
     let job = client.call::<CreateJob>(&params).await.unwrap().job.id;

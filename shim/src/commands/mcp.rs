@@ -1,0 +1,302 @@
+//! `mcp install`, `mcp uninstall`, `mcp hosts`: Ingle in the configuration of tool hosts.
+//!
+//! Owns what is said to the user. What a host's file becomes is `install`'s.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::exit;
+use ingle_protocol::timeouts::Class;
+use serde_json::{Value, json};
+
+use super::timeouts;
+use crate::app::App;
+use crate::cli::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
+use crate::install::edit::Form;
+use crate::install::file::{self, FileError};
+use crate::install::hosts::{self, Entry, Host, Patience, Scope, Surroundings};
+use crate::install::{self, Refusal, Removed, jsonc};
+use crate::output::{Failure, Outcome};
+
+/// Mode of a file made for one user, and of one for all who work in a folder.
+const USER_MODE: u32 = 0o600;
+const PROJECT_MODE: u32 = 0o644;
+
+pub(crate) fn run(app: &mut App, command: &McpCommand) -> Outcome {
+    let around = Surroundings::of_process().ok_or_else(|| {
+        ErrorBody::new(ErrorCode::ConfigInvalid, "no home folder, or no working folder, is known")
+            .with_remediation("Set HOME to an absolute path, and work in a folder that exists.")
+    })?;
+    match command {
+        McpCommand::Install(options) => install(app, options, &around),
+        McpCommand::Uninstall(options) => uninstall(app, options, &around),
+        McpCommand::Hosts => list(app, &around),
+    }
+}
+
+fn install(app: &mut App, options: &InstallOptions, around: &Surroundings) -> Outcome {
+    let HostOptions { host, scope, ref name, force } = options.host;
+    let path = path(host, scope, around)?;
+    let timeout = host_timeout(app, host, options.host_timeout)?;
+    let entry = Entry::new(host, name, &program()?, timeout, &variables());
+    if options.print {
+        return print(app, host, &entry, &path);
+    }
+    let snapshot = file::read(&path).map_err(unusable)?;
+    let old = snapshot.text.as_deref();
+    let new = install::install(old, host.servers(), &entry, force)
+        .map_err(|refusal| refused(&refusal, &path, old.unwrap_or_default(), name))?;
+    let is_changed = old != Some(new.as_str());
+    let mode = if scope == Scope::User { USER_MODE } else { PROJECT_MODE };
+    let backup = if is_changed { snapshot.replace(&new, mode).map_err(unusable)? } else { None };
+    if app.output.json {
+        app.output.json(&json!({
+            "host": host.name(),
+            "path": path,
+            "changed": is_changed,
+            "backup": backup,
+            "host_timeout_s": timeout.as_secs_f64(),
+            "entry": entry.value(),
+        }))?;
+        return Ok(exit::OK);
+    }
+    let (title, path) = (host.title(), path.display());
+    if !is_changed {
+        app.output.line(&format!("{title} knows {name} already; nothing was changed in {path}"))?;
+        return Ok(exit::OK);
+    }
+    app.output.line(&format!("{title} now knows {name}: {path}"))?;
+    if let Some(backup) = backup {
+        app.output.line(&format!("The file as it was: {}", backup.display()))?;
+    }
+    let seconds = timeout.as_secs_f64();
+    app.output.line(&match host.patience() {
+        Patience::Fixed => format!(
+            "It is taken to wait {seconds} s for a tool; what takes longer goes on as a job."
+        ),
+        _ => format!("It is told to wait {seconds} s for a tool."),
+    })?;
+    app.output.note(&format!("hint: restart {title}, or its MCP servers, if it is running"));
+    if scope == Scope::Project {
+        app.output.note(
+            "hint: the entry names the path of `ingle` on this machine; others may have another",
+        );
+    }
+    Ok(exit::OK)
+}
+
+fn uninstall(app: &mut App, options: &UninstallOptions, around: &Surroundings) -> Outcome {
+    let HostOptions { host, scope, ref name, force } = options.host;
+    let path = path(host, scope, around)?;
+    let snapshot = file::read(&path).map_err(unusable)?;
+    let text = snapshot.text.as_deref().unwrap_or_default();
+    let removed = install::uninstall(text, host.servers(), name, &snapshot.backups(), force)
+        .map_err(|refusal| refused(&refusal, &path, text, name))?;
+    let backup = match &removed {
+        Removed::Nothing => None,
+        Removed::Text(rest) => snapshot.replace(rest, USER_MODE).map_err(unusable)?,
+        Removed::File => {
+            snapshot.delete().map_err(unusable)?;
+            None
+        }
+    };
+    if app.output.json {
+        app.output.json(&json!({
+            "host": host.name(),
+            "path": path,
+            "changed": removed != Removed::Nothing,
+            "backup": backup,
+            "file_removed": removed == Removed::File,
+        }))?;
+        return Ok(exit::OK);
+    }
+    let (title, path) = (host.title(), path.display());
+    app.output.line(&match removed {
+        Removed::Nothing => format!("{title} does not know {name}; nothing was changed in {path}"),
+        Removed::Text(_) => format!("{title} no longer knows {name}: {path}"),
+        Removed::File => {
+            format!("{title} no longer knows {name}: {path}, made for it, is removed")
+        }
+    })?;
+    if let Some(backup) = backup {
+        app.output.line(&format!("The file as it was: {}", backup.display()))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Shows the entry and touches nothing.
+fn print(app: &mut App, host: Host, entry: &Entry, path: &Path) -> Outcome {
+    if app.output.json {
+        let servers = json!({ host.servers(): { &entry.name: entry.value() } });
+        let shown = json!({ "host": host.name(), "path": path, "config": servers });
+        app.output.json(&shown)?;
+        return Ok(exit::OK);
+    }
+    let named = Form::Object(vec![(entry.name.clone(), entry.form())]);
+    let form = Form::Object(vec![(host.servers().to_owned(), named)]);
+    app.output.line(&form.pretty())?;
+    app.output.note(&format!("hint: {} reads this from {}", host.title(), path.display()));
+    Ok(exit::OK)
+}
+
+fn list(app: &mut App, around: &Surroundings) -> Outcome {
+    let hosts: Vec<Value> = Host::ALL.iter().map(|&host| describe(host, around)).collect();
+    if app.output.json {
+        app.output.json(&json!({ "hosts": hosts }))?;
+        return Ok(exit::OK);
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let rows = hosts.iter().map(|host| {
+        let found = if host["found"] == true { "yes" } else { "no" };
+        let ingle = match (&host["installed"], &host["problem"]) {
+            (_, Value::String(problem)) => problem.clone(),
+            (Value::Null, _) => "no".to_owned(),
+            (entry, _) => match entry["ours"].as_bool() {
+                Some(true) => "yes".to_owned(),
+                _ => format!("no, that name starts {}", text(&entry["command"])),
+            },
+        };
+        [text(&host["host"]), found.to_owned(), ingle, text(&host["path"])]
+    });
+    app.output.table(["HOST", "HERE", "INGLE", "FILE"], &[], rows.collect())?;
+    Ok(exit::OK)
+}
+
+fn describe(host: Host, around: &Surroundings) -> Value {
+    let path = host.file(Scope::User, around).unwrap_or_default();
+    let found = host.traces(around).iter().any(|trace| trace.exists());
+    let mut problem = Value::Null;
+    let entry = match file::read(&path) {
+        Ok(snapshot) => {
+            let text = snapshot.text.unwrap_or_default();
+            install::entry_in(&text, host.servers(), "ingle").unwrap_or_else(|refusal| {
+                problem = json!(explain(&refusal, &path, &text, "ingle"));
+                None
+            })
+        }
+        Err(error) => {
+            problem = json!(unusable(error).message);
+            None
+        }
+    };
+    let installed = entry.map(|entry| {
+        let command = hosts::command_of(&entry);
+        json!({ "command": command, "ours": hosts::is_ours(&entry), "args": entry["args"] })
+    });
+    json!({
+        "host": host.name(),
+        "title": host.title(),
+        "path": path,
+        "found": found,
+        "installed": installed,
+        "problem": problem,
+    })
+}
+
+fn path(host: Host, scope: Scope, around: &Surroundings) -> Result<PathBuf, Failure> {
+    host.file(scope, around).ok_or_else(|| {
+        let message = format!("{} has no servers of a project", host.title());
+        Failure::usage(message, "Leave `--scope project` out.")
+    })
+}
+
+/// How long the host will wait. What a tool can use at most is what the client library waits for a
+/// workflow.
+fn host_timeout(app: &App, host: Host, wanted: Option<Duration>) -> Result<Duration, Failure> {
+    let longest = match (host.patience(), wanted) {
+        (Patience::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
+        _ => {
+            let here = timeouts::here(&app.paths)?;
+            Duration::from_millis(here.timeouts.ladder(Class::Workflow).client_ms)
+        }
+    };
+    host.timeout(wanted, longest)
+        .map_err(|problem| Failure::usage(problem, "Give another --host-timeout, or leave it out."))
+}
+
+/// This program, as a host must name it: absolute, and by the link in PATH where one leads here, so
+/// that an update behind the link needs no new entry.
+fn program() -> Result<String, Failure> {
+    let here = std::env::current_exe()?;
+    let real = here.canonicalize()?;
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let linked = std::env::split_paths(&folders)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join("ingle"))
+        .find(|program| program.canonicalize().is_ok_and(|program| program == real));
+    let program = linked.unwrap_or(here);
+    program.to_str().map(str::to_owned).ok_or_else(|| {
+        let message = format!("`{}` is not UTF-8, and hosts read only that", program.display());
+        ErrorBody::new(ErrorCode::ConfigInvalid, message)
+            .with_remediation("Put `ingle` into a folder whose name is.")
+            .into()
+    })
+}
+
+/// What a host must set so that its `ingle` finds the daemon that this one finds.
+fn variables() -> Vec<(String, String)> {
+    let set = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
+    hosts::OUR_VARIABLES.iter().filter_map(|name| set(name)).collect()
+}
+
+const PRINT_HINT: &str = "`ingle mcp install --print` shows what to put in by hand.";
+
+fn unusable(error: FileError) -> ErrorBody {
+    let shown = |path: PathBuf| path.display().to_string();
+    let (code, message, next) = match error {
+        FileError::Io { verb, path, error } => (
+            ErrorCode::PermissionDenied,
+            format!("cannot {verb} `{}`: {error}", shown(path)),
+            format!("Check the permissions of the file and its folder. {PRINT_HINT}"),
+        ),
+        FileError::NotAFile(path) => (
+            ErrorCode::ConfigInvalid,
+            format!("`{}` is no file", shown(path)),
+            format!("Move it away. {PRINT_HINT}"),
+        ),
+        FileError::TooLong(path) => (
+            ErrorCode::ConfigInvalid,
+            format!("`{}` is too long for a configuration", shown(path)),
+            PRINT_HINT.to_owned(),
+        ),
+        FileError::NotText(path, line) => (
+            ErrorCode::ConfigInvalid,
+            format!("`{}`, line {line}, is not UTF-8", shown(path)),
+            format!("Save the file as UTF-8. {PRINT_HINT}"),
+        ),
+        FileError::Changed(path) => (
+            ErrorCode::Conflict,
+            format!("`{}` was changed by another program meanwhile", shown(path)),
+            "Nothing was written. Run the command again.".to_owned(),
+        ),
+    };
+    ErrorBody::new(code, message).with_remediation(next)
+}
+
+fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody {
+    let message = format!("{}; it was left as it is", explain(refusal, path, text, name));
+    let next = match refusal {
+        Refusal::Foreign { .. } => {
+            "Give another `--name`, or replace that entry with `--force`.".to_owned()
+        }
+        _ => format!("Correct the file in an editor. {PRINT_HINT}"),
+    };
+    ErrorBody::new(ErrorCode::ConfigInvalid, message).with_remediation(next)
+}
+
+fn explain(refusal: &Refusal, path: &Path, text: &str, name: &str) -> String {
+    let (at, problem) = match refusal {
+        Refusal::Syntax(error) => (error.at, error.problem.to_owned()),
+        Refusal::NotAnObject { at, name } if name.is_empty() => {
+            (*at, "an object was expected".to_owned())
+        }
+        Refusal::NotAnObject { at, name } => (*at, format!("`{name}` should be an object")),
+        Refusal::Twice { at, name } => (*at, format!("`{name}` stands here for the second time")),
+        Refusal::Foreign { at, command } => {
+            (*at, format!("the entry `{name}` starts `{command}`, not `ingle mcp`"))
+        }
+    };
+    let (line, column) = jsonc::line_and_column(text, at);
+    format!("`{}`, line {line}, column {column}: {problem}", path.display())
+}

@@ -1,0 +1,297 @@
+//! A host's file on the disk: read, kept beside itself, replaced whole.
+//!
+//! Owns links, modes, backups and noticing that somebody else has written meanwhile. Must not know
+//! what the text means.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ingle_protocol::limits;
+
+/// Why a file is left as it is.
+#[derive(Debug)]
+pub(crate) enum FileError {
+    /// The system refused.
+    Io {
+        /// What was to be done to the file.
+        verb: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is no plain file.
+    NotAFile(PathBuf),
+    /// It is longer than any host's settings are.
+    TooLong(PathBuf),
+    /// It is not UTF-8 from this line on.
+    NotText(PathBuf, usize),
+    /// It is not what it was when it was read.
+    Changed(PathBuf),
+}
+
+/// A file as it was when it was read.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// The file itself, behind all links.
+    path: PathBuf,
+    /// Its text; `None` when it is not there.
+    pub(crate) text: Option<String>,
+    mode: Option<u32>,
+}
+
+/// Reads the file at `path`, behind links.
+///
+/// # Errors
+/// See [`FileError`]. A file that is not there is none.
+pub(crate) fn read(path: &Path) -> Result<Snapshot, FileError> {
+    let path = resolve(path)?;
+    let metadata = match fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Snapshot { path, text: None, mode: None });
+        }
+        Err(error) => return Err(FileError::Io { verb: "read", path, error }),
+    };
+    if !metadata.is_file() {
+        return Err(FileError::NotAFile(path));
+    }
+    let text = read_text(&path)?;
+    Ok(Snapshot { path, text: Some(text), mode: Some(metadata.permissions().mode() & 0o7777) })
+}
+
+/// Where a path leads. A link to a file that is not there yet leads there all the same.
+fn resolve(path: &Path) -> Result<PathBuf, FileError> {
+    match fs::canonicalize(path) {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => Ok(path.parent().unwrap_or(path).join(target)),
+            Err(_) => Ok(path.to_owned()),
+        },
+        Err(error) => Err(FileError::Io { verb: "read", path: path.to_owned(), error }),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, FileError> {
+    let failed = |error| FileError::Io { verb: "read", path: path.to_owned(), error };
+    let most = limits::HOST_CONFIG_BYTES;
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > most {
+        return Err(FileError::TooLong(path.to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let sound = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + sound.iter().filter(|&&byte| byte == b'\n').count();
+        FileError::NotText(path.to_owned(), line)
+    })
+}
+
+impl Snapshot {
+    /// Texts that were kept beside the file before it was changed, the newest first. What cannot be
+    /// read is passed over.
+    pub(crate) fn backups(&self) -> Vec<String> {
+        let numbers = (1..=limits::HOST_CONFIG_BACKUPS).rev();
+        numbers.filter_map(|number| read_text(&self.backup_path(number)).ok()).collect()
+    }
+
+    /// Puts `text` in the file's place, after the old one has been kept beside it. Gives the path
+    /// of the backup; `None` for a file that was not there.
+    ///
+    /// # Errors
+    /// See [`FileError`]: the file is as it was.
+    pub(crate) fn replace(&self, text: &str, new_mode: u32) -> Result<Option<PathBuf>, FileError> {
+        if let Some(folder) = self.path.parent() {
+            let made = fs::create_dir_all(folder);
+            made.map_err(|error| FileError::Io { verb: "make", path: folder.to_owned(), error })?;
+        }
+        let backup = self.back_up()?;
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = format!(".{name}.ingle-{}", std::process::id());
+        let temporary = self.path.with_file_name(temporary);
+        let written = write_new(&temporary, text, self.mode.unwrap_or(new_mode))
+            .and_then(|()| self.check_unchanged())
+            .and_then(|()| {
+                fs::rename(&temporary, &self.path).map_err(|error| self.failed("replace", error))
+            });
+        if written.is_err() {
+            // Nothing is left of the attempt; the error says why it failed.
+            let _ = fs::remove_file(&temporary);
+        }
+        written?;
+        self.sync_folder();
+        Ok(backup)
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub(crate) fn delete(&self) -> Result<(), FileError> {
+        self.check_unchanged()?;
+        fs::remove_file(&self.path).map_err(|error| self.failed("remove", error))?;
+        self.sync_folder();
+        Ok(())
+    }
+
+    fn failed(&self, verb: &'static str, error: io::Error) -> FileError {
+        FileError::Io { verb, path: self.path.clone(), error }
+    }
+
+    fn check_unchanged(&self) -> Result<(), FileError> {
+        let now = match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            _ => Some(read_text(&self.path)?),
+        };
+        let is_same = now == self.text;
+        is_same.then_some(()).ok_or_else(|| FileError::Changed(self.path.clone()))
+    }
+
+    /// Keeps the old text beside the file, unless it is kept there already.
+    fn back_up(&self) -> Result<Option<PathBuf>, FileError> {
+        let (Some(text), Some(mode)) = (&self.text, self.mode) else { return Ok(None) };
+        for number in 1..=limits::HOST_CONFIG_BACKUPS {
+            let path = self.backup_path(number);
+            match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return write_new(&path, text, mode).map(|()| Some(path));
+                }
+                _ => {
+                    if read_text(&path).is_ok_and(|kept| kept == *text) {
+                        return Ok(Some(path));
+                    }
+                }
+            }
+        }
+        // The places are full. The first is from before us, so it is the last that goes.
+        let path = self.backup_path(limits::HOST_CONFIG_BACKUPS);
+        fs::remove_file(&path).map_err(|error| FileError::Io {
+            verb: "replace",
+            path: path.clone(),
+            error,
+        })?;
+        write_new(&path, text, mode).map(|()| Some(path))
+    }
+
+    fn backup_path(&self, number: u32) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".ingle-backup-{number}"));
+        self.path.with_file_name(name)
+    }
+
+    fn sync_folder(&self) {
+        // Not every file system can; the file itself is on disk.
+        let folder = self.path.parent().map(File::open);
+        if let Some(Ok(folder)) = folder {
+            let _ = folder.sync_all();
+        }
+    }
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
+    let failed = |error| FileError::Io { verb: "write", path: path.to_owned(), error };
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.write(true).create_new(true).mode(mode & 0o600).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    // The old file's own mode, whatever the umask says.
+    file.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    const MODE: u32 = 0o600;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_behind_its_link_and_kept_beside_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dotfiles, home) = (folder.path().join("dotfiles"), folder.path().join("home"));
+        fs::create_dir(&dotfiles).unwrap();
+        fs::create_dir(&home).unwrap();
+        let (file, link) = (dotfiles.join("mcp.json"), home.join("mcp.json"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        symlink("../dotfiles/mcp.json", &link).unwrap();
+        let backup = read(&link).unwrap().replace("new", MODE).unwrap().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&link).unwrap(), "new");
+        assert_eq!(fs::read_to_string(&backup).unwrap(), "old");
+        assert_eq!((mode(&file), mode(&backup)), (0o640, 0o640));
+        assert_eq!(names(&home), ["mcp.json"]);
+        // What is kept already is not kept again, and nothing temporary is left.
+        assert_eq!(
+            read(&link).unwrap().replace("old", MODE).unwrap().unwrap().extension(),
+            Some("ingle-backup-2".as_ref())
+        );
+        assert_eq!(read(&link).unwrap().replace("new", MODE).unwrap().unwrap(), backup);
+        assert_eq!(
+            names(&dotfiles),
+            ["mcp.json", "mcp.json.ingle-backup-1", "mcp.json.ingle-backup-2"]
+        );
+        assert_eq!(read(&link).unwrap().backups(), ["new", "old"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_made_with_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/mcp.json");
+        let snapshot = read(&path).unwrap();
+        assert_eq!(snapshot.text, None);
+        assert_eq!(snapshot.replace("new", MODE).unwrap(), None);
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("new", MODE));
+        read(&path).unwrap().delete().unwrap();
+        assert!(!path.exists());
+        // A link whose file is yet to come stays a link.
+        let link = folder.path().join("link.json");
+        symlink("a/b/mcp.json", &link).unwrap();
+        read(&link).unwrap().replace("new", MODE).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_meanwhile_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mcp.json");
+        let absent = read(&path).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        assert!(matches!(absent.replace("ours", MODE), Err(FileError::Changed(_))));
+        let snapshot = read(&path).unwrap();
+        fs::write(&path, "theirs, later").unwrap();
+        assert!(matches!(snapshot.replace("ours", MODE), Err(FileError::Changed(_))));
+        assert!(matches!(snapshot.delete(), Err(FileError::Changed(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs, later");
+        assert_eq!(names(folder.path()), ["mcp.json", "mcp.json.ingle-backup-1"]);
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mcp.json");
+        assert!(matches!(read(folder.path()), Err(FileError::NotAFile(_))));
+        fs::write(&path, b"{\n\"a\": \"\xff\"}").unwrap();
+        assert!(matches!(read(&path), Err(FileError::NotText(_, 2))));
+        let long = File::create(&path).unwrap();
+        long.set_len(limits::HOST_CONFIG_BYTES as u64 + 1).unwrap();
+        assert!(matches!(read(&path), Err(FileError::TooLong(_))));
+        assert!(matches!(read(&path.join("x")), Err(FileError::Io { verb: "read", .. })));
+    }
+}

@@ -1,0 +1,64 @@
+"""schemathesis against the API's own description: no 5xx, and nothing that is not described.
+
+Each operation is one scenario; its checks are the titles of what schemathesis found.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+from scenario import CONTEXT, log, report
+
+HERE = pathlib.Path(__file__).resolve().parent
+HTTP = CONTEXT["http"]
+
+# Requests that schemathesis makes up for each operation, besides those that the schema's own
+# boundaries give.
+EXAMPLES = 60
+
+# Seconds it may take; about a third of it is usual.
+LIMIT_S = 200
+
+# Checks that do not suit this API.
+EXCLUDED = [
+    # A request that fits the schema can still be refused for what only the model knows.
+    "positive_data_acceptance",
+    # Members that the schema does not name are ignored, as OpenAI's clients expect.
+    "negative_data_rejection",
+]
+
+
+def main():
+    """Runs it, and tells of each operation."""
+    results = pathlib.Path(CONTEXT["home"]) / "junit.xml"
+    base = HTTP["url"].removesuffix("/v1")
+    command = [
+        sys.executable, "-s", "-S", "-m", "schemathesis.cli", "run", f"{base}/openapi.json",
+        "--url", base, "--header", f"Authorization: Bearer {HTTP['token']}",
+        "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES),
+        "--checks", "all", "--exclude-checks", ",".join(EXCLUDED), "--continue-on-failure",
+        "--generation-deterministic", "--no-shrink",
+        "--request-timeout", "20", "--report", "junit", "--report-junit-path", str(results),
+        "--no-color", "--warnings", "off",
+    ]
+    environment = dict(os.environ, SCHEMATHESIS_HOOKS="hooks")
+    environment["PYTHONPATH"] = f"{HERE}{os.pathsep}{os.environ['PYTHONPATH']}"
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=LIMIT_S, check=False, cwd=CONTEXT["home"])
+    if not results.exists():
+        log(done.stdout + done.stderr)
+        raise RuntimeError(f"schemathesis ended with {done.returncode} and no results")
+    for case in ElementTree.parse(results).iter("testcase"):
+        faults = [fault for kind in ("failure", "error") for fault in case.iter(kind)]
+        checks = {check for fault in faults for check in fault.get("message", "").split(", ")}
+        words = "\n".join(fault.text or "" for fault in faults).strip()
+        report(case.get("name"), words if faults else None, checks - {""})
+    # What the operations do not show, such as a schema that cannot be read.
+    if done.returncode not in (0, 1):
+        log(done.stdout + done.stderr)
+        report("schemathesis itself", f"ended with {done.returncode}")
+
+
+main()
