@@ -16,6 +16,7 @@ use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
 pub(crate) use self::bench::BenchOptions;
+pub(crate) use self::format::FormatOptions;
 pub(crate) use self::generate::{Gap, GenerateOptions, Thinking};
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};

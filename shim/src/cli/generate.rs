@@ -9,8 +9,7 @@ use clap::Args;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::format::FormatOptions;
-use super::timeout;
+use super::{FormatOptions, timeout};
 
 /// Whether a model thinks before it answers.
 #[derive(Debug, Clone, Copy, Args)]

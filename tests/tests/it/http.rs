@@ -212,10 +212,10 @@ fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
     assert_eq!(last["error"]["code"], "timeout");
     assert_eq!(last["error"]["timeout_seconds"], 0.5);
     // The connection is fine.
-    http.get("/health").expect(200);
+    let _ = http.get("/health").expect(200);
 
     request["model"] = json!("missing");
-    http.post("/v1/chat/completions", &request).expect(404);
+    let _ = http.post("/v1/chat/completions", &request).expect(404);
 }
 
 #[test]
@@ -234,7 +234,7 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
     let daemon = home.daemon();
     let watcher = home.client().await;
     let mut idle = Http::socket(&home);
-    idle.get("/health").expect(200);
+    let _ = idle.get("/health").expect(200);
     let mut busy = Http::socket(&home);
     let request = chat(json!({ "stream": true })).to_string();
     busy.request("POST", "/v1/chat/completions", &[], &request);
