@@ -58,7 +58,7 @@ fn chat_answers_whole_and_streamed_alike() {
     assert_eq!(end["choices"][0]["finish_reason"], "stop");
     assert_eq!(last["choices"], json!([]));
     assert_eq!(last["usage"]["completion_tokens"], usage["completion_tokens"]);
-    assert_eq!(last["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0), true);
+    assert!(last["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0));
 }
 
 #[test]
