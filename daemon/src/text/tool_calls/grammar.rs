@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::ToolFormat;
 
+/// Calls of one answer. Without an end to them, a model that likes to repeat itself finds none.
+const MAX_CALLS: usize = 16;
+
 /// The grammar of an answer that is one call of one of the `tools`, or several if `is_parallel`.
 /// `special` gives the id of a tag that is a special token, which no text matches.
 #[must_use]
@@ -22,7 +25,8 @@ pub fn of_calls(
     };
     let open = tag(format.opener());
     let more = |between: &str, item: &str| {
-        if is_parallel { format!(" ({between} {item})*") } else { String::new() }
+        let most = MAX_CALLS - 1;
+        if is_parallel { format!(" ({between} {item}){{0,{most}}}") } else { String::new() }
     };
     let start = match format {
         ToolFormat::Hermes => {

@@ -100,8 +100,10 @@ impl ToolParser {
     pub fn finish(&mut self) -> Vec<Piece> {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Text => {
-                // White space behind a call is nobody's.
-                if !(self.is_fresh && self.calls > 0 && self.tag.is_empty()) {
+                // White space behind a call is nobody's, nor is the beginning of its end tag.
+                let is_end = self.tag.is_empty()
+                    || self.format.closer().is_some_and(|closer| closer.starts_with(&self.tag));
+                if !(self.is_fresh && self.calls > 0 && is_end) {
                     self.flush_tag();
                 }
             }
