@@ -92,6 +92,15 @@ impl Constrained {
     }
 }
 
+/// Who has gone needs no set any more, and the thread is wanted by others.
+impl Drop for Constrained {
+    fn drop(&mut self) {
+        if let Some(canceller) = &self.shared.canceller {
+            canceller.cancel();
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,

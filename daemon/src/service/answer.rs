@@ -15,9 +15,10 @@ use crate::text::tool_calls::{Piece, ToolFormat, ToolParser};
 /// How a text is to be read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
-    /// Set for conversations, in which a model may think first: whether the prompt ends inside of its
-    /// thoughts.
-    pub(super) thinks: Option<bool>,
+    /// Whether the model may think first, as in conversations.
+    pub(super) may_think: bool,
+    /// What ends the thought that the prompt ends inside of, if it does.
+    pub(super) thought: Option<&'static str>,
     /// How it calls tools, and the tools there are.
     pub(super) tools: Option<(ToolFormat, Vec<String>)>,
     /// Whether it may make several calls.
@@ -65,7 +66,7 @@ impl Answer {
             |(format, names): &(ToolFormat, Vec<String>)| ToolParser::new(*format, names.clone());
         Self {
             choice,
-            splitter: reading.thinks.map(Splitter::new),
+            splitter: reading.may_think.then(|| Splitter::new(reading.thought)),
             parser: reading.tools.as_ref().map(parser),
             is_parallel: reading.is_parallel,
             said: Said::default(),
@@ -204,7 +205,7 @@ mod tests {
 
     fn reading(is_parallel: bool) -> Reading {
         let tools = Some((ToolFormat::Hermes, Vec::new()));
-        Reading { thinks: Some(false), tools, is_parallel }
+        Reading { may_think: true, thought: None, tools, is_parallel }
     }
 
     fn logprob(token: u32) -> TokenLogprob {

@@ -82,15 +82,19 @@ impl Generation {
                 event = tokio::time::timeout_at(limit, self.events.recv()) => event.ok()??,
                 _ = self.alarm.stalled() => return None,
             };
-            match event {
-                GenerateEvent::Delta { choice, text, logprobs } => {
-                    if let Some(choice) = self.choices.get_mut(choice) {
-                        choice.answer.push(&text, logprobs, &mut self.ready);
-                    }
-                }
-                event => return Some(event),
+            if let Some(event) = self.take(event) {
+                return Some(event);
             }
         }
+    }
+
+    /// Reads an event of the engine. One that is no text is given back.
+    fn take(&mut self, event: GenerateEvent) -> Option<GenerateEvent> {
+        let GenerateEvent::Delta { choice, text, logprobs } = event else { return Some(event) };
+        if let Some(choice) = self.choices.get_mut(choice) {
+            choice.answer.push(&text, logprobs, &mut self.ready);
+        }
+        None
     }
 
     /// The name of the model that works on it.
@@ -115,6 +119,10 @@ impl Generation {
         while self.event().await.is_some() {}
         let completions =
             self.completions().await.map_err(|error| error.with_request_id(&self.context.id))?;
+        // What came between the last look and the end, at the very limit, is counted as sent.
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
+        }
         self.result(completions).ok_or_else(|| {
             ErrorBody::new(ErrorCode::Internal, "a generation without a single text")
         })
@@ -157,7 +165,7 @@ impl Generation {
             completions.iter().map(|completion| completion.usage.completion_tokens).sum();
         let mut timings = completions.first()?.timings;
         timings.total_ms = millis(self.context.deadline.accepted_at.elapsed());
-        let (mut rest, mut choices) = (VecDeque::new(), Vec::with_capacity(completions.len()));
+        let (mut rest, mut choices) = (self.ready, Vec::with_capacity(completions.len()));
         for (completion, mut pending) in completions.into_iter().zip(self.choices) {
             let text = completion.text.get(completion.sent_bytes..).unwrap_or_default();
             let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
@@ -225,11 +233,13 @@ impl Service {
             question.prepare(open).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
-        let Prompt { tokens: prompt, end_tokens, tags, reading, format } = prompt;
+        let Prompt { tokens: prompt, end_tokens, tags, reading, format, is_demanded } = prompt;
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
-        let mut constraint = self.constraint(&open, format, &context).await?;
+        let constraint = self.constraint(&open, format, &context).await;
+        let mut constraint =
+            constraint.map_err(|error| if is_demanded { of_tools(error) } else { error })?;
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
         // From here on, leaving early ends what the engine has been given already.
@@ -298,7 +308,11 @@ impl Service {
             return Ok(None);
         }
         let (open, cores) = (Arc::clone(open), self.engine.cores());
-        let work = blocking(move || Ok(open.grammars(&cores)?.constraint(&format)?));
+        let work = blocking(move || {
+            let grammars = open.grammars(&cores)?;
+            let _core = cores.borrow();
+            Ok(grammars.constraint(&format)?)
+        });
         self.in_time("preparing the format", context, work).await
     }
 
@@ -351,6 +365,15 @@ impl From<ConstraintError> for ErrorBody {
         };
         Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
     }
+}
+
+/// What is wrong with the form of a demanded call is wrong with the tools.
+fn of_tools(error: ErrorBody) -> ErrorBody {
+    if error.details["field"] != "format" {
+        return error;
+    }
+    let message = error.message.replace("`format`", "`tools`");
+    ErrorBody { message, ..error.with_details(json!({ "field": "tools" })) }
 }
 
 fn check_context(prompt: &[u32], open: &OpenModel) -> Result<(), ErrorBody> {

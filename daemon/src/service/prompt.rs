@@ -45,6 +45,8 @@ pub(super) struct Prompt {
     pub(super) reading: Reading,
     /// The form that the answer must have.
     pub(super) format: OutputFormat,
+    /// Whether that is a call of the caller's tools, rather than a form of the caller's.
+    pub(super) is_demanded: bool,
 }
 
 impl Question {
@@ -86,6 +88,7 @@ impl Question {
             tags: Vec::new(),
             reading: Reading::default(),
             format,
+            is_demanded: false,
         };
         match (self.messages, self.prompt, self.suffix) {
             (Some(messages), ..) => {
@@ -122,13 +125,17 @@ fn chat(
 ) -> Result<Prompt, ErrorBody> {
     let style = text.tool_style().ok_or(TextError::NoChatTemplate)?;
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
-    let format = demanded(text, style, &tools, &choice, is_parallel).unwrap_or(format);
+    // What has the caller's own form is read as it is, whatever it looks like.
+    let is_free = format == OutputFormat::Text;
+    let demanded = demanded(text, style, &tools, &choice, is_parallel);
+    let is_demanded = demanded.is_some();
+    let format = demanded.unwrap_or(format);
     let skips_reasoning = format != OutputFormat::Text;
     let unix_time_s = unix_time_s();
     let chat = Chat { messages, tools, options, skips_reasoning, unix_time_s };
     let prompt = text.chat_prompt(&chat)?;
     let names: Vec<String> = chat.tools.into_iter().map(|tool| tool.name).collect();
-    let tools = (!names.is_empty()).then_some((style.format, names));
+    let tools = (is_free && !names.is_empty()).then_some((style.format, names));
     let tags = match &tools {
         Some((format, _)) => format.markers(),
         None => &[],
@@ -138,8 +145,9 @@ fn chat(
         tokens: prompt.tokens,
         end_tokens: text.eos.clone(),
         tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
-        reading: Reading { thinks: Some(prompt.is_thinking), tools, is_parallel },
+        reading: Reading { may_think: is_free, thought: prompt.thought, tools, is_parallel },
         format,
+        is_demanded,
     })
 }
 

@@ -38,8 +38,8 @@ pub struct Chat {
 pub struct ChatPrompt {
     /// Its token ids.
     pub tokens: Vec<u32>,
-    /// Whether it ends inside of what the model thinks.
-    pub is_thinking: bool,
+    /// What ends the thought that it ends inside of, if it does.
+    pub thought: Option<&'static str>,
 }
 
 impl TextModel {
@@ -70,8 +70,8 @@ impl TextModel {
         {
             prompt.push_str(&closing);
         }
-        let is_thinking = reasoning::is_open(&prompt);
-        Ok(ChatPrompt { tokens: self.encode_prompt(&prompt)?, is_thinking })
+        let thought = reasoning::opened(&prompt);
+        Ok(ChatPrompt { tokens: self.encode_prompt(&prompt)?, thought })
     }
 
     fn render(&self, chat: &Chat) -> Result<String, TextError> {

@@ -100,22 +100,16 @@ impl Grammars {
     /// [`ConstraintError::Invalid`] with what is wrong with the format.
     pub fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, ConstraintError> {
         let invalid = |problem: String| ConstraintError::Invalid(problem);
-        let grammar = match format {
-            OutputFormat::Text => return Ok(None),
-            OutputFormat::JsonObject => json_grammar(json!({ "type": "object" })),
-            OutputFormat::JsonSchema { schema } => {
-                schema::check(schema).map_err(invalid)?;
-                json_grammar(schema.clone())
-            }
-            OutputFormat::Grammar { lark } => {
-                schema::check_lark(lark).map_err(invalid)?;
-                TopLevelGrammar::from_lark(lark.clone())
-            }
-        };
+        if *format == OutputFormat::Text {
+            return Ok(None);
+        }
+        // Checking follows references as compiling does.
         let parser = on_a_deep_stack(|| {
-            self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar))
+            let grammar = grammar(format)?;
+            Ok(self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar)))
         });
         let parser = parser.ok_or_else(|| invalid("could not be compiled".to_owned()))?;
+        let parser = parser.map_err(invalid)?;
         let matcher = Matcher::new(parser).into_cancellable();
         match matcher.get_error() {
             Some(problem) => Err(invalid(format!("cannot be enforced: {}", brief(&problem)))),
@@ -190,13 +184,33 @@ impl Canceller {
     }
 }
 
+/// A format as llguidance reads it, once it is known to stay small.
+///
+/// # Errors
+/// What follows "`format`" in a message.
+fn grammar(format: &OutputFormat) -> Result<TopLevelGrammar, String> {
+    Ok(match format {
+        OutputFormat::Text | OutputFormat::JsonObject => {
+            TopLevelGrammar::from_json_schema(written_our_way(json!({ "type": "object" })))
+        }
+        OutputFormat::JsonSchema { schema } => {
+            schema::check([schema])?;
+            TopLevelGrammar::from_json_schema(written_our_way(schema.clone()))
+        }
+        OutputFormat::Grammar { lark } => {
+            schema::check_lark(lark)?;
+            TopLevelGrammar::from_lark(schema::with_schemas(lark, written_our_way)?)
+        }
+    })
+}
+
 /// A schema with this daemon's way of writing JSON, and not with the caller's: llguidance takes
 /// settings from the schema, some of which give up what the schema promises.
-fn json_grammar(mut schema: Value) -> TopLevelGrammar {
+fn written_our_way(mut schema: Value) -> Value {
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": JSON_SPACE }));
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
 }
 
 /// Runs `work` where it may call itself often: what a schema refers to is compiled inside of what

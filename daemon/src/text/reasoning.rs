@@ -21,11 +21,11 @@ pub enum Part {
     Text,
 }
 
-/// Whether a prompt ends inside a thought that its template has begun.
+/// The tag that ends the thought which a prompt's template has begun, if it has.
 #[must_use]
-pub fn is_open(prompt: &str) -> bool {
+pub fn opened(prompt: &str) -> Option<&'static str> {
     let prompt = prompt.trim_end();
-    TAGS.iter().any(|(open, _)| prompt.ends_with(open))
+    TAGS.iter().find(|(open, _)| prompt.ends_with(open)).map(|&(_, close)| close)
 }
 
 /// What ends such a thought, with nothing thought.
@@ -64,12 +64,13 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Before the first token, behind a prompt that has opened a thought or has not.
+    /// Before the first token, behind a prompt that has opened a thought, which ends with `close`, or
+    /// has not.
     #[must_use]
-    pub fn new(is_open: bool) -> Self {
+    pub fn new(close: Option<&'static str>) -> Self {
         Self {
-            state: State::Start { is_open },
-            close: TAGS[0].1,
+            state: State::Start { is_open: close.is_some() },
+            close: close.unwrap_or(TAGS[0].1),
             space: String::new(),
             tag: String::new(),
             has_thought: false,
@@ -190,7 +191,7 @@ mod tests {
             Part::Reasoning => reasoning.push_str(more),
             Part::Text => text.push_str(more),
         };
-        let mut splitter = Splitter::new(is_open);
+        let mut splitter = Splitter::new(is_open.then_some("</think>"));
         pieces.iter().for_each(|piece| splitter.push(piece, &mut out));
         splitter.finish(&mut out);
         (reasoning, text)
@@ -226,7 +227,9 @@ mod tests {
 
     #[test]
     fn a_thought_that_a_prompt_opens_can_be_closed() {
-        assert!(is_open("<|im_start|>assistant\n<think>\n") && !is_open("<think>\n\n</think>\n\n"));
+        assert_eq!(opened("<|im_start|>assistant\n<think>\n"), Some("</think>"));
+        assert_eq!(opened("[INST]x[/INST][THINK]"), Some("[/THINK]"));
+        assert_eq!(opened("<think>\n\n</think>\n\n"), None);
         assert_eq!(closing("a<think>\n").as_deref(), Some("\n</think>\n\n"));
         assert_eq!(closing("a<think>").as_deref(), Some("\n\n</think>\n\n"));
         assert_eq!(closing("a"), None);

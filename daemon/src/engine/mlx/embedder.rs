@@ -35,9 +35,9 @@ pub fn pass_bytes(folder: &ModelFolder) -> u64 {
     let context = folder.context_tokens().unwrap_or(0) as u64;
     // A single text is never split.
     let tokens = (limits::EMBED_PASS_TOKENS as u64).max(context);
-    let layer = 8 * size("hidden_size") + 3 * size("intermediate_size");
-    let scores = 2 * size("num_attention_heads") * context;
-    tokens * (layer + scores) * 4
+    let layer = (8 * size("hidden_size")).saturating_add(3 * size("intermediate_size"));
+    let scores = size("num_attention_heads").saturating_mul(context).saturating_mul(2);
+    tokens.saturating_mul(layer.saturating_add(scores)).saturating_mul(4)
 }
 
 impl MlxEmbedder {

@@ -24,7 +24,11 @@ impl Worker {
             self.running.iter().map(|sequence| sequence.request.model.name.clone()).collect();
         let only_prompts =
             self.running.iter().all(|one| matches!(one.phase, Phase::Prefill { .. }));
-        let is_single = self.running.len() == 1;
+        let is_single = self.running.len() == 1
+            && self.waiting.is_empty()
+            && self.embeddings.is_empty()
+            && self.loads.is_empty()
+            && self.registry.loading().is_none();
         for model in models {
             let Some(resident) = self.registry.resident(&model) else { continue };
             let mine = |sequence: &&mut Sequence| sequence.request.model.name == model;

@@ -12,22 +12,63 @@ use serde_json::Value;
 /// The largest common multiple that llguidance's arithmetic takes: ten times as much fits 32 bits.
 const MAX_MULTIPLE: u64 = 400_000_000;
 
-/// Refuses a schema that is too large, or could become so.
+/// Refuses schemas that are too large together, or could become so. Follows what refers to what, so
+/// it needs a deep stack.
 ///
 /// # Errors
 /// What follows "`format`" in a message.
-pub(super) fn check(schema: &Value) -> Result<(), String> {
-    let bytes = schema.to_string().len();
-    if bytes > limits::FORMAT_BYTES {
-        return Err(too_long("schema", bytes));
-    }
-    let mut walk =
-        Walk { root: schema, known: HashMap::new(), references: 0, multiples: Vec::new() };
-    walk.visit(schema)?;
-    if least_common(&walk.multiples).is_none() {
-        return Err(format!("has values of `multipleOf` that together pass {MAX_MULTIPLE}"));
+pub(super) fn check<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<(), String> {
+    let (mut bytes, mut references, mut alternatives) = (0, 0, 0_usize);
+    for schema in schemas {
+        bytes += schema.to_string().len();
+        if bytes > limits::FORMAT_BYTES {
+            return Err(too_long("schema", bytes));
+        }
+        let mut walk =
+            Walk { root: schema, known: HashMap::new(), references, multiples: Vec::new() };
+        walk.visit(schema)?;
+        references = walk.references;
+        alternatives = alternatives.saturating_add(walk.alternatives(schema));
+        if alternatives > limits::FORMAT_ALTERNATIVES {
+            return Err(too_many_alternatives());
+        }
+        if least_common(&walk.multiples).is_none() {
+            return Err(format!("has values of `multipleOf` that together pass {MAX_MULTIPLE}"));
+        }
     }
     Ok(())
+}
+
+/// The grammar with every schema in it checked, as [`check`] does, and `rewritten`.
+///
+/// # Errors
+/// What follows "`format`" in a message.
+pub(super) fn with_schemas(
+    lark: &str,
+    rewritten: impl Fn(Value) -> Value,
+) -> Result<String, String> {
+    const KEYWORD: &str = "%json";
+    let (mut made, mut rest, mut schemas) = (String::new(), lark, Vec::new());
+    while let Some(at) = rest.find(KEYWORD) {
+        let (before, behind) = rest.split_at(at + KEYWORD.len());
+        let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
+        let Some(Ok(schema)) = values.next() else {
+            return Err(format!("has a grammar with {KEYWORD} and no JSON after it"));
+        };
+        rest = &behind[values.byte_offset()..];
+        made.push_str(before);
+        made.push(' ');
+        made.push_str(&rewritten(schema.clone()).to_string());
+        schemas.push(schema);
+    }
+    made.push_str(rest);
+    check(&schemas)?;
+    Ok(made)
+}
+
+fn too_many_alternatives() -> String {
+    let most = limits::FORMAT_ALTERNATIVES;
+    format!("has a schema in which more than {most} alternatives are combined")
 }
 
 /// Refuses a grammar that is too large or too deep.
@@ -88,10 +129,7 @@ impl<'a> Walk<'a> {
                     return Err(format!("has a schema with more than {most} references"));
                 }
                 if self.alternatives(value) > limits::FORMAT_ALTERNATIVES {
-                    return Err(format!(
-                        "has a schema in which more than {} alternatives are combined",
-                        limits::FORMAT_ALTERNATIVES
-                    ));
+                    return Err(too_many_alternatives());
                 }
                 members.values().try_for_each(|member| self.visit(member))
             }

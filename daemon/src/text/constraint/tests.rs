@@ -169,6 +169,11 @@ fn hostile_formats_are_bounded() {
         .map(|n| (format!("d{n}"), json!({ "allOf": [{ "$ref": format!("#/$defs/d{}", n + 1) }] })))
         .chain([("d490".to_owned(), json!({ "type": "null" }))])
         .collect();
+    // Followed before anything counts it.
+    let long_chain: serde_json::Map<String, Value> = (0..2_900)
+        .map(|n| (format!("a{n}"), json!({ "$ref": format!("#/a{}", n + 1) })))
+        .chain([("$ref".to_owned(), json!("#/a0"))])
+        .collect();
     let rules: String = (0..490).map(|n| format!("r{n}: r{} \"x\"?\n", n + 1)).collect();
     let all: Vec<(&str, OutputFormat)> = vec![
         ("deep", schema(nested(120))),
@@ -179,6 +184,15 @@ fn hostile_formats_are_bounded() {
         ),
         ("combined less", schema(json!({ "allOf": [alternatives(30), alternatives(30)] }))),
         ("chain", schema(json!({ "$ref": "#/$defs/d0", "$defs": chain }))),
+        ("long chain", schema(Value::Object(long_chain))),
+        (
+            "combined in a grammar",
+            lark(format!(
+                "start: %json {}\n",
+                json!({ "allOf": [alternatives(30), alternatives(30), { "enum": names }] })
+            )),
+        ),
+        ("no JSON in a grammar", lark("start: %json {\"a\": }\n".to_owned())),
         (
             "loop",
             schema(

@@ -351,7 +351,7 @@ fn an_option_reaches_the_template_and_hides_nothing_of_it() {
     assert!(prompt(QWEN3, &chat).ends_with("<think>\n\n</think>\n\n"));
     assert_eq!(prompt("a<think>\n", &chat), "a<think>\n\n</think>\n\n");
     let chat = Chat { skips_reasoning: false, ..chat };
-    assert!(model("a<think>\n").chat_prompt(&chat).unwrap().is_thinking);
+    assert_eq!(model("a<think>\n").chat_prompt(&chat).unwrap().thought, Some("</think>"));
 }
 
 #[test]

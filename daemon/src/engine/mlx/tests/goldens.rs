@@ -163,9 +163,11 @@ macro_rules! cases {
             for entry in fs::read_dir(goldens()).unwrap() {
                 let entry = entry.unwrap();
                 let name = entry.file_name();
-                let is_model = entry.path().join("config.json").exists();
+                let is_decoder = entry.path().join("config.json").exists()
+                    // Encoders have tests of their own.
+                    && !entry.path().join("modules.json").exists();
                 let is_tested = tested.iter().any(|case| name == *case);
-                assert!(is_tested || !is_model, "{name:?} is tested by nobody");
+                assert!(is_tested || !is_decoder, "{name:?} is tested by nobody");
             }
         }
     };
