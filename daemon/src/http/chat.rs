@@ -9,11 +9,13 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{
     Choice, GenerateEvent, GenerateParams, GenerateResult, Message, OutputFormat, Tool as WireTool,
     ToolCall as WireCall, ToolChoice as WireChoice,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
 use super::gate::Asked;
@@ -38,6 +40,7 @@ pub async fn create(
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, Problem> {
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
+    let context = edge.context(&asked.id, Class::Chat, CancellationToken::new());
     let params = params(request)?;
     let name = format!("chatcmpl-{}", asked.id);
     if params.stream {
@@ -51,10 +54,10 @@ pub async fn create(
             fingerprint: fingerprint(),
             usage: None,
         };
-        return sse::respond(edge, asked, vec![params], script).await;
+        return sse::respond(edge, context, asked, vec![params], script).await;
     }
     let logprobs = params.logprobs;
-    let started = edge.start(&asked.id, vec![params]).await?;
+    let started = edge.start(&context, vec![params]).await?;
     let mut answers = Vec::new();
     let mut usage = None;
     let mut model = String::new();
@@ -130,6 +133,9 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
     let top_logprobs = request.top_logprobs.unwrap_or_default();
     if top_logprobs > 0 && !logprobs {
         return Err(invalid("top_logprobs", "wants `logprobs` to be true"));
+    }
+    if request.max_completion_tokens == Some(0) {
+        return Err(invalid("max_completion_tokens", "must be at least 1"));
     }
     let messages = request.messages.into_iter().enumerate();
     let messages = messages.map(|(index, one)| message(index, one)).collect::<Result<_, _>>()?;

@@ -61,7 +61,7 @@ pub fn describe(wants_token: bool) -> Bytes {
             None,
         ) },
         "/v1/models": { "get": operations.get(
-            "listModels", "Lists the models that are here.", json_of(schemas.answer::<ModelList>()), &[],
+            "listModels", "Lists the models that are here.", json_of(schemas.answer::<ModelList>()), &[408],
         ) },
         "/v1/models/{id}": {
             "parameters": [{
@@ -72,7 +72,7 @@ pub fn describe(wants_token: bool) -> Bytes {
                 "schema": { "type": "string", "minLength": 1 },
             }],
             "get": operations.get(
-                "retrieveModel", "One of the models.", json_of(schemas.answer::<Model>()), &[404],
+                "retrieveModel", "One of the models.", json_of(schemas.answer::<Model>()), &[404, 408],
             ),
         },
         "/health": { "get": operations.health(schemas.answer::<Health>()) },

@@ -30,8 +30,11 @@ impl From<ErrorBody> for Problem {
 }
 
 /// Members that OpenAI's API calls otherwise than the service does.
-const NAMES: [(&str, &str); 2] =
-    [("format", "response_format"), ("template_options", "chat_template_kwargs")];
+const NAMES: [(&str, &str); 3] = [
+    ("format", "response_format"),
+    ("template_options", "chat_template_kwargs"),
+    ("prompt_tokens", "prompt"),
+];
 
 /// The error with the name that the caller knows the member at fault by.
 pub(super) fn in_openais_words(mut error: ErrorBody) -> ErrorBody {
