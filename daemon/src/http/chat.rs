@@ -23,9 +23,12 @@ use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
 use super::types::chat::{
-    AnswerMessage, ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChatRequest, ChunkChoice,
-    Content, Delta, FormatKind, FunctionCall, FunctionDelta, ReasoningEffort, ResponseFormat, Role,
-    Tool, ToolCall, ToolCallDelta, ToolChoice, ToolKind, ToolMode,
+    ChatMessage, ChatRequest, Content, FormatKind, FunctionCall, ReasoningEffort, ResponseFormat,
+    Role, Tool, ToolCall, ToolChoice, ToolKind, ToolMode,
+};
+use super::types::chat_answers::{
+    AnswerMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Delta, FunctionDelta,
+    ToolCallDelta,
 };
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
@@ -186,6 +189,10 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
         Role::Assistant => "assistant",
         Role::Tool | Role::Function => "tool",
     };
+    if message.function_call.is_some() {
+        let problem = "is not supported; use `tool_calls`";
+        return Err(invalid(&format!("{path}.function_call"), problem));
+    }
     let tool_calls = message.tool_calls.unwrap_or_default();
     let content = match message.content {
         Some(Content::Text(text)) => text,
@@ -218,7 +225,7 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
     Ok(Message {
         role: role.to_owned(),
         content,
-        reasoning: message.reasoning_content,
+        reasoning: message.reasoning_content.or(message.reasoning),
         tool_calls: tool_calls.collect(),
         tool_call_id: message.tool_call_id,
         name: message.name,

@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::Edge;
 use super::problem::CONTENT;
-use super::types::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use super::types::chat::ChatRequest;
+use super::types::chat_answers::{ChatChunk, ChatCompletion};
 use super::types::completions::{Completion, CompletionRequest};
 use super::types::embeddings::{EmbeddingList, EmbeddingRequest};
 use super::types::models::{Health, Model, ModelList};
