@@ -360,6 +360,7 @@ mod tests {
             ("[http]\nlisten = \"0.0.0.0:1\"\nauth = \"none\"\n", "http.auth"),
             ("[http]\nallowed_hosts = [\"http://a\"]\n", "http.allowed_hosts"),
             ("[http]\ncors_origins = [\"a.example\"]\n", "http.cors_origins"),
+            ("[http]\nauth = \"none\"\ncors_origins = [\"*\"]\n", "any page"),
             ("[mcp]\nprompt_chars = 0\n", "mcp.prompt_chars"),
         ] {
             let problem = Config::parse(text).unwrap_err();

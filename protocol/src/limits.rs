@@ -22,6 +22,12 @@ pub const WRITE_STALL_MS: u64 = 30_000;
 
 /// HTTP connections at once, over the socket and TCP each.
 pub const HTTP_CONNECTIONS: usize = 256;
+/// HTTP connections past those that are told so at once; further ones are closed without a word.
+pub const HTTP_REFUSALS: usize = 64;
+/// Milliseconds that telling one may take, the reading of what it sends included.
+pub const HTTP_REFUSAL_MS: u64 = 1_000;
+/// Bytes of what it sends that are read and thrown away, so that it sees the refusal.
+pub const HTTP_REFUSAL_BYTES: u64 = 1024 * 1024;
 /// Bytes of one HTTP request's body.
 pub const HTTP_BODY_BYTES: usize = FRAME_BYTES;
 /// Bytes of a body over that which are read and thrown away, so that its sender sees the refusal.

@@ -13,7 +13,7 @@ pub struct HttpConfig {
     pub auth: HttpAuth,
     /// What `Host` may say besides this machine's own names: `name`, with any port, or `name:port`.
     pub allowed_hosts: Vec<String>,
-    /// The origins whose pages a browser lets read answers; `*` is every one.
+    /// The origins whose pages a browser lets read answers; `*` is every one, and wants the token.
     pub cors_origins: Vec<String>,
 }
 
@@ -92,15 +92,23 @@ impl HttpConfig {
         Self { listen: Some(listen), ..self }.checked()
     }
 
-    /// Nobody but this machine's own users may talk to a daemon that asks for nothing.
+    /// Nobody but this machine's own users may talk to a daemon that asks for nothing, and no page
+    /// that one of them happens to look at.
     fn checked(self) -> Result<Self, String> {
+        let is_open = self.auth == HttpAuth::None;
+        if is_open && self.cors_origins.iter().any(|origin| origin == "*") {
+            return Err(
+                "http.auth is \"none\" and http.cors_origins has \"*\", so that any page in a \
+                        browser could use the daemon; name the origins, or leave http.auth at \
+                        \"token\""
+                    .to_owned(),
+            );
+        }
         match self.listen {
-            Some(listen) if self.auth == HttpAuth::None && !listen.ip().is_loopback() => {
-                Err(format!(
-                    "http.auth is \"none\" and http.listen is {listen}, which other machines can \
+            Some(listen) if is_open && !listen.ip().is_loopback() => Err(format!(
+                "http.auth is \"none\" and http.listen is {listen}, which other machines can \
                      reach; listen at 127.0.0.1, or leave http.auth at \"token\""
-                ))
-            }
+            )),
             _ => Ok(self),
         }
     }

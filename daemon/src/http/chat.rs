@@ -9,11 +9,13 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{
     Choice, GenerateEvent, GenerateParams, GenerateResult, Message, OutputFormat, Tool as WireTool,
     ToolCall as WireCall, ToolChoice as WireChoice,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
 use super::gate::Asked;
@@ -21,9 +23,12 @@ use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
 use super::types::chat::{
-    AnswerMessage, ChatChoice, ChatChunk, ChatCompletion, ChatMessage, ChatRequest, ChunkChoice,
-    Content, Delta, FormatKind, FunctionCall, FunctionDelta, ReasoningEffort, ResponseFormat, Role,
-    Tool, ToolCall, ToolCallDelta, ToolChoice, ToolKind, ToolMode,
+    ChatMessage, ChatRequest, Content, FormatKind, FunctionCall, ReasoningEffort, ResponseFormat,
+    Role, Tool, ToolCall, ToolChoice, ToolKind, ToolMode,
+};
+use super::types::chat_answers::{
+    AnswerMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Delta, FunctionDelta,
+    ToolCallDelta,
 };
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
@@ -38,6 +43,7 @@ pub async fn create(
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, Problem> {
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
+    let context = edge.context(&asked.id, Class::Chat, CancellationToken::new());
     let params = params(request)?;
     let name = format!("chatcmpl-{}", asked.id);
     if params.stream {
@@ -51,10 +57,10 @@ pub async fn create(
             fingerprint: fingerprint(),
             usage: None,
         };
-        return sse::respond(edge, asked, vec![params], script).await;
+        return sse::respond(edge, context, asked, vec![params], script).await;
     }
     let logprobs = params.logprobs;
-    let started = edge.start(&asked.id, vec![params]).await?;
+    let started = edge.start(&context, vec![params]).await?;
     let mut answers = Vec::new();
     let mut usage = None;
     let mut model = String::new();
@@ -131,6 +137,9 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
     if top_logprobs > 0 && !logprobs {
         return Err(invalid("top_logprobs", "wants `logprobs` to be true"));
     }
+    if request.max_completion_tokens == Some(0) {
+        return Err(invalid("max_completion_tokens", "must be at least 1"));
+    }
     let messages = request.messages.into_iter().enumerate();
     let messages = messages.map(|(index, one)| message(index, one)).collect::<Result<_, _>>()?;
     let tools = request.tools.unwrap_or_default();
@@ -180,6 +189,10 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
         Role::Assistant => "assistant",
         Role::Tool | Role::Function => "tool",
     };
+    if message.function_call.is_some() {
+        let problem = "is not supported; use `tool_calls`";
+        return Err(invalid(&format!("{path}.function_call"), problem));
+    }
     let tool_calls = message.tool_calls.unwrap_or_default();
     let content = match message.content {
         Some(Content::Text(text)) => text,
@@ -212,7 +225,7 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
     Ok(Message {
         role: role.to_owned(),
         content,
-        reasoning: message.reasoning_content,
+        reasoning: message.reasoning_content.or(message.reasoning),
         tool_calls: tool_calls.collect(),
         tool_call_id: message.tool_call_id,
         name: message.name,

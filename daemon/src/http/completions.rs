@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, State};
 use axum::response::Response;
-use ingle_protocol::error::ErrorBody;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResult};
+use ingle_protocol::wire::tokens::DetokenizeParams;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
@@ -19,9 +21,10 @@ use super::gate::Asked;
 use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
-use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
+use super::types::completions::{Completion, CompletionChoice, CompletionRequest, Input};
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
+use crate::request::RequestContext;
 
 /// Tokens generated when a request names no maximum: OpenAI's default.
 const DEFAULT_MAX_TOKENS: u32 = 16;
@@ -33,20 +36,18 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 pub async fn create(
     State(edge): State<Arc<Edge>>,
     Extension(asked): Extension<Asked>,
-    Json(request): Json<CompletionRequest>,
+    Json(mut request): Json<CompletionRequest>,
 ) -> Result<Response, Problem> {
     check(&request)?;
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
     let context = edge.context(&asked.id, Class::Completions, CancellationToken::new());
-    let model = request.model.clone().filter(|model| !model.is_empty());
-    let prompts = edge.texts("prompt", model.as_ref(), request.prompt.clone(), &context).await?;
-    if !(1..=limits::HTTP_PROMPTS).contains(&prompts.len()) {
-        let problem = format!("must have 1 to {} entries", limits::HTTP_PROMPTS);
-        return Err(invalid("prompt", &problem).into());
+    let prompts = prompts(std::mem::replace(&mut request.prompt, Input::Texts(Vec::new())))?;
+    let (mut all, mut echoes) = (Vec::with_capacity(prompts.len()), Vec::new());
+    for prompt in prompts {
+        let (params, echo) = edge.one(&request, prompt, &context).await?;
+        all.push(params);
+        echoes.extend(echo);
     }
-    let echoes = if request.echo.unwrap_or_default() { prompts.clone() } else { Vec::new() };
-    let all: Vec<GenerateParams> =
-        prompts.into_iter().map(|prompt| params(&request, model.clone(), prompt)).collect();
     let per_prompt = all.first().map_or(1, GenerateParams::choices);
     let name = format!("cmpl-{}", asked.id);
     if request.stream.unwrap_or_default() {
@@ -61,9 +62,9 @@ pub async fn create(
             fingerprint: fingerprint(),
             counted: Vec::new(),
         };
-        return sse::respond(edge, asked, all, script).await;
+        return sse::respond(edge, context, asked, all, script).await;
     }
-    let started = edge.start(&asked.id, all).await?;
+    let started = edge.start(&context, all).await?;
     let model = started.model.clone();
     let results = started.results().await?;
     let usage = Usage::sum(results.iter().map(|result| result.usage));
@@ -94,6 +95,13 @@ pub async fn create(
 
 fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
     let n = request.n.unwrap_or(1);
+    // First of all: room is made for each of the texts.
+    if !usize::try_from(n).is_ok_and(|n| (1..=limits::CHOICES).contains(&n)) {
+        return Err(invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+    }
+    if request.logprobs.is_some_and(|logprobs| logprobs > limits::TOP_LOGPROBS) {
+        return Err(invalid("logprobs", &format!("must be at most {}", limits::TOP_LOGPROBS)));
+    }
     if request.best_of.is_some_and(|best_of| best_of != n) {
         return Err(invalid("best_of", "must be `n`: nothing is generated that is not given"));
     }
@@ -103,11 +111,86 @@ fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
     Ok(())
 }
 
-/// What the service is asked for, with OpenAI's defaults.
-fn params(request: &CompletionRequest, model: Option<String>, prompt: String) -> GenerateParams {
+/// One prompt, as it was given.
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// The prompts one by one, once their number is known to be fine.
+fn prompts(input: Input) -> Result<Vec<Prompt>, ErrorBody> {
+    let count = match &input {
+        Input::Text(_) | Input::Tokens(_) => 1,
+        Input::Texts(texts) => texts.len(),
+        Input::TokenLists(lists) => lists.len(),
+    };
+    if !(1..=limits::HTTP_PROMPTS).contains(&count) {
+        let problem = format!("must have 1 to {} entries", limits::HTTP_PROMPTS);
+        return Err(invalid("prompt", &problem));
+    }
+    Ok(match input {
+        Input::Text(text) => vec![Prompt::Text(text)],
+        Input::Texts(texts) => texts.into_iter().map(Prompt::Text).collect(),
+        Input::Tokens(tokens) => vec![Prompt::Tokens(tokens)],
+        Input::TokenLists(lists) => lists.into_iter().map(Prompt::Tokens).collect(),
+    })
+}
+
+impl Edge {
+    /// What the service is asked for one of the prompts, and what stands before its texts.
+    async fn one(
+        &self,
+        request: &CompletionRequest,
+        prompt: Prompt,
+        context: &RequestContext,
+    ) -> Result<(GenerateParams, Option<String>), ErrorBody> {
+        let mut params = params(request);
+        let is_echoed = request.echo.unwrap_or_default();
+        let text = match prompt {
+            Prompt::Text(text) => {
+                params.prompt = Some(text.clone());
+                Some(text)
+            }
+            // A gap is between texts.
+            Prompt::Tokens(tokens) if params.suffix.is_some() => {
+                let text = self.text(params.model.clone(), tokens, context).await?;
+                params.prompt = Some(text.clone());
+                Some(text)
+            }
+            // The model gets the tokens as they are: their text may be that of others.
+            Prompt::Tokens(tokens) => {
+                params.prompt_tokens = Some(tokens.clone());
+                match is_echoed {
+                    true => Some(self.text(params.model.clone(), tokens, context).await?),
+                    false => None,
+                }
+            }
+        };
+        Ok((params, text.filter(|_| is_echoed)))
+    }
+
+    /// The text of a prompt's tokens.
+    async fn text(
+        &self,
+        model: Option<String>,
+        tokens: Vec<u32>,
+        context: &RequestContext,
+    ) -> Result<String, ErrorBody> {
+        let params = DetokenizeParams { model, engine: None, tokens };
+        match self.service.detokenize(params, context).await {
+            Ok(result) => Ok(result.text),
+            Err(error) if error.code == ErrorCode::InvalidParams && error.details.is_null() => {
+                Err(error.with_details(json!({ "field": "prompt" })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What the service is asked for but for the prompt, with OpenAI's defaults.
+fn params(request: &CompletionRequest) -> GenerateParams {
     GenerateParams {
-        model,
-        prompt: Some(prompt),
+        model: request.model.clone().filter(|model| !model.is_empty()),
         suffix: request.suffix.clone().filter(|suffix| !suffix.is_empty()),
         max_tokens: Some(request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
         temperature: Some(request.temperature.unwrap_or(1.0)),
@@ -201,5 +284,23 @@ impl Script for CompletionScript {
             let usage = Usage::sum(self.counted.iter().copied());
             self.chunk(Vec::new(), Some(usage), out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_many_is_refused_before_anything_is_made_of_it() {
+        for (member, value) in [("n", json!(u32::MAX)), ("n", json!(0)), ("logprobs", json!(21))] {
+            let request = json!({ "prompt": "x", "stream": true, member: value });
+            let error = check(&serde_json::from_value(request).unwrap()).unwrap_err();
+            assert_eq!(error.details["field"], member, "{}", error.message);
+        }
+        let lists = |count: usize| prompts(Input::TokenLists(vec![vec![1]; count]));
+        assert_eq!(lists(limits::HTTP_PROMPTS).ok().map(|all| all.len()), Some(16));
+        let error = lists(limits::HTTP_PROMPTS + 1).err().unwrap();
+        assert_eq!(error.details["field"], "prompt");
     }
 }

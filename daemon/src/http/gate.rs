@@ -12,8 +12,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    AUTHORIZATION, HOST, HeaderName, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, HeaderName, ORIGIN, VARY,
 };
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -117,9 +117,10 @@ pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Nex
     let is_preflight = method == Method::OPTIONS
         && origin.is_some()
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let wanted = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let mut response = match gate.check(&request) {
         // A browser asks first, and shows no token when it does.
-        _ if is_preflight => preflight(),
+        _ if is_preflight => preflight(wanted),
         Err(problem) => problem.into_response(),
         Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response,
@@ -145,7 +146,8 @@ pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Nex
     }
     if let Some(origin) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = HeaderValue::from_static("x-request-id, retry-after, retry-after-ms");
+        let exposed =
+            HeaderValue::from_static("x-request-id, retry-after, retry-after-ms, x-should-retry");
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     let (status, elapsed_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
@@ -168,16 +170,15 @@ fn path_name(path: &str) -> &'static str {
     }
 }
 
-fn preflight() -> Response {
+/// Lets a page send what it asks to: SDKs have headers of their own, and more with each release. No
+/// header gives a page more than its origin does.
+fn preflight(wanted: Option<HeaderValue>) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
-    let allowed = "authorization, content-type, openai-organization, openai-project, \
-                   x-stainless-arch, x-stainless-lang, x-stainless-os, \
-                   x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, \
-                   x-stainless-runtime-version, x-stainless-timeout, x-stainless-helper-method";
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+    let usual = HeaderValue::from_static("authorization, content-type");
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.unwrap_or(usual));
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
 }
@@ -262,6 +263,14 @@ mod tests {
         ] {
             assert_eq!(is_our_host(host, listen, &allowed), is_ours, "{host} {listen}");
         }
+    }
+
+    #[test]
+    fn a_page_may_send_the_headers_that_it_asks_for() {
+        let allowed = |wanted| preflight(wanted).headers()[ACCESS_CONTROL_ALLOW_HEADERS].clone();
+        assert_eq!(allowed(None), "authorization, content-type");
+        let wanted = HeaderValue::from_static("authorization, x-stainless-new");
+        assert_eq!(allowed(Some(wanted.clone())), wanted);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use ingle_protocol::wire::generate::TokenLogprob;
 
-use super::types::chat::{ChatLogprob, ChatLogprobs, TokenText};
+use super::types::chat_answers::{ChatLogprob, ChatLogprobs, TokenText};
 use super::types::completions::CompletionLogprobs;
 
 /// What JSON shows for negative infinity, which it cannot.
@@ -42,7 +42,8 @@ pub(super) fn completion(tokens: &[TokenLogprob], offset: &mut usize) -> Complet
     for token in tokens {
         let spelled = text(&token.bytes);
         logprobs.text_offset.push(*offset);
-        *offset += spelled.chars().count();
+        // A character that is cut between tokens counts once, where it begins.
+        *offset += token.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
         logprobs.tokens.push(spelled);
         logprobs.token_logprobs.push(shown(token.logprob));
         let top = top(token).map(|(bytes, logprob)| (text(bytes), logprob));
@@ -72,6 +73,7 @@ mod tests {
                 &["ä".as_bytes(), b"b"],
             ),
             token(&[0xf0], f32::NEG_INFINITY, &[], &[]),
+            token(&[0x9f, 0x98, 0x80], -1.0, &[], &[]),
         ];
         let shown = chat(&tokens);
         assert_eq!(shown.content[0].token.token, "ä");
@@ -82,7 +84,7 @@ mod tests {
         );
         let mut offset = 3;
         let shown = completion(&tokens, &mut offset);
-        assert_eq!((shown.text_offset, offset), (vec![3, 4], 5));
+        assert_eq!((shown.text_offset, offset), (vec![3, 4, 5], 5));
         assert_eq!(shown.top_logprobs[0]["ä"], -0.5);
         assert_eq!(shown.token_logprobs[1], IMPOSSIBLE);
     }

@@ -8,18 +8,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::{ModelEntry, ModelState};
 use ingle_protocol::wire::status::HealthState;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Edge;
+use super::gate::Asked;
 use super::problem::Problem;
 use super::run::answer;
 use super::types::models::{Health, Model, ModelList};
@@ -30,8 +33,14 @@ use crate::metrics::text;
 pub struct Listing(Mutex<Option<(Instant, Arc<ModelList>)>>);
 
 impl Edge {
-    /// The models that are here, as they were at most a moment ago.
-    async fn models(&self) -> Result<Arc<ModelList>, ErrorBody> {
+    /// The models that are here, as they were at most a moment ago, for the request called `id`.
+    /// A disk that does not answer holds it no longer than its class's time.
+    async fn models(&self, id: &str) -> Result<Arc<ModelList>, ErrorBody> {
+        let context = self.context(id, Class::Simple, CancellationToken::new());
+        self.service.bounded("listing the models", &context, self.listed()).await
+    }
+
+    async fn listed(&self) -> Result<Arc<ModelList>, ErrorBody> {
         let mut last = self.listing.0.lock().await;
         if let Some((at, list)) = &*last
             && at.elapsed() < Duration::from_millis(limits::HTTP_MODELS_MS)
@@ -67,19 +76,26 @@ fn model(entry: ModelEntry) -> Model {
 /// The models that are here.
 ///
 /// # Errors
-/// When the models folder cannot be read.
-pub async fn list(State(edge): State<Arc<Edge>>) -> Result<Response, Problem> {
-    Ok(answer(&*edge.models().await?)?)
+/// When the models folder cannot be read, and `TIMEOUT`.
+pub async fn list(
+    State(edge): State<Arc<Edge>>,
+    Extension(asked): Extension<Asked>,
+) -> Result<Response, Problem> {
+    Ok(answer(&*edge.models(&asked.id).await?)?)
 }
 
 /// One of them. Its name may have slashes, escaped or not.
 ///
 /// # Errors
-/// `MODEL_NOT_FOUND`.
-pub async fn retrieve(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, Problem> {
+/// `MODEL_NOT_FOUND`, and as for the list.
+pub async fn retrieve(
+    State(edge): State<Arc<Edge>>,
+    Extension(asked): Extension<Asked>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let id = uri.path().strip_prefix("/v1/models/").unwrap_or_default();
     let id = unescaped(id);
-    let list = edge.models().await?;
+    let list = edge.models(&asked.id).await?;
     let Some(model) = list.data.iter().find(|model| model.id.eq_ignore_ascii_case(&id)) else {
         let message = format!("the model `{id}` is not here");
         return Err(ErrorBody::new(ErrorCode::ModelNotFound, message).into());

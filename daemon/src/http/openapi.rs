@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::Edge;
 use super::problem::CONTENT;
-use super::types::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use super::types::chat::ChatRequest;
+use super::types::chat_answers::{ChatChunk, ChatCompletion};
 use super::types::completions::{Completion, CompletionRequest};
 use super::types::embeddings::{EmbeddingList, EmbeddingRequest};
 use super::types::models::{Health, Model, ModelList};
@@ -61,7 +62,7 @@ pub fn describe(wants_token: bool) -> Bytes {
             None,
         ) },
         "/v1/models": { "get": operations.get(
-            "listModels", "Lists the models that are here.", json_of(schemas.answer::<ModelList>()), &[],
+            "listModels", "Lists the models that are here.", json_of(schemas.answer::<ModelList>()), &[408],
         ) },
         "/v1/models/{id}": {
             "parameters": [{
@@ -72,7 +73,7 @@ pub fn describe(wants_token: bool) -> Bytes {
                 "schema": { "type": "string", "minLength": 1 },
             }],
             "get": operations.get(
-                "retrieveModel", "One of the models.", json_of(schemas.answer::<Model>()), &[404],
+                "retrieveModel", "One of the models.", json_of(schemas.answer::<Model>()), &[404, 408],
             ),
         },
         "/health": { "get": operations.health(schemas.answer::<Health>()) },

@@ -30,8 +30,11 @@ impl From<ErrorBody> for Problem {
 }
 
 /// Members that OpenAI's API calls otherwise than the service does.
-const NAMES: [(&str, &str); 2] =
-    [("format", "response_format"), ("template_options", "chat_template_kwargs")];
+const NAMES: [(&str, &str); 3] = [
+    ("format", "response_format"),
+    ("template_options", "chat_template_kwargs"),
+    ("prompt_tokens", "prompt"),
+];
 
 /// The error with the name that the caller knows the member at fault by.
 pub(super) fn in_openais_words(mut error: ErrorBody) -> ErrorBody {
@@ -120,6 +123,27 @@ impl Problem {
         }
         *response.status_mut() = self.status;
         *response.body_mut() = Body::from(self.to_json().to_string());
+    }
+
+    /// The answer called `id` as it goes over a connection that nothing was read from.
+    pub(super) fn unasked(mut self, id: &str) -> Vec<u8> {
+        self.body.request_id = Some(id.to_owned());
+        let body = self.to_json().to_string();
+        let mut response = Response::new(Body::empty());
+        self.render(id, &mut response);
+        let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let rest = format!(
+            "x-request-id: {id}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes
     }
 
     /// The problem details.
@@ -237,6 +261,18 @@ mod tests {
         assert_eq!(response.headers()[RETRY_AFTER], "2");
         assert_eq!(response.headers()["retry-after-ms"], "1200");
         assert!(!response.headers().contains_key("x-should-retry"));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_asked_for_is_whole() {
+        let answer = Problem::from(ErrorBody::overloaded("too many")).unasked("7-1");
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {}", body.len())), "{head}");
+        assert!(head.contains("\r\nretry-after: "), "{head}");
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&body["request_id"], &body["status"]), (&json!("7-1"), &json!(429)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From parameters to generations under way, and their results.
 //!
-//! Owns what chat and completions do alike: starting one generation a prompt, and reading texts that
-//! were given as tokens. Knows nothing of how either is shown.
+//! Owns what chat and completions do alike: starting one generation a prompt, all of them within the
+//! request's one deadline. Knows nothing of how they are shown.
 
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -9,13 +9,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::generate::{GenerateParams, GenerateResult};
-use ingle_protocol::wire::tokens::DetokenizeParams;
 use serde::Serialize;
-use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::Edge;
-use super::types::completions::Input;
 use crate::request::RequestContext;
 use crate::service::generate::Generation;
 
@@ -29,15 +25,17 @@ pub(super) struct Started {
 }
 
 impl Edge {
-    /// Starts a generation for each of `all`, which differ in their prompts only.
+    /// Starts a generation for each of `all`, which differ in their prompts only. They share the
+    /// request's deadline; one that ends early ends no other.
     pub(super) async fn start(
         &self,
-        id: &str,
+        context: &RequestContext,
         all: Vec<GenerateParams>,
     ) -> Result<Started, ErrorBody> {
         let mut started = Started { model: String::new(), generations: Vec::new() };
         for params in all {
-            let context = self.context(id, params.class(), CancellationToken::new());
+            let cancel = context.cancel.child_token();
+            let context = RequestContext { cancel, ..context.clone() };
             let generation = self.service.generate(params, context).await?;
             if started.generations.is_empty() {
                 generation.model().clone_into(&mut started.model);
@@ -45,35 +43,6 @@ impl Edge {
             started.generations.push(generation);
         }
         Ok(started)
-    }
-
-    /// The texts of an input; `field` is where it stood.
-    pub(super) async fn texts(
-        &self,
-        field: &str,
-        model: Option<&String>,
-        input: Input,
-        context: &RequestContext,
-    ) -> Result<Vec<String>, ErrorBody> {
-        let lists = match input {
-            Input::Text(text) => return Ok(vec![text]),
-            Input::Texts(texts) => return Ok(texts),
-            Input::Tokens(tokens) => vec![tokens],
-            Input::TokenLists(lists) => lists,
-        };
-        let mut texts = Vec::with_capacity(lists.len());
-        for tokens in lists {
-            let params = DetokenizeParams { model: model.cloned(), engine: None, tokens };
-            let text = self.service.detokenize(params, context).await.map_err(|error| {
-                if error.code == ErrorCode::InvalidParams && error.details.is_null() {
-                    error.with_details(json!({ "field": field }))
-                } else {
-                    error
-                }
-            })?;
-            texts.push(text.text);
-        }
-        Ok(texts)
     }
 }
 

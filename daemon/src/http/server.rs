@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +19,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::paths::{Paths, SOCKET_PATH_BYTES};
 use ingle_protocol::wire::status::HttpStatus;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,15 +27,12 @@ use tokio_util::task::TaskTracker;
 
 use super::Edge;
 use super::gate::{Gate, Via};
+use super::problem::Problem;
 use super::stall::Impatient;
 use super::token::Token;
 use crate::config::{HttpAuth, HttpConfig};
 use crate::metrics::Edge as Counted;
 use crate::service::Service;
-
-/// What a connection past the limit is told: without reading what it asks.
-const TOO_MANY: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\n\
-    retry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// The listeners, bound and not yet accepting.
 #[derive(Debug)]
@@ -108,6 +105,7 @@ impl Bound {
                 service: Arc::clone(&service),
                 ends: ends.clone(),
                 slots: Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS)),
+                refusals: Arc::new(Semaphore::new(limits::HTTP_REFUSALS)),
             }
         };
         let socket = async {
@@ -149,6 +147,8 @@ struct Server {
     service: Arc<Service>,
     ends: Ends,
     slots: Arc<Semaphore>,
+    /// Of connections past those.
+    refusals: Arc<Semaphore>,
 }
 
 impl Server {
@@ -186,7 +186,14 @@ impl Server {
                 }
                 Err(_) => {
                     self.service.metrics.connection_refused(Counted::Http);
-                    self.ends.tracker.spawn(refuse(stream));
+                    if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
+                        let answer = too_many(&self.service.names.next());
+                        self.ends.tracker.spawn(async move {
+                            let limit = Duration::from_millis(limits::HTTP_REFUSAL_MS);
+                            let _ = tokio::time::timeout(limit, refuse(stream, &answer)).await;
+                            drop(slot);
+                        });
+                    }
                 }
             }
         }
@@ -207,7 +214,7 @@ where
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
     let _connected = service.metrics.connected(Counted::Http);
-    service.connections.fetch_add(1, Ordering::Relaxed);
+    let _open = Open::new(&service.connections);
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -224,13 +231,38 @@ where
             () = closing.cancelled() => break,
         }
     }
-    service.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
-async fn refuse<S: AsyncWrite + Unpin>(mut stream: S) {
-    // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
-    let _ = stream.write_all(TOO_MANY.as_bytes()).await;
+/// What a connection past the limit is told, without looking at what it asks.
+fn too_many(id: &str) -> Vec<u8> {
+    let message = format!("there are {} HTTP connections already", limits::HTTP_CONNECTIONS);
+    Problem::from(ErrorBody::overloaded(message)).unasked(id)
+}
+
+/// Tells a peer `answer` and closes. What it sends is read before: closing on bytes that nobody has
+/// read resets the connection, and the peer might lose the answer.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) {
+    // The peer may have gone; then nobody needs the answer.
+    let _ = stream.write_all(answer).await;
     let _ = stream.shutdown().await;
+    let mut rest = stream.take(limits::HTTP_REFUSAL_BYTES);
+    let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+}
+
+/// Counts a connection as open until it is dropped, whatever ends it.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Binds the socket with mode 0600; the process's umask keeps it private from its first moment.

@@ -8,6 +8,7 @@
 //! ends the task, and the work with it.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use axum::response::Response;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResult};
@@ -28,7 +29,7 @@ use super::Edge;
 use super::gate::Asked;
 use super::problem::{Problem, in_openais_words, openai_error};
 use crate::metrics::Outcome;
-use crate::request::named;
+use crate::request::{RequestContext, named};
 
 /// What the events of a stream say.
 pub(super) trait Script: Send + 'static {
@@ -69,6 +70,7 @@ struct Gone;
 /// the first token, or within the first second, is a proper status; later it is an event.
 pub(super) async fn respond(
     edge: Arc<Edge>,
+    context: RequestContext,
     asked: Asked,
     all: Vec<GenerateParams>,
     script: impl Script,
@@ -78,9 +80,9 @@ pub(super) async fn respond(
     let reader = chunks.clone();
     let tracker = edge.tracker.clone();
     // The stream's end is the request's. One that its reader leaves counts as cancelled.
-    let (id, counting) = (asked.id.clone(), asked.take());
-    let outlet = Outlet {
-        id,
+    let counting = asked.take();
+    let mut outlet = Outlet {
+        id: asked.id.clone(),
         chunks,
         started: Some(started),
         quiet_since: Instant::now(),
@@ -91,7 +93,7 @@ pub(super) async fn respond(
         tokio::select! {
             biased;
             () = reader.closed() => {}
-            outcome = outlet.tell(&edge, all) => {
+            outcome = outlet.tell(&edge, &context, all) => {
                 if let (Ok(outcome), Some(counting)) = (outcome, counting) {
                     counting.end(outcome);
                 }
@@ -130,9 +132,15 @@ struct Outlet<S> {
 
 impl<S: Script> Outlet<S> {
     /// The whole stream. Gives how the request ended.
-    async fn tell(mut self, edge: &Edge, all: Vec<GenerateParams>) -> Result<Outcome, Gone> {
-        let id = self.id.clone();
-        match self.events(edge, &id, all).await? {
+    async fn tell(
+        &mut self,
+        edge: &Edge,
+        context: &RequestContext,
+        all: Vec<GenerateParams>,
+    ) -> Result<Outcome, Gone> {
+        let events = AssertUnwindSafe(self.events(edge, context, all)).catch_unwind().await;
+        // A stream that a bug cuts off must not look as if it were complete.
+        match events.unwrap_or_else(|_| Ok(Err(self.broken())))? {
             Ok(()) => {
                 self.frames.0.extend_from_slice(b"data: [DONE]\n\n");
                 self.flush().await?;
@@ -146,14 +154,20 @@ impl<S: Script> Outlet<S> {
         }
     }
 
+    /// The error of a stream that a bug has ended. The event that was being made is dropped.
+    fn broken(&mut self) -> ErrorBody {
+        self.frames = Frames::default();
+        ErrorBody::new(ErrorCode::Internal, "the stream's task panicked")
+    }
+
     /// Everything but how it ends.
     async fn events(
         &mut self,
         edge: &Edge,
-        id: &str,
+        context: &RequestContext,
         all: Vec<GenerateParams>,
     ) -> Result<Result<(), ErrorBody>, Gone> {
-        let started = match self.awaiting(edge.start(id, all)).await? {
+        let started = match self.awaiting(edge.start(context, all)).await? {
             Ok(started) => started,
             Err(error) => return Ok(Err(error)),
         };
@@ -239,5 +253,41 @@ impl<S: Script> Outlet<S> {
         self.frames.0.extend_from_slice(b"event: error\n");
         self.frames.data(&json!({ "error": object }));
         self.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Silent;
+
+    impl Script for Silent {
+        fn open(&mut self, _: &str, _: &mut Frames) {}
+        fn event(&mut self, _: usize, _: GenerateEvent, _: &mut Frames) {}
+        fn finish(&mut self, _: usize, _: &GenerateResult, _: &mut Frames) {}
+        fn close(&mut self, _: &mut Frames) {}
+    }
+
+    #[tokio::test]
+    async fn a_bug_ends_a_stream_with_an_error_and_not_with_half_an_event() {
+        let (chunks, mut body) = mpsc::channel(4);
+        let mut outlet = Outlet {
+            id: "7-1".to_owned(),
+            chunks,
+            started: None,
+            quiet_since: Instant::now(),
+            script: Silent,
+            frames: Frames(b"data: {\"half".to_vec()),
+        };
+        let error = outlet.broken();
+        assert!(outlet.fail(error).await.is_ok());
+        drop(outlet);
+        let mut text = String::new();
+        while let Some(bytes) = body.recv().await {
+            text.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+        assert!(text.starts_with("event: error\ndata: {"), "{text}");
+        assert!(text.contains("server_error") && !text.contains("[DONE]"), "{text}");
     }
 }

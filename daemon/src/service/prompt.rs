@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Reading;
 use super::models::{OpenModel, blocking};
+use super::validate::invalid;
 use crate::engine::role::Role;
 use crate::text::chat::Chat;
 use crate::text::tool_calls::{ToolStyle, grammar};
@@ -24,6 +25,7 @@ use crate::text::{TextError, TextModel, fim, reasoning};
 pub(super) struct Question {
     messages: Option<Vec<Message>>,
     prompt: Option<String>,
+    tokens: Option<Vec<u32>>,
     suffix: Option<String>,
     tools: Vec<Tool>,
     tool_choice: ToolChoice,
@@ -55,6 +57,7 @@ impl Question {
         Self {
             messages: params.messages.take(),
             prompt: params.prompt.take(),
+            tokens: params.prompt_tokens.take(),
             suffix: params.suffix.take(),
             tools: std::mem::take(&mut params.tools),
             tool_choice: params.tool_choice.take().unwrap_or_default(),
@@ -90,6 +93,17 @@ impl Question {
             format,
             is_demanded: false,
         };
+        if let Some(tokens) = self.tokens {
+            let ids = text.tokenizer.vocab_size();
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= ids) {
+                let problem = format!(
+                    "names token {id}, and the model's ids end at {}",
+                    ids.saturating_sub(1)
+                );
+                return Err(invalid("prompt_tokens", &problem));
+            }
+            return Ok(raw(tokens, text.eos.clone(), self.format));
+        }
         match (self.messages, self.prompt, self.suffix) {
             (Some(messages), ..) => {
                 let Self { tools, tool_choice, is_parallel, format, options, .. } = self;

@@ -39,7 +39,20 @@ impl From<InvalidSetting> for ErrorBody {
 pub(crate) fn validate(
     params: &GenerateParams,
 ) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
-    one_of("prompt", params.prompt.is_some(), params.messages.is_some())?;
+    match &params.prompt_tokens {
+        None => one_of("prompt", params.prompt.is_some(), params.messages.is_some())?,
+        Some(_) if params.prompt.is_some() || params.messages.is_some() => {
+            let problem = "excludes `prompt` and `messages`; give one";
+            return Err(invalid("prompt_tokens", problem));
+        }
+        Some(tokens) if tokens.is_empty() => {
+            return Err(invalid("prompt_tokens", "must not be empty"));
+        }
+        Some(_) if params.suffix.is_some() => {
+            return Err(invalid("suffix", "goes with `prompt`, not with `prompt_tokens`"));
+        }
+        Some(_) => {}
+    }
     if let Some(messages) = &params.messages {
         if messages.is_empty() {
             return Err(invalid("messages", "must not be empty"));
@@ -204,6 +217,10 @@ mod tests {
         for (params, field, words) in [
             (json!({ "messages": messages, "suffix": "x" }), "suffix", "`prompt`"),
             (json!({ "suffix": "x" }), "prompt", "must be given"),
+            (json!({ "prompt": "x", "prompt_tokens": [1] }), "prompt_tokens", "excludes"),
+            (json!({ "messages": messages, "prompt_tokens": [1] }), "prompt_tokens", "excludes"),
+            (json!({ "prompt_tokens": [] }), "prompt_tokens", "empty"),
+            (json!({ "prompt_tokens": [1], "suffix": "x" }), "suffix", "`prompt`"),
             (json!({ "prompt": "x", "tools": [tool] }), "tools", "`messages`"),
             (
                 json!({ "prompt": "x", "template_options": { "a": 1 } }),

@@ -26,7 +26,7 @@ impl Method for Generate {
     type Output = GenerateResult;
 }
 
-/// What to generate. Exactly one of `messages` and `prompt` is given.
+/// What to generate. Exactly one of `messages`, `prompt` and `prompt_tokens` is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateParams {
@@ -42,6 +42,9 @@ pub struct GenerateParams {
     /// A raw prompt, given to the model as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// A raw prompt as token ids of the model, given to it as they are: nothing is put before them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<Vec<u32>>,
     /// What comes after the gap that the model is to fill; `prompt` is what comes before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suffix: Option<String>,

@@ -29,9 +29,9 @@ pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
     }
     if show_token && let Some(url) = &http.url {
         // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is wanted.
-        app.output.line(&format!("export OPENAI_BASE_URL={url}"))?;
+        app.output.line(&format!("export OPENAI_BASE_URL={}", quoted(url)))?;
         let token = token.as_deref().unwrap_or("none");
-        app.output.line(&format!("export OPENAI_API_KEY={token}"))?;
+        app.output.line(&format!("export OPENAI_API_KEY={}", quoted(token)))?;
         return Ok(exit::OK);
     }
     if let Some(socket) = &http.socket {
@@ -45,13 +45,23 @@ pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
         }
         None => {
             app.output.line(&format!("{:<8} off", "tcp"))?;
-            app.output.note(
-                "hint: put `listen = \"127.0.0.1:11711\"` under [http] in ~/.ingle/config.toml, then \
-                 run `ingle restart`.",
-            );
+            if show_token {
+                app.output.note("There is no token: TCP is off, and the socket wants none.");
+            }
+            let config = app.paths.config_file();
+            app.output.note(&format!(
+                "hint: put `listen = \"127.0.0.1:11711\"` under [http] in {}, then run `ingle \
+                 restart`.",
+                config.display()
+            ));
         }
     }
     Ok(exit::OK)
+}
+
+/// A value as one word of a shell's, whatever is in it.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
 }
 
 fn read(file: &str) -> Result<String, Failure> {
@@ -60,4 +70,15 @@ fn read(file: &str) -> Result<String, Failure> {
         ErrorBody::new(ErrorCode::PermissionDenied, message)
     })?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_one_word_to_a_shell() {
+        assert_eq!(quoted("http://127.0.0.1:1/v1"), "'http://127.0.0.1:1/v1'");
+        assert_eq!(quoted("a'; $(b)"), r"'a'\''; $(b)'");
+    }
 }

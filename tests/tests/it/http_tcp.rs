@@ -72,7 +72,7 @@ fn tcp_wants_the_token_and_one_of_our_own_names() {
     // The next daemon has the same token, and shows it to who asks for it.
     let _daemon = home.daemon();
     let shown = home.ingle(["http", "--show-token"]).ok().stdout;
-    assert!(shown.contains(&format!("OPENAI_API_KEY={}", token.trim())), "{shown}");
+    assert!(shown.contains(&format!("OPENAI_API_KEY='{}'", token.trim())), "{shown}");
     assert!(!home.ingle(["http"]).ok().stdout.contains(token.trim()));
     let status = home.ingle(["status"]).ok().stdout;
     assert!(status.contains("http://127.0.0.1:"), "{status}");

@@ -17,7 +17,8 @@ fn a_request_is_mapped_whole() {
                 { "type": "text", "text": "Be " }, { "type": "text", "text": "brief." },
             ] },
             { "role": "user", "content": "Weather?", "name": "eva" },
-            { "role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
+            { "role": "assistant", "content": null, "reasoning_content": "hm",
+              "reasoning": "hm", "function_call": null, "tool_calls": [
                 { "id": "c1", "type": "function",
                   "function": { "name": "weather", "arguments": "{\"at\":1}" } },
             ] },
@@ -71,6 +72,11 @@ fn what_cannot_be_done_is_refused_by_the_path_of_the_member() {
             "messages[0].content[0].text",
         ),
         (json!({ "messages": [{ "role": "user" }] }), "messages[0].content"),
+        (
+            json!({ "messages": [{ "role": "assistant", "function_call": { "name": "f" } }] }),
+            "messages[0].function_call",
+        ),
+        (json!({ "max_completion_tokens": 0 }), "max_completion_tokens"),
         (json!({ "audio": {} }), "audio"),
         (json!({ "functions": [] }), "functions"),
         (json!({ "top_logprobs": 1 }), "top_logprobs"),

@@ -41,6 +41,7 @@ pub struct CompletionRequest {
     #[schemars(range(min = -2, max = 2))]
     pub presence_penalty: Option<f32>,
     /// Added to the logits of these token ids of the model, -100 to 100.
+    #[serde(default)]
     #[schemars(schema_with = "super::shared::logit_bias_schema")]
     pub logit_bias: Option<BTreeMap<u32, f32>>,
     /// How many texts to give for each prompt.

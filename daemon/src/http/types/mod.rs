@@ -4,6 +4,7 @@
 //! has and that change nothing here are left out: unknown members are ignored.
 
 pub mod chat;
+pub mod chat_answers;
 pub mod completions;
 pub mod embeddings;
 pub mod models;
