@@ -79,7 +79,8 @@ mod tests {
             let problem = of(request(method, params)).unwrap();
             assert!(problem.contains(named), "{problem}");
         }
-        let long = of(request("resources/read", json!({ "uri": ["x".repeat(9_999)] }))).unwrap();
+        let wrong = json!({ "name": "chat", "arguments": "x".repeat(9_999) });
+        let long = of(request("tools/call", wrong)).unwrap();
         assert!(long.len() < 1_000, "{long}");
         assert_eq!(of(request("tools/call", json!({ "name": "chat" }))), None);
         assert_eq!(of(request("no/such", json!({}))), None);
