@@ -33,9 +33,9 @@ pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
         .ok()?;
     let (writer, guard) = tracing_appender::non_blocking(appender);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    // Whatever the filter says: below a warning, rmcp logs whole requests, prompts included.
+    // Whatever the filter says: below an error, rmcp logs requests and answers, with what hosts wrote.
     let without_requests = filter_fn(|metadata| {
-        !metadata.target().starts_with("rmcp") || *metadata.level() <= LevelFilter::WARN
+        !metadata.target().starts_with("rmcp") || *metadata.level() <= LevelFilter::ERROR
     });
     // A second start in one process keeps the first one's log.
     let _ = if also_stderr {

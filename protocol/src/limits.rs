@@ -137,6 +137,8 @@ pub const MCP_PAGE: usize = 100;
 pub const MCP_SUBSCRIPTIONS: usize = 64;
 /// Streams of changes (`subscriptions/listen`) that one MCP host may have open.
 pub const MCP_LISTENERS: usize = 8;
+/// Characters of what an MCP host wrote that a message repeats.
+pub const MCP_QUOTED_CHARS: usize = 200;
 /// Milliseconds between two notifications that one resource has changed.
 pub const MCP_UPDATE_MS: u64 = 500;
 /// Stop strings of one request.

@@ -171,6 +171,24 @@ impl<'a> Message<'a> {
         Some(Id::read(params.meta.id))
     }
 
+    /// What the acknowledgement of a `subscriptions/listen` says that the host will hear of: whether
+    /// lists of resources are among it, and the addresses of resources.
+    pub(crate) fn acknowledged(&self) -> (bool, Vec<String>) {
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Filter {
+            resources_list_changed: Option<bool>,
+            resource_subscriptions: Option<Vec<String>>,
+        }
+        #[derive(Deserialize)]
+        struct Params {
+            notifications: Filter,
+        }
+        let params = self.params.and_then(|raw| serde_json::from_str::<Params>(raw.get()).ok());
+        let Some(Params { notifications: told }) = params else { return (false, Vec::new()) };
+        (told.resources_list_changed == Some(true), told.resource_subscriptions.unwrap_or_default())
+    }
+
     /// The protocol version in the result of an `initialize`.
     pub(crate) fn protocol_version(&self) -> Option<String> {
         #[derive(Deserialize)]

@@ -42,6 +42,8 @@ struct Entry {
     in_batch: bool,
     written: bool,
     changes_state: bool,
+    /// A model calls it, which has tools and no terminal.
+    is_tool: bool,
     time: CallTime,
     deadline: Deadline,
     /// When it is answered at last: its limit, and in a batch the latest one, because a batch has
@@ -102,6 +104,7 @@ impl Pending {
                 in_batch,
                 written: false,
                 changes_state: changes_state(method, message),
+                is_tool: method == "tools/call",
                 time,
                 deadline,
                 due_at: deadline.expires_at(),
@@ -318,10 +321,13 @@ fn as_careful(error: ErrorBody, entry: &Entry) -> ErrorBody {
     if !entry.changes_state {
         return error;
     }
-    let mut error = error.with_remediation(
+    let mut error = error.with_remediation(if entry.is_tool {
+        "It may have been carried out: call server_status, list_models and job_list before you \
+         call it again."
+    } else {
         "It may have been carried out: look at `ingle ps`, `ingle models` and `ingle jobs list` \
-         before you send it again.",
-    );
+         before you send it again."
+    });
     error.retryable = false;
     error
 }

@@ -359,7 +359,12 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
             let mut is_wanted = false;
             for message in parsed.messages() {
                 let Some(id) = message.as_reply() else {
-                    is_wanted |= !self.session.is_known_to_host(message);
+                    let is_known = self.session.is_known_to_host(message);
+                    if is_known {
+                        let missed = McpSession::missed(message);
+                        self.outbox.extend(Some(missed).filter(|frames| !frames.is_empty()));
+                    }
+                    is_wanted |= !is_known;
                     continue;
                 };
                 let id = Id::read(id);

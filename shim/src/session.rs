@@ -5,6 +5,8 @@
 //! it ends. Hears frames and does no I/O. Must not know how they travel.
 
 use ingle_protocol::limits;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::envelope::{Id, Line, Message};
 
@@ -61,7 +63,7 @@ impl Subscription {
     /// What tells the host to look at the resource again, newline included: changes may have been
     /// missed while nobody was asked.
     pub(crate) fn updated(&self) -> String {
-        let uri = serde_json::Value::from(self.uri.as_str());
+        let uri = Value::from(self.uri.as_str());
         format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":{uri}}}}}{}"#,
             "\n"
@@ -197,6 +199,24 @@ impl McpSession {
         let Some(id) = id else { return false };
         let listen = self.listens.iter_mut().find(|listen| listen.id == id);
         listen.is_some_and(|listen| std::mem::take(&mut listen.repeated))
+    }
+
+    /// What a host is told in place of an acknowledgement that it knows, newlines included: to look
+    /// again, because changes may have been missed while nobody was asked.
+    pub(crate) fn missed(message: &Message<'_>) -> Vec<u8> {
+        let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
+        let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
+        let (lists, uris) = message.acknowledged();
+        let list = lists.then(|| {
+            let method = "notifications/resources/list_changed";
+            json!({ "jsonrpc": "2.0", "method": method, "params": { "_meta": meta } })
+        });
+        let resources = uris.into_iter().take(limits::SHIM_SUBSCRIPTIONS).map(|uri| {
+            let params = json!({ "_meta": meta, "uri": uri });
+            json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params })
+        });
+        let frames = list.into_iter().chain(resources).map(|frame| format!("{frame}\n"));
+        frames.collect::<String>().into_bytes()
     }
 
     /// What the next daemon must be told.

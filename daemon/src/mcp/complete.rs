@@ -8,6 +8,7 @@ use ingle_protocol::wire::jobs::ListJobsParams;
 use rmcp::ErrorData;
 use rmcp::model::{CompleteRequestParams, CompleteResult, CompletionInfo, Reference};
 
+use super::brief::brief;
 use super::prompts::{FOCUSES, prompt_list};
 use super::resources::{JOB_TEMPLATE, MODEL_TEMPLATE};
 use super::session::Session;
@@ -42,15 +43,20 @@ impl Session {
                     (Some(_), "focus") => FOCUSES.map(str::to_owned).to_vec(),
                     (Some(_), _) => Vec::new(),
                     (None, name) => {
-                        let message = format!("the prompt `{}` has no `{name}`", prompt.name);
+                        let message = format!(
+                            "the prompt `{}` has no `{}`",
+                            brief(&prompt.name),
+                            brief(name)
+                        );
                         return Err(ErrorData::invalid_params(message, None));
                     }
                 }
             }
             (_, name) => {
                 let message = format!(
-                    "nothing is completed for `{name}`: `name` of {MODEL_TEMPLATE} is, `id` of \
-                     {JOB_TEMPLATE}, and the arguments of prompts"
+                    "nothing is completed for `{}`: `name` of {MODEL_TEMPLATE} is, `id` of \
+                     {JOB_TEMPLATE}, and the arguments of prompts",
+                    brief(name)
                 );
                 return Err(ErrorData::invalid_params(message, None));
             }

@@ -15,6 +15,8 @@ use rmcp::service::RxJsonRpcMessage;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::brief;
+
 /// Methods that revision 2026-07-28 has taken away. (Nobody answers `logging/setLevel` anyway.)
 const REMOVED: &[&str] = &["initialize", "ping", "resources/subscribe", "resources/unsubscribe"];
 
@@ -52,7 +54,7 @@ pub(super) fn problem(message: &RxJsonRpcMessage<RoleServer>) -> Option<(Request
 }
 
 fn check<T: DeserializeOwned>(params: Value) -> Option<String> {
-    serde_json::from_value::<T>(params).err().map(|error| error.to_string())
+    serde_json::from_value::<T>(params).err().map(|error| brief::problem(&error))
 }
 
 #[cfg(test)]
@@ -77,6 +79,9 @@ mod tests {
             let problem = problem.unwrap_or_else(|| panic!("{method} with {params}"));
             assert!(problem.contains(named), "{problem}");
         }
+        let wrong = json!({ "name": "chat", "arguments": "x".repeat(9_999) });
+        let long = of(request("tools/call", wrong)).unwrap();
+        assert!(long.len() < 1_000, "{long}");
         assert_eq!(of(request("tools/call", json!({ "name": "chat" }))), None);
         assert_eq!(of(request("no/such", json!({}))), None);
         assert_eq!(of(json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })), None);

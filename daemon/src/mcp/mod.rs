@@ -3,6 +3,7 @@
 //! Owns the session of one host: rmcp over our own bounded transport. Knows nothing of engines:
 //! tools and resources call the service like every other edge.
 
+mod brief;
 mod complete;
 mod misread;
 mod news;

@@ -5,7 +5,7 @@
 //! changes while one notification is on its way is told by the next.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,8 +25,10 @@ use crate::jobs::record::JobRecord;
 /// Who follows what in one session.
 #[derive(Debug)]
 pub(super) struct News {
-    /// Subscriptions by address; dropping one ends it.
-    subscriptions: Mutex<HashMap<String, DropGuard>>,
+    /// Subscriptions by address, each with a number of its own; dropping one ends it.
+    subscriptions: Mutex<HashMap<String, (u64, DropGuard)>>,
+    /// The number of the next subscription.
+    next: AtomicU64,
     /// Streams of changes that may still be opened.
     listeners: Semaphore,
     /// Whether list changes are told.
@@ -38,14 +40,37 @@ impl News {
     pub(super) fn new() -> Self {
         Self {
             subscriptions: Mutex::default(),
+            next: AtomicU64::new(0),
             listeners: Semaphore::new(limits::MCP_LISTENERS),
             tells_lists: AtomicBool::new(false),
         }
     }
 
-    fn subscriptions(&self) -> MutexGuard<'_, HashMap<String, DropGuard>> {
+    fn subscriptions(&self) -> MutexGuard<'_, HashMap<String, (u64, DropGuard)>> {
         // It is whole after every statement, so a panic elsewhere cannot have torn it.
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a subscription in the place of one of that address; its number, or `None` when there
+    /// is no room.
+    fn note(&self, uri: &str, guard: DropGuard) -> Option<u64> {
+        let mut subscriptions = self.subscriptions();
+        let is_new = !subscriptions.contains_key(uri);
+        if is_new && subscriptions.len() >= limits::MCP_SUBSCRIPTIONS {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        subscriptions.insert(uri.to_owned(), (number, guard));
+        Some(number)
+    }
+
+    /// Gives back the place of a subscription to what changes no more, unless it is another's by
+    /// now.
+    fn forget(&self, uri: &str, number: u64) {
+        let mut subscriptions = self.subscriptions();
+        if subscriptions.get(uri).is_some_and(|(present, _)| *present == number) {
+            subscriptions.remove(uri);
+        }
     }
 }
 
@@ -121,19 +146,14 @@ impl Session {
         // It must be there now; its end is told like any other change.
         self.read_place(&uri).await?;
         let ended = CancellationToken::new();
-        {
-            let mut subscriptions = self.news.subscriptions();
-            let is_new = !subscriptions.contains_key(&uri);
-            if is_new && subscriptions.len() >= limits::MCP_SUBSCRIPTIONS {
-                let message = format!(
-                    "{} resources are followed already; unsubscribe from one first",
-                    limits::MCP_SUBSCRIPTIONS
-                );
-                return Err(ErrorData::invalid_request(message, None));
-            }
-            subscriptions.insert(uri.clone(), ended.clone().drop_guard());
-        }
-        let session_ended = self.ended.clone();
+        let Some(number) = self.news.note(&uri, ended.clone().drop_guard()) else {
+            let message = format!(
+                "{} resources are followed already; unsubscribe from one first",
+                limits::MCP_SUBSCRIPTIONS
+            );
+            return Err(ErrorData::invalid_request(message, None));
+        };
+        let (session_ended, news) = (self.ended.clone(), Arc::clone(&self.news));
         tokio::spawn(async move {
             let tell = || {
                 let (peer, note) = (peer.clone(), ResourceUpdatedNotificationParam::new(&uri));
@@ -142,7 +162,7 @@ impl Session {
             tokio::select! {
                 () = session_ended.cancelled() => {}
                 () = ended.cancelled() => {}
-                () = changes.follow(tell) => {}
+                () = changes.follow(tell) => news.forget(&uri, number),
             }
         });
         Ok(())
@@ -224,3 +244,22 @@ pub(super) fn accepted(requested: &SubscriptionFilter) -> SubscriptionFilter {
 
 /// Shared by the clones of one session.
 pub(super) type SharedNews = Arc<News>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_ended_gives_its_place_back_to_others_only() {
+        let news = News::new();
+        let note = |uri: &str| news.note(uri, CancellationToken::new().drop_guard());
+        let numbers: Vec<u64> =
+            (0..limits::MCP_SUBSCRIPTIONS).filter_map(|job| note(&format!("job-{job}"))).collect();
+        assert_eq!((numbers.len(), note("more")), (limits::MCP_SUBSCRIPTIONS, None));
+        let again = note("job-0").unwrap();
+        news.forget("job-0", numbers[0]);
+        assert_eq!(note("more"), None, "job-0 is followed anew");
+        news.forget("job-0", again);
+        assert!(note("more").is_some());
+    }
+}

@@ -9,6 +9,8 @@ use rmcp::model::{
 };
 use serde_json::Value;
 
+use super::brief::brief;
+
 /// What a review can look at; completed as the user types.
 pub(super) const FOCUSES: [&str; 6] =
     ["correctness", "security", "performance", "readability", "error handling", "tests"];
@@ -59,7 +61,8 @@ pub(super) fn get(request: GetPromptRequestParams) -> Result<GetPromptResult, Er
     let all = prompt_list();
     let Some(prompt) = all.iter().find(|prompt| prompt.name == name) else {
         let names: Vec<_> = all.iter().map(|prompt| prompt.name.as_str()).collect();
-        let message = format!("there is no prompt `{name}`; there are {}", names.join(", "));
+        let message =
+            format!("there is no prompt `{}`; there are {}", brief(&name), names.join(", "));
         return Err(ErrorData::invalid_params(message, None));
     };
     let given = Given { prompt, arguments: request.arguments.unwrap_or_default() };
@@ -92,7 +95,8 @@ impl Given<'_> {
             if known.iter().all(|argument| argument.name != *key) {
                 let names: Vec<_> = known.iter().map(|argument| argument.name.as_str()).collect();
                 return refuse(format!(
-                    "the prompt `{name}` has no argument `{key}`; it has {}",
+                    "the prompt `{name}` has no argument `{}`; it has {}",
+                    brief(key),
                     names.join(", ")
                 ));
             }

@@ -12,6 +12,7 @@ use rmcp::ErrorData;
 use rmcp::model::{ReadResourceResult, Resource, ResourceContents, ResourceTemplate};
 use serde_json::{Value, json};
 
+use super::brief::brief;
 use super::session::Session;
 
 const JSON: &str = "application/json";
@@ -180,7 +181,7 @@ impl Session {
                 let models = self.service.list_models().await?.models;
                 let entry = models.into_iter().find(|model| model.name == *name);
                 let entry = entry.ok_or_else(|| {
-                    let message = format!("there is no model `{name}`");
+                    let message = format!("there is no model `{}`", brief(name));
                     ErrorBody::new(ErrorCode::ModelNotFound, message)
                 })?;
                 let loaded = self.service.status().models;
@@ -196,7 +197,8 @@ impl Session {
 /// MCP's error for an address nobody lives at.
 pub(super) fn not_found(uri: &str) -> ErrorData {
     let message = format!(
-        "there is no resource `{uri}`; there are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and {JOB_TEMPLATE}"
+        "there is no resource `{}`; there are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and {JOB_TEMPLATE}",
+        brief(uri)
     );
     ErrorData::resource_not_found(message, Some(json!({ "uri": uri })))
 }

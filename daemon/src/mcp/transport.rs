@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::brief::{self, brief};
 use super::misread;
 
 /// One host's connection, as rmcp sees it.
@@ -93,7 +94,8 @@ impl FrameTransport {
         match (id, message["method"].as_str()) {
             (None, Some(_)) => {}
             (Some(id), Some(method)) => {
-                let text = format!("`{method}` cannot be read: {error}");
+                let problem = brief::problem(error);
+                let text = format!("`{}` cannot be read: {problem}", brief(method));
                 self.refuse(id, ErrorCode::InvalidParams, text);
             }
             (id, None) => {

@@ -278,6 +278,14 @@ fn unusable(error: FileError) -> ErrorBody {
 }
 
 fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody {
+    if *refusal == Refusal::Unsound {
+        let message = format!(
+            "`{}` would have become something else than was meant; it was left as it is",
+            path.display()
+        );
+        let next = format!("Report this with the file. {PRINT_HINT}");
+        return ErrorBody::new(ErrorCode::Internal, message).with_remediation(next);
+    }
     let message = format!("{}; it was left as it is", explain(refusal, path, text, name));
     let next = match refusal {
         Refusal::Foreign { .. } => {
@@ -299,6 +307,7 @@ fn explain(refusal: &Refusal, path: &Path, text: &str, name: &str) -> String {
         Refusal::Foreign { at, command } => {
             (*at, format!("the entry `{name}` starts `{command}`, not `ingle mcp`"))
         }
+        Refusal::Unsound => (0, "the change would be another than was meant".to_owned()),
     };
     let (line, column) = jsonc::line_and_column(text, at);
     format!("`{}`, line {line}, column {column}: {problem}", path.display())

@@ -188,8 +188,10 @@ pub(crate) fn remove(text: &str, document: &Document, object: &Node, place: usiz
     }
     let key = member.key_span.start;
     let mut begin = text[..key].trim_end().len();
-    let after_remark =
-        document.comments.iter().any(|remark| remark.to_end_of_line && remark.span.end == begin);
+    // Spaces at a remark's end are its own, and `begin` stands before them.
+    let after_remark = document.comments.iter().any(|remark| {
+        remark.to_end_of_line && remark.span.start < begin && begin <= remark.span.end
+    });
     let rest_of_line = text[end..].split('\n').next().unwrap_or_default();
     if after_remark && !rest_of_line.trim().is_empty() {
         // What follows must not become part of the remark.

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use ingle_protocol::limits;
@@ -40,6 +40,20 @@ pub(crate) struct Snapshot {
     /// Its text; `None` when it is not there.
     pub(crate) text: Option<String>,
     mode: Option<u32>,
+    owner: Option<Owner>,
+}
+
+/// User and group of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { user: metadata.uid(), group: metadata.gid() }
+    }
 }
 
 /// Reads the file at `path`, behind links.
@@ -51,7 +65,7 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot, FileError> {
     let metadata = match fs::metadata(&path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Snapshot { path, text: None, mode: None });
+            return Ok(Snapshot { path, text: None, mode: None, owner: None });
         }
         Err(error) => return Err(FileError::Io { verb: "read", path, error }),
     };
@@ -59,7 +73,8 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot, FileError> {
         return Err(FileError::NotAFile(path));
     }
     let text = read_text(&path)?;
-    Ok(Snapshot { path, text: Some(text), mode: Some(metadata.permissions().mode() & 0o7777) })
+    let mode = Some(metadata.permissions().mode() & 0o7777);
+    Ok(Snapshot { path, text: Some(text), mode, owner: Some(Owner::of(&metadata)) })
 }
 
 /// Where a path leads. A link to a file that is not there yet leads there all the same.
@@ -109,21 +124,35 @@ impl Snapshot {
             made.map_err(|error| FileError::Io { verb: "make", path: folder.to_owned(), error })?;
         }
         let backup = self.back_up()?;
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = format!(".{name}.ingle-{}", std::process::id());
-        let temporary = self.path.with_file_name(temporary);
-        let written = write_new(&temporary, text, self.mode.unwrap_or(new_mode))
-            .and_then(|()| self.check_unchanged())
-            .and_then(|()| {
-                fs::rename(&temporary, &self.path).map_err(|error| self.failed("replace", error))
+        let mode = self.mode.unwrap_or(new_mode);
+        self.put(&self.path, text, mode, || self.check_unchanged())?;
+        self.sync_folder();
+        Ok(backup)
+    }
+
+    /// Puts a text in the place of `path`, whole, with the file's owner, if `is_fine` to the last.
+    fn put(
+        &self,
+        path: &Path,
+        text: &str,
+        mode: u32,
+        is_fine: impl FnOnce() -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.ingle-{}", std::process::id()));
+        let put =
+            write_new(&temporary, text, mode, self.owner).and_then(|()| is_fine()).and_then(|()| {
+                fs::rename(&temporary, path).map_err(|error| FileError::Io {
+                    verb: "replace",
+                    path: path.to_owned(),
+                    error,
+                })
             });
-        if written.is_err() {
+        if put.is_err() {
             // Nothing is left of the attempt; the error says why it failed.
             let _ = fs::remove_file(&temporary);
         }
-        written?;
-        self.sync_folder();
-        Ok(backup)
+        put
     }
 
     /// Removes the file.
@@ -157,7 +186,7 @@ impl Snapshot {
             let path = self.backup_path(number);
             match fs::symlink_metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return write_new(&path, text, mode).map(|()| Some(path));
+                    return write_new(&path, text, mode, self.owner).map(|()| Some(path));
                 }
                 _ => {
                     if read_text(&path).is_ok_and(|kept| kept == *text) {
@@ -168,12 +197,7 @@ impl Snapshot {
         }
         // The places are full. The first is from before us, so it is the last that goes.
         let path = self.backup_path(limits::HOST_CONFIG_BACKUPS);
-        fs::remove_file(&path).map_err(|error| FileError::Io {
-            verb: "replace",
-            path: path.clone(),
-            error,
-        })?;
-        write_new(&path, text, mode).map(|()| Some(path))
+        self.put(&path, text, mode, || Ok(())).map(|()| Some(path))
     }
 
     fn backup_path(&self, number: u32) -> PathBuf {
@@ -191,15 +215,30 @@ impl Snapshot {
     }
 }
 
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
+fn write_new(path: &Path, text: &str, mode: u32, owner: Option<Owner>) -> Result<(), FileError> {
     let failed = |error| FileError::Io { verb: "write", path: path.to_owned(), error };
     let mut options = OpenOptions::new();
     let mut file =
         options.write(true).create_new(true).mode(mode & 0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
+    let written = fill(&mut file, text, mode, owner).map_err(failed);
+    if written.is_err() {
+        // Half a file is none; the error says why.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+fn fill(file: &mut File, text: &str, mode: u32, owner: Option<Owner>) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    // Somebody who works as another user must not take the file from its owner.
+    if let Some(owner) = owner
+        && Owner::of(&file.metadata()?) != owner
+    {
+        fchown(&*file, Some(owner.user), Some(owner.group))?;
+    }
     // The old file's own mode, whatever the umask says.
-    file.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -248,6 +287,29 @@ mod tests {
             ["mcp.json", "mcp.json.ingle-backup-1", "mcp.json.ingle-backup-2"]
         );
         assert_eq!(read(&link).unwrap().backups(), ["new", "old"]);
+    }
+
+    #[test]
+    fn a_file_keeps_its_owner_and_the_last_backup_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mcp.json");
+        fs::write(&path, "0").unwrap();
+        let theirs = if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(4_321), Some(4_322)).unwrap();
+            Owner { user: 4_321, group: 4_322 }
+        } else {
+            Owner::of(&fs::metadata(&path).unwrap())
+        };
+        let count = limits::HOST_CONFIG_BACKUPS + 2;
+        for number in 1..=count {
+            let backup = read(&path).unwrap().replace(&number.to_string(), MODE).unwrap().unwrap();
+            assert_eq!(Owner::of(&fs::metadata(&path).unwrap()), theirs);
+            assert_eq!(Owner::of(&fs::metadata(&backup).unwrap()), theirs);
+        }
+        let backups = read(&path).unwrap().backups();
+        assert_eq!(backups.first(), Some(&(count - 1).to_string()));
+        assert_eq!(backups.last().map(String::as_str), Some("0"));
+        assert_eq!(names(folder.path()).len(), backups.len() + 1, "nothing temporary is left");
     }
 
     #[test]

@@ -5,10 +5,13 @@
 
 use std::ops::Range;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// Objects and lists inside each other, at most: no host nests its settings so deep.
 const MAX_DEPTH: usize = 128;
+
+const NO_STRING: &str = "this text holds an escape or a line break that is not JSON";
 
 /// What is wrong with a text, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,9 @@ pub(crate) enum Kind {
     List(Vec<Node>),
     /// Anything else.
     Scalar(Value),
+    /// A token that is JSON and still no value that could be held: a text with half a surrogate
+    /// pair, a number out of range. It is kept as it is written.
+    Opaque(String),
 }
 
 /// A member of an object.
@@ -79,7 +85,18 @@ impl Node {
         }
     }
 
-    /// The value itself, without places. Of members of one name the last counts, as for any reader.
+    /// The place of the first token in it that is no value.
+    pub(crate) fn opaque_at(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Object(members) => members.iter().find_map(|member| member.value.opaque_at()),
+            Kind::List(nodes) => nodes.iter().find_map(Self::opaque_at),
+            Kind::Scalar(_) => None,
+            Kind::Opaque(_) => Some(self.span.start),
+        }
+    }
+
+    /// The value itself, without places. Of members of one name the last counts, as for any reader;
+    /// an opaque token stands as a text of itself, to be compared only.
     pub(crate) fn value(&self) -> Value {
         match &self.kind {
             Kind::Object(members) => Value::Object(
@@ -90,6 +107,7 @@ impl Node {
             ),
             Kind::List(nodes) => nodes.iter().map(Self::value).collect(),
             Kind::Scalar(value) => value.clone(),
+            Kind::Opaque(token) => Value::from(token.as_str()),
         }
     }
 }
@@ -167,7 +185,7 @@ impl Reader<'_> {
         let kind = match self.byte() {
             Some(b'{') => self.object(depth)?,
             Some(b'[') => self.list(depth)?,
-            Some(b'"') => Kind::Scalar(Value::String(self.string()?)),
+            Some(b'"') => self.text()?,
             _ => self.word()?,
         };
         Ok(Node { span: begin..self.at, kind })
@@ -185,7 +203,7 @@ impl Reader<'_> {
                 _ => return Err(self.error("a name in double quotes, or `}`, was expected")),
             }
             let begin = self.at;
-            let key = self.string()?;
+            let key = self.key()?;
             let key_span = begin..self.at;
             self.skip()?;
             if self.byte() != Some(b':') {
@@ -226,7 +244,21 @@ impl Reader<'_> {
         Ok(comma)
     }
 
-    fn string(&mut self) -> Result<String, SyntaxError> {
+    fn key(&mut self) -> Result<String, SyntaxError> {
+        let length = self.string_length()?;
+        let key =
+            serde_json::from_str(&self.rest()[..length]).map_err(|_| self.error(NO_STRING))?;
+        self.at += length;
+        Ok(key)
+    }
+
+    fn text(&mut self) -> Result<Kind, SyntaxError> {
+        let length = self.string_length()?;
+        self.token(length, NO_STRING)
+    }
+
+    /// The bytes of the string that begins here, both quotes included.
+    fn string_length(&self) -> Result<usize, SyntaxError> {
         let mut is_escaped = false;
         let end = self.rest().bytes().skip(1).position(|byte| {
             let ends = byte == b'"' && !is_escaped;
@@ -234,22 +266,29 @@ impl Reader<'_> {
             ends
         });
         let Some(end) = end else { return Err(self.error("this text does not end")) };
-        let length = end + 2;
-        let string = serde_json::from_str(&self.rest()[..length]).map_err(|_| {
-            self.error("this text holds an escape or a line break that is not JSON")
-        })?;
-        self.at += length;
-        Ok(string)
+        Ok(end + 2)
     }
 
     fn word(&mut self) -> Result<Kind, SyntaxError> {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
         let rest = self.rest();
         let length = rest.bytes().position(|byte| !is_word(byte)).unwrap_or(rest.len());
-        let value = serde_json::from_str(&rest[..length])
-            .map_err(|_| self.error("a value was expected"))?;
+        self.token(length, "a value was expected")
+    }
+
+    /// A token of that many bytes; `problem` is what to say where it is not JSON.
+    fn token(&mut self, length: usize, problem: &'static str) -> Result<Kind, SyntaxError> {
+        let token = &self.rest()[..length];
+        let kind = match serde_json::from_str(token) {
+            Ok(value) => Kind::Scalar(value),
+            // This reads the syntax only, and takes what no value can hold.
+            Err(_) => match serde_json::from_str::<&RawValue>(token) {
+                Ok(raw) => Kind::Opaque(raw.get().to_owned()),
+                Err(_) => return Err(self.error(problem)),
+            },
+        };
         self.at += length;
-        Ok(Kind::Scalar(value))
+        Ok(kind)
     }
 }
 
@@ -278,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_json_and_no_value_is_kept_as_it_is_written() {
+        for token in [r#""\ud83d""#, r#""a\udc00 b""#, "1e999", "-1E+400"] {
+            let text = format!("{{\"a\": [1, {token}]}}");
+            let document = parse(&text).unwrap();
+            assert_eq!(document.root.value(), json!({ "a": [1, token] }), "{text}");
+            assert_eq!(document.root.opaque_at(), Some(10), "{text}");
+        }
+        assert_eq!(parse("{\"a\": [1, \"\\ud83d\\ude00\"]}").unwrap().root.opaque_at(), None);
+    }
+
+    #[test]
     fn what_nobody_could_read_is_refused_where_it_stands() {
         for (text, line, column) in [
             ("", 1, 1),
@@ -289,6 +339,10 @@ mod tests {
             ("{\"ä\": 'x'}", 1, 7),
             ("{\"a\": \"x\ny\"}", 1, 7),
             ("{\"a\": \"x}", 1, 7),
+            ("{\"a\": \"\\ud83\"}", 1, 7),
+            ("{\"a\": \"\\x\"}", 1, 7),
+            ("{\"a\": 1e}", 1, 7),
+            ("{\"a\": 01}", 1, 7),
             ("{} x", 1, 4),
             ("{} /* x", 1, 4),
             ("{} /*/", 1, 4),

@@ -43,6 +43,8 @@ pub(crate) enum Refusal {
         /// What it starts.
         command: String,
     },
+    /// What would be written says something else than was meant: a fault of ours.
+    Unsound,
 }
 
 impl From<SyntaxError> for Refusal {
@@ -64,6 +66,21 @@ pub(crate) fn install(
     entry: &Entry,
     force: bool,
 ) -> Result<String, Refusal> {
+    let new = put_in(text, servers, entry, force)?;
+    let old = text.map_or_else(|| Ok(nothing()), value_of)?;
+    let mut expected = old;
+    let before = expected[servers].get(&entry.name).cloned();
+    expected[servers][&entry.name] = becomes(before.as_ref(), entry);
+    let is_sound = value_of(&new).is_ok_and(|value| value == expected);
+    is_sound.then_some(new).ok_or(Refusal::Unsound)
+}
+
+fn put_in(
+    text: Option<&str>,
+    servers: &str,
+    entry: &Entry,
+    force: bool,
+) -> Result<String, Refusal> {
     let Some(text) = text.filter(|text| !is_blank(text)) else {
         let document = Form::Object(vec![(servers.to_owned(), named(entry))]);
         let mark = text.filter(|text| text.starts_with('\u{feff}')).map_or("", |_| "\u{feff}");
@@ -78,7 +95,12 @@ pub(crate) fn install(
     };
     match find(&map.value, servers, &entry.name)? {
         None => Ok(edit::insert(text, &document, &map.value, &entry.name, &entry.form())),
-        Some(found) if hosts::is_ours(&found.value.value()) => update(text, servers, entry),
+        Some(found) if hosts::is_ours(&found.value.value()) => match found.value.opaque_at() {
+            Some(at) => {
+                Err(SyntaxError { at, problem: "no value can be as this is written" }.into())
+            }
+            None => update(text, servers, entry),
+        },
         Some(found) if found.value.value() == entry.value() => Ok(text.to_owned()),
         Some(found) if force => Ok(edit::replace(text, found, &entry.form())),
         Some(found) => Err(Refusal::Foreign {
@@ -95,6 +117,33 @@ pub(crate) fn install(
 /// # Errors
 /// See [`Refusal`].
 pub(crate) fn uninstall(
+    text: &str,
+    servers: &str,
+    name: &str,
+    before: &[String],
+    force: bool,
+) -> Result<Removed, Refusal> {
+    let removed = take_out(text, servers, name, before, force)?;
+    let left = match &removed {
+        Removed::Nothing => return Ok(removed),
+        Removed::Text(rest) => value_of(rest),
+        Removed::File => Ok(nothing()),
+    };
+    let mut expected = value_of(text)?;
+    if let Some(map) = expected[servers].as_object_mut() {
+        map.remove(name);
+    }
+    let mut without_map = expected.clone();
+    if let (Some(root), true) =
+        (without_map.as_object_mut(), expected[servers] == Value::Object(Map::new()))
+    {
+        root.remove(servers);
+    }
+    let is_sound = left.is_ok_and(|left| left == expected || left == without_map);
+    is_sound.then_some(removed).ok_or(Refusal::Unsound)
+}
+
+fn take_out(
     text: &str,
     servers: &str,
     name: &str,
@@ -132,13 +181,19 @@ pub(crate) fn uninstall(
         let members = node.members().unwrap_or_default();
         members.iter().position(|member| member.key == name).unwrap_or(members.len())
     };
-    // A map that came with the entry goes with it.
+    // A map that came with the entry goes with it, unless somebody has remarked on it.
     let had_no_map = |before: &&String| {
         jsonc::parse(before)
             .is_ok_and(|document| matches!(find(&document.root, "", servers), Ok(None)))
     };
     let is_last = map.value.members().is_some_and(|members| members.len() == 1);
-    let rest = if is_last && before.first().is_some_and(had_no_map) {
+    let (around, ours) =
+        (map.key_span.start..map.value.span.end, found.key_span.start..found.value.span.end);
+    let has_remarks = document
+        .comments
+        .iter()
+        .any(|remark| around.contains(&remark.span.start) && !ours.contains(&remark.span.start));
+    let rest = if is_last && !has_remarks && before.first().is_some_and(had_no_map) {
         edit::remove(text, &document, &document.root, place(&document.root, servers))
     } else {
         edit::remove(text, &document, &map.value, place(&map.value, name))
@@ -172,6 +227,30 @@ pub(crate) fn entry_in(text: &str, servers: &str, name: &str) -> Result<Option<V
 
 fn has_entry(text: &str, servers: &str, name: &str) -> bool {
     entry_in(text, servers, name).is_ok_and(|entry| entry.is_some())
+}
+
+/// What a text says; a blank one says no more than an empty object.
+fn value_of(text: &str) -> Result<Value, SyntaxError> {
+    if is_blank(text) { Ok(nothing()) } else { Ok(jsonc::parse(text)?.root.value()) }
+}
+
+fn nothing() -> Value {
+    Value::Object(Map::new())
+}
+
+/// What installing makes of an entry's value.
+fn becomes(old: Option<&Value>, entry: &Entry) -> Value {
+    let Some(Value::Object(old)) = old.filter(|old| hosts::is_ours(old)) else {
+        return entry.value();
+    };
+    let mut new = old.clone();
+    new.extend(entry.members.iter().cloned());
+    let ours = entry.members.iter().find(|(key, _)| key == "env");
+    let ours = ours.map_or_else(nothing, |(_, env)| env.clone());
+    if let Some(old) = old.get("env") {
+        new.insert("env".to_owned(), hosts::merge_env(old, &ours));
+    }
+    Value::Object(new)
 }
 
 fn is_blank(text: &str) -> bool {

@@ -223,16 +223,54 @@ fn what_cannot_be_understood_is_refused_with_its_place() {
         ("{\"mcpServers\": {\"ingle\": {}, \"ingle\": {}}}", (1, 30), "ingle"),
         ("{\"mcpServers\": {\"ingle\": 5}}", (1, 17), "nothing"),
         ("// only a remark", (1, 17), "value"),
+        (
+            r#"{"mcpServers": {"ingle": {"command": "ingle", "args": ["mcp", 1e999]}}}"#,
+            (1, 63),
+            "no value",
+        ),
     ] {
         let refusal = install(Some(text), "mcpServers", &entry, false).unwrap_err();
         let (at, what) = match &refusal {
             Refusal::Syntax(error) => (error.at, error.problem),
             Refusal::NotAnObject { at, name } | Refusal::Twice { at, name } => (*at, &name[..]),
             Refusal::Foreign { at, command } => (*at, &command[..]),
+            Refusal::Unsound => (usize::MAX, "unsound"),
         };
         assert_eq!(jsonc::line_and_column(text, at), place, "{text}");
         assert!(what.contains(problem), "{text}: {refusal:?}");
     }
+}
+
+#[test]
+fn what_stands_behind_a_remark_with_spaces_at_its_end_stays() {
+    for end in ["", " ", " \t ", "\u{a0}", " \r"] {
+        let ours = r#""ingle": {"command": "ingle", "args": ["mcp"]}"#;
+        for (text, rest) in [
+            (
+                format!("{{\"mcpServers\": {{ // x{end}\n  {ours}, \"b\": {{}}\n}}}}"),
+                json!({ "mcpServers": { "b": {} } }),
+            ),
+            (
+                format!("{{\"mcpServers\": {{\"b\": {{}}, // x{end}\n  {ours} }} }}"),
+                json!({ "mcpServers": { "b": {} } }),
+            ),
+        ] {
+            let removed = uninstall(&text, "mcpServers", "ingle", &[], false).unwrap();
+            let Removed::Text(left) = removed else { panic!("{removed:?}") };
+            assert_eq!(value_of(&left).unwrap(), rest, "{text:?} {left:?}");
+            assert!(left.contains("// x"), "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_map_with_remarks_stays() {
+    let before = "{\n  \"a\": \"\\ud83d\"\n}\n";
+    let after = install(Some(before), "mcpServers", &entry(Host::Cursor, 60), false).unwrap();
+    let after = after.replace("    }\n", "    } // the only one\n").replace("ud83d", "ud83e");
+    let removed = uninstall(&after, "mcpServers", "ingle", &[before.to_owned()], false).unwrap();
+    let Removed::Text(left) = removed else { panic!("{removed:?}") };
+    assert!(left.contains("// the only one") && left.contains("\"mcpServers\""), "{left}");
 }
 
 #[test]

@@ -557,9 +557,20 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
         let mut next = host.greeted().await;
         assert_eq!(next.read().await["id"], 1);
         assert_eq!(next.read().await["id"], 4);
-        next.write(&acknowledged(1)).await;
+        let mut again = acknowledged(1);
+        let told =
+            json!({ "resourcesListChanged": true, "resourceSubscriptions": ["ingle://jobs"] });
+        again["params"]["notifications"] = told;
+        next.write(&again).await;
         next.write(&json!({ "method": "notifications/tools/list_changed" })).await;
         next.write(&json!({ "id": 4, "result": {} })).await;
+        // What may have been missed is told instead of what the host knows.
+        for (method, uri) in [("list_changed", Value::Null), ("updated", json!("ingle://jobs"))] {
+            let news = host.read().await;
+            assert_eq!(news["method"], format!("notifications/resources/{method}"));
+            assert_eq!(news["params"]["_meta"], again["params"]["_meta"]);
+            assert_eq!(news["params"]["uri"], uri);
+        }
         assert_eq!(host.read().await["method"], "notifications/tools/list_changed");
         assert_eq!(host.read().await["id"], 4);
         // It ends when the daemon says so, once.

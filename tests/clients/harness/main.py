@@ -33,6 +33,7 @@ KINDS = ("not applicable", "fault")
 
 def main():
     """The command."""
+    signal.signal(signal.SIGTERM, end)
     arguments = parse()
     folders = {path.parent.name: path.parent for path in sorted(SUITES.glob("*/suite.toml"))}
     unknown = [name for name in arguments.suites if name not in folders]
@@ -52,6 +53,12 @@ def main():
         text = json.dumps({"suites": results}, indent=2) + "\n"
         pathlib.Path(arguments.json).write_text(text, encoding="utf-8")
     sys.exit(any(result["unexplained"] for result in results))
+
+
+def end(_signal, _frame):
+    """Ends the run as an exception does: daemons and folders go. Once is enough."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def parse():
@@ -101,7 +108,8 @@ def run_suite(name, folder, bin_dir, environments, arguments):
             result["unexplained"].append(fault)
         if home.daemon.poll() is not None:
             result["unexplained"].append(f"the daemon ended: {home.daemon.returncode}")
-        result["scenarios"] = read_report(home)
+        result["scenarios"], faults = read_report(home)
+        result["unexplained"] += faults
     except HomeFault as fault:
         result["unexplained"].append(str(fault))
     finally:
@@ -146,18 +154,39 @@ def run_program(folder, home, surroundings, limit_s):
     try:
         status = process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_group(process)
         return f"not done after {limit_s} s"
+    except BaseException:
+        end_group(process)
+        raise
     return None if status == 0 else f"suite.py ended with {status}"
 
 
+def end_group(process):
+    """Ends a suite that has not ended, with what it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
 def read_report(home):
-    """What the suite has told."""
+    """What the suite has told, and what is wrong with that: one that was killed may have been in
+    the middle of its last line."""
     report = home.folder / "report"
     if not report.exists():
-        return []
-    return [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+        return [], []
+    lines = report.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = []
+    for number, line in enumerate(lines, 1):
+        try:
+            told.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise
+            return told, [f"the last line of its report is cut off: {line[:200]}"]
+    return told, []
 
 
 def read_expected(folder):

@@ -5,7 +5,8 @@ resource that only that server has. All are run all the same, for both revisions
 for the extensions that it does not, and `expected.json` says why which does not apply.
 
 A scenario has passed if one of its own checks succeeded and none failed or warned; what only found
-nothing to check is no success.
+nothing to check is no success. One that a revision's requirements name and that did not run has
+failed.
 """
 
 import json
@@ -19,6 +20,8 @@ import threading
 from scenario import CONTEXT, log, report
 
 BIN = pathlib.Path(CONTEXT["modules"]) / ".bin"
+REQUIREMENTS = (pathlib.Path(CONTEXT["modules"]) / "@modelcontextprotocol" / "conformance" /
+                "requirements")
 RESULTS = pathlib.Path(CONTEXT["home"]) / "conformance"
 
 # Each revision with requirements of its own.
@@ -89,6 +92,15 @@ def judge(revision, folder):
         report(f"{revision}/{name}")
 
 
+def required(revision):
+    """The scenarios for servers that a revision's requirements name, scored or not."""
+    file = REQUIREMENTS / f"{revision}.yaml"
+    text = file.read_text(encoding="utf-8")
+    scored = re.search(r"^server:\n((?:  - .+\n|\s*#.*\n|\n)+)", text, re.MULTILINE)
+    names = set(re.findall(r"^  - (\S+)", scored[1], re.MULTILINE))
+    return names | set(re.findall(r"^  - scenario: (\S+)\n    leg: server$", text, re.MULTILINE))
+
+
 def drain(gateway):
     """Reads what the gateway says, so that it is never held up; nobody needs it."""
     while os.read(gateway.stdout.fileno(), 65536):
@@ -103,8 +115,12 @@ def main():
     reader.start()
     try:
         for revision in REVISIONS:
-            for folder in conform(port, RESULTS / revision, "--requirements", revision):
+            folders = conform(port, RESULTS / revision, "--requirements", revision)
+            for folder in folders:
                 judge(revision, folder)
+            ran = {FOLDER.fullmatch(folder.name)[1] for folder in folders}
+            for name in sorted(required(revision) - ran):
+                report(f"{revision}/{name}", "did not run", {"did not run"})
         for name in EXTENSIONS:
             for folder in conform(port, RESULTS / name, "--scenario", name):
                 judge("extension", folder)

@@ -11,6 +11,7 @@ import time
 
 import anyio
 from mcp import Client, MCPError, StdioServerParameters
+from mcp_types import CallToolRequest, CallToolRequestParams, CallToolResult, TaskMetadata
 from scenario import CONTEXT, equal, expect, raises, scenario_async
 
 # Mode of the client, and the revision that it must come to.
@@ -100,6 +101,16 @@ async def calls_tool(mode, name):
         expect(member in result.structured_content, f"no `{member}`: {result.structured_content}")
 
 
+async def ignores_a_task(mode):
+    """A call that asks to become a task of MCP's is answered like any other."""
+    async with host(mode) as client:
+        task = TaskMetadata(ttl=1000)
+        params = CallToolRequestParams(name="list_models", arguments={}, task=task)
+        result = await client.session.send_request(CallToolRequest(params=params), CallToolResult)
+        expect(not result.is_error, text_of(result))
+        expect("models" in result.structured_content, f"no models: {result.structured_content}")
+
+
 async def reports_progress(mode):
     """Progress grows while the call runs, and the result comes after it."""
     heard = []
@@ -147,7 +158,8 @@ async def becomes_a_job(mode):
         begun_at = time.monotonic()
         result = await client.call_tool("chat", {"model": "slow", "prompt": "job " + mode})
         took = time.monotonic() - begun_at
-        expect(took < 1.5, f"answered after {took:.1f} s")
+        # Long before the work is done; a busy machine is given time.
+        expect(took < 5, f"answered after {took:.1f} s")
         expect(not result.is_error, text_of(result))
         equal(result.structured_content["status"], "running", "status")
         job = result.structured_content["job_id"]
@@ -269,7 +281,8 @@ async def gets_prompts(mode):
 async def main():
     """Every scenario in every mode."""
     scenarios = [negotiates, lists_tools, reports_progress, cancels, becomes_a_job, cancels_a_job,
-                 explains_errors, many_at_once, reads_resources, hears_of_changes, gets_prompts]
+                 explains_errors, ignores_a_task, many_at_once, reads_resources,
+                 hears_of_changes, gets_prompts]
     for mode in MODES:
         for function in scenarios:
             await scenario_async(f"{mode}/{function.__name__}", function, mode)

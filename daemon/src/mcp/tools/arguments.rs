@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::schema;
+use crate::mcp::brief::{EXPECTED, brief, problem};
 
 /// Arguments of `chat`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -308,6 +309,7 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
 ) -> Result<T, ErrorBody> {
     serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|error| {
         let (path, problem) = (error.path().to_string(), in_plain_words(error.inner()));
+        let path = brief(&path);
         let known = schema::input::<T>();
         let field = path.split(['.', '[']).next().unwrap_or_default();
         match known["properties"].get(field) {
@@ -338,8 +340,8 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
 
 /// Serde's words for types, as a model knows them from schemas.
 fn in_plain_words(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let Some((problem, expected)) = text.rsplit_once(", expected ") else { return text };
+    let text = problem(error);
+    let Some((problem, expected)) = text.rsplit_once(EXPECTED) else { return text };
     let expected = match expected {
         "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "f32" | "f64" => "a number",
@@ -348,7 +350,7 @@ fn in_plain_words(error: &serde_json::Error) -> String {
         other if other.starts_with("struct ") => "an object",
         other => other,
     };
-    format!("{problem}, expected {expected}")
+    format!("{problem}{EXPECTED}{expected}")
 }
 
 /// What an argument's schema says of it.
@@ -390,6 +392,17 @@ mod tests {
             assert!(error.message.contains(field), "{error}");
             assert!(error.message.contains(words), "{error}");
             assert!(error.remediation.contains("`chat`"), "{error:?}");
+        }
+        let long = "x".repeat(100_000);
+        for arguments in [
+            json!({ "prompt": "x", "max_tokens": long }),
+            json!({ &long: "x" }),
+            json!({ "messages": [{ "role": long, "content": "" }] }),
+            json!({ "messages": [{ &long: "" }] }),
+        ] {
+            let error = read::<Chat>("chat", object(arguments)).unwrap_err();
+            assert!(serde_json::to_string(&error).unwrap().len() < 2_000, "{error:?}");
+            assert!(error.message.contains("expected"), "{error}");
         }
         let error = read::<Job>("job_get", object(json!({}))).unwrap_err();
         assert!(error.message.contains("missing field `job_id`"), "{error}");

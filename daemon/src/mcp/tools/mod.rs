@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 
 pub(super) use self::catalogue::tool_list;
 use self::outputs::answer;
+use super::brief::brief;
 use super::promote::{self, Patience, Progress};
 use super::session::Session;
 use crate::metrics::{Edge, Outcome, UNKNOWN};
@@ -100,7 +101,8 @@ impl Session {
         let name = request.name.as_ref();
         if tools::TOOLS.iter().all(|tool| tool.name != name) {
             let names: Vec<_> = tools::TOOLS.iter().map(|tool| tool.name).collect();
-            let message = format!("there is no tool `{name}`; there are {}", names.join(", "));
+            let message =
+                format!("there is no tool `{}`; there are {}", brief(name), names.join(", "));
             return Err(ErrorData::invalid_params(message, None));
         }
         let arguments = request.arguments.unwrap_or_default();
@@ -382,6 +384,10 @@ fn known_by_tools(error: ErrorBody) -> ErrorBody {
         ErrorCode::ModelNotFound => error.with_remediation(
             "Call list_models to see what is here. The user can fetch a model with `ingle pull`.",
         ),
+        ErrorCode::Overloaded => match error.details["retry_after_ms"].as_u64() {
+            Some(ms) => error.with_remediation(format!("Wait {ms} ms, then call the tool again.")),
+            None => error,
+        },
         _ => error,
     }
 }

@@ -12,7 +12,7 @@ use rmcp::model::CallToolResult;
 use serde_json::{Value, json};
 
 use super::outputs::{self, answer};
-use super::{Patience, result, tool_list};
+use super::{Patience, known_by_tools, result, tool_list};
 
 const PATIENCE: Patience = Patience::new(60_000);
 
@@ -187,4 +187,19 @@ fn everything_else_fits_its_schema_and_so_does_every_error() {
         assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation));
         tool_list().iter().for_each(|tool| assert_fits(&tool.name, &failure));
     }
+}
+
+#[test]
+fn a_failure_says_how_long_to_wait_and_what_there_is_so_far() {
+    let text = |error: ErrorBody| {
+        let failure = serde_json::to_value(outputs::failure(&known_by_tools(error))).unwrap();
+        failure["content"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let full = ErrorBody::overloaded("full");
+    let wait = format!("Wait {} ms", full.details["retry_after_ms"]);
+    assert!(text(full).contains(&wait));
+    let mut late = ErrorBody::timeout("the request", Layer::Work, 10, 11);
+    assert!(!text(late.clone()).contains("so far"));
+    late.details["partial_result"] = json!({ "text": "once upon" });
+    assert!(text(late).ends_with("so far:\nonce upon"));
 }
