@@ -158,8 +158,9 @@ impl Operations {
     ) -> Value {
         let mut content = json_of(answer);
         if let Some(events) = events {
-            content["text/event-stream"] =
-                json!({ "schema": { "type": "string", "description": events } });
+            // Without a type: readers of the document differ in whether it is the stream's or an
+            // event's.
+            content["text/event-stream"] = json!({ "schema": { "description": events } });
         }
         let statuses = [400, 404, 408, 409, 413, 415, 422, 429];
         let mut operation = self.get(id, about, content, &statuses);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// The content type of every error.
 pub const CONTENT: &str = "application/problem+json";
 
-/// An error on its way out. [`Problem::render`] gives it its body once the request's name is known.
+/// An error on its way out. `render` gives it its body once the request's name is known.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,

@@ -5,7 +5,7 @@
 //! or threads: whoever draws tokens asks for the allowed ones and says which was drawn.
 //!
 //! Formats come from anybody. Their size is bounded here, what they can grow into by
-//! [`schema::check`] and by llguidance's own limits, and nothing they name is ever fetched: this
+//! `schema::check` and by llguidance's own limits, and nothing they name is ever fetched: this
 //! build of llguidance has no resolver of references but the one for `#/...`.
 
 mod schema;
