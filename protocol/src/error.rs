@@ -204,6 +204,17 @@ impl ErrorBody {
         self
     }
 
+    /// The same error in the words of a caller who knows the member `ours` as `theirs`. An error about
+    /// another member stays as it is.
+    #[must_use]
+    pub fn with_field_renamed(mut self, ours: &str, theirs: &str) -> Self {
+        if self.details["field"] == *ours {
+            self.message = self.message.replace(&format!("`{ours}`"), &format!("`{theirs}`"));
+            self.details["field"] = json!(theirs);
+        }
+        self
+    }
+
     /// The same error with a more precise next step.
     #[must_use]
     pub fn with_remediation(mut self, remediation: impl Into<String>) -> Self {

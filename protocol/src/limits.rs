@@ -162,8 +162,9 @@ pub const FORMAT_ALTERNATIVES: usize = 1_000;
 pub const MASK_MS: u64 = 3_000;
 /// Texts that one request may ask for.
 pub const CHOICES: usize = 8;
-/// Tokens generated when a request names no maximum.
-pub const DEFAULT_MAX_TOKENS: u32 = 1_024;
+/// Tokens generated when a request names no maximum: enough to think and then to answer. Not the
+/// whole context, as memory for all of them is set aside before the first.
+pub const DEFAULT_MAX_TOKENS: u32 = 4_096;
 /// Messages of one conversation.
 pub const MESSAGES: usize = 4_096;
 

@@ -336,8 +336,8 @@ each model. A call that is not finished shortly before the host would give it up
 of a job that goes on; the tool job_wait gets its result.")]
     #[command(disable_help_subcommand = true)]
     Mcp {
-        /// How long the host waits for one reply, in seconds [default: 60]
-        #[arg(long, value_name = "SECONDS", value_parser = timeout)]
+        /// How long the host waits for one reply, such as 60s or 5m [default: 60s]
+        #[arg(long, value_name = "TIME", value_parser = time)]
         host_timeout: Option<Duration>,
         /// What to do instead of being one.
         #[command(subcommand)]
@@ -350,11 +350,22 @@ fn class(text: &str) -> Result<Class, String> {
         .ok_or_else(|| format!("must be one of {}", Class::ALL.map(Class::as_str).join(", ")))
 }
 
-fn timeout(text: &str) -> Result<Duration, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(value)
+/// A time such as `30s`, `1.5m`, `2h` or plain seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("not a time such as 30s, 10m or 2h".to_owned()),
+    };
+    let seconds: f64 = number.parse().map_err(|_| "not a time such as 30s, 10m or 2h")?;
+    Duration::try_from_secs_f64(seconds * scale)
         .ok()
-        .filter(|timeout| timeout.as_millis() > 0)
+        .filter(|time| time.as_millis() > 0)
         .ok_or_else(|| "must be more than 0".to_owned())
 }
 

@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub struct HttpConfig {
     /// Where to listen; nowhere when absent.
     pub listen: Option<SocketAddr>,
+    /// Whether the daemon was started to listen there, and is of no use without.
+    pub is_demanded: bool,
     /// What a caller must show.
     pub auth: HttpAuth,
     /// What `Host` may say besides this machine's own names: `name`, with any port, or `name:port`.
@@ -75,6 +77,7 @@ impl HttpTable {
         }
         HttpConfig {
             listen: listen.transpose()?,
+            is_demanded: false,
             auth: self.auth,
             allowed_hosts: self.allowed_hosts,
             cors_origins: self.cors_origins,
@@ -84,12 +87,12 @@ impl HttpTable {
 }
 
 impl HttpConfig {
-    /// The same with another address to listen at.
+    /// The same with another address, which must be had.
     ///
     /// # Errors
     /// As for the settings of the file.
     pub fn listening_at(self, listen: SocketAddr) -> Result<Self, String> {
-        Self { listen: Some(listen), ..self }.checked()
+        Self { listen: Some(listen), is_demanded: true, ..self }.checked()
     }
 
     /// Nobody but this machine's own users may talk to a daemon that asks for nothing, and no page

@@ -37,12 +37,8 @@ const NAMES: [(&str, &str); 3] = [
 ];
 
 /// The error with the name that the caller knows the member at fault by.
-pub(super) fn in_openais_words(mut error: ErrorBody) -> ErrorBody {
-    if let Some((ours, theirs)) = NAMES.iter().find(|(ours, _)| error.details["field"] == *ours) {
-        error.message = error.message.replace(&format!("`{ours}`"), &format!("`{theirs}`"));
-        error.details["field"] = json!(theirs);
-    }
-    error
+pub(super) fn in_openais_words(error: ErrorBody) -> ErrorBody {
+    NAMES.iter().fold(error, |error, (ours, theirs)| error.with_field_renamed(ours, theirs))
 }
 
 /// The status of each code.

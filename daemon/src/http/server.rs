@@ -44,10 +44,12 @@ pub struct Bound {
 
 impl Bound {
     /// Binds the Unix socket and, where the settings say so, a TCP port with its token. The caller
-    /// holds the daemon lock and has removed a stale socket.
+    /// holds the daemon lock and has removed a stale socket. An address of the settings that cannot be
+    /// had is reported in the status: the daemon's other callers do not need it.
     ///
     /// # Errors
-    /// `DAEMON_UNAVAILABLE` naming the address or file, and why.
+    /// `DAEMON_UNAVAILABLE` naming the socket, the address that was demanded or its token's file, and
+    /// why.
     pub async fn bind(paths: &Paths, config: &HttpConfig) -> Result<Self, ErrorBody> {
         let path = paths.http_socket();
         let mut status = HttpStatus::default();
@@ -63,28 +65,15 @@ impl Bound {
         };
         let tcp = match config.listen {
             None => None,
-            Some(listen) => {
-                let token = match config.auth {
-                    HttpAuth::None => None,
-                    HttpAuth::Token => {
-                        let file = paths.http_token();
-                        let token = Token::load_or_create(&file)
-                            .map_err(|error| cannot("use the token in", &file, &error))?;
-                        status.token_file = Some(file.display().to_string());
-                        Some(token)
-                    }
-                };
-                let bound = async {
-                    let listener = TcpListener::bind(listen).await?;
-                    let listen = listener.local_addr()?;
-                    Ok((listener, listen))
-                };
-                let (listener, listen): (_, SocketAddr) =
-                    bound.await.map_err(|error| taken(listen, &error))?;
-                status.url = Some(format!("http://{listen}/v1"));
-                tracing::info!(%listen, "HTTP is spoken over TCP");
-                Some((listener, Via::Tcp { listen, token }))
-            }
+            Some(listen) => match bind_tcp(listen, paths, config.auth, &mut status).await {
+                Ok(bound) => Some(bound),
+                Err(error) if config.is_demanded => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%listen, error = error.message, "no HTTP over TCP");
+                    status.problem = Some(format!("{}. {}", error.message, error.remediation));
+                    None
+                }
+            },
         };
         Ok(Self { socket, tcp, status })
     }
@@ -284,10 +273,37 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> ErrorBody {
         .with_remediation("Check the file's owner and permissions, and the disk's free space.")
 }
 
+/// Binds a TCP port, and finds or makes the token that it wants.
+async fn bind_tcp(
+    listen: SocketAddr,
+    paths: &Paths,
+    auth: HttpAuth,
+    status: &mut HttpStatus,
+) -> Result<(TcpListener, Via), ErrorBody> {
+    let file = paths.http_token();
+    let token = match auth {
+        HttpAuth::None => None,
+        HttpAuth::Token => Some(
+            Token::load_or_create(&file)
+                .map_err(|error| cannot("use the token in", &file, &error))?,
+        ),
+    };
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let listen = listener.local_addr()?;
+        Ok((listener, listen))
+    };
+    let (listener, listen) = bound.await.map_err(|error| taken(listen, &error))?;
+    status.url = Some(format!("http://{listen}/v1"));
+    status.token_file = token.as_ref().map(|_| file.display().to_string());
+    tracing::info!(%listen, "HTTP is spoken over TCP");
+    Ok((listener, Via::Tcp { listen, token }))
+}
+
 fn taken(listen: SocketAddr, error: &io::Error) -> ErrorBody {
     let message = format!("cannot listen for HTTP at {listen}: {error}");
     ErrorBody::new(ErrorCode::DaemonUnavailable, message).with_remediation(
         "End the program that listens there, or set another `http.listen` in config.toml (port 0 \
-         takes any free one).",
+         takes any free one), then run `ingle restart`.",
     )
 }

@@ -260,19 +260,19 @@ impl Metrics {
     }
 
     fn describe_jobs(&self, families: &mut Families) {
-        let mut now = families.gauge("ingle_jobs", "Jobs that have not ended, by state.");
+        let mut now = families.gauge("ingle_jobs", "Jobs that have not ended, by status.");
         if let Some(jobs) = self.jobs_now.get().map(|jobs_now| jobs_now()) {
             for (status, count) in
                 [(JobStatus::Queued, jobs.queued), (JobStatus::Running, jobs.running)]
             {
-                now.size([("state", status.as_str())], count);
+                now.size([("status", status.as_str())], count);
             }
         }
         let mut ended =
-            families.counter("ingle_jobs_ended_total", "Stored jobs that have ended, by state.");
+            families.counter("ingle_jobs_ended_total", "Stored jobs that have ended, by status.");
         for (status, count) in JobStatus::ALL.into_iter().zip(&self.jobs) {
             if status.has_ended() {
-                ended.count([("state", status.as_str())], count.load(Ordering::Relaxed));
+                ended.count([("status", status.as_str())], count.load(Ordering::Relaxed));
             }
         }
     }

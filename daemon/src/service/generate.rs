@@ -50,6 +50,8 @@ pub struct Generation {
     context: RequestContext,
     model: String,
     stream_text: bool,
+    /// The member that the caller asked for the answer's form with.
+    form: &'static str,
     events: mpsc::Receiver<GenerateEvent>,
     /// At least one.
     choices: Vec<PendingChoice>,
@@ -117,8 +119,9 @@ impl Generation {
         // Events that nobody wants are read all the same: a closed channel means that the caller
         // has gone, and ends the work.
         while self.event().await.is_some() {}
-        let completions =
-            self.completions().await.map_err(|error| error.with_request_id(&self.context.id))?;
+        let completions = self.completions().await.map_err(|error| {
+            error.with_field_renamed("format", self.form).with_request_id(&self.context.id)
+        })?;
         // What came between the last look and the end, at the very limit, is counted as sent.
         while let Ok(event) = self.events.try_recv() {
             self.take(event);
@@ -237,9 +240,10 @@ impl Service {
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
+        let form = if is_demanded { "tools" } else { "format" };
         let constraint = self.constraint(&open, format, &context).await;
         let mut constraint =
-            constraint.map_err(|error| if is_demanded { of_tools(error) } else { error })?;
+            constraint.map_err(|error| error.with_field_renamed("format", form))?;
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
         // From here on, leaving early ends what the engine has been given already.
@@ -283,6 +287,7 @@ impl Service {
         Ok(Generation {
             model: open.engine.name.clone(),
             stream_text: params.stream,
+            form,
             events,
             choices,
             ready: VecDeque::new(),
@@ -365,15 +370,6 @@ impl From<ConstraintError> for ErrorBody {
         };
         Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
     }
-}
-
-/// What is wrong with the form of a demanded call is wrong with the tools.
-fn of_tools(error: ErrorBody) -> ErrorBody {
-    if error.details["field"] != "format" {
-        return error;
-    }
-    let message = error.message.replace("`format`", "`tools`");
-    ErrorBody { message, ..error.with_details(json!({ "field": "tools" })) }
 }
 
 fn check_context(prompt: &[u32], open: &OpenModel) -> Result<(), ErrorBody> {

@@ -179,6 +179,9 @@ pub struct HttpStatus {
     /// The file with the token that TCP wants; absent when it wants none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<String>,
+    /// Why TCP is off though the settings want it, and what to do; absent when it is as they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// How long something takes, read from the buckets it is counted in: about right.

@@ -9,7 +9,7 @@ use clap::Args;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::{FormatOptions, timeout};
+use super::{FormatOptions, time};
 
 /// Whether a model thinks before it answers.
 #[derive(Debug, Clone, Copy, Args)]
@@ -100,7 +100,7 @@ pub(crate) struct GenerateOptions {
     #[command(flatten)]
     pub(crate) format: FormatOptions,
     /// Allow this much time, if it is less than the daemon would
-    #[arg(long, value_name = "SECONDS", value_parser = timeout)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) timeout: Option<Duration>,
     /// Say on standard error where the time went
     #[arg(long)]

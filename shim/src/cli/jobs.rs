@@ -7,6 +7,8 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::jobs::{JobStatus, JobTimeout};
 use ingle_protocol::wire::models::EngineKind;
 
+use super::time;
+
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
@@ -129,25 +131,6 @@ pub(crate) struct CreateOptions {
     /// After a timeout, run it again with twice the time, so often at most
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) retry: u32,
-}
-
-/// A time such as `30s`, `1.5m`, `2h` or plain seconds.
-fn time(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" | "min" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
-        _ => return Err("not a time such as 30s, 10m or 2h".to_owned()),
-    };
-    let seconds: f64 = number.parse().map_err(|_| "not a time such as 30s, 10m or 2h")?;
-    Duration::try_from_secs_f64(seconds * scale)
-        .ok()
-        .filter(|time| time.as_millis() > 0)
-        .ok_or_else(|| "must be more than 0".to_owned())
 }
 
 fn job_timeout(text: &str) -> Result<JobTimeout, String> {

@@ -154,7 +154,7 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
         lines.push(("crashed", format!("{}: {}", model.name, model.reason)));
     }
     lines.push(("socket", reply.socket.clone()));
-    if let Some(url) = &reply.http.url {
+    if let Some(url) = reply.http.url.as_ref().or(reply.http.problem.as_ref()) {
         lines.push(("http", url.clone()));
     }
     lines

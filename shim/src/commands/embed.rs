@@ -37,6 +37,9 @@ pub(crate) async fn embed(
         let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
         app.output.line(&format!("[{}]", numbers.join(",")))?;
     }
+    for text in &result.truncated {
+        app.output.note(&format!("note: text {} was cut to what the model reads", text + 1));
+    }
     Ok(exit::OK)
 }
 

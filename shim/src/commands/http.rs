@@ -27,7 +27,19 @@ pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
         app.output.json(&value)?;
         return Ok(exit::OK);
     }
-    if show_token && let Some(url) = &http.url {
+    let hint = http.problem.unwrap_or_else(|| {
+        format!(
+            "Put `listen = \"127.0.0.1:11711\"` under [http] in {}, then run `ingle restart`.",
+            app.paths.config_file().display()
+        )
+    });
+    if show_token {
+        let Some(url) = &http.url else {
+            // Whatever is printed, a shell runs.
+            let message = "there is no token: TCP is off, and the socket wants none";
+            let error = ErrorBody::new(ErrorCode::DaemonUnavailable, message);
+            return Err(error.with_remediation(hint).into());
+        };
         // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is wanted.
         app.output.line(&format!("export OPENAI_BASE_URL={}", quoted(url)))?;
         let token = token.as_deref().unwrap_or("none");
@@ -45,15 +57,7 @@ pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
         }
         None => {
             app.output.line(&format!("{:<8} off", "tcp"))?;
-            if show_token {
-                app.output.note("There is no token: TCP is off, and the socket wants none.");
-            }
-            let config = app.paths.config_file();
-            app.output.note(&format!(
-                "hint: put `listen = \"127.0.0.1:11711\"` under [http] in {}, then run `ingle \
-                 restart`.",
-                config.display()
-            ));
+            app.output.note(&format!("hint: {hint}"));
         }
     }
     Ok(exit::OK)

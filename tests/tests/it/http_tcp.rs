@@ -96,19 +96,32 @@ fn pages_may_ask_where_they_are_allowed_to() {
 }
 
 #[test]
-fn an_open_address_without_a_token_and_a_taken_one_are_refused_at_the_start() {
-    let open = Home::new();
-    open.write("config.toml", "[http]\nlisten = \"0.0.0.0:0\"\nauth = \"none\"\n");
+fn an_open_address_without_a_token_is_refused_at_the_start() {
+    let home = Home::new();
+    home.write("config.toml", "[http]\nlisten = \"0.0.0.0:0\"\nauth = \"none\"\n");
+    let (mut daemon, report) = home.try_daemon();
+    assert_eq!(daemon.wait().unwrap().code(), Some(i32::from(exit::CONFIG)));
+    let Some(StartReport::Failed { error, .. }) = report else { panic!("{report:?}") };
+    assert!(error.message.contains("http.auth"), "{error:?}");
+}
+
+#[test]
+fn a_taken_address_ends_only_a_daemon_that_was_started_for_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = taken.local_addr().unwrap();
-    let busy = Home::new();
-    busy.write("config.toml", &format!("[http]\nlisten = \"{at}\"\n"));
-    for (home, code, named) in
-        [(open, exit::CONFIG, "http.auth"), (busy, exit::CANNOT_CREATE, &*at.to_string())]
-    {
-        let (mut daemon, report) = home.try_daemon();
-        assert_eq!(daemon.wait().unwrap().code(), Some(i32::from(code)));
-        let Some(StartReport::Failed { error, .. }) = report else { panic!("{report:?}") };
-        assert!(error.message.contains(named), "{error:?}");
-    }
+    let at = taken.local_addr().unwrap().to_string();
+    let home = Home::new();
+    let demanded = home.command("ingled").args(["serve", "--http", &at]).output().unwrap();
+    assert_eq!(demanded.status.code(), Some(i32::from(exit::CANNOT_CREATE)), "{demanded:?}");
+    assert!(String::from_utf8_lossy(&demanded.stderr).contains(&at), "{demanded:?}");
+
+    home.write("config.toml", &format!("[http]\nlisten = \"{at}\"\n"));
+    let _daemon = home.daemon();
+    let http = home.ingle(["http", "--json"]).ok().json();
+    assert!(http["problem"].as_str().unwrap().contains(&at), "{http}");
+    assert!(http["url"].is_null() && http["socket"].is_string(), "{http}");
+    // A shell runs what comes on standard output.
+    let shown = home.ingle(["http", "--show-token"]);
+    assert_ne!(shown.code(), i32::from(exit::OK));
+    assert_eq!(shown.stdout, "");
+    assert!(shown.stderr.contains(&at), "{}", shown.stderr);
 }

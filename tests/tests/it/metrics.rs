@@ -205,9 +205,9 @@ async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
     }
     assert_eq!(seen.sum("ingle_connections", &[("edge", "http")]), 1.0);
     assert_eq!(seen.sum("ingle_connections", &[("edge", "mcp")]), 1.0);
-    assert_eq!(seen.sum("ingle_jobs_ended_total", &[("state", "done")]), 1.0);
+    assert_eq!(seen.sum("ingle_jobs_ended_total", &[("status", "done")]), 1.0);
     assert_eq!(seen.sum("ingle_jobs_ended_total", &[]), 1.0);
-    assert_eq!(seen.sum("ingle_jobs", &[("state", "running")]), 0.0);
+    assert_eq!(seen.sum("ingle_jobs", &[("status", "running")]), 0.0);
     host.end();
 }
 

@@ -18,6 +18,8 @@ use super::shards::read_bounded;
 const MODULES: &str = "modules.json";
 /// Names that the file about a text's length has had; the first is the usual one.
 const TRANSFORMER: [&str; 2] = ["sentence_bert_config.json", "sentence_transformers_config.json"];
+/// The file about prompts.
+const PROMPTS: &str = "config_sentence_transformers.json";
 
 /// How the vectors of a text's tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl Sentence {
                 transformer.path
             ));
         }
+        refuse_default_prompt(folder)?;
         let pooling = read_config(&folder.join(&pooling.path).join("config.json"))?;
         Ok(Some(Self {
             pooling: Pooling::read(&pooling, hidden)?,
@@ -181,6 +184,20 @@ fn max_tokens(folder: &Path) -> Result<Option<usize>, FolderError> {
     Ok(tokens.filter(|tokens| (1.0..1e6).contains(tokens)).map(|tokens| tokens as usize))
 }
 
+/// A prompt that the library puts before every text is not known here. Those that a caller names are
+/// the caller's to put there.
+fn refuse_default_prompt(folder: &Path) -> Result<(), FolderError> {
+    let path = folder.join(PROMPTS);
+    if !is_there(&path) {
+        return Ok(());
+    }
+    let config = read_config(&path)?;
+    match config.string_opt("default_prompt_name")? {
+        Some(_) => Err(config.unsupported("default_prompt_name", "null")),
+        None => Ok(()),
+    }
+}
+
 fn read_config(path: &Path) -> Result<Config, FolderError> {
     Config::parse(path, &read_bounded(path, MAX_CONFIG_BYTES)?)
 }
@@ -229,7 +246,8 @@ mod tests {
         assert_eq!(read(&files), sentence(Pooling::Max, Some(512)));
         let short =
             ("sentence_bert_config.json", r#"{"max_seq_length":256,"do_lower_case":false}"#);
-        let files = [files.as_slice(), &[short]].concat();
+        let named = (PROMPTS, r#"{"prompts":{"query":"query: "},"default_prompt_name":null}"#);
+        let files = [files.as_slice(), &[short, named]].concat();
         assert_eq!(read(&files), sentence(Pooling::Max, Some(256)));
         let endless = ("tokenizer_config.json", r#"{"model_max_length":1e30}"#);
         assert_eq!(
@@ -267,6 +285,10 @@ mod tests {
             (
                 [with("{}"), vec![(TRANSFORMER[0], r#"{"do_lower_case":true}"#)]].concat(),
                 "m/sentence_bert_config.json: `do_lower_case` is true",
+            ),
+            (
+                [with("{}"), vec![(PROMPTS, r#"{"default_prompt_name":"query"}"#)]].concat(),
+                "m/config_sentence_transformers.json: `default_prompt_name` is `query`",
             ),
         ] {
             let error = read(&files).unwrap_err();

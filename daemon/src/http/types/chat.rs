@@ -16,7 +16,7 @@ pub struct ChatRequest {
     /// The conversation.
     #[schemars(length(min = 1, max = 4096))]
     pub messages: Vec<ChatMessage>,
-    /// Tokens to generate at most, reasoning included; 1024 when absent.
+    /// Tokens to generate at most, reasoning included; 4096 when absent.
     #[schemars(range(min = 1, max = u32::MAX))]
     pub max_completion_tokens: Option<u32>,
     /// The old name of `max_completion_tokens`.

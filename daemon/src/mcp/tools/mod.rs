@@ -169,14 +169,8 @@ impl Session {
             input: arguments.texts.into_iter().map(EmbedInput::Text).collect(),
             ..EmbedParams::default()
         };
-        self.run(JobWork::Embed(params), call).await.map_err(|error| {
-            if error.details["field"] != "input" {
-                return error;
-            }
-            // The service knows the argument by another name.
-            let message = error.message.replace("`input`", "`texts` of `embed`");
-            ErrorBody { message, ..error.with_details(json!({ "field": "texts" })) }
-        })
+        let reply = self.run(JobWork::Embed(params), call).await;
+        reply.map_err(|error| error.with_field_renamed("input", "texts"))
     }
 
     /// Runs work that goes on as a job when the host can wait no longer.

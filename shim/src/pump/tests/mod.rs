@@ -13,6 +13,8 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::fake;
 use crate::link::Pipes;
 
+mod mcp;
+
 const PIPE_BYTES: usize = 256;
 
 /// The daemon's end of one connection.
@@ -288,73 +290,6 @@ fn an_idle_session_starts_no_daemon_until_it_needs_one() {
     });
 }
 
-/// A host and its daemon after the MCP handshake.
-async fn initialized() -> (Host, Daemon) {
-    let mut host = Host::start(Role::Mcp);
-    let mut daemon = host.greeted().await;
-    host.write(&request(0, "initialize")).await;
-    daemon.read().await;
-    daemon.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
-    host.read().await;
-    host.write(&json!({ "method": "notifications/initialized" })).await;
-    daemon.read().await;
-    (host, daemon)
-}
-
-#[test]
-fn a_new_daemon_hears_the_mcp_handshake_and_the_host_does_not() {
-    on_one_thread(async {
-        let (mut host, daemon) = initialized().await;
-        drop(daemon);
-        host.write(&request(5, "tools/list")).await;
-        let mut next = host.greeted().await;
-        assert_eq!(next.read().await["method"], "initialize");
-        next.write(&json!({ "method": "notifications/message" })).await;
-        next.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
-        assert_eq!(next.read().await["method"], "notifications/initialized");
-        assert_eq!(next.read().await["id"], 5);
-        next.write(&json!({ "id": 5, "result": {} })).await;
-        assert_eq!(host.read().await["method"], "notifications/message");
-        assert_eq!(host.read().await["id"], 5);
-    });
-}
-
-#[test]
-fn a_new_daemon_of_another_mcp_version_ends_the_session() {
-    on_one_thread(async {
-        let (mut host, daemon) = initialized().await;
-        drop(daemon);
-        host.write(&request(5, "tools/list")).await;
-        let mut next = host.greeted().await;
-        next.read().await;
-        next.write(&json!({ "id": 0, "result": { "protocolVersion": "2024-11-05" } })).await;
-        let answer = host.read().await;
-        assert_eq!(
-            (&answer["id"], &answer["error"]["data"]["code"]),
-            (&json!(5), &json!("VERSION_SKEW"))
-        );
-        assert_eq!(host.pump.await.unwrap(), exit::UNAVAILABLE);
-    });
-}
-
-#[test]
-fn a_cancelled_mcp_request_gets_no_answer_from_us() {
-    on_one_thread(async {
-        let (mut host, mut daemon) = initialized().await;
-        host.write(&request(5, "tools/call")).await;
-        host.write(&request(6, "tools/list")).await;
-        daemon.read().await;
-        daemon.read().await;
-        let cancel = json!({ "method": "notifications/cancelled", "params": { "requestId": 5 } });
-        host.write(&cancel).await;
-        daemon.read().await;
-        drop(daemon);
-        assert_eq!(host.read().await["id"], 6);
-        let (code, rest) = host.end().await;
-        assert_eq!((code, rest.len()), (exit::OK, 0));
-    });
-}
-
 #[test]
 fn a_request_cancelled_before_it_is_sent_never_is() {
     on_one_thread(async {
@@ -428,19 +363,6 @@ fn the_end_of_input_half_closes_and_answers_still_come() {
 }
 
 #[test]
-fn an_mcp_session_ends_soon_after_its_input() {
-    on_one_thread(async {
-        let (mut host, mut daemon) = initialized().await;
-        host.write(&request(1, "tools/call")).await;
-        daemon.read().await;
-        let started = tokio::time::Instant::now();
-        let (code, rest) = host.end().await;
-        assert_eq!((code, rest.len()), (exit::OK, 0));
-        assert_eq!(started.elapsed().as_millis() / 100, u128::from(limits::DRAIN_MS / 100));
-    });
-}
-
-#[test]
 fn a_host_that_reads_no_more_ends_the_session() {
     on_one_thread(async {
         let host = Host::start(Role::Rpc);
@@ -475,131 +397,5 @@ fn a_daemon_of_another_protocol_is_refused() {
         let answer = host.read().await;
         assert_eq!(answer["error"]["data"]["code"], "VERSION_SKEW");
         assert_eq!(answer["id"], 1);
-    });
-}
-
-fn subscribe(id: i64, method: &str, uri: &str) -> Value {
-    json!({ "id": id, "method": method, "params": { "uri": uri, "_meta": { "x": 1 } } })
-}
-
-#[test]
-fn a_new_daemon_hears_what_the_host_has_subscribed_to() {
-    on_one_thread(async {
-        let (mut host, mut daemon) = initialized().await;
-        for (id, method, uri, holds) in [
-            (1, "resources/subscribe", "ingle://jobs/a", true),
-            (2, "resources/subscribe", "ingle://jobs/b", true),
-            (3, "resources/subscribe", "ingle://nothing", false),
-            (4, "resources/unsubscribe", "ingle://jobs/a", true),
-            (5, "resources/subscribe", "ingle://jobs/c", true),
-        ] {
-            host.write(&subscribe(id, method, uri)).await;
-            assert_eq!(daemon.read().await["id"], id);
-            let kind = if holds { "result" } else { "error" };
-            daemon.write(&json!({ "id": id, kind: {} })).await;
-            assert_eq!(host.read().await["id"], id);
-        }
-        drop(daemon);
-        host.write(&request(9, "tools/list")).await;
-        let mut next = host.greeted().await;
-        next.read().await;
-        next.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
-        assert_eq!(next.read().await["method"], "notifications/initialized");
-        let repeated = [next.read().await, next.read().await];
-        let uris = repeated.each_ref().map(|frame| frame["params"]["uri"].clone());
-        assert_eq!(uris, ["ingle://jobs/b", "ingle://jobs/c"]);
-        assert_eq!(repeated[0]["params"]["_meta"]["x"], 1);
-        next.write(&json!({ "method": "notifications/message" })).await;
-        next.write(&json!({ "id": repeated[1]["id"], "result": {} })).await;
-        next.write(&json!({ "id": repeated[0]["id"], "error": { "code": -1 } })).await;
-        // The host hears no reply, and that it has to look again at what still holds.
-        assert_eq!(host.read().await["method"], "notifications/message");
-        let updated = host.read().await;
-        assert_eq!(updated["method"], "notifications/resources/updated");
-        assert_eq!(updated["params"], json!({ "uri": "ingle://jobs/c" }));
-        assert_eq!(next.read().await["id"], 9);
-        next.write(&json!({ "id": 9, "result": {} })).await;
-        assert_eq!(host.read().await["id"], 9);
-    });
-}
-
-fn acknowledged(id: i64) -> Value {
-    let meta = json!({ "io.modelcontextprotocol/subscriptionId": id });
-    json!({ "method": "notifications/subscriptions/acknowledged", "params": { "_meta": meta } })
-}
-
-/// A host of the revision without `initialize`.
-#[test]
-fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
-    on_one_thread(async {
-        let mut host = Host::start(Role::Mcp);
-        let mut daemon = host.greeted().await;
-        host.write(&request(1, "subscriptions/listen")).await;
-        host.write(&request(2, "subscriptions/listen")).await;
-        host.write(&request(3, "tools/list")).await;
-        for id in 1..4 {
-            assert_eq!(daemon.read().await["id"], id);
-        }
-        for id in [1, 2] {
-            daemon.write(&acknowledged(id)).await;
-            assert_eq!(host.read().await, acknowledged(id));
-        }
-        drop(daemon);
-        // The one call in flight gets its one error; what goes on gets none.
-        let answer = host.read().await;
-        assert_eq!(
-            (&answer["id"], &answer["error"]["data"]["code"]),
-            (&json!(3), &json!("DAEMON_LOST"))
-        );
-        let cancel = json!({ "requestId": 2 });
-        host.write(&json!({ "method": "notifications/cancelled", "params": cancel })).await;
-        host.write(&request(4, "tools/list")).await;
-        let mut next = host.greeted().await;
-        assert_eq!(next.read().await["id"], 1);
-        assert_eq!(next.read().await["id"], 4);
-        let mut again = acknowledged(1);
-        let told =
-            json!({ "resourcesListChanged": true, "resourceSubscriptions": ["ingle://jobs"] });
-        again["params"]["notifications"] = told;
-        next.write(&again).await;
-        next.write(&json!({ "method": "notifications/tools/list_changed" })).await;
-        next.write(&json!({ "id": 4, "result": {} })).await;
-        // What may have been missed is told instead of what the host knows.
-        for (method, uri) in [("list_changed", Value::Null), ("updated", json!("ingle://jobs"))] {
-            let news = host.read().await;
-            assert_eq!(news["method"], format!("notifications/resources/{method}"));
-            assert_eq!(news["params"]["_meta"], again["params"]["_meta"]);
-            assert_eq!(news["params"]["uri"], uri);
-        }
-        assert_eq!(host.read().await["method"], "notifications/tools/list_changed");
-        assert_eq!(host.read().await["id"], 4);
-        // It ends when the daemon says so, once.
-        for _ in 0..2 {
-            next.write(&json!({ "id": 1, "result": {} })).await;
-        }
-        assert_eq!(host.read().await["id"], 1);
-        let (code, rest) = host.end().await;
-        assert_eq!((code, rest), (exit::OK, Vec::new()));
-    });
-}
-
-#[test]
-fn a_host_that_only_listens_can_end_its_session_and_hears_of_a_daemon_that_cannot_start() {
-    on_one_thread(async {
-        let mut host = Host::start_with(Role::Mcp, vec![unavailable()]);
-        while host.reported.borrow().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        host.failures.borrow_mut().push_back(unavailable());
-        host.write(&request("first", "subscriptions/listen")).await;
-        let answer = host.read().await;
-        assert_eq!(answer["error"]["data"]["code"], "DAEMON_UNAVAILABLE");
-        assert_eq!(answer["id"], "first");
-        host.write(&request(2, "subscriptions/listen")).await;
-        let mut daemon = host.greeted().await;
-        assert_eq!(daemon.read().await["id"], 2);
-        let (code, rest) = host.end().await;
-        assert_eq!((code, rest), (exit::OK, Vec::new()));
-        assert!(daemon.reads_end().await);
     });
 }
