@@ -167,34 +167,32 @@ impl ErrorBody {
     /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
     #[must_use]
     pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {
-        let (who, next) = match layer {
-            Layer::Work => ("the engine", ErrorCode::Timeout.remediation()),
-            Layer::Daemon => (
-                "the daemon",
-                "The engine was busy with other work or did not answer: `ingle status` shows what \
-                 it does. Try again, or raise the class's timeout in the configuration.",
-            ),
-            Layer::Shim => (
-                "the shim",
-                "The daemon did not answer in time: see `ingle status`. `ingle stop --now` ends a \
-                 daemon that is stuck, and the next request starts a new one.",
-            ),
-            Layer::Client => (
-                "the client",
-                "Neither the daemon nor the shim answered: see `ingle status` and `ingle logs`.",
-            ),
+        let who = match layer {
+            Layer::Work => "the engine",
+            Layer::Daemon => "the daemon",
+            Layer::Shim => "the shim",
+            Layer::Client => "the client",
         };
         #[expect(clippy::cast_precision_loss, reason = "seconds for people, of ten days at most")]
         let timeout_seconds = limit_ms as f64 / 1_000.0;
         let message = format!(
             "{what} took longer than {limit_ms} ms: {who} gave it up after {elapsed_ms} ms"
         );
-        Self::new(ErrorCode::Timeout, message).with_remediation(next).with_details(json!({
+        Self::new(ErrorCode::Timeout, message).with_remediation(after(layer)).with_details(json!({
             "layer": layer,
             "limit_ms": limit_ms,
             "elapsed_ms": elapsed_ms,
             "timeout_seconds": timeout_seconds,
         }))
+    }
+
+    /// Whether the next step is the one that is always told, and nothing more precise is known.
+    #[must_use]
+    pub fn has_usual_remediation(&self) -> bool {
+        let layers = [Layer::Work, Layer::Daemon, Layer::Shim, Layer::Client];
+        let is_usual = |next: &str| self.remediation == next;
+        is_usual(self.code.remediation())
+            || (self.code == ErrorCode::Timeout && layers.map(after).into_iter().any(is_usual))
     }
 
     /// The same error with details.
@@ -271,6 +269,24 @@ impl ErrorBody {
         body.details = data["details"].clone();
         body.request_id = data["request_id"].as_str().map(str::to_owned);
         body
+    }
+}
+
+/// What to do when a layer's limit is reached.
+const fn after(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Work => ErrorCode::Timeout.remediation(),
+        Layer::Daemon => {
+            "The engine was busy with other work or did not answer: `ingle status` shows what it \
+             does. Try again, or raise the class's timeout in the configuration."
+        }
+        Layer::Shim => {
+            "The daemon did not answer in time: see `ingle status`. `ingle stop --now` ends a \
+             daemon that is stuck, and the next request starts a new one."
+        }
+        Layer::Client => {
+            "Neither the daemon nor the shim answered: see `ingle status` and `ingle logs`."
+        }
     }
 }
 

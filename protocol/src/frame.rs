@@ -1,12 +1,14 @@
 //! Newline-delimited JSON frames, bounded in size.
 //!
-//! Owns finding frame boundaries in a byte stream and recovering after a frame that is too long.
-//! Knows nothing of JSON-RPC or MCP, reads no clock: its owner decides how long half a frame may
-//! lie ([`FrameReader::has_partial`], [`FrameReader::discard_partial`]).
+//! Owns finding frame boundaries in a byte stream and recovering after a frame that is too long, of
+//! which it keeps only what [`Scan`] finds. Knows no method, reads no clock: its owner decides how
+//! long half a frame may lie ([`FrameReader::has_partial`], [`FrameReader::discard_partial`]).
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::wire::scan::Scan;
 
 const READ_BYTES: usize = 16 * 1024;
 
@@ -15,8 +17,9 @@ const READ_BYTES: usize = 16 * 1024;
 pub enum Frame {
     /// A whole line without its newline. Empty lines are skipped.
     Line(Vec<u8>),
-    /// A line passed the limit; its bytes are thrown away and reading goes on at the next line.
-    TooLong,
+    /// A line passed the limit; its bytes are thrown away and reading goes on at the next line. The
+    /// id of the request that it was, as JSON, where that is certain.
+    TooLong(Option<String>),
     /// The stream ended inside a line: what there was of it.
     Torn(Vec<u8>),
 }
@@ -30,26 +33,41 @@ pub struct FrameReader<R> {
     /// Bytes at the front of `buffer` known to hold no newline.
     scanned: usize,
     limit: usize,
-    /// The present line is thrown away up to its newline.
-    discarding: bool,
+    present: Present,
+}
+
+/// What becomes of the present line.
+#[derive(Debug, Default)]
+enum Present {
+    /// It is kept.
+    #[default]
+    Kept,
+    /// It is too long: read as it goes by, and reported at its end.
+    TooLong(Box<Scan>),
+    /// It is thrown away up to its newline without a word.
+    GivenUp,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads frames of at most `limit` bytes.
     pub fn new(reader: R, limit: usize) -> Self {
-        Self { reader, buffer: Vec::new(), scanned: 0, limit, discarding: false }
+        Self { reader, buffer: Vec::new(), scanned: 0, limit, present: Present::Kept }
     }
 
     /// Whether bytes of an unfinished frame are waiting.
     #[must_use]
     pub fn has_partial(&self) -> bool {
-        !self.buffer.is_empty() && !self.discarding
+        match self.present {
+            Present::Kept => !self.buffer.is_empty(),
+            Present::TooLong(_) => true,
+            Present::GivenUp => false,
+        }
     }
 
     /// Throws the unfinished frame away, and the rest of it when it comes.
     pub fn discard_partial(&mut self) {
         self.clear_buffer();
-        self.discarding = true;
+        self.present = Present::GivenUp;
     }
 
     /// Goes on with bytes that somebody else has read from the same stream already.
@@ -94,8 +112,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub fn finish(&mut self) -> Option<Frame> {
         let torn = std::mem::take(&mut self.buffer);
         self.scanned = 0;
-        let nothing = self.discarding || torn.iter().all(u8::is_ascii_whitespace);
-        (!nothing).then_some(Frame::Torn(torn))
+        match std::mem::take(&mut self.present) {
+            Present::Kept => {
+                let nothing = torn.iter().all(u8::is_ascii_whitespace);
+                (!nothing).then_some(Frame::Torn(torn))
+            }
+            Present::TooLong(scan) => Some(too_long(*scan, &torn)),
+            Present::GivenUp => None,
+        }
     }
 
     /// The next frame among the bytes read so far.
@@ -104,11 +128,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let newline = self.buffer[self.scanned..].iter().position(|&byte| byte == b'\n');
             let Some(offset) = newline else {
                 self.scanned = self.buffer.len();
-                if self.discarding {
-                    self.clear_buffer();
-                } else if self.buffer.len() > self.limit {
-                    self.discard_partial();
-                    return Some(Frame::TooLong);
+                match &mut self.present {
+                    Present::Kept if self.buffer.len() <= self.limit => {}
+                    Present::Kept => {
+                        let mut scan = Box::<Scan>::default();
+                        scan.take(&self.buffer);
+                        self.present = Present::TooLong(scan);
+                        self.clear_buffer();
+                    }
+                    Present::TooLong(scan) => {
+                        scan.take(&self.buffer);
+                        self.clear_buffer();
+                    }
+                    Present::GivenUp => self.clear_buffer(),
                 }
                 return None;
             };
@@ -116,15 +148,17 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             let rest = self.buffer.split_off(end + 1);
             let mut line = std::mem::replace(&mut self.buffer, rest);
             self.scanned = 0;
-            if std::mem::take(&mut self.discarding) {
-                continue;
+            match std::mem::take(&mut self.present) {
+                Present::Kept => {}
+                Present::TooLong(scan) => return Some(too_long(*scan, &line)),
+                Present::GivenUp => continue,
             }
             line.truncate(end);
             if line.last() == Some(&b'\r') {
                 line.pop();
             }
             if line.len() > self.limit {
-                return Some(Frame::TooLong);
+                return Some(too_long(Scan::default(), &line));
             }
             if !line.iter().all(u8::is_ascii_whitespace) {
                 return Some(Frame::Line(line));
@@ -137,6 +171,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         // A huge line must not leave its memory behind.
         self.buffer = Vec::new();
     }
+}
+
+/// A line over the limit, of which `rest` was not read yet.
+fn too_long(mut scan: Scan, rest: &[u8]) -> Frame {
+    scan.take(rest);
+    Frame::TooLong(scan.id())
 }
 
 #[cfg(test)]
@@ -169,7 +209,29 @@ mod tests {
     #[tokio::test]
     async fn a_long_line_is_reported_once_and_the_next_is_whole() {
         let long = vec![b'x'; 100_000];
-        assert_eq!(frames(&[&long, b"\nok\n"], 8).await, [Frame::TooLong, line("ok")]);
+        assert_eq!(frames(&[&long, b"\nok\n"], 8).await, [Frame::TooLong(None), line("ok")]);
+    }
+
+    #[tokio::test]
+    async fn a_long_request_is_named_by_its_id_however_it_comes() {
+        let text = "x".repeat(100_000);
+        let first = format!(r#"{{"id":1,"method":"x","params":"{text}"}}"#);
+        let last = format!(r#"{{"method":"x","params":"{text}","id":"a"}}"#);
+        let (one, a) =
+            (Frame::TooLong(Some("1".to_owned())), Frame::TooLong(Some("\"a\"".to_owned())));
+        let stream = format!("{first}\n{last}\r\nok\n{last}");
+        let expected = [one, a.clone(), line("ok"), a];
+        assert_eq!(frames(&[stream.as_bytes()], 64).await, expected);
+        // In the buffer of somebody else, whole or not.
+        for cut in [0, 60, 200, first.len() + 1] {
+            let (buffered, rest) = stream.as_bytes().split_at(cut);
+            let mut reader = FrameReader::new(rest, 64).with_buffered(buffered.to_vec());
+            let mut all = Vec::new();
+            while let Some(frame) = reader.next().await.unwrap() {
+                all.push(frame);
+            }
+            assert_eq!(all, expected, "cut at {cut}");
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,10 @@ pub const FRAME_STALL_MS: u64 = 10_000;
 pub const IN_FLIGHT_PER_CONNECTION: usize = 64;
 /// Requests in one JSON-RPC batch.
 pub const BATCH_REQUESTS: usize = 64;
+/// Requests of a batch over that number which are refused each under its own id.
+pub const REFUSED_BATCH_REQUESTS: usize = 1_024;
+/// Bytes of the id that is looked for in a frame that cannot be read.
+pub const SCANNED_ID_BYTES: usize = 256;
 /// Connections at once.
 pub const CONNECTIONS: usize = 256;
 /// Replies and events waiting to be written to one connection.
@@ -139,6 +143,8 @@ pub const MCP_SUBSCRIPTIONS: usize = 64;
 pub const MCP_LISTENERS: usize = 8;
 /// Characters of what an MCP host wrote that a message repeats.
 pub const MCP_QUOTED_CHARS: usize = 200;
+/// Bytes of vectors that a model gets as text, where its host knows nothing but text.
+pub const MCP_TEXT_BYTES: usize = 256 * 1024;
 /// Milliseconds between two notifications that one resource has changed.
 pub const MCP_UPDATE_MS: u64 = 500;
 /// Stop strings of one request.
@@ -285,6 +291,8 @@ const _: () = {
     assert!(ADOPT_BETWEEN_STEPS_MS < ADOPT_SLICE_MS);
     assert!(IN_FLIGHT_PER_CONNECTION <= OUTBOUND_FRAMES);
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
+    assert!(BATCH_REQUESTS <= REFUSED_BATCH_REQUESTS);
+    assert!(JOB_RESULT_BYTES + MCP_TEXT_BYTES <= FRAME_BYTES);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
     assert!(CHOICES * HTTP_PROMPTS <= QUEUED_GENERATIONS);

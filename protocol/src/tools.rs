@@ -1,9 +1,14 @@
-//! The MCP tools, as far as daemon and shim must agree on them: class, and whether they change
-//! anything.
+//! The MCP tools, as far as daemon and shim must agree on them: class, whether they change anything,
+//! and what is said of an error to a model, which has tools and no terminal.
 //!
-//! Owns the table. Knows nothing of arguments or results; the daemon's `mcp` does.
+//! Owns the table and those words. Knows nothing of arguments or results; the daemon's `mcp` does.
 
-use crate::timeouts::Class;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
+
+use crate::error::{ErrorBody, ErrorCode};
+use crate::timeouts::{Class, Layer};
 
 /// One tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,4 +52,141 @@ pub const TOOLS: &[ToolKind] = &[
 pub fn tool(name: &str) -> ToolKind {
     let known = TOOLS.iter().copied().find(|tool| tool.name == name);
     known.unwrap_or(ToolKind { name: "", class: Class::Workflow, changes_state: true })
+}
+
+/// The class of a call of `embed` with so many texts: one is quickly done.
+#[must_use]
+pub const fn embed_class(texts: usize) -> Class {
+    if texts == 1 { Class::Simple } else { Class::Workflow }
+}
+
+/// The error object of the JSON-RPC reply to a call of a tool. Many hosts show a model its message
+/// only, so that says the next step too; `data` is the same for everybody.
+#[must_use]
+pub fn rpc_error(error: &ErrorBody) -> Value {
+    let mut reply = error.to_rpc();
+    reply["message"] = json!(sentence(&error.message, &next_step(error)));
+    reply
+}
+
+/// What happened and what to do, for hosts that show no more than a message.
+#[must_use]
+pub fn sentence(message: &str, next: &str) -> String {
+    format!("{}. {next}", message.trim_end_matches('.'))
+}
+
+/// The next step after an error in words of tools. What is known more precisely than usual stays as
+/// it is.
+#[must_use]
+pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
+    use ErrorCode as Code;
+    let details = &error.details;
+    if error.code == Code::ModelNotFound {
+        // The usual words, and those where a name was nearly right, are of commands.
+        if let Some(near) = details["suggestion"].as_str().filter(|_| details["can_pull"] != true) {
+            let next = format!("Did you mean `{near}`? Call list_models to see what is here.");
+            return next.into();
+        }
+        if let (Some(name), true) = (details["model"].as_str(), details["can_pull"] == true) {
+            let next = format!(
+                "Call list_models to see what is here, or ask the user to run `ingle pull {name}`."
+            );
+            return next.into();
+        }
+    }
+    if !error.has_usual_remediation() {
+        return error.remediation.as_str().into();
+    }
+    let layer = &details["layer"];
+    let is_layer = |known: Layer| *layer == known.as_str();
+    let next = match error.code {
+        Code::Timeout if is_layer(Layer::Daemon) => {
+            "The engine was busy with other work or did not answer. Call server_status to see what \
+             it does, then call the tool again."
+        }
+        Code::Timeout if is_layer(Layer::Shim) => {
+            "The model server did not answer in time. Call server_status to see what it does, then \
+             call the tool again; if nothing answers, ask the user to look at Ingle."
+        }
+        Code::Timeout => {
+            "Ask for fewer tokens or use a smaller model; the user can raise the timeout \
+             (`ingle timeouts` shows it)."
+        }
+        Code::Overloaded => match details["retry_after_ms"].as_u64() {
+            Some(ms) => return format!("Wait {ms} ms, then call the tool again.").into(),
+            None => "Wait a little, then call the tool again.",
+        },
+        Code::Cancelled | Code::Interrupted => {
+            "Call the tool again with the same arguments if the result is still wanted."
+        }
+        Code::ModelNotFound => {
+            "Call list_models to see what is here. The user can fetch a model with `ingle pull`."
+        }
+        Code::ModelCrashed => "Use another model; list_models shows which there are.",
+        Code::JobNotFound => "Call job_list to see the jobs there are; old ones are cleaned up.",
+        Code::InsufficientMemory => {
+            "Unload a model with unload_model, use a smaller one, or ask for fewer tokens; the user \
+             can raise `memory.budget` in Ingle's config.toml."
+        }
+        Code::FrameTooLarge => "Call the tool again with less.",
+        Code::EngineFailed => "Call the tool again; if it fails again, use another model.",
+        Code::EngineStalled | Code::DaemonLost | Code::ShuttingDown => {
+            "Call the tool again: the model server is started when it is needed."
+        }
+        Code::DaemonUnavailable => {
+            "Ask the user to run `ingle status`, then `ingle logs`, to see why the model server \
+             does not run."
+        }
+        Code::VersionSkew => {
+            "Ask the user to run `ingle stop`; the next call starts the server that fits."
+        }
+        Code::Internal => {
+            "Call the tool again; if it fails again, ask the user to look at `ingle logs`."
+        }
+        _ => return error.remediation.as_str().into(),
+    };
+    next.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_told_of_no_command_that_it_could_not_run() {
+        let plain = ErrorCode::ALL.iter().map(|code| ErrorBody::new(*code, "it failed"));
+        let layers = [Layer::Work, Layer::Daemon, Layer::Shim];
+        let late = layers.map(|layer| ErrorBody::timeout("it", layer, 1, 2));
+        for error in plain.chain(late) {
+            let next = next_step(&error);
+            // Commands of the terminal are the user's.
+            let is_told = !next.contains("`ingle ") || next.to_lowercase().contains("user");
+            // Pulls, files and settings are nothing that tools do.
+            let is_foreign = matches!(
+                error.code,
+                ErrorCode::Unauthorized | ErrorCode::PullFailed | ErrorCode::PermissionDenied
+            );
+            assert!(is_told || is_foreign, "{}: {next}", error.code.as_str());
+            assert!(next.ends_with('.') && !next.contains("--now"), "{next}");
+            let reply = rpc_error(&error);
+            assert_eq!(reply["message"], format!("{}. {next}", error.message));
+            assert_eq!(reply["data"], error.rpc_data());
+        }
+    }
+
+    #[test]
+    fn what_is_known_precisely_is_said_so() {
+        let full = ErrorBody::overloaded("full");
+        assert!(next_step(&full).contains(&format!("{} ms", full.details["retry_after_ms"])));
+        let own = ErrorBody::new(ErrorCode::Cancelled, "no").with_remediation("Do this.");
+        assert_eq!(next_step(&own), "Do this.");
+        let missing = |details| {
+            let error = ErrorBody::new(ErrorCode::ModelNotFound, "no").with_details(details);
+            next_step(&error.with_remediation("Run `ingle pull smol`.")).into_owned()
+        };
+        let pull = json!({ "model": "smol", "suggestion": null, "can_pull": true });
+        assert!(missing(pull).contains("user to run `ingle pull smol`"));
+        let near = json!({ "model": "smo", "suggestion": "smol", "can_pull": false });
+        assert!(missing(near).starts_with("Did you mean `smol`? Call list_models"));
+    }
 }

@@ -1,14 +1,16 @@
 //! What the pump reads from a line: whether it asks, tells or answers, and under which id.
 //!
-//! Owns the reading of JSON-RPC envelopes and the comparing of ids. Must not look into parameters
+//! Owns the reading of JSON-RPC envelopes, the comparing of ids, and the writing of error replies. Must not look into parameters
 //! or results, but for the few members that routing needs: the id a cancel names, the tool a call
 //! names, the protocol version an `initialize` settles on, and what a subscription is about.
 
 use std::borrow::Cow;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
+use ingle_protocol::wire::scan;
+use ingle_protocol::{limits, tools};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// One line, read as far as routing needs.
@@ -24,16 +26,20 @@ impl<'a> Line<'a> {
     /// Reads a line.
     ///
     /// # Errors
-    /// `PARSE_ERROR` when it is not JSON, `INVALID_REQUEST` when it is and cannot be a message.
-    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, ErrorBody> {
+    /// `PARSE_ERROR` when it is not JSON, `INVALID_REQUEST` when it is and cannot be a message, with
+    /// the ids that such an answer can be given under.
+    pub(crate) fn parse(line: &'a [u8]) -> Result<Self, Unusable> {
         let first = line.iter().find(|byte| !byte.is_ascii_whitespace());
         if first != Some(&b'[') {
-            return serde_json::from_slice(line).map(Self::Single).map_err(|error| broken(&error));
+            return serde_json::from_slice(line).map(Self::Single).map_err(|error| Unusable {
+                ids: scan::request_id(line).into_iter().collect(),
+                ..Unusable::from(broken(&error))
+            });
         }
         let elements: Vec<&RawValue> =
             serde_json::from_slice(line).map_err(|error| broken(&error))?;
         if elements.is_empty() {
-            return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the batch is empty"));
+            return Err(ErrorBody::new(ErrorCode::InvalidRequest, "the batch is empty").into());
         }
         // The daemon would refuse it as a whole, under no id that anybody waits for.
         if elements.len() > limits::BATCH_REQUESTS {
@@ -42,7 +48,14 @@ impl<'a> Line<'a> {
                 elements.len(),
                 limits::BATCH_REQUESTS
             );
-            return Err(ErrorBody::new(ErrorCode::InvalidRequest, message));
+            let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
+                .with_remediation("Send smaller batches, or each request by itself.");
+            let elements = elements.iter().take(limits::REFUSED_BATCH_REQUESTS);
+            let ids = elements.filter_map(|raw| {
+                let message: Message<'_> = serde_json::from_str(raw.get()).ok()?;
+                Some(message.as_answerable()?.1.get().to_owned())
+            });
+            return Err(Unusable { error, ids: ids.collect(), in_batch: true });
         }
         let messages = elements.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok());
         Ok(Self::Batch(messages.collect()))
@@ -54,6 +67,60 @@ impl<'a> Line<'a> {
             Self::Single(message) => std::slice::from_ref(message),
             Self::Batch(messages) => messages,
         }
+    }
+}
+
+/// Replies as one frame, newline included.
+pub(crate) fn frame_of(replies: &[String], in_batch: bool) -> Vec<u8> {
+    let replies = replies.join(",");
+    let frame = if in_batch { format!("[{replies}]\n") } else { format!("{replies}\n") };
+    frame.into_bytes()
+}
+
+/// A JSON-RPC error reply under an id that is JSON already.
+pub(crate) fn error_reply(raw_id: &str, error: &Value) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{raw_id},"error":{error}}}"#)
+}
+
+/// A line that is answered here.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    /// What is wrong with it.
+    pub(crate) error: ErrorBody,
+    /// Its requests, as the host wrote their ids; of a huge batch the first. None where they cannot
+    /// be told.
+    ids: Vec<String>,
+    /// Whether these are of a batch.
+    in_batch: bool,
+}
+
+impl From<ErrorBody> for Unusable {
+    fn from(error: ErrorBody) -> Self {
+        Self { error, ids: Vec::new(), in_batch: false }
+    }
+}
+
+impl Unusable {
+    /// A line of one request that is longer than a frame; its id, where it is known.
+    pub(crate) fn too_long(id: Option<String>) -> Self {
+        let message =
+            format!("the line has more than the {} bytes of a frame", limits::FRAME_BYTES);
+        let error = ErrorBody::new(ErrorCode::FrameTooLarge, message);
+        Self { ids: id.into_iter().collect(), ..Self::from(error) }
+    }
+
+    /// The answer, newline included: under null only where no id is known, because nobody waits
+    /// for that.
+    pub(crate) fn answer(&self) -> Vec<u8> {
+        let Self { error, ids, in_batch } = self;
+        let mut reply = error.to_rpc();
+        // Hosts show no more than the message.
+        reply["message"] = tools::sentence(&error.message, &error.remediation).into();
+        if ids.is_empty() {
+            return frame_of(&[error_reply("null", &reply)], false);
+        }
+        let replies: Vec<_> = ids.iter().map(|id| error_reply(id, &reply)).collect();
+        frame_of(&replies, *in_batch)
     }
 }
 
@@ -251,6 +318,7 @@ impl Id {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn id(text: &str) -> Id {
         Id::read(serde_json::from_str(text).unwrap())
@@ -283,7 +351,7 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_messages_are_named() {
-        let code = |line: &[u8]| Line::parse(line).unwrap_err().code;
+        let code = |line: &[u8]| Line::parse(line).unwrap_err().error.code;
         assert_eq!(code(b"{nonsense"), ErrorCode::ParseError);
         assert_eq!(code(b"\xff"), ErrorCode::ParseError);
         assert_eq!(code(b"5"), ErrorCode::InvalidRequest);
@@ -291,5 +359,34 @@ mod tests {
         let huge = format!("[{}1]", "1,".repeat(limits::BATCH_REQUESTS));
         assert_eq!(code(huge.as_bytes()), ErrorCode::InvalidRequest);
         assert_eq!(code(br#"{"method":5}"#), ErrorCode::InvalidRequest);
+    }
+
+    #[test]
+    fn what_is_answered_here_is_answered_under_the_ids_there_are() {
+        let answers = |line: &str| {
+            let answer = Line::parse(line.as_bytes()).unwrap_err().answer();
+            serde_json::from_slice::<Value>(&answer).unwrap()
+        };
+        let half = answers(r#"{"jsonrpc":"2.0","id":"a","method":"\ud83d"}"#);
+        assert_eq!((&half["id"], &half["error"]["code"]), (&json!("a"), &json!(-32700)));
+        let wrong = answers(r#"{"jsonrpc":"2.0","id":3,"method":5}"#);
+        assert_eq!((&wrong["id"], &wrong["error"]["code"]), (&json!(3), &json!(-32600)));
+        assert!(answers("{nonsense")["id"].is_null());
+        let batch = |requests: usize| {
+            let requests = (0..requests).map(|id| format!(r#"{{"id":{id},"method":"ping"}}"#));
+            format!("[7,{}]", requests.collect::<Vec<_>>().join(","))
+        };
+        let refused = answers(&batch(limits::BATCH_REQUESTS));
+        let refused = refused.as_array().unwrap();
+        assert_eq!(refused.len(), limits::BATCH_REQUESTS);
+        for (id, answer) in refused.iter().enumerate() {
+            assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(-32600)));
+        }
+        let huge = answers(&batch(10 * limits::REFUSED_BATCH_REQUESTS));
+        assert_eq!(huge.as_array().unwrap().len(), limits::REFUSED_BATCH_REQUESTS - 1);
+        let notifications = format!(r#"[{}7]"#, r#"{"method":"x"},"#.repeat(99));
+        assert!(answers(&notifications)["id"].is_null());
+        let long = Unusable::too_long(Some("9".to_owned())).answer();
+        assert!(String::from_utf8(long).unwrap().contains(r#""id":9,"#));
     }
 }

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::envelope::{Id, Line, Message};
-use crate::session::{Handover, Handshake};
+use crate::session::{self, Handover, Handshake};
 
 /// The two directions of a connection. Shutting the writer down half-closes it.
 pub(crate) struct Pipes {
@@ -139,7 +139,8 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
     )))
 }
 
-/// Repeats the host's `initialize` and keeps its reply from the host, who has had one.
+/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told to
+/// list again.
 async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
     opened.writer.write_all(&handshake.initialize).await?;
     let mut version = None;
@@ -158,6 +159,8 @@ async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<
     if handshake.initialized {
         let notification = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n";
         opened.writer.write_all(notification).await?;
+        // Models and jobs may have come and gone while nobody was asked.
+        opened.strays.push(session::list_changed(None));
     }
     Ok(())
 }

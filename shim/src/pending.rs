@@ -25,7 +25,7 @@ use ingle_protocol::wire::status::Shutdown;
 use ingle_protocol::{limits, tools};
 use serde_json::value::RawValue;
 
-use crate::envelope::{Id, Line, Message};
+use crate::envelope::{Id, Line, Message, error_reply, frame_of};
 
 #[cfg(test)]
 mod tests;
@@ -291,16 +291,13 @@ fn answer<'a>(
     let mut in_batch = false;
     let replies = entries.into_iter().map(|entry| {
         in_batch = entry.in_batch;
-        error_reply(entry.raw_id.get(), &error(entry))
+        let error = error(entry);
+        // A model is shown the message, and has no terminal.
+        let error = if entry.is_tool { tools::rpc_error(&error) } else { error.to_rpc() };
+        error_reply(entry.raw_id.get(), &error)
     });
-    let replies = replies.collect::<Vec<_>>().join(",");
-    let frame = if in_batch { format!("[{replies}]\n") } else { format!("{replies}\n") };
-    frame.into_bytes()
-}
-
-/// A JSON-RPC error reply under an id that is JSON already.
-pub(crate) fn error_reply(raw_id: &str, error: &ErrorBody) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{raw_id},"error":{}}}"#, error.to_rpc())
+    let replies: Vec<String> = replies.collect();
+    frame_of(&replies, in_batch)
 }
 
 fn too_late(entry: &Entry, now: Instant) -> ErrorBody {

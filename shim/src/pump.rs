@@ -20,9 +20,9 @@ use ingle_protocol::{exit, limits};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::envelope::{Id, Line, Message};
+use crate::envelope::{Id, Line, Message, Unusable, error_reply, frame_of};
 use crate::link::{self, Connector, OpenError, Opened};
-use crate::pending::{Expired, Pending, Settled, error_reply};
+use crate::pending::{Expired, Pending, Settled};
 use crate::session::{self, McpSession};
 
 mod connection;
@@ -234,9 +234,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     fn on_host_frame(&mut self, frame: io::Result<Option<Frame>>) {
         match frame {
             Ok(Some(Frame::Line(line))) => self.on_host_line(line),
-            Ok(Some(Frame::TooLong)) => {
-                let message = format!("a line is over {} bytes", limits::FRAME_BYTES);
-                self.answer("null", &ErrorBody::new(ErrorCode::FrameTooLarge, message));
+            Ok(Some(Frame::TooLong(id))) => {
+                self.outbox.push_back(Unusable::too_long(id).answer());
             }
             // A last line without its newline is whole if it is JSON.
             Ok(Some(Frame::Torn(line))) => self.on_host_line(line),
@@ -247,7 +246,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     fn on_host_line(&mut self, mut bytes: Vec<u8>) {
         let line = match Line::parse(&bytes) {
             Ok(line) => line,
-            Err(error) => return self.answer("null", &error),
+            Err(unusable) => return self.outbox.push_back(unusable.answer()),
         };
         let kind = self.kind(&line);
         line.messages().iter().for_each(|message| self.hear_cancel(message));
@@ -319,7 +318,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     }
 
     fn answer(&mut self, raw_id: &str, error: &ErrorBody) {
-        self.outbox.push_back(format!("{}\n", error_reply(raw_id, error)).into_bytes());
+        let reply = error_reply(raw_id, &error.to_rpc());
+        self.outbox.push_back(frame_of(&[reply], false));
     }
 
     fn on_written(&mut self, written: io::Result<usize>) {

@@ -71,6 +71,15 @@ impl Subscription {
     }
 }
 
+/// What tells the host to list resources again, newline included; `meta` where it has asked for that.
+pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
+    let mut frame = json!({ "jsonrpc": "2.0", "method": "notifications/resources/list_changed" });
+    if let Some(meta) = meta {
+        frame["params"] = json!({ "_meta": meta });
+    }
+    format!("{frame}\n").into_bytes()
+}
+
 /// What is known of the host's session.
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
@@ -207,16 +216,13 @@ impl McpSession {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
         let (lists, uris) = message.acknowledged();
-        let list = lists.then(|| {
-            let method = "notifications/resources/list_changed";
-            json!({ "jsonrpc": "2.0", "method": method, "params": { "_meta": meta } })
-        });
+        let list = lists.then(|| list_changed(Some(&meta)));
         let resources = uris.into_iter().take(limits::SHIM_SUBSCRIPTIONS).map(|uri| {
             let params = json!({ "_meta": meta, "uri": uri });
             json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params })
         });
-        let frames = list.into_iter().chain(resources).map(|frame| format!("{frame}\n"));
-        frames.collect::<String>().into_bytes()
+        let resources = resources.map(|frame| format!("{frame}\n").into_bytes());
+        list.into_iter().chain(resources).flatten().collect()
     }
 
     /// What the next daemon must be told.

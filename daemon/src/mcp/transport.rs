@@ -5,6 +5,7 @@
 //! answers still go out).
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use rmcp::RoleServer;
 use rmcp::model::{ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::brief::{self, brief};
 use super::misread;
 
 /// One host's connection, as rmcp sees it.
@@ -37,7 +38,7 @@ pub struct FrameTransport {
     ended: CancellationToken,
     /// Messages of a batch that rmcp has not taken yet. Older revisions of MCP have batches; each
     /// message is answered by itself.
-    batch: VecDeque<Value>,
+    batch: VecDeque<Box<RawValue>>,
     /// One permit for each frame that may wait to be written.
     room: Arc<Semaphore>,
     /// Whether rmcp has seen what opens a session. Before that it takes requests only.
@@ -69,11 +70,11 @@ impl FrameTransport {
         message: RxJsonRpcMessage<RoleServer>,
     ) -> Option<RxJsonRpcMessage<RoleServer>> {
         if let Some((id, problem)) = misread::removed(&message) {
-            self.refuse(json!(id), ErrorCode::MethodNotFound, problem);
+            self.refuse(&json!(id), &ErrorBody::new(ErrorCode::MethodNotFound, problem));
             return None;
         }
         if let Some((id, problem)) = misread::problem(&message) {
-            self.refuse(json!(id), ErrorCode::InvalidParams, problem);
+            self.refuse(&json!(id), &ErrorBody::new(ErrorCode::InvalidParams, problem));
             return None;
         }
         if !self.has_begun {
@@ -88,28 +89,30 @@ impl FrameTransport {
         Arc::clone(&self.room).try_acquire_owned().ok()
     }
 
-    /// Answers a message that rmcp cannot read; an unknown notification is passed over.
-    fn refuse_message(&self, message: &Value, error: &serde_json::Error) {
-        let id = message.get("id").cloned();
-        match (id, message["method"].as_str()) {
-            (None, Some(_)) => {}
-            (Some(id), Some(method)) => {
-                let problem = brief::problem(error);
-                let text = format!("`{}` cannot be read: {problem}", brief(method));
-                self.refuse(id, ErrorCode::InvalidParams, text);
-            }
-            (id, None) => {
-                let text = "the frame is JSON, but not an MCP message".to_owned();
-                self.refuse(id.unwrap_or(Value::Null), ErrorCode::InvalidRequest, text);
+    /// Reads one message, if rmcp may see it. One that cannot be read is answered here.
+    fn read(&self, text: &[u8]) -> Option<RxJsonRpcMessage<RoleServer>> {
+        match serde_json::from_slice(text) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                if let Some((id, error)) = misread::unreadable(text, &error) {
+                    self.refuse(&id.as_deref().unwrap_or(RawValue::NULL), &error);
+                }
+                None
             }
         }
     }
 
+    /// The messages of a line that is a batch of a size that is taken.
+    fn batch(line: &[u8]) -> Option<VecDeque<Box<RawValue>>> {
+        let messages: VecDeque<Box<RawValue>> = serde_json::from_slice(line).ok()?;
+        (messages.len() <= limits::BATCH_REQUESTS).then_some(messages)
+    }
+
     /// Writes an error in a task of its own: rmcp drops a `receive` that waits whenever there is
     /// something else to do, and half an answer must not stay behind.
-    fn refuse(&self, id: Value, code: ErrorCode, message: String) {
-        let error = ErrorBody::new(code, message).to_rpc();
-        let answer = json!({ "jsonrpc": "2.0", "id": id, "error": error });
+    fn refuse(&self, id: &impl Display, error: &ErrorBody) {
+        let error = error.to_rpc();
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
         let frame = format!("{answer}\n").into_bytes();
         let (writer, gone, room) = (Arc::clone(&self.writer), self.gone.clone(), self.take_room());
         tokio::spawn(async move {
@@ -187,21 +190,18 @@ impl Transport<RoleServer> for FrameTransport {
             // Dropped at once: this only waits until there is room.
             drop(self.room.acquire().await);
             if let Some(message) = self.batch.pop_front() {
-                match serde_json::from_value(message.clone()) {
-                    Ok(message) => {
-                        if let Some(message) = self.admit(message) {
-                            return Some(message);
-                        }
-                    }
-                    Err(error) => self.refuse_message(&message, &error),
+                let message = self.read(message.get().as_bytes());
+                if let Some(message) = message.and_then(|message| self.admit(message)) {
+                    return Some(message);
                 }
                 continue;
             }
             let line = match self.reader.next().await {
                 Ok(Some(Frame::Line(line) | Frame::Torn(line))) => line,
-                Ok(Some(Frame::TooLong)) => {
+                Ok(Some(Frame::TooLong(id))) => {
                     let message = format!("a frame may have {} bytes", limits::FRAME_BYTES);
-                    self.refuse(Value::Null, ErrorCode::FrameTooLarge, message);
+                    let error = ErrorBody::new(ErrorCode::FrameTooLarge, message);
+                    self.refuse(&id.as_deref().unwrap_or("null"), &error);
                     continue;
                 }
                 Ok(None) | Err(_) => {
@@ -212,22 +212,12 @@ impl Transport<RoleServer> for FrameTransport {
                     return None;
                 }
             };
-            match serde_json::from_slice(&line) {
-                Ok(message) => {
-                    if let Some(message) = self.admit(message) {
-                        return Some(message);
-                    }
-                }
-                Err(error) => match serde_json::from_slice::<Value>(&line) {
-                    Ok(Value::Array(messages)) if messages.len() <= limits::BATCH_REQUESTS => {
-                        self.batch = messages.into();
-                    }
-                    Ok(message) => self.refuse_message(&message, &error),
-                    Err(error) => {
-                        let message = format!("the frame is not JSON: {error}");
-                        self.refuse(Value::Null, ErrorCode::ParseError, message);
-                    }
-                },
+            if let Some(messages) = Self::batch(&line) {
+                self.batch = messages;
+                continue;
+            }
+            if let Some(message) = self.read(&line).and_then(|message| self.admit(message)) {
+                return Some(message);
             }
         }
     }

@@ -215,13 +215,7 @@ impl Connection<'_> {
     async fn take(&mut self, frame: Frame) {
         let asked = match frame {
             Frame::Line(line) => dispatch::read(&line),
-            Frame::TooLong => Asked::Answer(dispatch::nameless_failure(
-                ErrorCode::FrameTooLarge,
-                &format!(
-                    "a frame may have {} bytes; this one was thrown away",
-                    limits::FRAME_BYTES
-                ),
-            )),
+            Frame::TooLong(id) => Asked::Answer(dispatch::too_long(id)),
             // The last line may lack its newline; if it is not whole, that is what was torn.
             Frame::Torn(line) => match dispatch::read(&line) {
                 Asked::Answer(_) => Asked::Answer(dispatch::nameless_failure(

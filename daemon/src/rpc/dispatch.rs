@@ -8,6 +8,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::class::call_time;
 use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId, REMAINING};
+use ingle_protocol::wire::scan;
 use jsonrpsee::core::middleware::{Notification, Request};
 use jsonrpsee::core::server::{
     BatchResponseBuilder, ConnectionId, Extensions, MethodCallback, MethodResponse, MethodSink,
@@ -128,6 +129,43 @@ pub fn outcome(answer: &MethodResponse) -> Outcome {
     })
 }
 
+/// The reply to a frame that is too long, under the id that was found in it.
+#[must_use]
+pub fn too_long(id: Option<String>) -> MethodResponse {
+    let message =
+        format!("a frame may have {} bytes; this one was thrown away", limits::FRAME_BYTES);
+    let error = ErrorBody::new(ErrorCode::FrameTooLarge, message);
+    failure(rpc_id(&scanned_id(id)), &error)
+}
+
+/// An id that was found where the rest could not be read.
+fn scanned_id(id: Option<String>) -> WireId {
+    id.and_then(|id| serde_json::from_str(&id).ok()).unwrap_or(WireId::Null)
+}
+
+/// The reply to a batch that has too many requests: under the id of each, of a huge batch of the
+/// first, because nobody waits for one under null.
+fn batch_refusal(entries: &[&RawValue]) -> MethodResponse {
+    let message = format!(
+        "the batch has {} requests, and {} are allowed",
+        entries.len(),
+        limits::BATCH_REQUESTS
+    );
+    let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
+        .with_remediation("Send smaller batches, or each request by itself.");
+    let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
+    for entry in entries.iter().take(limits::REFUSED_BATCH_REQUESTS) {
+        if let Some(id) = scan::request_id(entry.get().as_bytes()) {
+            // These lines always fit.
+            let _ = builder.append(failure(rpc_id(&scanned_id(Some(id))), &error));
+        }
+    }
+    if builder.is_empty() {
+        return failure(Id::Null, &error);
+    }
+    MethodResponse::from_batch(builder.finish())
+}
+
 /// The reply to a frame that has no id that could be read.
 #[must_use]
 pub fn nameless_failure(code: ErrorCode, message: &str) -> MethodResponse {
@@ -169,12 +207,7 @@ pub fn read(frame: &[u8]) -> Asked {
         return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
     }
     if entries.len() > limits::BATCH_REQUESTS {
-        let message = format!(
-            "the batch has {} requests, and {} are allowed",
-            entries.len(),
-            limits::BATCH_REQUESTS
-        );
-        return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, &message));
+        return Asked::Answer(batch_refusal(&entries));
     }
     let entries: Vec<BatchEntry> = entries
         .into_iter()
@@ -217,7 +250,7 @@ fn read_single(frame: &[u8]) -> Asked {
         Err(error) => {
             // JSON of any depth that is no object, or no JSON.
             return match serde_json::from_slice::<IgnoredAny>(frame) {
-                Ok(_) => Asked::Answer(unsound(&WireId::Null)),
+                Ok(_) => Asked::Answer(unsound(&scanned_id(scan::request_id(frame)))),
                 Err(_) => Asked::Answer(unreadable(&error)),
             };
         }
@@ -313,6 +346,8 @@ mod tests {
         for frame in [
             r#"{"id":7,"method":"health","params":{"a":"\ud800"}}"#.to_owned(),
             format!(r#"{{"id":7,"method":"health","params":{deep}}}"#),
+            r#"{"jsonrpc":"2.0","id":7,"method":"health","\ud800":1}"#.to_owned(),
+            r#"{"jsonrpc":"2.0","id":7,"method":"\ud800"}"#.to_owned(),
         ] {
             let Asked::Answer(answer) = read(frame.as_bytes()) else { panic!("no answer") };
             assert!(answer.as_json().get().contains(r#""id":7"#), "{}", answer.as_json());
@@ -320,6 +355,46 @@ mod tests {
         let huge = r#"{"jsonrpc":"2.0","id":9223372036854775808,"method":"health"}"#;
         let Asked::Answer(answer) = read(huge.as_bytes()) else { panic!("no answer") };
         assert!(answer.as_json().get().contains("9223372036854775808"));
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_kept_reach_the_method_which_names_them() {
+        for value in
+            [r#""\ud800""#.to_owned(), "1e999".to_owned(), "[".repeat(300) + &"]".repeat(300)]
+        {
+            let frame =
+                format!(r#"{{"jsonrpc":"2.0","id":7,"method":"health","params":[{value}]}}"#);
+            let Asked::Call(call) = read(frame.as_bytes()) else { panic!("no call: {frame}") };
+            assert_eq!(call.id, WireId::Number(7));
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_under_its_ids() {
+        let reply = |answer: MethodResponse| {
+            serde_json::from_str::<serde_json::Value>(answer.as_json().get()).unwrap()
+        };
+        assert_eq!(reply(too_long(Some("7".to_owned())))["id"], 7);
+        assert!(reply(too_long(None))["id"].is_null());
+        let batch = |requests: usize| {
+            let ask = |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"health"}}"#);
+            let all: Vec<_> = (0..requests).map(ask).collect();
+            match read(format!("[{},7]", all.join(",")).as_bytes()) {
+                Asked::Answer(answer) => reply(answer),
+                _ => panic!("no answer"),
+            }
+        };
+        let refused = batch(limits::BATCH_REQUESTS);
+        let refused = refused.as_array().unwrap();
+        assert_eq!(refused.len(), limits::BATCH_REQUESTS);
+        for (id, answer) in refused.iter().enumerate() {
+            assert_eq!(
+                (&answer["id"], answer["error"]["code"].as_i64()),
+                (&serde_json::json!(id), Some(-32600))
+            );
+        }
+        let huge = batch(10 * limits::REFUSED_BATCH_REQUESTS);
+        assert_eq!(huge.as_array().unwrap().len(), limits::REFUSED_BATCH_REQUESTS);
     }
 
     #[test]

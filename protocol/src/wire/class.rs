@@ -46,6 +46,25 @@ struct Glance<'a> {
     /// MCP: the tool that is called.
     #[serde(default, borrow)]
     name: Option<Cow<'a, str>>,
+    /// MCP: its arguments.
+    #[serde(default, borrow)]
+    arguments: Option<&'a RawValue>,
+}
+
+impl Glance<'_> {
+    /// The class of a call of an MCP tool.
+    fn tool_class(&self) -> Class {
+        #[derive(Deserialize)]
+        struct Texts {
+            texts: Vec<IgnoredAny>,
+        }
+        let name = self.name.as_deref().unwrap_or_default();
+        let texts = self.arguments.filter(|_| name == "embed");
+        match texts.and_then(|raw| serde_json::from_str::<Texts>(raw.get()).ok()) {
+            Some(Texts { texts }) => tools::embed_class(texts.len()),
+            None => tools::tool(name).class,
+        }
+    }
 }
 
 /// The time of a call. Parameters that cannot be read count as none: the daemon will say so soon.
@@ -61,7 +80,7 @@ pub fn call_time(method: &str, params: Option<&RawValue>) -> CallTime {
         Embed::NAME => of(Embed::CLASS, Embed::WORK_MS, glance.budget),
         LoadModel::NAME => of(LoadModel::CLASS, LoadModel::WORK_MS, None),
         PullModel::NAME => of(PullModel::CLASS, PullModel::WORK_MS, None),
-        "tools/call" => of(tools::tool(&glance.name.unwrap_or_default()).class, None, None),
+        "tools/call" => of(glance.tool_class(), None, None),
         // Status, lists and handshakes; what nobody knows is refused as quickly.
         _ => of(Class::Simple, None, None),
     }
@@ -87,6 +106,9 @@ mod tests {
             ),
             ("tools/call", r#"{"name":"list_models"}"#, Class::Simple),
             ("tools/call", r#"{"name":"from_the_future"}"#, Class::Workflow),
+            ("tools/call", r#"{"name":"embed","arguments":{"texts":["a"]}}"#, Class::Simple),
+            ("tools/call", r#"{"name":"embed","arguments":{"texts":["a","b"]}}"#, Class::Workflow),
+            ("tools/call", r#"{"name":"embed","arguments":{"texts":7}}"#, Class::Workflow),
             ("status", "{}", Class::Simple),
         ] {
             let params: &RawValue = serde_json::from_str(params).unwrap();

@@ -12,6 +12,7 @@ pub mod hello;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
+pub mod scan;
 pub mod status;
 pub mod tokens;
 

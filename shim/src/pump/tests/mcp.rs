@@ -2,6 +2,8 @@
 
 use super::*;
 
+const LIST_CHANGED: &str = "notifications/resources/list_changed";
+
 /// A host and its daemon after the MCP handshake.
 async fn initialized() -> (Host, Daemon) {
     let mut host = Host::start(Role::Mcp);
@@ -29,7 +31,57 @@ fn a_new_daemon_hears_the_mcp_handshake_and_the_host_does_not() {
         assert_eq!(next.read().await["id"], 5);
         next.write(&json!({ "id": 5, "result": {} })).await;
         assert_eq!(host.read().await["method"], "notifications/message");
+        // What came and went meanwhile was told to nobody.
+        assert_eq!(host.read().await["method"], LIST_CHANGED);
         assert_eq!(host.read().await["id"], 5);
+    });
+}
+
+#[test]
+fn a_host_that_is_not_ready_yet_is_not_told_to_look_again() {
+    on_one_thread(async {
+        let mut host = Host::start(Role::Mcp);
+        let mut daemon = host.greeted().await;
+        host.write(&request(0, "initialize")).await;
+        daemon.read().await;
+        daemon.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
+        host.read().await;
+        drop(daemon);
+        host.write(&request(1, "ping")).await;
+        let mut next = host.greeted().await;
+        assert_eq!(next.read().await["method"], "initialize");
+        next.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
+        assert_eq!(next.read().await["id"], 1);
+        next.write(&json!({ "id": 1, "result": {} })).await;
+        assert_eq!(host.read().await["id"], 1);
+    });
+}
+
+/// What a model is shown is the message, and often nothing else.
+#[test]
+fn an_error_of_ours_tells_a_model_what_to_do_next() {
+    on_one_thread(async {
+        let (mut host, mut daemon) = initialized().await;
+        let call = |id: i64, tool: &str| {
+            let params = json!({ "name": tool, "arguments": {} });
+            json!({ "id": id, "method": "tools/call", "params": params })
+        };
+        host.write(&call(1, "chat")).await;
+        host.write(&call(2, "unload_model")).await;
+        host.write(&request(3, "tools/list")).await;
+        for _ in 0..3 {
+            daemon.read().await;
+        }
+        drop(daemon);
+        for (next, is_terminal) in [("Call the tool again", true), ("call server_status", false)] {
+            let error = host.read().await["error"].take();
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(next) && !message.contains("ingle"), "{message}");
+            let data = error["data"]["remediation"].as_str().unwrap();
+            assert_eq!(data.contains("Send the request"), is_terminal, "{data}");
+        }
+        let plain = host.read().await;
+        assert!(!plain["error"]["message"].as_str().unwrap().contains('.'), "{plain}");
     });
 }
 
@@ -117,6 +169,7 @@ fn a_new_daemon_hears_what_the_host_has_subscribed_to() {
         next.write(&json!({ "id": repeated[1]["id"], "result": {} })).await;
         next.write(&json!({ "id": repeated[0]["id"], "error": { "code": -1 } })).await;
         // The host hears no reply, and that it has to look again at what still holds.
+        assert_eq!(host.read().await["method"], LIST_CHANGED);
         assert_eq!(host.read().await["method"], "notifications/message");
         let updated = host.read().await;
         assert_eq!(updated["method"], "notifications/resources/updated");

@@ -243,9 +243,42 @@ fn broken_lines_are_answered_and_the_next_line_is_whole() {
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&Value::Null, &json!(-32600)));
         host.write_raw(&" ".repeat(limits::FRAME_BYTES + 2)).await;
         host.write_raw("\n").await;
-        assert_eq!(host.read().await["error"]["data"]["code"], "FRAME_TOO_LARGE");
+        let answer = host.read().await;
+        assert_eq!(
+            (&answer["id"], &answer["error"]["data"]["code"]),
+            (&Value::Null, &json!("FRAME_TOO_LARGE"))
+        );
         host.write(&request(1, "health")).await;
         assert_eq!(daemon.read().await["id"], 1);
+    });
+}
+
+/// Hosts throw away what comes under null, and wait for as long as they wait for anything.
+#[test]
+fn what_cannot_be_passed_on_is_answered_under_its_own_id() {
+    on_one_thread(async {
+        let mut host = Host::start(Role::Mcp);
+        let mut daemon = host.greeted().await;
+        let text = "x".repeat(limits::FRAME_BYTES);
+        for (line, id) in [
+            (format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":"{text}"}}"#), json!(1)),
+            (format!(r#"{{"method":"x","params":"{text}","id":"b"}}"#), json!("b")),
+        ] {
+            host.write_raw(&format!("{line}\n")).await;
+            let answer = host.read().await;
+            assert_eq!((&answer["id"], &answer["error"]["code"]), (&id, &json!(-32009)));
+            assert!(answer["error"]["message"].as_str().unwrap().contains("smaller"), "{answer}");
+        }
+        host.write_raw("{\"id\":4,\"method\":\"\\ud83d\"}\n").await;
+        assert_eq!(host.read().await["id"], 4);
+        let many: Vec<Value> =
+            (0..=limits::BATCH_REQUESTS).map(|id| request(id, "tools/list")).collect();
+        host.write(&json!(many)).await;
+        let answers = host.read().await;
+        let ids = answers.as_array().unwrap().iter().map(|answer| answer["id"].clone());
+        assert!(ids.eq((0..=limits::BATCH_REQUESTS).map(Value::from)), "{answers}");
+        host.write(&request(9, "tools/list")).await;
+        assert_eq!(daemon.read().await["id"], 9, "the daemon has seen none of it");
     });
 }
 
