@@ -28,12 +28,14 @@ use axum::body::Bytes;
 use axum::middleware;
 use axum::routing::{get, post};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::request::RequestContext;
 use crate::service::Service;
+use body::Bodies;
 use gate::Gate;
 use models::Listing;
 use problem::Problem;
@@ -47,6 +49,8 @@ pub struct Edge {
     tracker: TaskTracker,
     /// The API's description.
     document: Bytes,
+    /// What bodies may hold.
+    bodies: Bodies,
 }
 
 impl Edge {
@@ -54,7 +58,8 @@ impl Edge {
     #[must_use]
     pub fn new(service: Arc<Service>, tracker: TaskTracker) -> Self {
         let document = openapi::describe(service.http.token_file.is_some());
-        Self { service, listing: Listing::default(), tracker, document }
+        let bodies = Bodies::new(limits::HTTP_BODIES_BYTES);
+        Self { service, listing: Listing::default(), tracker, document, bodies }
     }
 
     /// The context of the request called `id`, which is accepted now. Over HTTP nobody can ask for
