@@ -62,7 +62,11 @@ impl Bodies {
     }
 
     /// Makes `room` enough for so many bytes.
-    fn grow<'a>(&'a self, room: &mut Option<SemaphorePermit<'a>>, bytes: usize) -> Result<(), Problem> {
+    fn grow<'a>(
+        &'a self,
+        room: &mut Option<SemaphorePermit<'a>>,
+        bytes: usize,
+    ) -> Result<(), Problem> {
         let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
         let more = bytes.div_ceil(Self::PERMIT_BYTES).saturating_sub(held);
         let permit = self.0.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));

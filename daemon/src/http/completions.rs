@@ -304,9 +304,12 @@ mod tests {
             let error = check(&serde_json::from_value(request).unwrap()).unwrap_err();
             assert_eq!(error.details["field"], member, "{}", error.message);
         }
-        let lists = |count: usize| prompts(Input::TokenLists(vec![vec![1]; count]));
-        assert_eq!(lists(limits::HTTP_PROMPTS).ok().map(|all| all.len()), Some(16));
-        let error = lists(limits::HTTP_PROMPTS + 1).err().unwrap();
-        assert_eq!(error.details["field"], "prompt");
+        let lists = |count: usize, n: u32| prompts(Input::TokenLists(vec![vec![1]; count]), n);
+        for (count, n) in [(limits::HTTP_TEXTS, 1), (limits::HTTP_TEXTS / 8, 8)] {
+            assert_eq!(lists(count, n).ok().map(|all| all.len()), Some(count));
+            let error = lists(count + 1, n).err().unwrap();
+            assert_eq!(error.details["field"], "prompt");
+        }
+        assert!(lists(0, 1).is_err());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns what crosses HTTP: paths, types, statuses, server-sent events, and who may ask. It maps
 //! between these and the service, and knows nothing of engines. One request at a time is in flight
-//! on a connection (HTTP/1.1 without pipelining), and a connection that ends ends its request.
+//! on a connection (HTTP/1.1), and a connection that ends ends its request. Its end is seen at once
+//! unless its client has sent more than the one request; then it is seen by what is written to it.
 
 pub mod body;
 pub mod chat;
