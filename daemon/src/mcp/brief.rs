@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 
+use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use serde_json::Value;
 
 /// A text as it is if it is short, or its beginning and its end.
 pub(super) fn brief(text: &str) -> Cow<'_, str> {
@@ -28,12 +30,49 @@ pub(super) fn problem(error: &impl ToString) -> String {
     }
 }
 
+/// An error of the service's about a name that a host wrote, with that name shortened. What the
+/// service itself names, such as the path of a model's file, stays whole.
+pub(super) fn shortened(mut error: ErrorBody) -> ErrorBody {
+    if !matches!(error.code, ErrorCode::ModelNotFound | ErrorCode::InvalidParams) {
+        return error;
+    }
+    for member in ["model", "path"] {
+        let Some(long) = error.details[member].as_str().map(str::to_owned) else { continue };
+        if let Cow::Owned(short) = brief(&long) {
+            error.message = error.message.replace(&long, &short);
+            error.remediation = error.remediation.replace(&long, &short);
+            error.details[member] = Value::from(short);
+        }
+    }
+    error
+}
+
 /// What stands between what serde found and what it expected.
 pub(super) const EXPECTED: &str = ", expected ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_long_name_is_shortened_wherever_an_error_says_it() {
+        let name = "x".repeat(4_000);
+        let error = |code, member: &str| {
+            ErrorBody::new(code, format!("the model `{name}` is not here"))
+                .with_details(json!({ member: name, "suggestion": null }))
+                .with_remediation(format!("Run `ingle pull {name}`."))
+        };
+        for member in ["model", "path"] {
+            let short = shortened(error(ErrorCode::ModelNotFound, member));
+            assert!(serde_json::to_string(&short).unwrap().len() < 1_000, "{short:?}");
+            assert!(short.message.starts_with("the model `xxx"), "{short}");
+        }
+        let ours = error(ErrorCode::ModelInvalid, "path");
+        assert_eq!(shortened(ours.clone()), ours);
+        let plain = ErrorBody::new(ErrorCode::ModelNotFound, "no");
+        assert_eq!(shortened(plain.clone()), plain);
+    }
 
     #[test]
     fn a_long_text_is_shortened_between_characters() {

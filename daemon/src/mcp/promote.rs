@@ -29,6 +29,12 @@ impl Patience {
         Self { limit_ms }
     }
 
+    /// Milliseconds after which it gives a call up.
+    #[must_use]
+    pub const fn limit_ms(self) -> u64 {
+        self.limit_ms
+    }
+
     /// Milliseconds after which a reply is due: the host's limit less a margin for the way back.
     #[must_use]
     pub const fn due_ms(self) -> u64 {
@@ -107,11 +113,11 @@ pub async fn run(
     }
 }
 
-/// How a model goes on with a job that has not ended.
+/// How a model goes on with a job that has not ended; job_wait waits `wait_ms` milliseconds at most.
 #[must_use]
-pub fn going_on(job: &JobInfo, patience: Patience) -> String {
+pub fn going_on(job: &JobInfo, wait_ms: u64) -> String {
     let JobInfo { id, progress, message, .. } = job;
-    let seconds = patience.limit_ms.div_ceil(1_000);
+    let seconds = wait_ms.div_ceil(1_000);
     format!(
         "Not finished yet ({:.0} %, {message}): the work goes on as job {id}, and nothing is lost. \
          Call job_wait with {{\"job_id\": \"{id}\"}} to get the whole result; it waits up to {seconds} \

@@ -196,9 +196,9 @@ impl Session {
 
 /// MCP's error for an address nobody lives at.
 pub(super) fn not_found(uri: &str) -> ErrorData {
+    let uri = brief(uri);
     let message = format!(
-        "there is no resource `{}`; there are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and {JOB_TEMPLATE}",
-        brief(uri)
+        "there is no resource `{uri}`; there are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and {JOB_TEMPLATE}"
     );
     ErrorData::resource_not_found(message, Some(json!({ "uri": uri })))
 }
@@ -227,6 +227,8 @@ mod tests {
             assert_eq!(place.uri(), uri);
             assert_eq!(Place::read(uri), Some(place));
         }
+        let long = not_found(&format!("ingle://models/{}", "x".repeat(100_000)));
+        assert!(serde_json::to_string(&long).unwrap().len() < 1_000, "{long:?}");
         // As a person would write it.
         assert_eq!(Place::read("ingle://models/a/b"), Some(Place::Model("a/b".to_owned())));
         for foreign in [

@@ -27,7 +27,7 @@ pub(super) struct Chat {
     system: Option<String>,
     /// Name of a model from list_models; the default model when absent.
     model: Option<String>,
-    /// Most tokens to generate.
+    /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
     /// 0 (the default) always gives the likeliest answer; 1 varies freely.
     temperature: Option<f32>,
@@ -39,8 +39,7 @@ pub(super) struct Chat {
     /// With the same seed, the same text is drawn again.
     seed: Option<u64>,
     /// Strings that end the answer.
-    #[serde(default)]
-    stop: Vec<String>,
+    stop: Option<Vec<String>>,
     /// The form of the answer: "text" (the default), "json" for some JSON object, or a JSON Schema
     /// that the answer is made to fit.
     format: Option<Format>,
@@ -134,7 +133,7 @@ impl Chat {
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
-            stop: self.stop,
+            stop: self.stop.unwrap_or_default(),
             format,
             ..GenerateParams::default()
         })
@@ -149,7 +148,7 @@ pub(super) struct Generate {
     prompt: String,
     /// Name of a model from list_models; the default model when absent.
     model: Option<String>,
-    /// Most tokens to generate.
+    /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
     /// 0 (the default) always gives the likeliest text; 1 varies freely.
     temperature: Option<f32>,
@@ -161,8 +160,7 @@ pub(super) struct Generate {
     /// With the same seed, the same text is drawn again.
     seed: Option<u64>,
     /// Strings that end the text.
-    #[serde(default)]
-    stop: Vec<String>,
+    stop: Option<Vec<String>>,
 }
 
 impl Generate {
@@ -176,7 +174,7 @@ impl Generate {
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed,
-            stop: self.stop,
+            stop: self.stop.unwrap_or_default(),
             ..GenerateParams::default()
         }
     }
@@ -192,15 +190,14 @@ pub(super) struct CompleteCode {
     suffix: Option<String>,
     /// Name of a code model from list_models; the default model when absent.
     model: Option<String>,
-    /// Most tokens to generate.
+    /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
     /// 0 (the default) always gives the likeliest code; 1 varies freely.
     temperature: Option<f32>,
     /// With the same seed, the same code is drawn again.
     seed: Option<u64>,
     /// Strings that end the code, such as a blank line.
-    #[serde(default)]
-    stop: Vec<String>,
+    stop: Option<Vec<String>>,
 }
 
 impl CompleteCode {
@@ -213,7 +210,7 @@ impl CompleteCode {
             max_tokens: self.max_tokens,
             temperature: self.temperature,
             seed: self.seed,
-            stop: self.stop,
+            stop: self.stop.unwrap_or_default(),
             ..GenerateParams::default()
         }
     }
@@ -406,6 +403,36 @@ mod tests {
         }
         let error = read::<Job>("job_get", object(json!({}))).unwrap_err();
         assert!(error.message.contains("missing field `job_id`"), "{error}");
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_null_and_says_what_holds_then() {
+        let (chat, text, code) =
+            (schema::input::<Chat>(), schema::input::<Generate>(), schema::input::<CompleteCode>());
+        for schema in [&chat, &text, &code] {
+            let known = schema["properties"].as_object().unwrap();
+            let said = known["max_tokens"]["description"].as_str().unwrap();
+            let default = format!("{} when absent", ingle_protocol::limits::DEFAULT_MAX_TOKENS);
+            assert!(said.contains(&default), "{said}");
+            let stop = &known["stop"];
+            assert_eq!(
+                (&stop["type"], &stop["items"]["type"]),
+                (&json!("array"), &json!("string"))
+            );
+        }
+        let nulls = |schema: &JsonObject, given: Value| {
+            let mut arguments = object(given);
+            for name in schema["properties"].as_object().unwrap().keys() {
+                arguments.entry(name).or_insert(Value::Null);
+            }
+            arguments
+        };
+        let given = nulls(&chat, json!({ "prompt": "x" }));
+        assert!(read::<Chat>("chat", given).unwrap().params().unwrap().stop.is_empty());
+        let given = nulls(&text, json!({ "prompt": "x" }));
+        assert!(read::<Generate>("generate", given).unwrap().params().stop.is_empty());
+        let given = nulls(&code, json!({ "prefix": "x" }));
+        assert!(read::<CompleteCode>("complete_code", given).unwrap().params().stop.is_empty());
     }
 
     #[test]

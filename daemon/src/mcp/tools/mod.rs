@@ -1,7 +1,7 @@
 //! The MCP tools: what each does with its arguments.
 //!
 //! Owns the dispatch, and that every call is bounded. [`arguments`] and [`outputs`] own what goes in
-//! and out, [`catalogue`] how it is described. An error a model can act on, a wrong argument too, is
+//! and out, [`work`] what is said of work, [`catalogue`] how it is described. An error a model can act on, a wrong argument too, is
 //! a tool result with `isError` and the next step in its text; only a tool that does not exist is a
 //! protocol error.
 
@@ -11,6 +11,7 @@ mod outputs;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +22,12 @@ use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::jobs::{
-    JobEvent, JobParams, JobReply, JobReplyStatus, JobStatus, JobWork, ListJobsParams, WaitParams,
+    JobEvent, JobParams, JobStatus, JobWork, ListJobsParams, WaitParams,
 };
 use ingle_protocol::wire::models::{LoadParams, ProgressEvent};
 use ingle_protocol::wire::tokens::TokenizeParams;
 use ingle_protocol::{limits, tools};
-use rmcp::model::{CallToolRequestParams, CallToolResult};
+use rmcp::model::{CallToolRequestParams, CallToolResult, ProtocolVersion};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
 use serde_json::json;
@@ -34,8 +35,9 @@ use tokio::sync::mpsc;
 
 pub(super) use self::catalogue::tool_list;
 use self::outputs::answer;
-use super::brief::brief;
-use super::promote::{self, Patience, Progress};
+use self::work::Asker;
+use super::brief::{self, brief};
+use super::promote::{self, Progress};
 use super::session::Session;
 use crate::metrics::{Edge, Outcome, UNKNOWN};
 use crate::request::named;
@@ -46,12 +48,20 @@ const LISTED_JOBS: usize = 20;
 /// One call: its name in logs and errors, and what came with it.
 struct Call<'a> {
     id: &'a str,
+    /// The tool, one of ours.
+    tool: &'a str,
     context: &'a RequestContext<RoleServer>,
 }
 
 impl Call<'_> {
     fn progress(&self) -> Progress<'_> {
         Progress::new(&self.context.peer, self.context.meta.get_progress_token())
+    }
+
+    /// Whether the host's revision of MCP has structured content.
+    fn has_structure(&self) -> bool {
+        let revision = self.context.protocol_version();
+        revision.is_none_or(|revision| revision >= ProtocolVersion::V_2025_06_18)
     }
 }
 
@@ -86,7 +96,8 @@ impl Session {
         let id = self.service.names.next();
         // One that is dropped is counted as cancelled.
         let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
-        let outcome = self.dispatch(request, &Call { id: &id, context }).await;
+        let tool = tools::tool(&request.name).name;
+        let outcome = self.dispatch(request, &Call { id: &id, tool, context }).await;
         asked.end(metric_outcome(&outcome));
         let outcome = outcome?;
         Ok(outcome.unwrap_or_else(|error| outputs::failure(&named(known_by_tools(error), &id))))
@@ -137,7 +148,7 @@ impl Session {
                 "job_get" => {
                     let arguments::Job { job_id } = arguments::read(name, arguments)?;
                     let request = self.request(call.id, Class::Simple, None);
-                    result(self.jobs.get(&job_id, &request).await?, true, self.patience)
+                    self.asker(call).result(&self.jobs.get(&job_id, &request).await?)
                 }
                 "job_list" => self.job_list(arguments::read(name, arguments)?, call).await,
                 "job_cancel" => self.job_cancel(arguments::read(name, arguments)?, call).await,
@@ -175,12 +186,23 @@ impl Session {
 
     /// Runs work that goes on as a job when the host can wait no longer.
     async fn run(&self, work: JobWork, call: &Call<'_>) -> Result<CallToolResult, ErrorBody> {
-        let class = tools::tool(work.kind()).class;
+        let class = match &work {
+            JobWork::Embed(params) => tools::embed_class(params.input.len()),
+            JobWork::Generate(_) => tools::tool(call.tool).class,
+        };
         let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
         let reply = promote::run(&self.jobs, params, class, self.patience, call.progress()).await?;
-        // Work that has ended here is nobody's job.
-        let is_job = reply.status == JobReplyStatus::Pending;
-        result(reply, is_job, self.patience)
+        self.asker(call).result(&reply)
+    }
+
+    /// What is told of work depends on who asks.
+    fn asker<'a>(&self, call: &Call<'a>) -> Asker<'a> {
+        let work_ms = self.service.config.timeouts.work_ms(Class::Workflow);
+        Asker {
+            tool: call.tool,
+            wait_ms: self.patience.limit_ms().min(work_ms),
+            has_structure: call.has_structure(),
+        }
     }
 
     async fn count_tokens(
@@ -285,7 +307,7 @@ impl Session {
             reply = self.jobs.wait(&params, events, &request) => reply?,
             never = tell => never,
         };
-        result(reply, true, self.patience)
+        self.asker(call).result(&reply)
     }
 
     async fn job_list(
@@ -367,37 +389,9 @@ fn share_of(done_bytes: u64, total_bytes: u64) -> f32 {
     share.clamp(0.0, 1.0)
 }
 
-/// The next step in words of tools, where it is a usual one: a model has no terminal.
+/// An error in words of tools, because a model has no terminal, and with little of what it wrote.
 fn known_by_tools(error: ErrorBody) -> ErrorBody {
-    if error.remediation != error.code.remediation() {
-        return error;
-    }
-    match error.code {
-        ErrorCode::JobNotFound => error
-            .with_remediation("Call job_list to see the jobs there are; old ones are cleaned up."),
-        ErrorCode::ModelNotFound => error.with_remediation(
-            "Call list_models to see what is here. The user can fetch a model with `ingle pull`.",
-        ),
-        ErrorCode::Overloaded => match error.details["retry_after_ms"].as_u64() {
-            Some(ms) => error.with_remediation(format!("Wait {ms} ms, then call the tool again.")),
-            None => error,
-        },
-        _ => error,
-    }
-}
-
-/// Work as a tool's result: what it gave, its error, or how to go on with it.
-fn result(reply: JobReply, is_job: bool, patience: Patience) -> Result<CallToolResult, ErrorBody> {
-    match (&reply.status, &reply.result, &reply.error) {
-        (JobReplyStatus::Success, Some(result), _) => {
-            let job_id = is_job.then(|| reply.job.id.clone());
-            let (work, text) = outputs::Work::done(result, job_id);
-            answer(&work, text)
-        }
-        (_, _, Some(error)) => Err(error.clone()),
-        (_, _, None) => {
-            let text = promote::going_on(&reply.job, patience);
-            answer(&outputs::Work::running(&reply), Some(text))
-        }
-    }
+    let error = brief::shortened(error);
+    let next = tools::next_step(&error).into_owned();
+    error.with_remediation(next)
 }

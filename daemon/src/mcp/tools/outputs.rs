@@ -4,6 +4,7 @@
 //! structured content for a program; an error has both forms too.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::wire::jobs::{JobInfo, JobReply};
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::{JobCounts, StatusReply};
@@ -90,15 +91,14 @@ fn member<T: for<'de> Deserialize<'de>>(result: &Value, name: &str) -> Option<T>
 }
 
 impl Work {
-    /// Work that has ended with `result`, and its text for a model.
-    pub(super) fn done(result: &Value, job_id: Option<String>) -> (Self, Option<String>) {
-        let text: Option<String> = member(result, "text");
+    /// Work that has ended with `result`.
+    pub(super) fn done(result: &Value, job_id: Option<String>) -> Self {
         let embeddings: Option<Vec<Vec<f64>>> = member(result, "embeddings");
-        let work = Self {
+        Self {
             status: "done".to_owned(),
             job_id,
             model: member(result, "model"),
-            text: text.clone(),
+            text: member(result, "text"),
             reasoning: member(result, "reasoning"),
             finish_reason: member(result, "finish_reason"),
             seed: member(result, "seed"),
@@ -106,8 +106,64 @@ impl Work {
             embeddings: embeddings.map(|vectors| vectors.into_iter().map(shortened).collect()),
             usage: member(result, "usage"),
             ..Self::default()
+        }
+    }
+
+    /// What a model reads of work that has ended: its text, and what it must know of that.
+    pub(super) fn texts(&self, has_structure: bool) -> Vec<String> {
+        match (&self.text, &self.embeddings) {
+            (Some(text), _) => [text.clone()].into_iter().chain(self.cut()).collect(),
+            (None, Some(vectors)) => self.words_for(vectors, has_structure),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// That the text is not all there could be. Some hosts join what they show, so it is marked off.
+    fn cut(&self) -> Option<String> {
+        let tokens = self.usage.as_ref().and_then(|usage| usage.completion_tokens);
+        let after = tokens.map_or(String::new(), |tokens| format!(" after {tokens} tokens"));
+        let is_empty = self.text.as_ref().is_none_or(String::is_empty);
+        match self.finish_reason.as_deref()? {
+            "length" if is_empty && self.reasoning.is_some() => Some(format!(
+                "[Cut off{after}, while the model was still thinking. Call again with a larger \
+                 `max_tokens` to get an answer.]"
+            )),
+            "length" => Some(format!(
+                "[Cut off{after}. Call again with a larger `max_tokens` to get all of it.]"
+            )),
+            "soft_timeout" => Some(format!(
+                "[Ended early{after}, because the job's time was running out. For more, ask for \
+                 the rest in another call.]"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Vectors in words. They are numbers for a program, and no text that a model should read, so
+    /// they are one only where a host can show nothing else, and only within bounds.
+    fn words_for(&self, vectors: &[Vec<f64>], has_structure: bool) -> Vec<String> {
+        let count = match vectors.len() {
+            1 => "1 vector".to_owned(),
+            count => format!("{count} vectors"),
         };
-        (work, text)
+        let numbers = vectors.first().map_or(0, Vec::len);
+        let model = self.model.as_deref().unwrap_or_default();
+        let words = format!("{count} of {numbers} numbers from `{model}`");
+        if has_structure {
+            return vec![format!("{words}; they are in the structured content.")];
+        }
+        match serde_json::to_string(self) {
+            Ok(json) if json.len() <= limits::MCP_TEXT_BYTES => vec![format!("{words}:"), json],
+            _ => vec![format!(
+                "{words}: too many to be shown as text. They are in the structured content, which \
+                 this host may not know; ask for fewer texts in one call."
+            )],
+        }
+    }
+
+    /// What there is of the text of work that goes on.
+    pub(super) fn partial_text(&self) -> Option<&str> {
+        self.partial_text.as_deref().filter(|text| !text.is_empty())
     }
 
     /// Work that goes on as a job.
@@ -381,18 +437,26 @@ impl From<JobInfo> for JobLine {
     }
 }
 
-/// A result as structure and as text; the structure's JSON is the text where there is no better one.
+/// A result as structure and as texts; the structure's JSON is the text where there is no better one.
 pub(super) fn answer<T: Serialize>(
     result: &T,
-    text: Option<String>,
+    texts: impl IntoIterator<Item = String>,
 ) -> Result<CallToolResult, ErrorBody> {
     let structure = serde_json::to_value(result)
         .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
-    let mut answer = CallToolResult::structured(structure);
-    if let Some(text) = text {
-        answer.content = vec![ContentBlock::text(text)];
+    let texts: Vec<_> = texts.into_iter().map(ContentBlock::text).collect();
+    if texts.is_empty() {
+        return Ok(CallToolResult::structured(structure));
     }
+    let mut answer = CallToolResult::success(texts);
+    answer.structured_content = Some(structure);
     Ok(answer)
+}
+
+/// What there is of a text, behind what else is said.
+pub(super) fn push_so_far(text: &mut String, so_far: &str) {
+    text.push_str("\n\nThe text so far:\n");
+    text.push_str(so_far);
 }
 
 /// An error as a model reads it: what happened and what to do.
@@ -402,7 +466,7 @@ pub(super) fn failure(error: &ErrorBody) -> CallToolResult {
     // What was written before a limit was reached is better than nothing.
     let so_far = error.details["partial_result"]["text"].as_str().unwrap_or_default();
     if !so_far.is_empty() {
-        text.push_str(&format!("\n\nThe text so far:\n{so_far}"));
+        push_so_far(&mut text, so_far);
     }
     result.content = vec![ContentBlock::text(text)];
     result

@@ -1,6 +1,7 @@
 //! Every result fits the schema that its tool shows, and the catalogue fits the protocol's table.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::tools::TOOLS;
 use ingle_protocol::wire::jobs::{
@@ -12,9 +13,18 @@ use rmcp::model::CallToolResult;
 use serde_json::{Value, json};
 
 use super::outputs::{self, answer};
-use super::{Patience, known_by_tools, result, tool_list};
+use super::work::Asker;
+use super::{known_by_tools, tool_list};
 
-const PATIENCE: Patience = Patience::new(60_000);
+/// A call of `tool` by a host of a revision with structured content.
+fn asker(tool: &str) -> Asker<'_> {
+    Asker { tool, wait_ms: 60_000, has_structure: true }
+}
+
+/// The texts of a result.
+fn texts(given: &CallToolResult) -> Vec<&str> {
+    given.content.iter().map(|block| block.as_text().unwrap().text.as_str()).collect()
+}
 
 /// Asserts that what a tool gives is what it said it would give.
 fn assert_fits(tool: &str, given: &CallToolResult) {
@@ -128,22 +138,113 @@ fn texts_vectors_and_unfinished_work_fit_their_schemas() {
         "embeddings": [[f64::from(0.1_f32), -1.0], [0.0, 1.0]],
         "usage": { "prompt_tokens": 3 },
     });
-    let of = |reply, is_job| result(reply, is_job, PATIENCE).unwrap();
-    let running = of(reply(JobStatus::Running, None), true);
-    assert_eq!(running.structured_content.as_ref().unwrap()["partial_text"], "so f");
+    let of = |tool, reply: JobReply| asker(tool).result(&reply).unwrap();
     for tool in ["chat", "generate", "complete_code", "job_wait", "job_get"] {
-        let given = of(reply(JobStatus::Done, Some(text.clone())), tool.starts_with("job"));
+        let given = of(tool, reply(JobStatus::Done, Some(text.clone())));
         assert_fits(tool, &given);
-        assert_eq!(given.content[0].as_text().unwrap().text, "crackle");
+        assert_eq!(texts(&given), ["crackle"]);
+        let is_job = given.structured_content.as_ref().unwrap().get("job_id").is_some();
+        assert_eq!(is_job, tool.starts_with("job"), "{tool}");
+        let running = of(tool, reply(JobStatus::Running, None));
         assert_fits(tool, &running);
+        assert_eq!(running.structured_content.as_ref().unwrap()["partial_text"], "so f");
+        // Who waits would read it again with every wait.
+        assert_eq!(texts(&running)[0].ends_with("so far:\nso f"), tool == "job_get", "{tool}");
     }
     for tool in ["embed", "job_wait", "job_get"] {
-        let given = of(reply(JobStatus::Done, Some(vectors.clone())), false);
+        let given = of(tool, reply(JobStatus::Done, Some(vectors.clone())));
         assert_fits(tool, &given);
-        // Hosts of the first revision see the text only.
-        assert!(given.content[0].as_text().unwrap().text.contains("[0.1,-1.0]"), "{given:?}");
-        assert_fits(tool, &of(reply(JobStatus::Queued, None), true));
+        let words = "2 vectors of 2 numbers from `minilm`; they are in the structured content.";
+        assert_eq!(texts(&given), [words], "a model reads no vectors");
+        assert_fits(tool, &of(tool, reply(JobStatus::Queued, None)));
     }
+}
+
+#[test]
+fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
+    let old = Asker { has_structure: false, ..asker("embed") };
+    let of = |texts: usize| {
+        let vectors = vec![vec![f64::from(0.1_f32), -1.0]; texts];
+        let result = json!({ "model": "minilm", "dimensions": 2, "embeddings": vectors });
+        old.result(&reply(JobStatus::Done, Some(result))).unwrap()
+    };
+    let few = of(1);
+    assert_fits("embed", &few);
+    assert!(texts(&few)[0].starts_with("1 vector of 2 numbers"), "{few:?}");
+    assert!(texts(&few)[1].contains("[0.1,-1.0]"), "{few:?}");
+    let many = of(100_000);
+    assert_eq!(texts(&many).len(), 1);
+    assert!(texts(&many)[0].contains("fewer texts"), "{:?}", texts(&many));
+    assert!(many.structured_content.is_some());
+}
+
+/// A result as large as a job may have is still one frame.
+#[test]
+fn the_largest_result_of_embed_fits_a_frame() {
+    let vectors = vec![vec![-0.123_456_79; 384]; 1_650];
+    let result = json!({ "model": "minilm", "dimensions": 384, "embeddings": vectors });
+    let bytes = result.to_string().len();
+    assert!((limits::JOB_RESULT_BYTES / 10 * 9..limits::JOB_RESULT_BYTES).contains(&bytes));
+    for has_structure in [true, false] {
+        let asker = Asker { has_structure, ..asker("job_get") };
+        let given = asker.result(&reply(JobStatus::Done, Some(result.clone()))).unwrap();
+        let bytes = serde_json::to_vec(&given).unwrap().len();
+        assert!(bytes + 1_024 < limits::FRAME_BYTES, "{bytes}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_whole_says_so() {
+    let notes = |reason: &str, text: &str, reasoning: Option<&str>| {
+        let mut result = json!({
+            "model": "sim", "text": text, "finish_reason": reason,
+            "usage": { "prompt_tokens": 3, "completion_tokens": 16 },
+        });
+        if let Some(reasoning) = reasoning {
+            result["reasoning"] = json!(reasoning);
+        }
+        let given = asker("chat").result(&reply(JobStatus::Done, Some(result))).unwrap();
+        assert_fits("chat", &given);
+        assert_eq!(texts(&given)[0], text);
+        texts(&given)[1..].join("|")
+    };
+    assert_eq!(notes("stop", "all", None), "");
+    assert_eq!(notes("tool_calls", "", None), "");
+    let cut = notes("length", "so f", None);
+    assert!(cut.starts_with("[Cut off after 16 tokens.") && cut.contains("`max_tokens`"), "{cut}");
+    assert!(notes("length", "", Some("hm")).contains("still thinking"));
+    assert!(notes("soft_timeout", "so far.", None).starts_with("[Ended early after 16 tokens"));
+}
+
+#[test]
+fn job_wait_promises_no_more_time_than_there_is() {
+    let seconds = |wait_ms| {
+        let given = Asker { wait_ms, ..asker("chat") }.result(&reply(JobStatus::Running, None));
+        texts(&given.unwrap())[0].to_owned()
+    };
+    assert!(seconds(300_000).contains("it waits up to 300 seconds"));
+    assert!(seconds(59_001).contains("it waits up to 60 seconds"));
+}
+
+#[test]
+fn work_that_was_ended_from_outside_can_be_had_again() {
+    let next = |tool, kind: &str, code| {
+        let mut reply = reply(JobStatus::Cancelled, None);
+        reply.status = JobReplyStatus::Error;
+        reply.job.kind = kind.to_owned();
+        let error = ErrorBody::new(code, "it ended").with_remediation("Create the job again.");
+        reply.error = Some(error.with_details(json!({ "partial_result": { "text": "so f" } })));
+        let error = asker(tool).result(&reply).unwrap_err();
+        texts(&outputs::failure(&known_by_tools(error)))[0].to_owned()
+    };
+    for code in [ErrorCode::Cancelled, ErrorCode::Interrupted] {
+        assert!(next("job_get", "embed", code).contains("Call `embed` again"));
+        let text = next("job_wait", "generate", code);
+        assert!(text.contains("(`chat`, `generate` or `complete_code`) again"), "{text}");
+        assert!(text.ends_with("so far:\nso f") && !text.contains("Create"), "{text}");
+        assert!(next("chat", "generate", code).contains("Call `chat` again"));
+    }
+    assert!(next("chat", "generate", ErrorCode::Internal).contains("Create the job again"));
 }
 
 #[test]
