@@ -328,6 +328,7 @@ impl Jobs {
         }
         self.inner.store.get(id.to_owned()).await?.ok_or_else(|| {
             ErrorBody::new(ErrorCode::JobNotFound, format!("there is no job `{id}`"))
+                .with_details(json!({ "job_id": id }))
         })
     }
 }

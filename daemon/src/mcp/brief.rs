@@ -33,10 +33,11 @@ pub(super) fn problem(error: &impl ToString) -> String {
 /// An error of the service's about a name that a host wrote, with that name shortened. What the
 /// service itself names, such as the path of a model's file, stays whole.
 pub(super) fn shortened(mut error: ErrorBody) -> ErrorBody {
-    if !matches!(error.code, ErrorCode::ModelNotFound | ErrorCode::InvalidParams) {
+    use ErrorCode as Code;
+    if !matches!(error.code, Code::ModelNotFound | Code::JobNotFound | Code::InvalidParams) {
         return error;
     }
-    for member in ["model", "path"] {
+    for member in ["model", "path", "job_id"] {
         let Some(long) = error.details[member].as_str().map(str::to_owned) else { continue };
         if let Cow::Owned(short) = brief(&long) {
             error.message = error.message.replace(&long, &short);

@@ -97,6 +97,9 @@ async def calls_tool(mode, name):
     expect(not result.is_error, text_of(result))
     expect(result.structured_content is not None, "no structured content")
     expect(text_of(result), "no text")
+    if name == "embed":
+        # Vectors are for programs: a model is told of them only.
+        expect("2 vectors of" in text_of(result), f"text: {text_of(result)[:200]}")
     if member:
         expect(member in result.structured_content, f"no `{member}`: {result.structured_content}")
 
@@ -200,6 +203,15 @@ async def explains_errors(mode):
             await client.call_tool("no_such_tool", {})
 
 
+async def says_that_a_text_was_cut(mode):
+    """A text that ends at its limit says so in words: many hosts show a model nothing else."""
+    async with host(mode) as client:
+        result = await client.call_tool("generate", {"prompt": "hello", "max_tokens": 2})
+    equal(result.structured_content["finish_reason"], "length", "finish reason")
+    equal(result.content[0].text, result.structured_content["text"], "the text itself")
+    expect("max_tokens" in result.content[1].text, f"content: {result.content}")
+
+
 async def many_at_once(mode):
     """Calls in flight together get each its own answer."""
     async with host(mode) as client:
@@ -281,8 +293,8 @@ async def gets_prompts(mode):
 async def main():
     """Every scenario in every mode."""
     scenarios = [negotiates, lists_tools, reports_progress, cancels, becomes_a_job, cancels_a_job,
-                 explains_errors, ignores_a_task, many_at_once, reads_resources,
-                 hears_of_changes, gets_prompts]
+                 explains_errors, says_that_a_text_was_cut, ignores_a_task, many_at_once,
+                 reads_resources, hears_of_changes, gets_prompts]
     for mode in MODES:
         for function in scenarios:
             await scenario_async(f"{mode}/{function.__name__}", function, mode)

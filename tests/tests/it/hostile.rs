@@ -166,7 +166,33 @@ fn a_batch_is_answered_together() {
         .map(|id| json!({ "jsonrpc": "2.0", "id": id, "method": "health" }))
         .collect();
     raw.send(format!("{}\n", json!(many)).as_bytes());
-    assert_eq!(raw.error_code(), "INVALID_REQUEST");
+    let refused = raw.reply();
+    let ids = refused.as_array().unwrap().iter().map(|answer| answer["id"].clone());
+    assert!(ids.eq((0..=limits::BATCH_REQUESTS).map(Value::from)), "{refused}");
+    assert_eq!(refused[0]["error"]["data"]["code"], "INVALID_REQUEST");
+}
+
+#[test]
+fn what_cannot_be_read_whole_is_answered_under_its_id() {
+    let home = Home::with_sim(json!({}));
+    let _daemon = home.daemon();
+    let mut raw = Raw::connect(&home);
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    let long = format!("\"{}\"", "x".repeat(limits::FRAME_BYTES));
+    for (value, code) in [
+        (r#""\ud83d""#, "INVALID_PARAMS"),
+        ("1e999", "INVALID_PARAMS"),
+        (deep.as_str(), "INVALID_PARAMS"),
+        (long.as_str(), "FRAME_TOO_LARGE"),
+    ] {
+        let frame = format!(
+            r#"{{"method":"generate","params":{{"prompt":{value}}},"jsonrpc":"2.0","id":7}}"#
+        );
+        raw.send(format!("{frame}\n").as_bytes());
+        let reply = raw.reply();
+        assert_eq!((&reply["id"], &reply["error"]["data"]["code"]), (&json!(7), &json!(code)));
+    }
+    assert_alive(&mut raw);
 }
 
 #[test]

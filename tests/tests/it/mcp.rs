@@ -39,8 +39,12 @@ impl Host {
     }
 
     pub(crate) fn send(&mut self, message: &Value) {
+        self.send_line(&message.to_string());
+    }
+
+    fn send_line(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
-        stdin.write_all(format!("{message}\n").as_bytes()).unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     pub(crate) fn receive(&mut self) -> Value {
@@ -226,7 +230,13 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
     kill_process(first, Signal::KILL).unwrap();
     let reply = host.answer_to(id);
     assert_eq!(reply["error"]["data"]["code"], "DAEMON_LOST", "{reply}");
-    let reply = host.request("tools/list", &json!({}));
+    // Many hosts show a model no more than this.
+    let message = reply["error"]["message"].as_str().unwrap();
+    assert!(message.contains("Call the tool again"), "{message}");
+    let id = host.start("tools/list", &json!({}));
+    // What came and went meanwhile was told to nobody.
+    host.wait_for("notifications/resources/list_changed");
+    let reply = host.answer_to(id);
     assert!(reply["result"]["tools"].is_array(), "{reply}");
     assert_ne!(home.daemon_pid(), Some(first));
     host.end();
@@ -250,10 +260,52 @@ fn broken_lines_are_answered_and_the_session_goes_on() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     host.initialize();
-    host.child.stdin.as_mut().unwrap().write_all(b"this is not json\n").unwrap();
+    host.send_line("this is not json");
     assert_eq!(host.receive()["error"]["code"], -32700);
     let reply = host.call("chat", &json!({ "prompt": "hello" }));
     assert_eq!(reply["result"]["content"][0]["text"], "crackle");
+    host.end();
+}
+
+#[test]
+fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
+    let home = Home::with_sim(json!({ "reply": "crackle" }));
+    let mut host = Host::open(&home);
+    let call = |id: i64, prompt: &str| {
+        let params = format!(r#"{{"name":"chat","arguments":{{"prompt":{prompt}}}}}"#);
+        format!(r#"{{"method":"tools/call","params":{params},"jsonrpc":"2.0","id":{id}}}"#)
+    };
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (id, prompt, named) in
+        [(101, r#""\ud83d""#, "character"), (102, "1e999", "float"), (103, &deep, "deep")]
+    {
+        host.send_line(&call(id, prompt));
+        let reply = host.next_but_changes();
+        assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(id), &json!(-32602)));
+        assert!(reply["error"]["message"].as_str().unwrap().contains(named), "{reply}");
+    }
+    // A batch has one answer for each.
+    host.send_line(&format!("[{},{}]", call(104, "1e999"), call(105, r#""hi""#)));
+    let mut replies = [host.next_but_changes(), host.next_but_changes()];
+    replies.sort_by_key(|reply| reply["id"].as_i64());
+    assert_eq!((&replies[0]["id"], &replies[0]["error"]["code"]), (&json!(104), &json!(-32602)));
+    assert_eq!(replies[1]["result"]["content"][0]["text"], "crackle", "{replies:?}");
+    host.end();
+}
+
+#[test]
+fn a_job_that_its_daemon_took_along_is_told_in_words_of_tools() {
+    let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
+    let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
+    let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
+    let job = reply["result"]["structuredContent"]["job_id"].clone();
+    kill_process(home.daemon_pid().unwrap(), Signal::KILL).unwrap();
+    // The one that meets the dead daemon may be lost with it.
+    let told = (0..2).map(|_| host.call("job_get", &json!({ "job_id": job })));
+    let told = told.filter(|reply| reply["result"].is_object()).last().expect("a daemon");
+    assert_eq!(told["result"]["isError"], true, "{told}");
+    let text = told["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("INTERRUPTED") && text.contains("`chat`"), "{text}");
     host.end();
 }
 

@@ -62,6 +62,9 @@ fn a_conversation_is_answered_and_code_is_continued() {
     assert!(content(&reply)["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "{reply}");
     let reply = host.call("complete_code", &json!({ "prefix": "fn main() {", "max_tokens": 3 }));
     assert_eq!((text(&reply), &content(&reply)["finish_reason"]), ("cra", &json!("length")));
+    // A host may show nothing but text.
+    let note = reply["result"]["content"][1]["text"].as_str().unwrap();
+    assert!(note.contains("Cut off after 3 tokens") && note.contains("max_tokens"), "{note}");
     host.end();
 }
 
@@ -75,6 +78,7 @@ fn wrong_calls_are_results_that_say_how_to_mend_them() {
         ("chat", json!({ "prompt": "x", "max_tokens": "ten" }), "`max_tokens`"),
         ("chat", json!({ "prompt": "x", "temperature": -1 }), "`temperature`"),
         ("chat", json!({ "prompt": "x", "model": "nobody" }), "MODEL_NOT_FOUND"),
+        ("chat", json!({ "prompt": "x", "model": "nobody" }), "list_models"),
         ("generate", json!({ "prompt": ["x"] }), "a string"),
         ("embed", json!({ "texts": [] }), "`texts`"),
         ("embed", json!({ "texts": ["x"] }), "MODEL_UNSUPPORTED"),
@@ -157,10 +161,14 @@ fn jobs_are_listed_looked_at_and_ended() {
     let looked = host.call("job_get", &json!({ "job_id": job }));
     assert_eq!(content(&looked)["status"], "running");
     assert!(content(&looked)["partial_text"].as_str().unwrap().starts_with('x'), "{looked}");
+    assert!(text(&looked).contains("so far:\nx"), "{looked}");
     let ended = host.call("job_cancel", &json!({ "job_id": job }));
     assert_eq!(content(&ended)["status"], "cancelled", "{ended}");
     let waited = host.call("job_wait", &json!({ "job_id": job }));
-    assert!(failure(&waited).contains("CANCELLED"), "{waited}");
+    let said = failure(&waited);
+    for words in ["CANCELLED", "`chat`", "so far:\nx"] {
+        assert!(said.contains(words), "{said}");
+    }
     assert!(
         waited["result"]["structuredContent"]["error"]["details"]["partial_result"].is_object()
     );
