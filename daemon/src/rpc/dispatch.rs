@@ -143,9 +143,9 @@ fn scanned_id(id: Option<String>) -> WireId {
     id.and_then(|id| serde_json::from_str(&id).ok()).unwrap_or(WireId::Null)
 }
 
-/// The reply to a batch that has too many requests: under the id of each, of a huge batch of the
+/// The replies to a batch that has too many requests: under the id of each, of a huge batch of the
 /// first, because nobody waits for one under null.
-fn batch_refusal(entries: &[&RawValue]) -> MethodResponse {
+fn refused_batch(entries: &[&RawValue]) -> Asked {
     let message = format!(
         "the batch has {} requests, and {} are allowed",
         entries.len(),
@@ -153,17 +153,14 @@ fn batch_refusal(entries: &[&RawValue]) -> MethodResponse {
     );
     let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
         .with_remediation("Send smaller batches, or each request by itself.");
-    let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
-    for entry in entries.iter().take(limits::REFUSED_BATCH_REQUESTS) {
-        if let Some(id) = scan::request_id(entry.get().as_bytes()) {
-            // These lines always fit.
-            let _ = builder.append(failure(rpc_id(&scanned_id(Some(id))), &error));
-        }
+    let entries = entries.iter().take(limits::REFUSED_BATCH_REQUESTS);
+    let ids = entries.filter_map(|entry| scan::request_id(entry.get().as_bytes()));
+    let refusal = |id| BatchEntry::Answer(failure(rpc_id(&scanned_id(Some(id))), &error));
+    let refused: Vec<BatchEntry> = ids.map(refusal).collect();
+    match refused.is_empty() {
+        true => Asked::Answer(failure(Id::Null, &error)),
+        false => Asked::Batch(refused),
     }
-    if builder.is_empty() {
-        return failure(Id::Null, &error);
-    }
-    MethodResponse::from_batch(builder.finish())
 }
 
 /// The reply to a frame that has no id that could be read.
@@ -207,7 +204,7 @@ pub fn read(frame: &[u8]) -> Asked {
         return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
     }
     if entries.len() > limits::BATCH_REQUESTS {
-        return Asked::Answer(batch_refusal(&entries));
+        return refused_batch(&entries);
     }
     let entries: Vec<BatchEntry> = entries
         .into_iter()
@@ -379,22 +376,26 @@ mod tests {
         let batch = |requests: usize| {
             let ask = |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"health"}}"#);
             let all: Vec<_> = (0..requests).map(ask).collect();
-            match read(format!("[{},7]", all.join(",")).as_bytes()) {
-                Asked::Answer(answer) => reply(answer),
-                _ => panic!("no answer"),
-            }
+            let Asked::Batch(entries) = read(format!("[{},7]", all.join(",")).as_bytes()) else {
+                panic!("no batch")
+            };
+            let answers = entries.into_iter().map(|entry| match entry {
+                BatchEntry::Answer(answer) => reply(answer),
+                BatchEntry::Call(_) => panic!("a call"),
+            });
+            answers.collect::<Vec<_>>()
         };
         let refused = batch(limits::BATCH_REQUESTS);
-        let refused = refused.as_array().unwrap();
         assert_eq!(refused.len(), limits::BATCH_REQUESTS);
         for (id, answer) in refused.iter().enumerate() {
-            assert_eq!(
-                (&answer["id"], answer["error"]["code"].as_i64()),
-                (&serde_json::json!(id), Some(-32600))
-            );
+            let (found, code) = (&answer["id"], answer["error"]["code"].as_i64());
+            assert_eq!((found, code), (&serde_json::json!(id), Some(-32600)));
         }
-        let huge = batch(10 * limits::REFUSED_BATCH_REQUESTS);
-        assert_eq!(huge.as_array().unwrap().len(), limits::REFUSED_BATCH_REQUESTS);
+        assert_eq!(
+            batch(10 * limits::REFUSED_BATCH_REQUESTS).len(),
+            limits::REFUSED_BATCH_REQUESTS
+        );
+        assert_eq!(answer_code(&format!("[{}7]", "7,".repeat(99))), Some(-32600));
     }
 
     #[test]

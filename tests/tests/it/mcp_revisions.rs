@@ -51,6 +51,28 @@ fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
 }
 
 #[test]
+fn vectors_are_text_only_where_a_revision_has_nothing_else() {
+    let home = Home::with_sim(json!({ "embeds": true }));
+    for (revision, is_text) in [("2024-11-05", true), ("2025-03-26", true), ("2025-06-18", false)] {
+        let mut host = Host::spawn(&home);
+        host.initialize_as(revision);
+        let reply = host.call("embed", &json!({ "texts": ["snap"] }));
+        let (blocks, structure) =
+            (&reply["result"]["content"], &reply["result"]["structuredContent"]);
+        assert_eq!(structure["embeddings"].as_array().unwrap().len(), 1, "{reply}");
+        assert!(blocks[0]["text"].as_str().unwrap().starts_with("1 vector of "), "{reply}");
+        let shown = blocks[1]["text"].as_str().map(|text| serde_json::from_str(text).unwrap());
+        assert_eq!(shown, is_text.then(|| structure.clone()), "{revision}");
+        host.end();
+    }
+    let mut host = Host::spawn(&home);
+    let call = with_meta(json!({ "name": "embed", "arguments": { "texts": ["snap", "pop"] } }));
+    let reply = host.request("tools/call", &call);
+    assert_eq!(reply["result"]["content"].as_array().unwrap().len(), 1, "{reply}");
+    host.end();
+}
+
+#[test]
 fn a_host_without_a_session_says_in_each_request_who_it_is() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
