@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_duration_counts_at_every_end_that_it_does_not_exceed() {
         let histogram = Histogram::new(WAITS);
-        for duration in [us(1), ms(1), us(1_001), s(600), s(601)] {
+        for duration in [us(1), ms(1), us(1_001), s(1_800), s(1_801)] {
             histogram.record(duration);
         }
         let reading = histogram.read();
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(cumulative[..2], [2, 3]);
         assert_eq!(*cumulative.last().unwrap(), 4);
         assert_eq!(reading.count(), 5);
-        assert_eq!(reading.sum, us(1) + ms(1) + us(1_001) + s(1_201));
+        assert_eq!(reading.sum, us(1) + ms(1) + us(1_001) + s(3_601));
     }
 
     #[test]
@@ -212,11 +212,11 @@ mod tests {
         for _ in 0..9 {
             histogram.record(ms(7));
         }
-        histogram.record(s(1_000));
+        histogram.record(s(2_000));
         let mut reading = histogram.read();
         let half = reading.quantile(0.5).unwrap();
         assert!(half > ms(5) && half <= ms(10), "{half:?}");
-        assert_eq!(reading.quantile(0.95), Some(s(600)));
+        assert_eq!(reading.quantile(0.95), Some(s(1_800)));
         reading.add(&histogram.read());
         assert_eq!((reading.count(), reading.quantile(0.5)), (20, Some(half)));
     }
