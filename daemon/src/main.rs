@@ -16,16 +16,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     /// Serve the local socket until a signal or `ingle stop`.
-    #[command(
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   ingled serve                           the local sockets; what config.toml says besides
   ingled serve --http 127.0.0.1:11711    OpenAI's API over TCP too
 
 Exit codes: 0 ended as asked, 2 the command line was wrong, 70 the engine died, 73 a file, socket
 or port could not be had, 75 another daemon runs, 77 the folder is somebody else's, 78 a setting is
-wrong, 80 the engine stood still for `engine.stall_s`."
-    )]
+wrong, 80 the engine stood still for `engine.stall_s`.")]
     Serve {
         /// Report readiness on standard output; the launcher holds the start lock.
         #[arg(long, hide = true)]

@@ -239,6 +239,9 @@ pub struct Function {
     pub description: Option<String>,
     /// JSON schema of its arguments, an object.
     pub parameters: Option<Map<String, Value>>,
+    /// Whether a call that is demanded keeps to the whole schema, and a schema that cannot be enforced is
+    /// refused; no when absent, and then what cannot be enforced is left out.
+    pub strict: Option<bool>,
 }
 
 /// Whether the model calls tools.
