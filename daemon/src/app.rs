@@ -35,6 +35,7 @@ use crate::request::RequestNames;
 use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
 use crate::service::Service;
+use crate::service::forms::Forms;
 use crate::service::models::Models;
 use crate::watchdog::Watchdog;
 use crate::{signals, system_memory};
@@ -268,6 +269,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         memory: watch.clone(),
         watchdog: watchdog.clone(),
         metrics: Arc::default(),
+        forms: Forms::default(),
         timeouts: Arc::default(),
         draining: draining.clone(),
         connections: AtomicUsize::new(0),

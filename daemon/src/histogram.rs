@@ -39,6 +39,8 @@ pub const WAITS: &[Duration] = &[
     s(120),
     s(300),
     s(600),
+    s(900),
+    s(1_800),
 ];
 
 /// Upper ends of the buckets for the time between two tokens. They are close together where people

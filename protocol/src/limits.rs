@@ -48,8 +48,12 @@ pub const HTTP_COMMIT_MS: u64 = 1_000;
 pub const HTTP_HEARTBEAT_MS: u64 = 5_000;
 /// Milliseconds for which one listing of the models serves all who ask over HTTP.
 pub const HTTP_MODELS_MS: u64 = 2_000;
-/// Prompts of one request for completions.
-pub const HTTP_PROMPTS: usize = 16;
+/// Texts of one request for completions: its prompts times what it asks of each.
+pub const HTTP_TEXTS: usize = 64;
+/// Bytes of all bodies of HTTP requests that are being read.
+pub const HTTP_BODIES_BYTES: usize = 8 * HTTP_BODY_BYTES;
+/// Bytes of a body past which it is parsed where parsing stops nothing else.
+pub const HTTP_BODY_PARSED_APART_BYTES: usize = 256 * 1024;
 
 /// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
 /// reading its host.
@@ -159,6 +163,10 @@ pub const FORMAT_REFERENCES: usize = 500;
 pub const FORMAT_DEPTH: usize = 100;
 /// Schemas that one schema may become when its alternatives are combined.
 pub const FORMAT_ALTERNATIVES: usize = 1_000;
+/// Formats that are prepared at once.
+pub const FORMS_AT_ONCE: usize = 2;
+/// Formats that are prepared or wait to be.
+pub const QUEUED_FORMS: usize = 64;
 /// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits end
 /// nearly all of its work long before.
 pub const MASK_MS: u64 = 3_000;
@@ -289,7 +297,7 @@ const _: () = {
     assert!(BATCH_REQUESTS <= IN_FLIGHT_PER_CONNECTION);
     assert!(QUEUED_GENERATIONS + QUEUED_EMBEDDINGS <= ENGINE_COMMANDS);
     assert!(EMBED_INPUT_BYTES < FRAME_BYTES);
-    assert!(CHOICES * HTTP_PROMPTS <= QUEUED_GENERATIONS);
+    assert!(CHOICES <= HTTP_TEXTS && HTTP_TEXTS <= QUEUED_GENERATIONS);
     assert!(HTTP_BODY_STALL_MS <= HTTP_BODY_MS && HTTP_COMMIT_MS <= HTTP_HEARTBEAT_MS);
     assert!(JOB_WORKERS >= 1 && JOB_WORKERS <= MAX_JOB_WORKERS);
     assert!(MAX_JOB_WORKERS < QUEUED_JOBS && FRAME_BYTES < QUEUED_JOB_BYTES);

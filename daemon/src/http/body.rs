@@ -1,8 +1,9 @@
 //! Reading a request's JSON body.
 //!
-//! Owns its limits in bytes and time, and what is wrong with it, down to the member. Knows nothing
-//! of what the body says.
+//! Owns its limits in bytes and time, those of all bodies together, and what is wrong with it, down to
+//! the member. Knows nothing of what the body says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,18 +16,20 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::Edge;
 use super::problem::{Problem, invalid};
 
 /// A body that is JSON of this type.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Edge>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, edge: &Arc<Edge>) -> Result<Self, Problem> {
         check_type(&request)?;
         let headers = request.headers();
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
@@ -35,8 +38,46 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
         if headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES) {
             return Err(too_large());
         }
-        let bytes = read(request.into_body()).await?;
-        parse(&bytes).map(Self)
+        let (bytes, _room) = read(request.into_body(), &edge.bodies).await?;
+        if bytes.len() <= limits::HTTP_BODY_PARSED_APART_BYTES {
+            return parse(&bytes).map(Self);
+        }
+        // Streams of others are served by this thread meanwhile.
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+        parsed.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?.map(Self)
+    }
+}
+
+/// Room for bodies that are being read.
+#[derive(Debug)]
+pub(super) struct Bodies(Semaphore);
+
+impl Bodies {
+    /// What a permit stands for. A semaphore counts fewer of them than there may be bytes.
+    const PERMIT_BYTES: usize = 1024;
+
+    /// Room for so many bytes.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Semaphore::new(bytes / Self::PERMIT_BYTES))
+    }
+
+    /// Makes `room` enough for so many bytes.
+    fn grow<'a>(
+        &'a self,
+        room: &mut Option<SemaphorePermit<'a>>,
+        bytes: usize,
+    ) -> Result<(), Problem> {
+        let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let more = bytes.div_ceil(Self::PERMIT_BYTES).saturating_sub(held);
+        let permit = self.0.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+        let permit = permit.map_err(|_| {
+            ErrorBody::overloaded("the bodies of all requests that are being read are too large")
+        })?;
+        match room {
+            Some(room) => room.merge(permit),
+            None => *room = Some(permit),
+        }
+        Ok(())
     }
 }
 
@@ -55,12 +96,15 @@ fn check_type(request: &Request) -> Result<(), Problem> {
     Err(Problem::from(error).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
-/// The whole body, within its limits.
-async fn read(body: Body) -> Result<Vec<u8>, Problem> {
+/// The whole body, within its limits, and its room among `bodies`.
+async fn read(
+    body: Body,
+    bodies: &Bodies,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Problem> {
     let begun = Instant::now();
     let until = begun + Duration::from_millis(limits::HTTP_BODY_MS);
     let mut chunks = body.into_data_stream();
-    let (mut bytes, mut found) = (Vec::new(), 0_usize);
+    let (mut bytes, mut found, mut room) = (Vec::new(), 0_usize, None);
     loop {
         let stall = Instant::now() + Duration::from_millis(limits::HTTP_BODY_STALL_MS);
         let chunk: Bytes = match tokio::time::timeout_at(stall.min(until), chunks.next()).await {
@@ -81,15 +125,16 @@ async fn read(body: Body) -> Result<Vec<u8>, Problem> {
         };
         found = found.saturating_add(chunk.len());
         if found <= limits::HTTP_BODY_BYTES {
+            bodies.grow(&mut room, found)?;
             bytes.extend_from_slice(&chunk);
         } else if found > limits::HTTP_DISCARD_BYTES {
             break;
         } else {
             // Read on: a sender that is still at it would see a broken connection, and no answer.
-            bytes = Vec::new();
+            (bytes, room) = (Vec::new(), None);
         }
     }
-    if found > limits::HTTP_BODY_BYTES { Err(too_large()) } else { Ok(bytes) }
+    if found > limits::HTTP_BODY_BYTES { Err(too_large()) } else { Ok((bytes, room)) }
 }
 
 fn too_large() -> Problem {
@@ -127,6 +172,19 @@ mod tests {
         let problem = parse::<ChatRequest>(text.as_bytes()).unwrap_err();
         let shown = format!("{problem:?}");
         (problem.into_response().status().as_u16(), shown)
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_have_a_limit() {
+        let bodies = Bodies::new(4 * Bodies::PERMIT_BYTES);
+        let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
+        let (bytes, room) = read(body(3_000), &bodies).await.unwrap();
+        assert_eq!((bytes.len(), bodies.0.available_permits()), (3_000, 1));
+        let refused = read(body(1_025), &bodies).await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::Overloaded);
+        read(body(1_024), &bodies).await.unwrap();
+        drop(room);
+        assert_eq!(bodies.0.available_permits(), 4);
     }
 
     #[test]

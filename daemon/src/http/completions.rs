@@ -21,7 +21,8 @@ use super::gate::Asked;
 use super::problem::{Problem, invalid};
 use super::run::answer;
 use super::sse::{self, Frames, Script};
-use super::types::completions::{Completion, CompletionChoice, CompletionRequest, Input};
+use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
+use super::types::input::Input;
 use super::types::shared::Usage;
 use super::{Edge, fingerprint, logprobs, unix_s};
 use crate::request::RequestContext;
@@ -41,7 +42,8 @@ pub async fn create(
     check(&request)?;
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
     let context = edge.context(&asked.id, Class::Completions, CancellationToken::new());
-    let prompts = prompts(std::mem::replace(&mut request.prompt, Input::Texts(Vec::new())))?;
+    let prompt = std::mem::replace(&mut request.prompt, Input::Texts(Vec::new()));
+    let prompts = prompts(prompt, request.n.unwrap_or(1))?;
     let (mut all, mut echoes) = (Vec::with_capacity(prompts.len()), Vec::new());
     for prompt in prompts {
         let (params, echo) = edge.one(&request, prompt, &context).await?;
@@ -117,15 +119,19 @@ enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// The prompts one by one, once their number is known to be fine.
-fn prompts(input: Input) -> Result<Vec<Prompt>, ErrorBody> {
+/// The prompts one by one, once the number of texts is known to be fine; `n` are asked of each.
+fn prompts(input: Input, n: u32) -> Result<Vec<Prompt>, ErrorBody> {
     let count = match &input {
         Input::Text(_) | Input::Tokens(_) => 1,
         Input::Texts(texts) => texts.len(),
         Input::TokenLists(lists) => lists.len(),
     };
-    if !(1..=limits::HTTP_PROMPTS).contains(&count) {
-        let problem = format!("must have 1 to {} entries", limits::HTTP_PROMPTS);
+    let texts = usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(count);
+    if !(1..=limits::HTTP_TEXTS).contains(&texts) {
+        let problem = format!(
+            "has {count} entries, of each of which {n} texts are asked; together they must be 1 to {}",
+            limits::HTTP_TEXTS
+        );
         return Err(invalid("prompt", &problem));
     }
     Ok(match input {
@@ -298,9 +304,12 @@ mod tests {
             let error = check(&serde_json::from_value(request).unwrap()).unwrap_err();
             assert_eq!(error.details["field"], member, "{}", error.message);
         }
-        let lists = |count: usize| prompts(Input::TokenLists(vec![vec![1]; count]));
-        assert_eq!(lists(limits::HTTP_PROMPTS).ok().map(|all| all.len()), Some(16));
-        let error = lists(limits::HTTP_PROMPTS + 1).err().unwrap();
-        assert_eq!(error.details["field"], "prompt");
+        let lists = |count: usize, n: u32| prompts(Input::TokenLists(vec![vec![1]; count]), n);
+        for (count, n) in [(limits::HTTP_TEXTS, 1), (limits::HTTP_TEXTS / 8, 8)] {
+            assert_eq!(lists(count, n).ok().map(|all| all.len()), Some(count));
+            let error = lists(count + 1, n).err().unwrap();
+            assert_eq!(error.details["field"], "prompt");
+        }
+        assert!(lists(0, 1).is_err());
     }
 }

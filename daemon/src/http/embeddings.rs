@@ -8,6 +8,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use tokio_util::sync::CancellationToken;
@@ -15,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::Edge;
 use super::body::Json;
 use super::gate::Asked;
-use super::problem::Problem;
+use super::problem::{Problem, invalid};
 use super::run::answer;
-use super::types::completions::Input;
 use super::types::embeddings::{
     Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage, EncodingFormat, Numbers,
 };
+use super::types::input::Input;
 
 /// Turns texts into vectors.
 ///
@@ -38,7 +39,7 @@ pub async fn create(
     let model = request.model.filter(|model| !model.is_empty());
     let params = EmbedParams {
         model,
-        input: inputs(request.input),
+        input: inputs(request.input)?,
         dimensions: request.dimensions,
         ..EmbedParams::default()
     };
@@ -59,12 +60,20 @@ pub async fn create(
     })?)
 }
 
-fn inputs(input: Input) -> Vec<EmbedInput> {
+/// The texts. Clients that send tokens (LangChain does so unless it is told not to) send those of
+/// OpenAI's vocabulary, which are tokens of any other model as well: of another text.
+fn inputs(input: Input) -> Result<Vec<EmbedInput>, ErrorBody> {
     match input {
-        Input::Text(text) => vec![EmbedInput::Text(text)],
-        Input::Texts(texts) => texts.into_iter().map(EmbedInput::Text).collect(),
-        Input::Tokens(tokens) => vec![EmbedInput::Tokens(tokens)],
-        Input::TokenLists(lists) => lists.into_iter().map(EmbedInput::Tokens).collect(),
+        Input::Text(text) => Ok(vec![EmbedInput::Text(text)]),
+        Input::Texts(texts) => Ok(texts.into_iter().map(EmbedInput::Text).collect()),
+        Input::Tokens(_) | Input::TokenLists(_) => {
+            let error = invalid("input", "has token ids; it must be a text, or several");
+            Err(error.with_remediation(
+                "Send the texts themselves; with LangChain, make OpenAIEmbeddings with \
+                 `check_embedding_ctx_length=False`. Tokens of the model's own vocabulary can be \
+                 given to the RPC method `embed`.",
+            ))
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns what crosses HTTP: paths, types, statuses, server-sent events, and who may ask. It maps
 //! between these and the service, and knows nothing of engines. One request at a time is in flight
-//! on a connection (HTTP/1.1 without pipelining), and a connection that ends ends its request.
+//! on a connection (HTTP/1.1), and a connection that ends ends its request. Its end is seen at once
+//! unless its client has sent more than the one request; then it is seen by what is written to it.
 
 pub mod body;
 pub mod chat;
@@ -28,12 +29,14 @@ use axum::body::Bytes;
 use axum::middleware;
 use axum::routing::{get, post};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::request::RequestContext;
 use crate::service::Service;
+use body::Bodies;
 use gate::Gate;
 use models::Listing;
 use problem::Problem;
@@ -47,6 +50,8 @@ pub struct Edge {
     tracker: TaskTracker,
     /// The API's description.
     document: Bytes,
+    /// What bodies may hold.
+    bodies: Bodies,
 }
 
 impl Edge {
@@ -54,7 +59,8 @@ impl Edge {
     #[must_use]
     pub fn new(service: Arc<Service>, tracker: TaskTracker) -> Self {
         let document = openapi::describe(service.http.token_file.is_some());
-        Self { service, listing: Listing::default(), tracker, document }
+        let bodies = Bodies::new(limits::HTTP_BODIES_BYTES);
+        Self { service, listing: Listing::default(), tracker, document, bodies }
     }
 
     /// The context of the request called `id`, which is accepted now. Over HTTP nobody can ask for

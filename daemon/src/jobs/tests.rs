@@ -18,6 +18,7 @@ use crate::engine::settings::EngineSettings;
 use crate::memory_watch::MemoryWatch;
 use crate::models::{ModelStore, PullSetup, Puller};
 use crate::request::RequestNames;
+use crate::service::forms::Forms;
 use crate::service::models::Models;
 use crate::watchdog::Watchdog;
 
@@ -46,6 +47,7 @@ fn jobs(folder: &Path) -> Jobs {
         puller: Puller::new(PullSetup::new(paths.models_dir())),
         timeouts: Arc::default(),
         metrics: Arc::default(),
+        forms: Forms::default(),
         memory: MemoryWatch::default(),
         watchdog: Watchdog::new(Duration::from_secs(60)),
         http: HttpStatus::default(),

@@ -306,7 +306,7 @@ impl Service {
     /// What holds a text of the model to its form, if it has one. Made off the engine thread.
     ///
     /// # Errors
-    /// `INVALID_PARAMS` naming `format` or `tools`, and `TIMEOUT`.
+    /// `INVALID_PARAMS` naming `format` or `tools`, `OVERLOADED`, and `TIMEOUT`.
     async fn constraint(
         &self,
         open: &Arc<OpenModel>,
@@ -317,14 +317,20 @@ impl Service {
             return Ok(None);
         }
         let (open, cores) = (Arc::clone(open), self.engine.cores());
-        let work = blocking(move || {
-            let grammars = open.grammars(&cores)?;
-            let _core = cores.borrow();
-            Ok(match form {
-                Form::Format(format) => grammars.constraint(&format)?,
-                Form::Calls(calls) => Some(grammars.calls(&calls)?),
+        let work = async {
+            let place = self.forms.place().await?;
+            blocking(move || {
+                // Until the work ends, which it does not when its request goes.
+                let _place = place;
+                let grammars = open.grammars(&cores)?;
+                let _core = cores.borrow();
+                Ok(match form {
+                    Form::Format(format) => grammars.constraint(&format)?,
+                    Form::Calls(calls) => Some(grammars.calls(&calls)?),
+                })
             })
-        });
+            .await
+        };
         self.in_time("preparing the format", context, work).await
     }
 

@@ -10,6 +10,7 @@ pub mod embed;
 mod engine_choice;
 pub mod failure;
 mod flights;
+pub mod forms;
 pub mod generate;
 pub mod metrics;
 pub mod models;
@@ -34,6 +35,7 @@ use crate::models::Puller;
 use crate::request::RequestNames;
 use crate::watchdog::Watchdog;
 use counters::TimeoutCounters;
+use forms::Forms;
 use models::Models;
 
 /// Everything the edges call. Made once by `app`.
@@ -57,6 +59,8 @@ pub struct Service {
     pub timeouts: Arc<TimeoutCounters>,
     /// Resident memory, as last sampled.
     pub memory: MemoryWatch,
+    /// How many forms of texts are prepared at once.
+    pub forms: Forms,
     /// How long the engine thread has been silent.
     pub watchdog: Watchdog,
     /// Cancelled when the daemon begins to drain.

@@ -163,7 +163,7 @@ fn embeddings_are_given_as_numbers_and_as_base64() {
     assert_eq!(list["data"][1]["index"], 1);
     let length: f64 = numbers.iter().map(|number| number * number).sum();
     assert!((length - 1.0).abs() < 1e-5, "{list}");
-    let request = json!({ "input": [98], "encoding_format": "base64" });
+    let request = json!({ "input": "b", "encoding_format": "base64" });
     let list = http.post("/v1/embeddings", &request).expect(200).json();
     // Four bytes a number, in groups of three, each of which takes four letters.
     let letters = (numbers.len() * 4).div_ceil(3) * 4;
@@ -203,6 +203,7 @@ fn what_is_wrong_with_a_request_is_named() {
         ("POST", completions, &[], json!({ "prompt": [9999] }).to_string(), 422, "9999"),
         ("POST", "/v1/embeddings", &[], json!({ "input": "x" }).to_string(), 422, "embeddings"),
         ("POST", "/v1/embeddings", &[], json!({ "input": [] }).to_string(), 422, "`input`"),
+        ("POST", "/v1/embeddings", &[], json!({ "input": [[9906]] }).to_string(), 422, "token ids"),
         ("GET", chats, &[], String::new(), 405, "method"),
         ("GET", "/v2", &[], String::new(), 404, "path"),
     ] {

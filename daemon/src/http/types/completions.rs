@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::input::Input;
 use super::shared::{FinishReason, OneOrMany, StreamOptions, Usage};
 
 /// What to continue. Members of OpenAI's API that are not here change nothing and are ignored.
@@ -12,7 +13,8 @@ use super::shared::{FinishReason, OneOrMany, StreamOptions, Usage};
 pub struct CompletionRequest {
     /// Name of the model; the default model when absent.
     pub model: Option<String>,
-    /// What to continue: text, or tokens of the model's own vocabulary.
+    /// What to continue: text, or tokens of the model's own vocabulary. All prompts together may ask
+    /// for 64 texts.
     pub prompt: Input,
     /// What comes after the gap that the model is to fill; `prompt` is what comes before it.
     pub suffix: Option<String>,
@@ -58,29 +60,12 @@ pub struct CompletionRequest {
     /// Alternatives to report for each token, with their log-probabilities.
     #[schemars(range(min = 0, max = 20))]
     pub logprobs: Option<usize>,
-    /// Whether the prompt stands before the text.
+    /// Whether the prompt stands before the text; not together with `logprobs`.
     pub echo: Option<bool>,
     /// Whether to send the text as it comes, as server-sent events.
     pub stream: Option<bool>,
     /// What the stream tells besides.
     pub stream_options: Option<StreamOptions>,
-}
-
-/// One input or several, as text or as tokens of the model's own vocabulary.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a string, an array of strings, an array of token ids, or an array of these"
-)]
-pub enum Input {
-    /// One text.
-    Text(String),
-    /// Several texts.
-    Texts(#[schemars(length(min = 1))] Vec<String>),
-    /// The tokens of one text.
-    Tokens(#[schemars(length(min = 1))] Vec<u32>),
-    /// The tokens of several texts.
-    TokenLists(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<Vec<u32>>),
 }
 
 /// The texts.

@@ -3,14 +3,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::completions::Input;
+use super::input::{Input, Texts};
 
 /// What to turn into vectors.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct EmbeddingRequest {
     /// Name of an embedding model; the default model when absent.
     pub model: Option<String>,
-    /// The texts, or their tokens of the model's own vocabulary; each gets a vector of its own.
+    /// The texts, each of which gets a vector of its own. Token ids are refused: those that clients
+    /// send are of OpenAI's vocabulary, and would give vectors of something else.
+    #[schemars(with = "Texts")]
     pub input: Input,
     /// How the numbers are written; `float` when absent.
     pub encoding_format: Option<EncodingFormat>,

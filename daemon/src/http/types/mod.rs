@@ -7,6 +7,7 @@ pub mod chat;
 pub mod chat_answers;
 pub mod completions;
 pub mod embeddings;
+pub mod input;
 pub mod models;
 pub mod problem;
 pub mod shared;

@@ -2,19 +2,6 @@
 
 use super::*;
 
-/// A host and its daemon after the MCP handshake.
-async fn initialized() -> (Host, Daemon) {
-    let mut host = Host::start(Role::Mcp);
-    let mut daemon = host.greeted().await;
-    host.write(&request(0, "initialize")).await;
-    daemon.read().await;
-    daemon.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
-    host.read().await;
-    host.write(&json!({ "method": "notifications/initialized" })).await;
-    daemon.read().await;
-    (host, daemon)
-}
-
 #[test]
 fn a_new_daemon_hears_the_mcp_handshake_and_the_host_does_not() {
     on_one_thread(async {

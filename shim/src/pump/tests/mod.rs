@@ -132,6 +132,19 @@ impl Host {
     }
 }
 
+/// A host and its daemon after the MCP handshake.
+async fn initialized() -> (Host, Daemon) {
+    let mut host = Host::start(Role::Mcp);
+    let mut daemon = host.greeted().await;
+    host.write(&request(0, "initialize")).await;
+    daemon.read().await;
+    daemon.write(&json!({ "id": 0, "result": { "protocolVersion": "2025-06-18" } })).await;
+    host.read().await;
+    host.write(&json!({ "method": "notifications/initialized" })).await;
+    daemon.read().await;
+    (host, daemon)
+}
+
 /// Runs a test on one thread, with the clock at rest.
 fn on_one_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
