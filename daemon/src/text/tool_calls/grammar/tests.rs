@@ -1,16 +1,18 @@
 //! Tests of what grammars of calls let through, that it is read as what it was meant as, and of the
 //! schemas that they take.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ingle_protocol::limits;
 
 use super::*;
-use crate::text::TextModel;
 use crate::text::constraint::{Constraint, ConstraintError, Grammars};
-use crate::text::tokenizer::ByteTokenizer;
+use crate::text::tokenizer::{ByteTokenizer, SpecialTokens, Tokenizer};
 use crate::text::tool_calls::ToolParser;
 use crate::text::tool_calls::tests::read_by;
+use crate::text::{TextError, TextModel};
 
 fn tool(name: &str, parameters: Value) -> Tool {
     let parameters = parameters.as_object().cloned();
@@ -157,6 +159,83 @@ fn an_answer_is_a_call_or_content_and_is_read_as_what_it_is() {
     {
         assert!(!is_whole(&constraint, refused), "{refused}");
         assert!(follow(&mut constraint.fork(), refused).0 < refused.len(), "{refused}");
+    }
+}
+
+/// Bytes, and tokens that begin in one part of a call and end in another, as those of models do.
+struct LongTokens;
+
+const LONG: [&str; 9] = [
+    "{\"",
+    "{\"name\": \"",
+    "\": ",
+    "\": \"",
+    "weather",
+    "\", \"",
+    "parameters",
+    "\": {\"",
+    "\"}}",
+];
+
+impl Tokenizer for LongTokens {
+    /// The longest token that fits, and so on.
+    fn encode(&self, text: &str, _special: SpecialTokens) -> Result<Vec<u32>, TextError> {
+        let (mut rest, mut ids) = (text, Vec::new());
+        while let Some(&first) = rest.as_bytes().first() {
+            let long = LONG.iter().zip(258..).filter(|(token, _)| rest.starts_with(**token));
+            let (bytes, id) =
+                long.map(|(token, id)| (token.len(), id)).max().unwrap_or((1, u32::from(first)));
+            ids.push(id);
+            rest = &rest[bytes..];
+        }
+        Ok(ids)
+    }
+
+    fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        match LONG.get((id as usize).wrapping_sub(258)) {
+            Some(token) => Some(Cow::Borrowed(token.as_bytes())),
+            None => ByteTokenizer.token_bytes(id),
+        }
+    }
+
+    fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>> {
+        ByteTokenizer.special_name(id)
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        ByteTokenizer.is_special(id)
+    }
+
+    fn vocab_size(&self) -> usize {
+        258 + LONG.len()
+    }
+}
+
+#[test]
+fn tokens_that_reach_from_one_part_into_the_next_are_let_through() {
+    let model = TextModel { tokenizer: Arc::new(LongTokens), ..TextModel::bytes() };
+    let grammars = Grammars::new(&model).unwrap();
+    let any = json!({ "type": "object" });
+    let person = json!({ "type": "object", "required": ["name"], "additionalProperties": false,
+        "properties": { "name": { "type": "string" }, "warm": { "type": "string" } } });
+    for (content, text) in [
+        (&any, "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}"),
+        (&any, "{\"name\": \"weather\", \"para\": \"weather\"}"),
+        (&any, "{\"answer\": {\"a\": \"b\"}}"),
+        (&person, "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}"),
+        (&person, "{\"name\": \"weather\", \"warm\": \"weather\"}"),
+        (&person, "{\"name\": \"Rome\"}"),
+    ] {
+        let content = Some(content.clone());
+        let grammar = of_calls(ToolFormat::Llama3, &weather(), true, content, |_| None);
+        let mut constraint = grammars.calls(&grammar).unwrap();
+        let tokens = model.tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        assert!(tokens.iter().any(|token| *token > 257));
+        for token in tokens {
+            assert!(allows(&mut constraint, token), "{token} in {text}");
+            constraint.accept(token).unwrap();
+        }
+        assert!(allows(&mut constraint, ByteTokenizer::EOS), "{text}");
     }
 }
 
