@@ -157,7 +157,7 @@ impl Grammars {
             let Err(problem) = self.compiled(|| of_arguments(tool)) else { continue };
             if tool.is_strict {
                 let tool = &tool.tool;
-                let problem = format!("has a strict tool `{tool}` whose schema {problem}");
+                let problem = format!("has a strict tool `{tool}` that {problem}");
                 return Err(invalid(TOOLS, problem));
             }
             tool.schema = json!({ "type": "object" });

@@ -142,6 +142,20 @@ fn an_answer_is_a_call_or_content_and_is_read_as_what_it_is() {
             assert!(!is_whole(&constraint, ""), "{format:?}");
         }
     }
+    // A tag that is a special token, as most are.
+    for (format, tag) in
+        [(ToolFormat::Hermes, "<tool_call>"), (ToolFormat::MistralList, "[TOOL_CALLS]")]
+    {
+        let special = |name: &str| (name == tag).then_some(ByteTokenizer::BOS);
+        let grammar = of_calls(format, &weather(), true, Some(any.clone()), special);
+        let mut constraint = grammars.calls(&grammar).unwrap();
+        assert!(is_whole(&constraint, "{\"answer\": 1}"), "{format:?}");
+        assert!(!allows(&mut constraint, u32::from(tag.as_bytes()[0])), "{format:?}");
+        assert!(allows(&mut constraint, ByteTokenizer::BOS), "{format:?}");
+        constraint.accept(ByteTokenizer::BOS).unwrap();
+        let (_, call) = calls(arguments).into_iter().find(|(of, _)| *of == format).unwrap();
+        assert!(is_whole(&constraint, &call[tag.len()..]), "{format:?}");
+    }
     // A bare object may have its spaces elsewhere, as its model likes.
     let grammar = of_calls(ToolFormat::Llama3, &weather(), true, Some(any), |_| None);
     let constraint = grammars.calls(&grammar).unwrap();
