@@ -238,6 +238,7 @@ fn tool(tool: Tool) -> WireTool {
         name: function.name,
         description: function.description,
         parameters: function.parameters,
+        strict: function.strict.unwrap_or_default(),
     }
 }
 

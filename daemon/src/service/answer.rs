@@ -2,35 +2,21 @@
 //!
 //! Owns one text of a request from the engine's deltas to events and result, so that a stream and a
 //! whole answer cannot differ: what the result has is what was pushed as events. Knows nothing of how
-//! thoughts and calls are written; `text` does.
+//! thoughts and calls are written, nor of stop strings; `text` does.
 
 use std::collections::VecDeque;
 
 use ingle_protocol::wire::chat::ToolCall;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, TokenLogprob};
 
-use crate::text::reasoning::{Part, Splitter};
-use crate::text::tool_calls::{Piece, ToolFormat, ToolParser};
-
-/// How a text is to be read.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reading {
-    /// Whether the model may think first, as in conversations.
-    pub(super) may_think: bool,
-    /// What ends the thought that the prompt ends inside of, if it does.
-    pub(super) thought: Option<&'static str>,
-    /// How it calls tools, and the tools there are.
-    pub(super) tools: Option<(ToolFormat, Vec<String>)>,
-    /// Whether it may make several calls.
-    pub(super) is_parallel: bool,
-}
+use crate::text::reading::{self, Reader};
 
 /// One text under way.
 #[derive(Debug)]
 pub(super) struct Answer {
     choice: usize,
-    splitter: Option<Splitter>,
-    parser: Option<ToolParser>,
+    /// Absent where the text is passed on as it is.
+    reader: Option<Reader>,
     is_parallel: bool,
     said: Said,
     /// Probabilities that wait for text to go with.
@@ -46,32 +32,29 @@ pub(super) struct Said {
     pub(super) reasoning: Option<String>,
     /// Its calls.
     pub(super) tool_calls: Vec<ToolCall>,
+    /// The stop string that ended it.
+    pub(super) stop_string: Option<String>,
 }
 
 impl Said {
     /// Why the text ended, if the engine gives `reason`: whoever stops behind calls waits for what
-    /// they give.
+    /// they give. A stop string may come out only where the text has ended for another reason: until
+    /// then it was perhaps the beginning of a call.
     pub(super) fn finish_reason(&self, reason: FinishReason) -> FinishReason {
+        let is_stopped = self.stop_string.is_some() || reason == FinishReason::Stop;
         match reason {
-            FinishReason::Stop if !self.tool_calls.is_empty() => FinishReason::ToolCalls,
+            _ if is_stopped && !self.tool_calls.is_empty() => FinishReason::ToolCalls,
+            _ if is_stopped => FinishReason::Stop,
             reason => reason,
         }
     }
 }
 
 impl Answer {
-    /// The text of this number, before its first token.
-    pub(super) fn new(choice: usize, reading: &Reading) -> Self {
-        let parser =
-            |(format, names): &(ToolFormat, Vec<String>)| ToolParser::new(*format, names.clone());
-        Self {
-            choice,
-            splitter: reading.may_think.then(|| Splitter::new(reading.thought)),
-            parser: reading.tools.as_ref().map(parser),
-            is_parallel: reading.is_parallel,
-            said: Said::default(),
-            logprobs: Vec::new(),
-        }
+    /// The text of this number, before its first token. `is_parallel`: whether it may make several
+    /// calls.
+    pub(super) fn new(choice: usize, reader: Option<Reader>, is_parallel: bool) -> Self {
+        Self { choice, reader, is_parallel, said: Said::default(), logprobs: Vec::new() }
     }
 
     /// Takes more of the engine's text, and puts what it says into `events`.
@@ -82,33 +65,29 @@ impl Answer {
         events: &mut VecDeque<GenerateEvent>,
     ) {
         self.logprobs.extend(logprobs);
-        let Some(mut splitter) = self.splitter.take() else {
-            return self.say(Part::Text, text, events);
+        let Some(mut reader) = self.reader.take() else {
+            return self.delta(text, events);
         };
-        splitter.push(text, &mut |part, text| self.say(part, text, events));
-        self.splitter = Some(splitter);
+        reader.push(text, &mut |said| self.say(said, events));
+        self.reader = Some(reader);
     }
 
     /// Puts what was held back into `events`, when no text follows.
     pub(super) fn finish(mut self, events: &mut VecDeque<GenerateEvent>) -> Said {
-        if let Some(mut splitter) = self.splitter.take() {
-            splitter.finish(&mut |part, text| self.say(part, text, events));
-        }
-        if let Some(mut parser) = self.parser.take() {
-            for piece in parser.finish() {
-                self.piece(piece, events);
-            }
+        if let Some(mut reader) = self.reader.take() {
+            reader.finish(&mut |said| self.say(said, events));
+            self.said.stop_string = reader.stopped().map(str::to_owned);
         }
         if !self.logprobs.is_empty() {
             // The last tokens may have no text of their own, and still have probabilities.
-            self.delta(String::new(), events);
+            self.delta("", events);
         }
         self.said
     }
 
-    fn say(&mut self, part: Part, text: &str, events: &mut VecDeque<GenerateEvent>) {
-        match (part, &mut self.parser) {
-            (Part::Reasoning, _) => {
+    fn say(&mut self, said: reading::Said<'_>, events: &mut VecDeque<GenerateEvent>) {
+        match said {
+            reading::Said::Reasoning(text) => {
                 self.said.reasoning.get_or_insert_default().push_str(text);
                 match events.back_mut() {
                     // Characters come one by one, and are one event.
@@ -123,32 +102,21 @@ impl Answer {
                     }),
                 }
             }
-            (Part::Text, Some(parser)) => {
-                for piece in parser.push(text) {
-                    self.piece(piece, events);
-                }
-            }
-            (Part::Text, None) => self.delta(text.to_owned(), events),
-        }
-    }
-
-    fn piece(&mut self, piece: Piece, events: &mut VecDeque<GenerateEvent>) {
-        match piece {
-            Piece::Text(text) => self.delta(text, events),
-            Piece::Begin { name } => {
+            reading::Said::Content(text) => self.delta(text, events),
+            reading::Said::Begin(name) => {
                 let id = call_id();
                 let call =
                     ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
                 self.said.tool_calls.push(call);
                 self.call(Some((id, name)), String::new(), events);
             }
-            Piece::Arguments(more) => {
+            reading::Said::Arguments(more) => {
                 if let Some(call) = self.said.tool_calls.last_mut() {
                     call.arguments.push_str(&more);
                 }
                 self.call(None, more, events);
             }
-            Piece::End => {
+            reading::Said::End => {
                 // Calls that were not wanted are read, so that they are not taken for text, and
                 // left out.
                 if !self.is_parallel {
@@ -173,17 +141,20 @@ impl Answer {
         events.push_back(GenerateEvent::ToolCall { choice, index, id, name, arguments });
     }
 
-    fn delta(&mut self, text: String, events: &mut VecDeque<GenerateEvent>) {
+    fn delta(&mut self, text: &str, events: &mut VecDeque<GenerateEvent>) {
         let logprobs = std::mem::take(&mut self.logprobs);
-        self.said.text.push_str(&text);
+        self.said.text.push_str(text);
         match events.back_mut() {
             Some(GenerateEvent::Delta { choice, text: before, logprobs: earlier })
                 if *choice == self.choice =>
             {
-                before.push_str(&text);
+                before.push_str(text);
                 earlier.extend(logprobs);
             }
-            _ => events.push_back(GenerateEvent::Delta { choice: self.choice, text, logprobs }),
+            _ => {
+                let (choice, text) = (self.choice, text.to_owned());
+                events.push_back(GenerateEvent::Delta { choice, text, logprobs });
+            }
         }
     }
 }
@@ -198,14 +169,18 @@ fn call_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::reading::{Calling, Reading};
+    use crate::text::tool_calls::ToolFormat;
 
     const TEXT: &str = "<think>\nwhich city?</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \
         \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"time\"}\n\
         </tool_call>";
 
-    fn reading(is_parallel: bool) -> Reading {
-        let tools = Some((ToolFormat::Hermes, Vec::new()));
-        Reading { may_think: true, thought: None, tools, is_parallel }
+    fn reader(stops: &[&str]) -> Option<Reader> {
+        let names = Vec::new();
+        let tools = Some(Calling { format: ToolFormat::Hermes, names, is_formed: false });
+        let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+        Some(Reader::new(Reading { may_think: true, thought: None, tools, stops }).unwrap())
     }
 
     fn logprob(token: u32) -> TokenLogprob {
@@ -219,8 +194,8 @@ mod tests {
     }
 
     /// What the events say, with the ids of calls left out, and what the result says.
-    fn answer(reading: &Reading, pieces: &[&str]) -> (Said, Said, usize) {
-        let mut answer = Answer::new(3, reading);
+    fn answer(reader: Option<Reader>, is_parallel: bool, pieces: &[&str]) -> (Said, Said, usize) {
+        let mut answer = Answer::new(3, reader, is_parallel);
         let mut events = VecDeque::new();
         let (mut heard, mut heard_logprobs) = (Said::default(), 0);
         for (piece, token) in pieces.iter().zip(0..) {
@@ -255,7 +230,7 @@ mod tests {
         for size in [1, 7, 1_000] {
             let pieces: Vec<&str> =
                 TEXT.as_bytes().chunks(size).map(|c| std::str::from_utf8(c).unwrap()).collect();
-            let (said, heard, logprobs) = answer(&reading(true), &pieces);
+            let (said, heard, logprobs) = answer(reader(&[]), true, &pieces);
             assert_eq!(said.text, "I look.");
             assert_eq!(said.reasoning.as_deref(), Some("which city?"));
             let calls = said.tool_calls.iter().map(|call| (&*call.name, &*call.arguments));
@@ -272,15 +247,29 @@ mod tests {
 
     #[test]
     fn a_second_call_that_is_not_wanted_is_left_out() {
-        let (said, heard, _) = answer(&reading(false), &[TEXT]);
+        let (said, heard, _) = answer(reader(&[]), false, &[TEXT]);
         assert_eq!((said.text.as_str(), said.tool_calls.len()), ("I look.", 1));
         assert_eq!(heard.tool_calls, said.tool_calls);
         assert_eq!(said.tool_calls[0].arguments, "{\"city\": \"Rome\"}");
     }
 
     #[test]
+    fn a_text_that_a_stop_string_ends_says_so_however_it_ended_for_the_engine() {
+        let (said, heard, logprobs) =
+            answer(reader(&["look"]), true, &["<think>look</think>I ", "lo", "ok. No"]);
+        assert_eq!((said.text.as_str(), heard.text.as_str(), logprobs), ("I ", "I ", 3));
+        assert_eq!(
+            (said.reasoning.as_deref(), said.stop_string.as_deref()),
+            (Some("look"), Some("look"))
+        );
+        assert_eq!(said.finish_reason(FinishReason::Length), FinishReason::Stop);
+        let (said, ..) = answer(reader(&["Yes"]), true, &[TEXT, " Yes"]);
+        assert_eq!(said.finish_reason(FinishReason::Stop), FinishReason::ToolCalls);
+    }
+
+    #[test]
     fn a_raw_prompts_text_is_left_alone() {
-        let (said, heard, _) = answer(&Reading::default(), &[TEXT]);
+        let (said, heard, _) = answer(None, true, &[TEXT]);
         assert_eq!((said.text.as_str(), heard.text.as_str()), (TEXT, TEXT));
         assert_eq!(said.finish_reason(FinishReason::Stop), FinishReason::Stop);
     }

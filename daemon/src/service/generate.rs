@@ -31,7 +31,7 @@ use super::answer::Answer;
 use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
-use super::prompt::{Prompt, Question};
+use super::prompt::{Form, Prompt, Question};
 use super::validate::{invalid, logit_bias, one_of};
 use crate::engine::handle::{
     ChoiceOf, Command, Completion, EngineFailure, GenerateRequest, StallAlarm, millis,
@@ -41,6 +41,7 @@ use crate::engine::sampling;
 use crate::request::RequestContext;
 use crate::text::constraint::{Constraint, ConstraintError};
 use crate::text::output::TextOutput;
+use crate::text::reading::Reader;
 
 pub(crate) use super::validate::validate;
 
@@ -50,7 +51,7 @@ pub struct Generation {
     context: RequestContext,
     model: String,
     stream_text: bool,
-    /// The member that the caller asked for the answer's form with.
+    /// The parameter that the answer's form was asked for with.
     form: &'static str,
     events: mpsc::Receiver<GenerateEvent>,
     /// At least one.
@@ -177,10 +178,10 @@ impl Generation {
             let said = pending.answer.finish(&mut rest);
             choices.push(Choice {
                 finish_reason: said.finish_reason(completion.finish_reason),
+                stop_string: said.stop_string.or(completion.stop_string),
                 text: said.text,
                 reasoning: said.reasoning,
                 tool_calls: said.tool_calls,
-                stop_string: completion.stop_string,
                 seed: pending.seed,
                 logprobs: if self.stream_text { Vec::new() } else { completion.logprobs },
             });
@@ -236,14 +237,12 @@ impl Service {
             question.prepare(open).await
         };
         let (open, prompt) = self.in_time("preparing the prompt", &context, prepared).await?;
-        let Prompt { tokens: prompt, end_tokens, tags, reading, format, is_demanded } = prompt;
+        let Prompt { tokens: prompt, end_tokens, tags, reader, is_parallel, stops, form } = prompt;
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
         let seed = params.seed.unwrap_or_else(|| random_seed(&context));
-        let form = if is_demanded { "tools" } else { "format" };
-        let constraint = self.constraint(&open, format, &context).await;
-        let mut constraint =
-            constraint.map_err(|error| error.with_field_renamed("format", form))?;
+        let parameter = form.parameter();
+        let mut constraint = self.constraint(&open, form, &context).await?;
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let (events_tx, events) = mpsc::channel(limits::ENGINE_EVENTS);
         // From here on, leaving early ends what the engine has been given already.
@@ -255,7 +254,12 @@ impl Service {
         for index in 0..wanted {
             let seed = sampling::choice_seed(seed, index);
             let (done_tx, done) = oneshot::channel();
-            let output = TextOutput::new(Arc::clone(&open.text.tokenizer), params.stop.clone())?;
+            let mut output = TextOutput::new(Arc::clone(&open.text.tokenizer), stops.clone())?;
+            // Where there are none, nobody has to look for them.
+            if let Some(reader) = reader.clone().filter(Reader::has_stops) {
+                output = output.read_by(reader);
+            }
+            let answer = Answer::new(index, reader.clone(), is_parallel);
             let request = GenerateRequest {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
@@ -282,12 +286,12 @@ impl Service {
                 done: done_tx,
             };
             self.engine.send(Command::Generate(Box::new(request)))?;
-            choices.push(PendingChoice { seed, answer: Answer::new(index, &reading), done });
+            choices.push(PendingChoice { seed, answer, done });
         }
         Ok(Generation {
             model: open.engine.name.clone(),
             stream_text: params.stream,
-            form,
+            form: parameter,
             events,
             choices,
             ready: VecDeque::new(),
@@ -302,14 +306,14 @@ impl Service {
     /// What holds a text of the model to its form, if it has one. Made off the engine thread.
     ///
     /// # Errors
-    /// `INVALID_PARAMS` naming `format`, `OVERLOADED`, and `TIMEOUT`.
+    /// `INVALID_PARAMS` naming `format` or `tools`, `OVERLOADED`, and `TIMEOUT`.
     async fn constraint(
         &self,
         open: &Arc<OpenModel>,
-        format: OutputFormat,
+        form: Form,
         context: &RequestContext,
     ) -> Result<Option<Constraint>, ErrorBody> {
-        if format == OutputFormat::Text {
+        if matches!(form, Form::Format(OutputFormat::Text)) {
             return Ok(None);
         }
         let (open, cores) = (Arc::clone(open), self.engine.cores());
@@ -320,7 +324,10 @@ impl Service {
                 let _place = place;
                 let grammars = open.grammars(&cores)?;
                 let _core = cores.borrow();
-                Ok(grammars.constraint(&format)?)
+                Ok(match form {
+                    Form::Format(format) => grammars.constraint(&format)?,
+                    Form::Calls(calls) => Some(grammars.calls(&calls)?),
+                })
             })
             .await
         };
@@ -370,11 +377,12 @@ impl Service {
 
 impl From<ConstraintError> for ErrorBody {
     fn from(error: ConstraintError) -> Self {
-        let code = match &error {
-            ConstraintError::Invalid(_) | ConstraintError::Exceeded(_) => ErrorCode::InvalidParams,
-            ConstraintError::Vocabulary(_) => ErrorCode::ModelUnsupported,
+        let (code, field) = match &error {
+            ConstraintError::Invalid { field, .. } => (ErrorCode::InvalidParams, *field),
+            ConstraintError::Exceeded(_) => (ErrorCode::InvalidParams, "format"),
+            ConstraintError::Vocabulary(_) => (ErrorCode::ModelUnsupported, "format"),
         };
-        Self::new(code, error.to_string()).with_details(json!({ "field": "format" }))
+        Self::new(code, error.to_string()).with_details(json!({ "field": field }))
     }
 }
 

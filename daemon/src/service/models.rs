@@ -12,6 +12,7 @@ use ingle_protocol::wire::models::{
     EngineKind, LoadEstimate, LoadParams, LoadedModel, ModelEntry, ModelList, ModelState,
     ProgressEvent, PullParams, PullResult, UnloadResult,
 };
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Service;
@@ -269,7 +270,16 @@ impl From<TextError> for ErrorBody {
             | TextError::ChatTemplate(_)
             | TextError::EmptyStop => ErrorCode::InvalidParams,
         };
-        Self::new(code, error.to_string())
+        let field = match &error {
+            TextError::NoChatTemplate | TextError::ChatTemplate(_) => Some("messages"),
+            TextError::EmptyStop => Some("stop"),
+            _ => None,
+        };
+        let body = Self::new(code, error.to_string());
+        match field {
+            Some(field) => body.with_details(json!({ "field": field })),
+            None => body,
+        }
     }
 }
 

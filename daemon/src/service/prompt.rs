@@ -1,7 +1,7 @@
 //! What a request asks, as a prompt, and how its answer is to be read.
 //!
-//! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and the form
-//! that a demanded tool call takes. Knows nothing of sampling or engines. Blocks: templates and
+//! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and which form an
+//! answer must have: the caller's, that of a call, or either. Knows nothing of sampling or engines. Blocks: templates and
 //! tokenizers take their time.
 
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use ingle_protocol::wire::chat::{Message, OutputFormat, Tool, ToolChoice};
 use ingle_protocol::wire::generate::GenerateParams;
 use serde_json::{Map, Value, json};
 
-use super::answer::Reading;
 use super::models::{OpenModel, blocking};
-use super::validate::invalid;
+use super::validate::{grammar_beside_tools, invalid};
 use crate::engine::role::Role;
 use crate::text::chat::Chat;
-use crate::text::tool_calls::{ToolStyle, grammar};
+use crate::text::reading::{Calling, Reader, Reading};
+use crate::text::tool_calls::ToolStyle;
+use crate::text::tool_calls::grammar::{self, CallGrammar};
 use crate::text::{TextError, TextModel, fim, reasoning};
 
 /// What of a request's parameters makes its prompt.
@@ -32,6 +33,7 @@ pub(super) struct Question {
     is_parallel: bool,
     format: OutputFormat,
     options: Map<String, Value>,
+    stops: Vec<String>,
 }
 
 /// A prompt, and what follows from it for its answer.
@@ -43,12 +45,33 @@ pub(super) struct Prompt {
     pub(super) end_tokens: Vec<u32>,
     /// Special tokens that are tags of the answer.
     pub(super) tags: Vec<u32>,
-    /// How the answer is read.
-    pub(super) reading: Reading,
+    /// Reads the answer; absent where it is passed on as it is.
+    pub(super) reader: Option<Reader>,
+    /// Whether it may call several tools.
+    pub(super) is_parallel: bool,
+    /// What ends an answer that is passed on as it is.
+    pub(super) stops: Vec<String>,
     /// The form that the answer must have.
-    pub(super) format: OutputFormat,
-    /// Whether that is a call of the caller's tools, rather than a form of the caller's.
-    pub(super) is_demanded: bool,
+    pub(super) form: Form,
+}
+
+/// The form that an answer must have.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// The caller's own, or any.
+    Format(OutputFormat),
+    /// That of calls, or of content in their stead.
+    Calls(CallGrammar),
+}
+
+impl Form {
+    /// The parameter that asked for it.
+    pub(super) fn parameter(&self) -> &'static str {
+        match self {
+            Self::Calls(CallGrammar { content: None, .. }) => "tools",
+            Self::Format(_) | Self::Calls(_) => "format",
+        }
+    }
 }
 
 impl Question {
@@ -64,6 +87,7 @@ impl Question {
             is_parallel: params.parallel_tool_calls.unwrap_or(true),
             format: params.format.take().unwrap_or_default(),
             options: std::mem::take(&mut params.template_options),
+            stops: std::mem::take(&mut params.stop),
         }
     }
 
@@ -85,13 +109,14 @@ impl Question {
     }
 
     fn prompt(self, text: &TextModel, role: Role) -> Result<Prompt, ErrorBody> {
-        let raw = |tokens, end_tokens, format| Prompt {
+        let raw = |tokens, end_tokens, format, stops| Prompt {
             tokens,
             end_tokens,
             tags: Vec::new(),
-            reading: Reading::default(),
-            format,
-            is_demanded: false,
+            reader: None,
+            is_parallel: false,
+            stops,
+            form: Form::Format(format),
         };
         if let Some(tokens) = self.tokens {
             let ids = text.tokenizer.vocab_size();
@@ -102,12 +127,12 @@ impl Question {
                 );
                 return Err(invalid("prompt_tokens", &problem));
             }
-            return Ok(raw(tokens, text.eos.clone(), self.format));
+            return Ok(raw(tokens, text.eos.clone(), self.format, self.stops));
         }
         match (self.messages, self.prompt, self.suffix) {
             (Some(messages), ..) => {
-                let Self { tools, tool_choice, is_parallel, format, options, .. } = self;
-                chat(text, messages, (tools, tool_choice, is_parallel), format, options)
+                let Self { tools, tool_choice, is_parallel, format, options, stops, .. } = self;
+                chat(text, messages, (tools, tool_choice, is_parallel), format, options, stops)
             }
             (None, prompt, Some(suffix)) => {
                 let filled = text.fim_prompt(&prompt.unwrap_or_default(), &suffix)?;
@@ -116,7 +141,7 @@ impl Question {
                 };
                 let mut ends = text.eos.clone();
                 ends.extend(fim.ends.iter().filter(|id| !text.eos.contains(id)));
-                Ok(raw(tokens, ends, self.format))
+                Ok(raw(tokens, ends, self.format, self.stops))
             }
             (None, prompt, None) => {
                 let prompt = prompt.unwrap_or_default();
@@ -124,7 +149,7 @@ impl Question {
                     Role::Embeds => text.tokenizer.encode_whole(&prompt)?,
                     Role::Generates => text.encode_prompt(&prompt)?,
                 };
-                Ok(raw(tokens, text.eos.clone(), self.format))
+                Ok(raw(tokens, text.eos.clone(), self.format, self.stops))
             }
         }
     }
@@ -136,53 +161,71 @@ fn chat(
     (tools, choice, is_parallel): (Vec<Tool>, ToolChoice, bool),
     format: OutputFormat,
     options: Map<String, Value>,
+    stops: Vec<String>,
 ) -> Result<Prompt, ErrorBody> {
     let style = text.tool_style().ok_or(TextError::NoChatTemplate)?;
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
-    // What has the caller's own form is read as it is, whatever it looks like.
-    let is_free = format == OutputFormat::Text;
-    let demanded = demanded(text, style, &tools, &choice, is_parallel);
-    let is_demanded = demanded.is_some();
-    let format = demanded.unwrap_or(format);
-    let skips_reasoning = format != OutputFormat::Text;
+    let is_demanded = matches!(choice, ToolChoice::Required | ToolChoice::Tool(_));
+    // A call that is demanded has no content that a form could bind.
+    let is_formed = format != OutputFormat::Text && !is_demanded;
+    let form = form(text, style, &tools, &choice, is_parallel, format)?;
+    let skips_reasoning = !matches!(form, Form::Format(OutputFormat::Text));
     let unix_time_s = unix_time_s();
     let chat = Chat { messages, tools, options, skips_reasoning, unix_time_s };
     let prompt = text.chat_prompt(&chat)?;
     let names: Vec<String> = chat.tools.into_iter().map(|tool| tool.name).collect();
-    let tools = (is_free && !names.is_empty()).then_some((style.format, names));
-    let tags = match &tools {
-        Some((format, _)) => format.markers(),
-        None => &[],
+    let markers = if names.is_empty() { &[] } else { style.format.markers() };
+    let tags = reasoning::MARKERS.iter().chain(markers);
+    let calling = Calling { format: style.format, names, is_formed };
+    let reading = Reading {
+        // What has the caller's own form is read as it is, whatever it looks like.
+        may_think: !is_formed,
+        thought: prompt.thought,
+        tools: (!calling.names.is_empty()).then_some(calling),
+        stops: if is_demanded { Vec::new() } else { stops },
     };
-    let tags = reasoning::MARKERS.iter().chain(tags);
     Ok(Prompt {
         tokens: prompt.tokens,
         end_tokens: text.eos.clone(),
         tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
-        reading: Reading { may_think: is_free, thought: prompt.thought, tools, is_parallel },
-        format,
-        is_demanded,
+        reader: Some(Reader::new(reading)?),
+        is_parallel,
+        stops: Vec::new(),
+        form,
     })
 }
 
-/// The form of an answer that must be a call.
-fn demanded(
+/// The form of an answer that must be a call, or must have the caller's form unless it is one.
+///
+/// # Errors
+/// `INVALID_PARAMS` for a grammar beside tools, which has been refused before.
+fn form(
     text: &TextModel,
     style: ToolStyle,
     tools: &[Tool],
     choice: &ToolChoice,
     is_parallel: bool,
-) -> Option<OutputFormat> {
+    format: OutputFormat,
+) -> Result<Form, ErrorBody> {
     let special = |tag: &str| text.special_id(tag);
-    let (tools, is_parallel) = match choice {
-        ToolChoice::Auto | ToolChoice::None => return None,
-        ToolChoice::Required => (tools.to_vec(), is_parallel),
-        ToolChoice::Tool(name) => {
-            (tools.iter().filter(|tool| tool.name == *name).cloned().collect(), false)
-        }
+    let of_calls = |tools: &[Tool], is_parallel, content| {
+        Form::Calls(grammar::of_calls(style.format, tools, is_parallel, content, special))
     };
-    let lark = grammar::of_calls(style.format, &tools, is_parallel, special);
-    Some(OutputFormat::Grammar { lark })
+    Ok(match (choice, format) {
+        (ToolChoice::Required, _) => of_calls(tools, is_parallel, None),
+        (ToolChoice::Tool(name), _) => {
+            let named: Vec<Tool> =
+                tools.iter().filter(|tool| tool.name == *name).cloned().collect();
+            of_calls(&named, false, None)
+        }
+        (_, format) if tools.is_empty() => Form::Format(format),
+        (_, OutputFormat::Text) => Form::Format(OutputFormat::Text),
+        (_, OutputFormat::JsonObject) => {
+            of_calls(tools, is_parallel, Some(json!({ "type": "object" })))
+        }
+        (_, OutputFormat::JsonSchema { schema }) => of_calls(tools, is_parallel, Some(schema)),
+        (_, OutputFormat::Grammar { .. }) => return Err(grammar_beside_tools()),
+    })
 }
 
 fn no_fim() -> ErrorBody {

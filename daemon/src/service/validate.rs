@@ -187,20 +187,31 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
         return Err(invalid("tools", &format!("has more than {} bytes", limits::TOOL_BYTES)));
     }
     let demands = match &params.tool_choice {
-        None | Some(ToolChoice::Auto | ToolChoice::None) => return Ok(()),
+        None | Some(ToolChoice::Auto) => {
+            return match params.format {
+                Some(OutputFormat::Grammar { .. }) if !tools.is_empty() => {
+                    Err(grammar_beside_tools())
+                }
+                _ => Ok(()),
+            };
+        }
+        Some(ToolChoice::None) => return Ok(()),
         Some(ToolChoice::Required) if tools.is_empty() => "demands a call, and `tools` is empty",
         Some(ToolChoice::Tool(name)) if !names.contains(name.as_str()) => {
             let problem = format!("names the tool {name:?}, which is not among `tools`");
             return Err(invalid("tool_choice", &problem));
         }
-        Some(ToolChoice::Required | ToolChoice::Tool(_)) => {
-            match params.format.as_ref().unwrap_or(&OutputFormat::Text) {
-                OutputFormat::Text => return Ok(()),
-                _ => "demands a call, and `format` another form; leave one of them out",
-            }
-        }
+        Some(ToolChoice::Required | ToolChoice::Tool(_)) => return Ok(()),
     };
     Err(invalid("tool_choice", demands))
+}
+
+/// A grammar that would have to be one with that of calls. What its author meant by its rules' names
+/// and settings would no longer hold.
+pub(super) fn grammar_beside_tools() -> ErrorBody {
+    let problem = "of a grammar leaves no room for calls of `tools`; use a JSON schema, or set \
+                   `tool_choice` to \"none\" or \"required\"";
+    invalid("format", problem)
 }
 
 #[cfg(test)]
@@ -247,10 +258,10 @@ mod tests {
                 "\"g\"",
             ),
             (
-                json!({ "messages": messages, "tools": [tool], "tool_choice": { "tool": "f" },
-                    "format": { "type": "json_object" } }),
-                "tool_choice",
-                "`format`",
+                json!({ "messages": messages, "tools": [tool],
+                    "format": { "type": "grammar", "lark": "start: \"a\"" } }),
+                "format",
+                "`tools`",
             ),
         ] {
             let params: GenerateParams = serde_json::from_value(params).unwrap();
@@ -258,8 +269,16 @@ mod tests {
             assert_eq!(error.details["field"], field, "{}", error.message);
             assert!(error.message.contains(words), "{}", error.message);
         }
-        let fine = json!({ "messages": messages, "tools": [tool], "tool_choice": { "tool": "f" },
-            "template_options": { "enable_thinking": false } });
-        validate(&serde_json::from_value(fine).unwrap()).unwrap();
+        let lark = json!({ "type": "grammar", "lark": "start: \"a\"" });
+        for more in [
+            json!({ "tool_choice": { "tool": "f" }, "format": lark }),
+            json!({ "tool_choice": "none", "format": lark }),
+            json!({ "format": { "type": "json_object" } }),
+            json!({ "template_options": { "enable_thinking": false } }),
+        ] {
+            let mut fine = json!({ "messages": messages, "tools": [tool] });
+            fine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            validate(&serde_json::from_value(fine).unwrap()).unwrap();
+        }
     }
 }

@@ -7,7 +7,13 @@
 //! Formats come from anybody. Their size is bounded here, what they can grow into by
 //! `schema::check` and by llguidance's own limits, and nothing they name is ever fetched: this
 //! build of llguidance has no resolver of references but the one for `#/...`.
+//!
+//! A caller's own format is kept to the letter or refused, and so are the schemas of tools that are
+//! strict. Any other tool's schema describes more than it binds, and nobody wrote it for a grammar: what
+//! cannot be enforced of it is left out, and if need be all of it but that it is an object.
 
+mod annotations;
+mod lark;
 mod schema;
 
 use std::fmt;
@@ -23,6 +29,7 @@ use serde_json::{Value, json};
 
 use super::TextModel;
 use super::tokenizer::Tokenizer;
+use super::tool_calls::grammar::{Arguments, CallGrammar};
 
 /// The longest token that may be drawn under a constraint, in bytes: the trie's own bound. Longer
 /// ones are long runs of spaces.
@@ -32,6 +39,12 @@ const MAX_TOKEN_BYTES: usize = 1_000;
 /// spaces may never end.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
+/// The parameter whose member a caller's own form is.
+const FORMAT: &str = "format";
+
+/// The parameter whose member the form of a call is.
+const TOOLS: &str = "tools";
+
 /// Characters of an error that are passed on.
 const ERROR_CHARS: usize = 300;
 
@@ -39,8 +52,13 @@ const ERROR_CHARS: usize = 300;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
     /// The format is not one that can be enforced.
-    #[error("`format` {0}")]
-    Invalid(String),
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// The parameter that is wrong: `format` or `tools`.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// It was too much to work with in the middle of a text.
     #[error("`format` could not be enforced any further: {0}")]
     Exceeded(String),
@@ -99,23 +117,81 @@ impl Grammars {
     /// # Errors
     /// [`ConstraintError::Invalid`] with what is wrong with the format.
     pub fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, ConstraintError> {
-        let invalid = |problem: String| ConstraintError::Invalid(problem);
         if *format == OutputFormat::Text {
             return Ok(None);
         }
+        self.compiled(|| grammar(format)).map(Some).map_err(|problem| invalid(FORMAT, problem))
+    }
+
+    /// The constraint of one text that calls tools, or may. Blocks as [`Grammars::constraint`] does, and
+    /// longer where a tool that is not strict has a schema that cannot be enforced.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Invalid`] with what is wrong, and whether with the tools or with the format of
+    /// an answer that calls none.
+    pub fn calls(&self, calls: &CallGrammar) -> Result<Constraint, ConstraintError> {
+        let mut tools: Vec<Arguments> = calls.arguments.clone();
+        for tool in &mut tools {
+            tool.schema = annotations::without(&tool.schema);
+        }
+        let most = limits::CALL_SCHEMA_BYTES;
+        let bytes: usize = tools.iter().map(|tool| tool.schema.to_string().len()).sum();
+        if bytes > most {
+            let problem = format!(
+                "has schemas of {bytes} bytes, descriptions not counted, and a call is held to at \
+                 most {most}; offer fewer tools, or demand one by its name"
+            );
+            return Err(invalid(TOOLS, problem));
+        }
+        let problem = match self.compiled(|| of_calls(calls, &tools)) {
+            Ok(constraint) => return Ok(constraint),
+            Err(problem) => problem,
+        };
+        // Somebody's schema is at fault, or all of them together.
+        if let Some(schema) = &calls.content {
+            let alone = self.compiled(|| grammar_of(schema));
+            alone.map_err(|problem| invalid(FORMAT, problem))?;
+        }
+        let mut is_changed = false;
+        for tool in &mut tools {
+            let Err(problem) = self.compiled(|| of_arguments(tool)) else { continue };
+            if tool.is_strict {
+                let tool = &tool.tool;
+                let problem = format!("has a strict tool `{tool}` that {problem}");
+                return Err(invalid(TOOLS, problem));
+            }
+            tool.schema = json!({ "type": "object" });
+            is_changed = true;
+        }
+        if is_changed {
+            let remade = self.compiled(|| of_calls(calls, &tools));
+            return remade.map_err(|problem| invalid(TOOLS, problem));
+        }
+        Err(invalid(TOOLS, problem))
+    }
+
+    /// # Errors
+    /// What follows the parameter's name in a message.
+    fn compiled(
+        &self,
+        grammar: impl FnOnce() -> Result<TopLevelGrammar, String> + Send,
+    ) -> Result<Constraint, String> {
         // Checking follows references as compiling does.
         let parser = on_a_deep_stack(|| {
-            let grammar = grammar(format)?;
-            Ok(self.factory.create_parser_from_init_default(GrammarInit::Serialized(grammar)))
+            let grammar = GrammarInit::Serialized(grammar()?);
+            Ok::<_, String>(self.factory.create_parser_from_init_default(grammar))
         });
-        let parser = parser.ok_or_else(|| invalid("could not be compiled".to_owned()))?;
-        let parser = parser.map_err(invalid)?;
+        let parser = parser.unwrap_or_else(|| Err("could not be compiled".to_owned()))?;
         let matcher = Matcher::new(parser).into_cancellable();
         match matcher.get_error() {
-            Some(problem) => Err(invalid(format!("cannot be enforced: {}", brief(&problem)))),
-            None => Ok(Some(Constraint { matcher })),
+            Some(problem) => Err(format!("cannot be enforced: {}", brief(&problem))),
+            None => Ok(Constraint { matcher }),
         }
     }
+}
+
+fn invalid(field: &'static str, problem: String) -> ConstraintError {
+    ConstraintError::Invalid { field, problem }
 }
 
 impl fmt::Debug for Grammars {
@@ -191,24 +267,68 @@ impl Canceller {
 fn grammar(format: &OutputFormat) -> Result<TopLevelGrammar, String> {
     Ok(match format {
         OutputFormat::Text | OutputFormat::JsonObject => {
-            TopLevelGrammar::from_json_schema(written_our_way(json!({ "type": "object" })))
+            TopLevelGrammar::from_json_schema(to_the_letter(json!({ "type": "object" })))
         }
-        OutputFormat::JsonSchema { schema } => {
-            schema::check([schema])?;
-            TopLevelGrammar::from_json_schema(written_our_way(schema.clone()))
-        }
+        OutputFormat::JsonSchema { schema } => grammar_of(schema)?,
         OutputFormat::Grammar { lark } => {
-            schema::check_lark(lark)?;
-            TopLevelGrammar::from_lark(schema::with_schemas(lark, written_our_way)?)
+            TopLevelGrammar::from_lark(lark::checked(lark, to_the_letter)?)
         }
     })
 }
 
+/// A schema as llguidance reads it.
+///
+/// # Errors
+/// As [`grammar`].
+fn grammar_of(schema: &Value) -> Result<TopLevelGrammar, String> {
+    schema::check([schema])?;
+    Ok(TopLevelGrammar::from_json_schema(to_the_letter(schema.clone())))
+}
+
+/// The arguments of one tool as llguidance reads them.
+///
+/// # Errors
+/// As [`grammar`].
+fn of_arguments(tool: &Arguments) -> Result<TopLevelGrammar, String> {
+    schema::check([&tool.schema])?;
+    Ok(TopLevelGrammar::from_json_schema(written_our_way(tool.schema.clone(), !tool.is_strict)))
+}
+
+/// Calls of tools as llguidance reads them, or the content in their stead. Its rules are not checked:
+/// they are our own.
+///
+/// # Errors
+/// As [`grammar`], whoever is at fault.
+fn of_calls(calls: &CallGrammar, tools: &[Arguments]) -> Result<TopLevelGrammar, String> {
+    let mut lark = calls.rules.clone();
+    if calls.is_spaced {
+        // The same space as in JSON, so that what is a part of both is the same part.
+        let ignored = format!("%llguidance {{\"ignore_once\": true}}\n%ignore /{JSON_SPACE}/\n");
+        lark.insert_str(0, &ignored);
+    }
+    for tool in tools {
+        schema::check([&tool.schema])?;
+        let schema = written_our_way(tool.schema.clone(), !tool.is_strict);
+        lark.push_str(&format!("{}: %json {schema}\n", tool.rule));
+    }
+    if let Some(schema) = &calls.content {
+        schema::check([schema])?;
+        lark.push_str(&format!("content: %json {}\n", to_the_letter(schema.clone())));
+    }
+    Ok(TopLevelGrammar::from_lark(lark))
+}
+
+/// A schema whose every word is kept.
+fn to_the_letter(schema: Value) -> Value {
+    written_our_way(schema, false)
+}
+
 /// A schema with this daemon's way of writing JSON, and not with the caller's: llguidance takes
 /// settings from the schema, some of which give up what the schema promises.
-fn written_our_way(mut schema: Value) -> Value {
+fn written_our_way(mut schema: Value, is_lenient: bool) -> Value {
     if let Some(schema) = schema.as_object_mut() {
-        schema.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": JSON_SPACE }));
+        let settings = json!({ "whitespace_pattern": JSON_SPACE, "lenient": is_lenient });
+        schema.insert("x-guidance".to_owned(), settings);
     }
     schema
 }
@@ -266,6 +386,7 @@ fn brief(error: &impl ToString) -> String {
 }
 
 const _: () = assert!(limits::FORMAT_BYTES < limits::FRAME_BYTES);
+const _: () = assert!(limits::CALL_SCHEMA_BYTES <= limits::TOOL_BYTES);
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ pub mod hf_text;
 pub mod llama_vocab;
 pub mod output;
 mod pretokenize;
+pub mod reading;
 pub mod reasoning;
 pub mod stop;
 pub mod tokenizer;

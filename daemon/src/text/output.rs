@@ -1,11 +1,15 @@
-//! Tokens to text that is safe to send: detokenising, then stop strings.
+//! Tokens to text: detokenising, then stop strings.
 //!
-//! Owns what one sequence holds back. Knows nothing of engines, requests or token limits.
+//! Owns where one sequence's text ends for a stop string. A raw text ends before it, and what may become
+//! one is held back. A conversation's text is given whole, because only its reader knows what of it is
+//! content: it ends with the token in which the content ended. Knows nothing of engines, requests or
+//! token limits.
 
 use std::sync::Arc;
 
 use super::TextError;
 use super::detokenize::Detokenizer;
+use super::reading::Reader;
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 
@@ -15,9 +19,17 @@ pub use super::stop::Piece;
 pub struct TextOutput {
     tokenizer: Arc<dyn Tokenizer>,
     detokenizer: Detokenizer,
-    stop: StopMatcher,
+    stop: Stop,
     /// Special tokens that are shown by their names, because they are tags of what is read here.
     shown: Vec<u32>,
+}
+
+/// Where stop strings are looked for.
+enum Stop {
+    /// In all of the text.
+    InText(StopMatcher),
+    /// In what a reader finds to be content.
+    InContent(Box<Reader>),
 }
 
 impl TextOutput {
@@ -26,7 +38,7 @@ impl TextOutput {
     /// # Errors
     /// [`TextError::EmptyStop`].
     pub fn new(tokenizer: Arc<dyn Tokenizer>, stops: Vec<String>) -> Result<Self, TextError> {
-        let stop = StopMatcher::new(stops)?;
+        let stop = Stop::InText(StopMatcher::new(stops)?);
         Ok(Self { tokenizer, detokenizer: Detokenizer::default(), stop, shown: Vec::new() })
     }
 
@@ -34,6 +46,14 @@ impl TextOutput {
     #[must_use]
     pub fn showing(mut self, tokens: Vec<u32>) -> Self {
         self.shown = tokens;
+        self
+    }
+
+    /// The same output, which ends where this reader finds the end of the content. Its text is given as
+    /// it comes, and beyond that end to the token's.
+    #[must_use]
+    pub fn read_by(mut self, reader: Reader) -> Self {
+        self.stop = Stop::InContent(Box::new(reader));
         self
     }
 
@@ -46,7 +66,14 @@ impl TextOutput {
         } else {
             self.detokenizer.push(self.tokenizer.as_ref(), token)
         };
-        self.stop.push(&text)
+        match &mut self.stop {
+            Stop::InText(matcher) => matcher.push(&text),
+            Stop::InContent(reader) if reader.stopped().is_some() => Piece::default(),
+            Stop::InContent(reader) => {
+                reader.push(&text, &mut |_| {});
+                Piece { text, stopped: reader.stopped().map(str::to_owned) }
+            }
+        }
     }
 
     /// The bytes of one token; of a special one, those of its name.
@@ -59,11 +86,17 @@ impl TextOutput {
     /// What was held back, when no token follows; empty after a stop.
     pub fn finish(&mut self) -> String {
         let rest = self.detokenizer.finish();
-        // U+FFFD in place of an unfinished character may even complete a stop string.
-        let piece = self.stop.push(&rest);
-        match piece.stopped {
-            Some(_) => piece.text,
-            None => piece.text + &self.stop.finish(),
+        match &mut self.stop {
+            Stop::InText(matcher) => {
+                // U+FFFD in place of an unfinished character may even complete a stop string.
+                let piece = matcher.push(&rest);
+                match piece.stopped {
+                    Some(_) => piece.text,
+                    None => piece.text + &matcher.finish(),
+                }
+            }
+            Stop::InContent(reader) if reader.stopped().is_some() => String::new(),
+            Stop::InContent(_) => rest,
         }
     }
 }
@@ -78,6 +111,7 @@ impl std::fmt::Debug for TextOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::reading::Reading;
     use crate::text::tokenizer::ByteTokenizer;
 
     fn output(stops: &[&str]) -> TextOutput {
@@ -103,6 +137,16 @@ mod tests {
         let (text, stopped) = push_all(&mut output, "süß🙂!".as_bytes());
         assert_eq!((text.as_str(), stopped.as_deref()), ("süß", Some("🙂")));
         assert_eq!(output.finish(), "");
+    }
+
+    #[test]
+    fn a_text_that_is_read_ends_with_the_token_that_its_content_ends_in() {
+        let reading =
+            Reading { may_think: true, stops: vec!["!".to_owned()], ..Reading::default() };
+        let mut output = output(&[]).read_by(Reader::new(reading).unwrap());
+        let (text, stopped) = push_all(&mut output, b"<think>Oh!</think>So!");
+        assert_eq!(text, "<think>Oh!</think>So!");
+        assert_eq!((stopped.as_deref(), output.finish().as_str()), (Some("!"), ""));
     }
 
     #[test]

@@ -51,7 +51,7 @@ enum State {
 }
 
 /// Parts one text as it comes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Splitter {
     state: State,
     close: &'static str,

@@ -38,6 +38,12 @@ impl StopMatcher {
         Ok(Self { stops, held: String::new(), stopped: false })
     }
 
+    /// Whether there is nothing to find.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stops.is_empty()
+    }
+
     /// The text that is certain after `text`. After a match everything is ignored.
     pub fn push(&mut self, text: &str) -> Piece {
         if self.stopped {

@@ -57,7 +57,7 @@ pub struct GenerateParams {
     /// Whether it may call several in one answer, yes when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
-    /// The form its answer must have; any when absent.
+    /// The form its answer must have, unless it calls `tools`; any when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<OutputFormat>,
     /// What the model's chat template is told besides, as `enable_thinking` is.
@@ -106,7 +106,8 @@ pub struct GenerateParams {
     /// Seed of the draws; a random one, reported in the result, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Strings that end the text; they are not part of it.
+    /// Strings that end the text; they are not part of it. In answers to `messages` they are looked for
+    /// in the content only, not in thoughts and calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
     /// Whether the text goes on after a token that would end it, up to `max_tokens`: for

@@ -117,6 +117,128 @@ async fn a_call_that_is_demanded_is_made() {
     }
 }
 
+/// Stop strings belong to the answer, and not to what leads up to it.
+#[tokio::test]
+async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
+    let home = Home::with_sim(json!({ "reply": REPLY }));
+    let told = "<think>\nWell.\n\nRome.\n</think>\n\nIt is.\n\nVery.";
+    home.add_sim("talks", json!({ "reply": told }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let asked = json!({ "messages": [{ "role": "user", "content": "Is it warm?" }],
+        "model": "talks", "stop": ["\n\n"] });
+    let whole = generate(&client, &asked).await.unwrap();
+    let (said, thought) = (whole.text.as_str(), whole.reasoning.as_deref());
+    assert_eq!((said, thought), ("It is.", Some("Well.\n\nRome.")));
+    assert_eq!(whole.finish_reason, FinishReason::Stop);
+    assert_eq!(whole.stop_string.as_deref(), Some("\n\n"));
+    // It ended there, and was not only cut there.
+    assert_eq!(whole.usage.completion_tokens, told.len() - "Very.".len());
+    let (heard, result) = stream(&client, &asked).await;
+    assert_eq!((heard[0].text.as_str(), result.text.as_str()), ("It is.", "It is."));
+    assert_eq!(heard[0].reasoning, "Well.\n\nRome.");
+
+    for (stop, text, calls, found) in [
+        (json!(["\n", "Ostia", "}", "tool"]), "I look.", 2, None),
+        (json!(["look"]), "I ", 0, Some("look")),
+    ] {
+        let asked = weather(json!({ "stop": stop, "n": 2 }));
+        let whole = generate(&client, &asked).await.unwrap();
+        assert_eq!((whole.text.as_str(), whole.tool_calls.len()), (text, calls), "{stop}");
+        assert_eq!(whole.stop_string.as_deref(), found);
+        let reason = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
+        assert_eq!((whole.finish_reason, whole.alternatives[0].finish_reason), (reason, reason));
+        let (heard, result) = stream(&client, &asked).await;
+        assert_eq!((heard[1].text.as_str(), heard[1].tool_calls.len()), (text, calls));
+        assert_eq!(result.stop_string.as_deref(), found);
+    }
+    // A call that is demanded is made to its end.
+    let demanded =
+        weather(json!({ "tool_choice": { "tool": "weather" }, "stop": ["\n", "{", "e"] }));
+    let result = generate(&client, &demanded).await.unwrap();
+    let told = (result.finish_reason, result.stop_string, result.text.as_str());
+    assert_eq!(told, (FinishReason::ToolCalls, None, ""));
+    // A form that was cut is told by the stop string.
+    let held = json!({ "messages": [{ "role": "user", "content": "Is it?" }], "stop": [","],
+        "format": { "type": "grammar", "lark": "start: \"yes, sir\"" } });
+    let result = generate(&client, &held).await.unwrap();
+    assert_eq!((result.text.as_str(), result.stop_string.as_deref()), ("yes", Some(",")));
+}
+
+#[tokio::test]
+async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
+    let hermes =
+        "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>";
+    let bare = "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}";
+    let llama = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}<|python_tag|>";
+    let content = "{\"name\": \"weather\", \"warm\": true}";
+    let home = Home::with_sim(json!({ "reply": hermes }));
+    home.add_sim("hermes-talks", json!({ "reply": content }));
+    home.add_sim("llama", json!({ "reply": bare, "chat_template": llama }));
+    home.add_sim("llama-talks", json!({ "reply": content, "chat_template": llama }));
+    home.add_sim("llama-chats", json!({ "reply": "Yes, it is.", "chat_template": llama }));
+    let _daemon = home.daemon();
+    let client = home.client().await;
+    let schema = json!({
+        "type": "object",
+        "properties": { "name": { "type": "string", "maxLength": 9 }, "warm": { "type": "boolean" } },
+        "required": ["name", "warm"], "additionalProperties": false,
+    });
+    for format in
+        [json!({ "type": "json_object" }), json!({ "type": "json_schema", "schema": schema })]
+    {
+        for (model, calls, text) in [
+            ("sim", 1, Some("")),
+            ("llama", 1, Some("")),
+            ("hermes-talks", 0, Some(content)),
+            ("llama-talks", 0, Some(content)),
+            ("llama-chats", 0, None),
+        ] {
+            let asked = weather(json!({ "model": model, "format": format, "max_tokens": 600 }));
+            let (heard, result) = stream(&client, &asked).await;
+            let whole = generate(&client, &asked).await.unwrap();
+            assert_eq!((&whole.text, whole.tool_calls.len()), (&result.text, calls), "{model}");
+            assert_eq!((&heard[0].text, &heard[0].tool_calls), (&result.text, &result.tool_calls));
+            let reason = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
+            assert_eq!(result.finish_reason, reason, "{model}: {result:?}");
+            if let Some(text) = text {
+                assert_eq!(result.text, text, "{model}");
+            }
+            if let Some(call) = result.tool_calls.first() {
+                assert_eq!((&*call.name, &*call.arguments), ("weather", "{\"city\": \"Rome\"}"));
+            } else {
+                let value: Value = serde_json::from_str(&result.text).unwrap();
+                assert!(value.is_object(), "{model}: {value}");
+            }
+        }
+        // A call that is demanded has no content to be bound.
+        let asked =
+            weather(json!({ "tool_choice": "required", "format": format, "model": "llama-talks" }));
+        let demanded = generate(&client, &asked).await.unwrap();
+        assert_eq!(demanded.tool_calls[0].name, "weather");
+        // A model that is shown no tools writes content.
+        let asked = weather(json!({ "tool_choice": "none", "format": format, "max_tokens": 600 }));
+        let none = generate(&client, &asked).await.unwrap();
+        assert!(none.tool_calls.is_empty() && none.text.starts_with('{'), "{none:?}");
+    }
+    let bad = json!({ "type": "json_schema", "schema": { "not": {} } });
+    let lark = json!({ "type": "grammar", "lark": "start: \"a\"" });
+    let tool = json!([{ "name": "f", "strict": true, "parameters": { "not": {} } }]);
+    for (more, field) in [
+        (json!({ "format": bad }), "format"),
+        (json!({ "format": lark }), "format"),
+        (json!({ "format": { "type": "json_object" }, "tools": tool }), "tools"),
+        (json!({ "tool_choice": "required", "tools": tool }), "tools"),
+    ] {
+        let error = generate(&client, &weather(more)).await.unwrap_err();
+        assert_eq!(
+            (error.code, &error.details["field"]),
+            (ErrorCode::InvalidParams, &json!(field))
+        );
+        assert!(error.message.contains(&format!("`{field}` ")), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_conversation_goes_on_from_what_a_tool_gave() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.reasoning_content }}\

@@ -86,6 +86,50 @@ fn completions_take_several_prompts_tokens_and_logprobs() {
 }
 
 #[test]
+fn a_response_format_leaves_room_for_calls_and_a_stop_string_for_thoughts() {
+    let call = "{\"name\": \"f\", \"arguments\": {\"secret\": \"x\"}}";
+    let home = Home::with_sim(json!({ "reply": format!("<tool_call>\n{call}\n</tool_call>") }));
+    home.add_sim("thinks", json!({ "reply": "<think>a b</think>c d" }));
+    let _daemon = home.daemon();
+    let mut http = Http::socket(&home);
+    let parameters = json!({ "type": "object", "properties": {
+        "secret": { "type": "string", "format": "password" } } });
+    let function = json!({ "name": "f", "parameters": parameters });
+    let tools = |function: &Value| json!([{ "type": "function", "function": function }]);
+    let schema = json!({ "name": "s", "schema": { "type": "object" } });
+    let format = json!({ "type": "json_schema", "json_schema": schema });
+    let mut request = chat(json!({ "tools": tools(&function), "response_format": format }));
+    for choice in ["auto", "required"] {
+        request["tool_choice"] = json!(choice);
+        let answer = http.post("/v1/chat/completions", &request).expect(200).json();
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+        assert_eq!(choice["message"]["content"], Value::Null);
+        assert_eq!(
+            choice["message"]["tool_calls"][0]["function"]["arguments"],
+            "{\"secret\": \"x\"}"
+        );
+    }
+    let mut strict = function.clone();
+    strict["strict"] = json!(true);
+    request["tools"] = tools(&strict);
+    let problem = http.post("/v1/chat/completions", &request).expect(422).json();
+    assert_eq!(problem["error"]["param"], "tools", "{problem}");
+    request["tools"] = tools(&function);
+    request["tool_choice"] = json!("auto");
+    request["response_format"]["json_schema"]["schema"] = json!({ "not": {} });
+    let problem = http.post("/v1/chat/completions", &request).expect(422).json();
+    assert_eq!(problem["error"]["param"], "response_format", "{problem}");
+
+    let request = chat(json!({ "model": "thinks", "stop": " " }));
+    let answer = http.post("/v1/chat/completions", &request).expect(200).json();
+    let (message, reason) =
+        (&answer["choices"][0]["message"], &answer["choices"][0]["finish_reason"]);
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("c"), &json!("a b")));
+    assert_eq!(reason, "stop");
+}
+
+#[test]
 fn models_are_listed_and_found_by_name() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
@@ -134,6 +178,7 @@ fn embeddings_are_given_as_numbers_and_as_base64() {
 #[test]
 fn what_is_wrong_with_a_request_is_named() {
     let home = Home::with_sim(json!({ "context_tokens": 300 }));
+    home.add_sim("picky", json!({ "chat_template": "{{ raise_exception('no more') }}" }));
     let _daemon = home.daemon();
     let (chats, completions) = ("/v1/chat/completions", "/v1/completions");
     let long = json!({ "prompt": "x".repeat(400) }).to_string();
@@ -149,6 +194,7 @@ fn what_is_wrong_with_a_request_is_named() {
         ("POST", chats, &[], chat(json!({ "n": 9 })).to_string(), 422, "`n`"),
         ("POST", chats, &[], chat(json!({ "temperature": -1 })).to_string(), 422, "temperature"),
         ("POST", chats, &[], chat(json!({ "stop": [1] })).to_string(), 422, "`stop`"),
+        ("POST", chats, &[], chat(json!({ "model": "picky" })).to_string(), 422, "no more"),
         ("POST", chats, &[], chat(json!({ "model": "none" })).to_string(), 404, "`none`"),
         ("POST", chats, &[], chat(json!({ "model": "no/../ne" })).to_string(), 422, "absolute"),
         ("POST", chats, &[("content-type", "text/plain")], "{}".to_owned(), 415, "text/plain"),

@@ -45,7 +45,7 @@ fn a_request_is_mapped_whole() {
     assert_eq!(messages[2].tool_calls[0].arguments, "{\"at\":1}");
     assert_eq!(messages[2].reasoning.as_deref(), Some("hm"));
     assert_eq!(messages[3].tool_call_id.as_deref(), Some("c1"));
-    assert_eq!(params.tools[0].name, "weather");
+    assert_eq!((params.tools[0].name.as_str(), params.tools[0].strict), ("weather", true));
     assert_eq!(params.tool_choice, Some(WireChoice::Tool("weather".to_owned())));
     assert_eq!(params.parallel_tool_calls, Some(false));
     let schema = json!({ "type": "object" });

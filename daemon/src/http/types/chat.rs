@@ -53,7 +53,7 @@ pub struct ChatRequest {
     /// Seed of the draws.
     #[schemars(range(min = i64::MIN, max = i64::MAX))]
     pub seed: Option<i64>,
-    /// Strings that end the answer.
+    /// Strings that end the answer's content; in thoughts and calls they end nothing.
     pub stop: Option<OneOrMany>,
     /// Whether to report each token's log-probability.
     pub logprobs: Option<bool>,
@@ -64,7 +64,7 @@ pub struct ChatRequest {
     pub stream: Option<bool>,
     /// What the stream tells besides.
     pub stream_options: Option<StreamOptions>,
-    /// The form that the answer must have.
+    /// The form that the answer's content must have. An answer that calls tools has none.
     #[schemars(with = "Option<ResponseFormatSchema>")]
     pub response_format: Option<ResponseFormat>,
     /// The tools that the model may call.
@@ -239,6 +239,9 @@ pub struct Function {
     pub description: Option<String>,
     /// JSON schema of its arguments, an object.
     pub parameters: Option<Map<String, Value>>,
+    /// Whether a call that is demanded keeps to the whole schema, and a schema that cannot be enforced is
+    /// refused; no when absent, and then what cannot be enforced is left out.
+    pub strict: Option<bool>,
 }
 
 /// Whether the model calls tools.

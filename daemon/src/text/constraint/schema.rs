@@ -1,4 +1,4 @@
-//! What a schema or a grammar may be before it is compiled.
+//! What a schema may be before it is compiled.
 //!
 //! Owns the bounds that llguidance does not have: on bytes, on what refers to what, and on the
 //! alternatives that combine with each other. It copies a schema once for each combination, so that
@@ -39,69 +39,12 @@ pub(super) fn check<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<
     Ok(())
 }
 
-/// The grammar with every schema in it checked, as [`check`] does, and `rewritten`.
-///
-/// # Errors
-/// What follows "`format`" in a message.
-pub(super) fn with_schemas(
-    lark: &str,
-    rewritten: impl Fn(Value) -> Value,
-) -> Result<String, String> {
-    const KEYWORD: &str = "%json";
-    let (mut made, mut rest, mut schemas) = (String::new(), lark, Vec::new());
-    while let Some(at) = rest.find(KEYWORD) {
-        let (before, behind) = rest.split_at(at + KEYWORD.len());
-        let mut values = serde_json::Deserializer::from_str(behind).into_iter::<Value>();
-        let Some(Ok(schema)) = values.next() else {
-            return Err(format!("has a grammar with {KEYWORD} and no JSON after it"));
-        };
-        rest = &behind[values.byte_offset()..];
-        made.push_str(before);
-        made.push(' ');
-        made.push_str(&rewritten(schema.clone()).to_string());
-        schemas.push(schema);
-    }
-    made.push_str(rest);
-    check(&schemas)?;
-    Ok(made)
-}
-
 fn too_many_alternatives() -> String {
     let most = limits::FORMAT_ALTERNATIVES;
     format!("has a schema in which more than {most} alternatives are combined")
 }
 
-/// Refuses a grammar that is too large or too deep.
-///
-/// # Errors
-/// What follows "`format`" in a message.
-pub(super) fn check_lark(lark: &str) -> Result<(), String> {
-    if lark.len() > limits::FORMAT_BYTES {
-        return Err(too_long("grammar", lark.len()));
-    }
-    let rules = lark.lines().filter(|line| line.contains(':')).count();
-    if rules > limits::FORMAT_REFERENCES {
-        return Err(format!("has a grammar of more than {} rules", limits::FORMAT_REFERENCES));
-    }
-    // Brackets in strings count too: a grammar does not need that many.
-    let (mut depth, mut deepest) = (0_usize, 0);
-    for byte in lark.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            // A rule's brackets are closed where the next one begins.
-            b'\n' => depth = depth.min(limits::FORMAT_DEPTH / 2),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    if deepest > limits::FORMAT_DEPTH {
-        return Err(format!("has brackets more than {} deep", limits::FORMAT_DEPTH));
-    }
-    Ok(())
-}
-
-fn too_long(what: &str, bytes: usize) -> String {
+pub(super) fn too_long(what: &str, bytes: usize) -> String {
     format!("has a {what} of {bytes} bytes, and at most {} are taken", limits::FORMAT_BYTES)
 }
 

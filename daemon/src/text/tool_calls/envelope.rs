@@ -27,7 +27,7 @@ pub(super) enum Said {
 pub(super) struct NoCall;
 
 /// One call under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Envelope {
     at: At,
     /// The tool's name, until it has been said.
@@ -43,7 +43,7 @@ pub(super) struct Envelope {
     is_bare: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum At {
     /// Before the first member's name, or behind a comma.
     Key,
@@ -224,7 +224,7 @@ enum Kind {
 }
 
 /// A value under way, with its text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Value {
     kind: Kind,
     text: String,

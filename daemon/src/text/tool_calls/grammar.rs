@@ -1,6 +1,7 @@
-//! Grammars of answers that must be tool calls.
+//! Grammars of answers that must be tool calls, or may be.
 //!
-//! Owns writing a call's form in llguidance's dialect of Lark, with the tools' own schemas inside.
+//! Owns writing a call's form as rules of llguidance's dialect of Lark. The schemas that the rules name
+//! are beside them: what those may be is the constraint's to say.
 
 use ingle_protocol::wire::chat::Tool;
 use serde_json::{Value, json};
@@ -10,15 +11,43 @@ use super::ToolFormat;
 /// Calls of one answer. Without an end to them, a model that likes to repeat itself finds none.
 const MAX_CALLS: usize = 16;
 
-/// The grammar of an answer that is one call of one of the `tools`, or several if `is_parallel`.
-/// `special` gives the id of a tag that is a special token, which no text matches.
+/// The form of an answer that calls tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallGrammar {
+    /// Its rules, but for those that are schemas.
+    pub rules: String,
+    /// Whether space may stand between any two parts of the rules, as within JSON.
+    pub is_spaced: bool,
+    /// What the arguments of each tool are.
+    pub arguments: Vec<Arguments>,
+    /// The schema, as the rule `content`, of an answer that calls nothing; without one it must call.
+    pub content: Option<Value>,
+}
+
+/// The arguments of one tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arguments {
+    /// The rule that they are.
+    pub rule: String,
+    /// The tool.
+    pub tool: String,
+    /// Their schema.
+    pub schema: Value,
+    /// Whether it is refused where it cannot be kept to the letter.
+    pub is_strict: bool,
+}
+
+/// The grammar of an answer that is one call of one of the `tools`, or several if `is_parallel`, or
+/// else, where there is such a schema, `content`. `special` gives the id of a tag that is a special
+/// token, which no text matches.
 #[must_use]
 pub fn of_calls(
     format: ToolFormat,
     tools: &[Tool],
     is_parallel: bool,
+    content: Option<Value>,
     special: impl Fn(&str) -> Option<u32>,
-) -> String {
+) -> CallGrammar {
     let tag = |tag: &str| match special(tag) {
         Some(id) => format!("<[{id}]>"),
         None => literal(tag),
@@ -28,31 +57,40 @@ pub fn of_calls(
         let most = MAX_CALLS - 1;
         if is_parallel { format!(" ({between} {item}){{0,{most}}}") } else { String::new() }
     };
-    let start = match format {
+    // A bare call and the content both begin with a brace. Only what is read in the same pieces can be
+    // told apart further on: the lexer takes the longest of them, and does not go back.
+    let is_spaced = format == ToolFormat::Llama3 && content.is_some();
+    let calls = match format {
         ToolFormat::Hermes => {
             let close = tag("</tool_call>");
-            let item = "call";
-            let more = more("\"\\n\"", item);
-            format!("start: {item}{more}\ncall: {open} \"\\n\" object \"\\n\" {close}\n")
+            let more = more("\"\\n\"", "call");
+            format!("call{more}\ncall: {open} \"\\n\" object \"\\n\" {close}\n")
         }
         // Its template says that it makes one call at a time.
-        ToolFormat::Llama3 => "start: object\n".to_owned(),
+        ToolFormat::Llama3 => "object\n".to_owned(),
         ToolFormat::MistralList => {
-            format!("start: {open} \"[\" object{} \"]\"\n", more("\", \"", "object"))
+            format!("{open} \"[\" object{} \"]\"\n", more("\", \"", "object"))
         }
         ToolFormat::MistralNamed => {
             let more = more("", "call");
-            format!("start: call{more}\ncall: {open} object\n")
+            format!("call{more}\ncall: {open} object\n")
         }
     };
-    let mut grammar = start;
-    let rules: Vec<String> = (0..tools.len()).map(|index| format!("tool{index}")).collect();
-    grammar.push_str(&format!("object: {}\n", rules.join(" | ")));
-    for (tool, rule) in tools.iter().zip(&rules) {
+    let start = if content.is_some() { "calls | content" } else { "calls" };
+    let mut rules = format!("start: {start}\ncalls: {calls}");
+    let names: Vec<String> = (0..tools.len()).map(|index| format!("tool{index}")).collect();
+    rules.push_str(&format!("object: {}\n", names.join(" | ")));
+    let mut arguments = Vec::with_capacity(tools.len());
+    for (tool, rule) in tools.iter().zip(&names) {
         let name = tool.name.as_str();
         let around = match format {
             ToolFormat::MistralNamed => {
                 format!("{} {} {rule}_arguments", literal(name), tag("[ARGS]"))
+            }
+            _ if is_spaced => {
+                let parts =
+                    ["{", "\"name\"", ":", &json!(name).to_string(), ",", "\"parameters\"", ":"];
+                format!("{} {rule}_arguments \"}}\"", parts.map(literal).join(" "))
             }
             _ => {
                 let key = if format == ToolFormat::Llama3 { "parameters" } else { "arguments" };
@@ -60,10 +98,15 @@ pub fn of_calls(
                 format!("{before} {rule}_arguments \"}}\"")
             }
         };
-        grammar.push_str(&format!("{rule}: {around}\n"));
-        grammar.push_str(&format!("{rule}_arguments: %json {}\n", schema(tool)));
+        rules.push_str(&format!("{rule}: {around}\n"));
+        arguments.push(Arguments {
+            rule: format!("{rule}_arguments"),
+            tool: tool.name.clone(),
+            schema: schema(tool),
+            is_strict: tool.strict,
+        });
     }
-    grammar
+    CallGrammar { rules, is_spaced, arguments, content }
 }
 
 fn literal(text: &str) -> String {
@@ -81,3 +124,6 @@ fn schema(tool: &Tool) -> Value {
         _ => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,15 @@
 //! Owns what is held back of a text because it may be a call. Works character by character, so that
 //! it makes no difference where the text is cut. What turns out to be no call is text, all of it.
 //! From the moment a call's name has been said it is a call, whatever becomes of its arguments.
+//!
+//! Beside a form of the caller's own ([`super::grammar`] with content) an answer is calls or content,
+//! never both: what does not begin as a call is content to its end, whatever is in it. Where a call is a
+//! bare object, which the content may be too, it is a call only once it is whole, has nothing but what
+//! the grammar puts into a call, and names a tool that there is.
 
 use ingle_protocol::limits;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::envelope::{Envelope, NoCall, Said};
 use super::{ToolFormat, is_name_byte, is_tool_name};
@@ -26,11 +33,13 @@ pub enum Piece {
 }
 
 /// Reads one answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ToolParser {
     format: ToolFormat,
     /// The tools there are: what else looks like a bare call is text.
     names: Vec<String>,
+    /// Whether content has the caller's form.
+    is_formed: bool,
     state: State,
     /// White space that is text only if text follows.
     space: String,
@@ -45,7 +54,25 @@ pub struct ToolParser {
     out: Vec<Piece>,
 }
 
-#[derive(Debug)]
+/// The bare object of a call, with nothing else in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BareCall {
+    #[serde(rename = "name")]
+    _name: String,
+    #[serde(rename = "parameters")]
+    _parameters: Map<String, Value>,
+}
+
+/// What has been read of such an object.
+#[derive(Debug, Clone, Default)]
+struct WrittenCall {
+    /// Empty until it is known.
+    name: String,
+    arguments: String,
+}
+
+#[derive(Debug, Clone)]
 enum State {
     Text,
     /// Behind the tag that opens calls.
@@ -71,6 +98,11 @@ enum State {
         is_item: bool,
         is_bare: bool,
     },
+    /// In an object that is a call or content: nobody knows before its end.
+    Either {
+        envelope: Envelope,
+        call: WrittenCall,
+    },
 }
 
 impl ToolParser {
@@ -80,6 +112,7 @@ impl ToolParser {
         Self {
             format,
             names,
+            is_formed: false,
             state: State::Text,
             space: String::new(),
             tag: String::new(),
@@ -88,6 +121,13 @@ impl ToolParser {
             is_fresh: true,
             out: Vec::new(),
         }
+    }
+
+    /// The same for an answer that has a form of the caller's own if it calls nothing.
+    #[must_use]
+    pub fn beside_a_form(mut self) -> Self {
+        self.is_formed = true;
+        self
     }
 
     /// What is certain after `text`.
@@ -134,6 +174,7 @@ impl ToolParser {
                 _ => self.no_call(c),
             },
             State::Call { envelope, is_item, is_bare } => self.call(envelope, is_item, is_bare, c),
+            State::Either { envelope, call } => self.either(envelope, call, c),
         }
     }
 
@@ -159,9 +200,13 @@ impl ToolParser {
             return;
         }
         let has_room = self.calls < limits::TOOL_CALLS;
-        if c == '{' && self.is_fresh && has_room && self.format.may_be_bare() {
+        if c == '{' && self.is_fresh && has_room && self.may_be_bare() {
             let envelope = Envelope::new(true);
-            self.hold(c, State::Call { envelope, is_item: false, is_bare: true });
+            let state = match self.is_formed {
+                true => State::Either { envelope, call: WrittenCall::default() },
+                false => State::Call { envelope, is_item: false, is_bare: true },
+            };
+            self.hold(c, state);
             return;
         }
         self.tag.push(c);
@@ -170,9 +215,16 @@ impl ToolParser {
         }
     }
 
+    /// Whether an object that stands where a call may is perhaps one. A grammar writes no call bare that
+    /// has tags.
+    fn may_be_bare(&self) -> bool {
+        self.format.may_be_bare() && !(self.is_formed && self.format.closer().is_some())
+    }
+
     /// Whether what is held may become a tag.
     fn may_be_tag(&self) -> bool {
-        let opens = self.calls < limits::TOOL_CALLS && self.format.opener().starts_with(&self.tag);
+        let has_room = self.calls < limits::TOOL_CALLS && (self.is_fresh || !self.is_formed);
+        let opens = has_room && self.format.opener().starts_with(&self.tag);
         let closes =
             |closer: &str| self.calls > 0 && self.is_fresh && closer.starts_with(&self.tag);
         opens || self.format.closer().is_some_and(closes)
@@ -293,6 +345,32 @@ impl ToolParser {
             }
             Err(NoCall) => self.no_call(c),
         }
+    }
+
+    /// In an object that may be content as well as a call.
+    fn either(&mut self, mut envelope: Envelope, mut call: WrittenCall, c: char) {
+        let mut is_whole = false;
+        let outcome = envelope.step(c, &mut |piece| match piece {
+            Said::Name(name) => call.name = name,
+            Said::Arguments(more) => call.arguments.push_str(&more),
+            Said::End => is_whole = true,
+        });
+        let may_be_call = call.name.is_empty() || self.names.contains(&call.name);
+        if outcome.is_err() || !may_be_call {
+            return self.no_call(c);
+        }
+        if !is_whole {
+            return self.hold(c, State::Either { envelope, call });
+        }
+        self.raw.push(c);
+        if serde_json::from_str::<BareCall>(&self.raw).is_err() {
+            return self.give_up();
+        }
+        self.raw.clear();
+        self.space.clear();
+        self.calls += 1;
+        let WrittenCall { name, arguments } = call;
+        self.out.extend([Piece::Begin { name }, Piece::Arguments(arguments), Piece::End]);
     }
 
     /// Whether the call under way is known to be one.

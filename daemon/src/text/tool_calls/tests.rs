@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 
-use ingle_protocol::wire::chat::{Message, OutputFormat, Tool, ToolCall};
+use ingle_protocol::wire::chat::{Message, Tool, ToolCall};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::text::chat::Chat;
-use crate::text::constraint::Grammars;
-use crate::text::tokenizer::{ByteTokenizer, SpecialTokens};
 use crate::text::{TextError, TextModel};
 
 const FORMATS: [ToolFormat; 4] =
     [ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::MistralList, ToolFormat::MistralNamed];
 
-/// What a text says, its calls as `name(arguments)`; `…` where a call was not finished.
+/// Reads the answer of a model that has been shown three tools.
+fn parser(format: ToolFormat) -> ToolParser {
+    ToolParser::new(format, ["f", "g-1", "weather"].map(str::to_owned).to_vec())
+}
+
+/// What a text says, its calls as `name(arguments)`.
 fn read(format: ToolFormat, pieces: &[&str]) -> (String, Vec<String>) {
-    let mut parser = ToolParser::new(format, ["f", "g-1", "weather"].map(str::to_owned).to_vec());
+    read_by(parser(format), pieces)
+}
+
+pub(super) fn read_by(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<String>) {
     let mut said: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
     said.extend(parser.finish());
     let (mut text, mut calls): (String, Vec<String>) = Default::default();
@@ -193,6 +199,44 @@ fn what_is_held_back_is_bounded() {
     assert_eq!(read(ToolFormat::Hermes, &[&many]).1.len(), limits::TOOL_CALLS);
 }
 
+#[test]
+fn beside_a_form_what_does_not_begin_as_a_call_is_content_to_its_end() {
+    use ToolFormat::{Hermes, Llama3, MistralNamed};
+    let bare = "{\"name\": \"f\", \"parameters\": {\"a\": \"}\"}}";
+    for (format, whole, calls) in [
+        (Hermes, "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", &["f({})"][..]),
+        (Hermes, "{\"name\": \"f\", \"arguments\": {}}", &[]),
+        (Hermes, "[1, \"<tool_call>\", {\"name\": \"f\"}]", &[]),
+        (MistralNamed, "[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]f[ARGS]{}", &["f({})", "f({})"]),
+        (MistralNamed, "{\"a\": \"[TOOL_CALLS]f[ARGS]{}\"}", &[]),
+        (Llama3, bare, &["f({\"a\": \"}\"})"]),
+        (Llama3, "{ \"parameters\": {}, \"name\": \"f\" }", &["f({})"]),
+        // More than a call has, less than one, and other things in it.
+        (Llama3, "{\"name\": \"f\", \"parameters\": {}, \"note\": 1}", &[]),
+        (Llama3, "{\"name\": \"f\", \"parameters\": {}, \"id\": \"1\"}", &[]),
+        (Llama3, "{\"name\": \"f\"}", &[]),
+        (Llama3, "{\"name\": \"f\", \"parameters\": \"{}\"}", &[]),
+        (Llama3, "{\"name\": \"f\", \"arguments\": {}}", &[]),
+        (Llama3, "{\"name\": \"Rome\", \"parameters\": {}}", &[]),
+        (Llama3, "[{\"name\": \"f\", \"parameters\": {}}]", &[]),
+        (Llama3, "{\"name\": \"f\", \"parameters\": {\"a\": 1", &[]),
+    ] {
+        let text = if calls.is_empty() { whole } else { "" };
+        let expected = (text.to_owned(), calls.map_to_owned());
+        let cut: Vec<String> = whole.chars().map(String::from).collect();
+        let cut: Vec<&str> = cut.iter().map(String::as_str).collect();
+        for pieces in [&[whole][..], &cut] {
+            assert_eq!(read_by(parser(format).beside_a_form(), pieces), expected, "{whole}");
+        }
+    }
+    // What can be no call is not held back.
+    let mut content = parser(Llama3).beside_a_form();
+    assert_eq!(content.push("{\"answer\": \"O"), [Piece::Text("{\"answer\": \"O".to_owned())]);
+    let mut content = parser(Llama3).beside_a_form();
+    let begun = "{\"name\": \"Rome\", \"parameters\": {";
+    assert_eq!(content.push(begun), [Piece::Text(begun.to_owned())]);
+}
+
 proptest! {
     #[test]
     fn where_the_text_is_cut_makes_no_difference_and_nothing_is_lost(
@@ -204,10 +248,12 @@ proptest! {
     ) {
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let whole = pieces.concat();
-        let found = read(format, &pieces);
-        prop_assert_eq!(&found, &read(format, &[&whole]));
-        if found.1.is_empty() {
-            prop_assert_eq!(found.0, whole);
+        for parser in [parser(format), parser(format).beside_a_form()] {
+            let found = read_by(parser.clone(), &pieces);
+            prop_assert_eq!(&found, &read_by(parser, &[&whole]));
+            if found.1.is_empty() {
+                prop_assert_eq!(&found.0, &whole);
+            }
         }
     }
 }
@@ -247,6 +293,7 @@ fn tools() -> Vec<Tool> {
         name: "weather".to_owned(),
         description: Some("Tells the weather".to_owned()),
         parameters: parameters.as_object().cloned(),
+        strict: false,
     }]
 }
 
@@ -352,60 +399,4 @@ fn an_option_reaches_the_template_and_hides_nothing_of_it() {
     assert_eq!(prompt("a<think>\n", &chat), "a<think>\n\n</think>\n\n");
     let chat = Chat { skips_reasoning: false, ..chat };
     assert_eq!(model("a<think>\n").chat_prompt(&chat).unwrap().thought, Some("</think>"));
-}
-
-#[test]
-fn a_grammar_says_the_calls_that_the_parser_reads() {
-    let tools = tools();
-    let special = |name: &str| (name == "[TOOL_CALLS]").then_some(7);
-    let of = |format, is_parallel| grammar::of_calls(format, &tools, is_parallel, special);
-    let hermes = of(ToolFormat::Hermes, true);
-    assert!(
-        hermes.starts_with(
-            "start: call (\"\\n\" call){0,15}\ncall: \"<tool_call>\" \"\\n\" object \"\\n\" \"</tool_call>\"\n\
-             object: tool0\ntool0: \"{\\\"name\\\": \\\"weather\\\", \\\"arguments\\\": \" \
-             tool0_arguments \"}\"\ntool0_arguments: %json {\"type\":\"object\","
-        ),
-        "{hermes}"
-    );
-    assert!(of(ToolFormat::Hermes, false).starts_with("start: call\n"));
-    assert!(of(ToolFormat::Llama3, true).contains("\\\"parameters\\\": "));
-    assert!(of(ToolFormat::MistralList, false).starts_with("start: <[7]> \"[\" object \"]\"\n"));
-    let named = of(ToolFormat::MistralNamed, true);
-    assert!(named.contains("tool0: \"weather\" \"[ARGS]\" tool0_arguments\n"), "{named}");
-    let bare = Tool { name: "now".to_owned(), description: None, parameters: None };
-    let grammar = grammar::of_calls(ToolFormat::Hermes, &[bare], true, |_| None);
-    assert!(grammar.contains("\"additionalProperties\":false"), "{grammar}");
-}
-
-#[test]
-fn what_a_grammar_demands_is_a_call_that_is_read() {
-    let model = TextModel::bytes();
-    let grammars = Grammars::new(&model).unwrap();
-    let arguments = "{\"city\": \"Rome\"}";
-    for (format, text) in [
-        (
-            ToolFormat::Hermes,
-            format!(
-                "<tool_call>\n{{\"name\": \"weather\", \"arguments\": {arguments}}}\n</tool_call>"
-            ),
-        ),
-        (ToolFormat::Llama3, format!("{{\"name\": \"weather\", \"parameters\": {arguments}}}")),
-        (
-            ToolFormat::MistralList,
-            format!("[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {arguments}}}]"),
-        ),
-        (ToolFormat::MistralNamed, format!("[TOOL_CALLS]weather[ARGS]{arguments}")),
-    ] {
-        let lark = grammar::of_calls(format, &tools(), true, |_| None);
-        let demanded = OutputFormat::Grammar { lark };
-        let mut constraint = grammars.constraint(&demanded).unwrap().unwrap();
-        for token in model.tokenizer.encode(&text, SpecialTokens::AsText).unwrap() {
-            constraint.accept(token).unwrap_or_else(|error| panic!("{text}: {error}"));
-        }
-        let allowed = constraint.allowed().unwrap();
-        let end = ByteTokenizer::EOS;
-        assert!(allowed[end as usize / 32] >> (end % 32) & 1 == 1, "{text}");
-        assert_eq!(read(format, &[&text]), (String::new(), vec![format!("weather({arguments})")]));
-    }
 }
