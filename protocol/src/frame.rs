@@ -64,10 +64,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Throws the unfinished frame away, and the rest of it when it comes.
-    pub fn discard_partial(&mut self) {
+    /// Throws the unfinished frame away, and the rest of it when it comes. Whether it was too long
+    /// already.
+    pub fn discard_partial(&mut self) -> bool {
         self.clear_buffer();
-        self.present = Present::GivenUp;
+        matches!(std::mem::replace(&mut self.present, Present::GivenUp), Present::TooLong(_))
     }
 
     /// Goes on with bytes that somebody else has read from the same stream already.

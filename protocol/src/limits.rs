@@ -163,6 +163,8 @@ pub const LOGIT_BIASES: usize = 1_024;
 pub const FORMAT_BYTES: usize = 64 * 1024;
 /// Bytes of the schemas of tools that a call is held to, all together and without what only describes.
 pub const CALL_SCHEMA_BYTES: usize = 256 * 1024;
+/// Milliseconds spent on finding out which of those schemas cannot be enforced.
+pub const CALL_SCHEMAS_MS: u64 = 3_000;
 /// References of such a schema, and rules of such a grammar: each is compiled inside of what names it.
 pub const FORMAT_REFERENCES: usize = 500;
 /// How deep the brackets of such a grammar go.

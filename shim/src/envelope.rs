@@ -50,12 +50,12 @@ impl<'a> Line<'a> {
             );
             let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
                 .with_remediation("Send smaller batches, or each request by itself.");
-            let elements = elements.iter().take(limits::REFUSED_BATCH_REQUESTS);
-            let ids = elements.filter_map(|raw| {
+            let ids = elements.iter().filter_map(|raw| {
                 let message: Message<'_> = serde_json::from_str(raw.get()).ok()?;
                 Some(message.as_answerable()?.1.get().to_owned())
             });
-            return Err(Unusable { error, ids: ids.collect(), in_batch: true });
+            let ids = ids.take(limits::REFUSED_BATCH_REQUESTS).collect();
+            return Err(Unusable { error, ids, in_batch: true });
         }
         let messages = elements.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok());
         Ok(Self::Batch(messages.collect()))
@@ -383,7 +383,7 @@ mod tests {
             assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(-32600)));
         }
         let huge = answers(&batch(10 * limits::REFUSED_BATCH_REQUESTS));
-        assert_eq!(huge.as_array().unwrap().len(), limits::REFUSED_BATCH_REQUESTS - 1);
+        assert_eq!(huge.as_array().unwrap().len(), limits::REFUSED_BATCH_REQUESTS);
         let notifications = format!(r#"[{}7]"#, r#"{"method":"x"},"#.repeat(99));
         assert!(answers(&notifications)["id"].is_null());
         let long = Unusable::too_long(Some("9".to_owned())).answer();

@@ -16,7 +16,7 @@ use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Edge;
@@ -38,19 +38,29 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Edge>> for Json<T> {
         if headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES) {
             return Err(too_large());
         }
-        let (bytes, _room) = read(request.into_body(), &edge.bodies).await?;
-        if bytes.len() <= limits::HTTP_BODY_PARSED_APART_BYTES {
-            return parse(&bytes).map(Self);
+        let body = read(request.into_body(), &edge.bodies).await?;
+        if body.bytes.len() <= limits::HTTP_BODY_PARSED_APART_BYTES {
+            return parse(&body.bytes).map(Self);
         }
-        // Streams of others are served by this thread meanwhile.
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+        // Streams of others are served by this thread meanwhile. The body is there until it has been
+        // parsed, though its request may have gone, and so is its room.
+        let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
         parsed.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?.map(Self)
     }
 }
 
+const BODY_BYTES: u64 = limits::HTTP_BODY_BYTES as u64;
+
 /// Room for bodies that are being read.
 #[derive(Debug)]
-pub(super) struct Bodies(Semaphore);
+pub(super) struct Bodies(Arc<Semaphore>);
+
+/// A body, and its room.
+#[derive(Debug, Default)]
+struct Read {
+    bytes: Vec<u8>,
+    room: Option<OwnedSemaphorePermit>,
+}
 
 impl Bodies {
     /// What a permit stands for. A semaphore counts fewer of them than there may be bytes.
@@ -58,30 +68,26 @@ impl Bodies {
 
     /// Room for so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Semaphore::new(bytes / Self::PERMIT_BYTES))
+        Self(Arc::new(Semaphore::new(bytes / Self::PERMIT_BYTES)))
     }
 
-    /// Makes `room` enough for so many bytes.
-    fn grow<'a>(
-        &'a self,
-        room: &mut Option<SemaphorePermit<'a>>,
-        bytes: usize,
-    ) -> Result<(), Problem> {
-        let held = room.as_ref().map_or(0, SemaphorePermit::num_permits);
+    /// Puts a chunk behind what was read, if there is room.
+    fn add(&self, body: &mut Read, chunk: &[u8]) -> Result<(), ErrorBody> {
+        let bytes = body.bytes.len().saturating_add(chunk.len());
+        let held = body.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = bytes.div_ceil(Self::PERMIT_BYTES).saturating_sub(held);
-        let permit = self.0.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
-        let permit = permit.map_err(|_| {
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| {
             ErrorBody::overloaded("the bodies of all requests that are being read are too large")
         })?;
-        match room {
-            Some(room) => room.merge(permit),
-            None => *room = Some(permit),
+        match &mut body.room {
+            Some(all) => all.merge(room),
+            None => body.room = Some(room),
         }
+        body.bytes.extend_from_slice(chunk);
         Ok(())
     }
 }
-
-const BODY_BYTES: u64 = limits::HTTP_BODY_BYTES as u64;
 
 /// A page in a browser may send other types anywhere without being asked whether it may.
 fn check_type(request: &Request) -> Result<(), Problem> {
@@ -96,15 +102,13 @@ fn check_type(request: &Request) -> Result<(), Problem> {
     Err(Problem::from(error).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
-/// The whole body, within its limits, and its room among `bodies`.
-async fn read(
-    body: Body,
-    bodies: &Bodies,
-) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Problem> {
+/// The whole body, within its limits and with room among `bodies`. One that is refused is read on all
+/// the same: a sender that is still at it would see a broken connection, and no answer.
+async fn read(body: Body, bodies: &Bodies) -> Result<Read, Problem> {
     let begun = Instant::now();
     let until = begun + Duration::from_millis(limits::HTTP_BODY_MS);
     let mut chunks = body.into_data_stream();
-    let (mut bytes, mut found, mut room) = (Vec::new(), 0_usize, None);
+    let (mut found, mut taken) = (0_usize, Ok(Read::default()));
     loop {
         let stall = Instant::now() + Duration::from_millis(limits::HTTP_BODY_STALL_MS);
         let chunk: Bytes = match tokio::time::timeout_at(stall.min(until), chunks.next()).await {
@@ -124,17 +128,19 @@ async fn read(
             }
         };
         found = found.saturating_add(chunk.len());
-        if found <= limits::HTTP_BODY_BYTES {
-            bodies.grow(&mut room, found)?;
-            bytes.extend_from_slice(&chunk);
-        } else if found > limits::HTTP_DISCARD_BYTES {
+        if found > limits::HTTP_DISCARD_BYTES {
             break;
-        } else {
-            // Read on: a sender that is still at it would see a broken connection, and no answer.
-            (bytes, room) = (Vec::new(), None);
+        }
+        let outcome = match &mut taken {
+            _ if found > limits::HTTP_BODY_BYTES => Err(too_large()),
+            Ok(body) => bodies.add(body, &chunk).map_err(Problem::from),
+            Err(_) => continue,
+        };
+        if let Err(problem) = outcome {
+            taken = Err(problem);
         }
     }
-    if found > limits::HTTP_BODY_BYTES { Err(too_large()) } else { Ok((bytes, room)) }
+    taken
 }
 
 fn too_large() -> Problem {
@@ -165,6 +171,9 @@ fn not_json(problem: &serde_json::Error) -> ErrorBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use crate::http::types::chat::ChatRequest;
     use axum::response::IntoResponse;
 
@@ -178,12 +187,21 @@ mod tests {
     async fn all_bodies_together_have_a_limit() {
         let bodies = Bodies::new(4 * Bodies::PERMIT_BYTES);
         let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
-        let (bytes, room) = read(body(3_000), &bodies).await.unwrap();
-        assert_eq!((bytes.len(), bodies.0.available_permits()), (3_000, 1));
-        let refused = read(body(1_025), &bodies).await.map(drop).unwrap_err();
+        let held = read(body(3_000), &bodies).await.unwrap();
+        assert_eq!((held.bytes.len(), bodies.0.available_permits()), (3_000, 1));
+        // It is read to its end before it is refused.
+        let read_on = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read_on);
+        let chunks = (0..20).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(vec![b'x'; 100])
+        });
+        let long = Body::from_stream(futures_util::stream::iter(chunks));
+        let refused = read(long, &bodies).await.map(drop).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded);
+        assert_eq!((read_on.load(Ordering::Relaxed), bodies.0.available_permits()), (20, 1));
         read(body(1_024), &bodies).await.unwrap();
-        drop(room);
+        drop(held);
         assert_eq!(bodies.0.available_permits(), 4);
     }
 

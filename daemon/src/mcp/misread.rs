@@ -71,7 +71,7 @@ pub(super) fn unreadable(
     // A list would be read as the members in their order.
     let is_object = text.trim_ascii_start().first() == Some(&b'{');
     let unread = serde_json::from_slice(text).ok().filter(|_| is_object);
-    let Some(Unread { id, method }) = unread else {
+    let Some(Unread { id, method, result, error: failure }) = unread else {
         let Err(error) = serde_json::from_slice::<IgnoredAny>(text) else {
             let message = "the frame is JSON, but not an MCP message";
             let id = scan::request_id(text).and_then(|id| RawValue::from_string(id).ok());
@@ -80,6 +80,10 @@ pub(super) fn unreadable(
         let message = format!("the frame is not JSON: {error}");
         return Some((None, ErrorBody::new(ErrorCode::ParseError, message)));
     };
+    if method.is_none() && (result.is_some() || failure.is_some()) {
+        // An answer to a request of ours. One of ours under its id would end the host's own request.
+        return None;
+    }
     let Some(method) = method else {
         let message = "the frame is JSON, but not an MCP message";
         return Some((id, ErrorBody::new(ErrorCode::InvalidRequest, message)));
@@ -101,6 +105,8 @@ pub(super) fn unreadable(
 struct Unread {
     id: Option<Box<RawValue>>,
     method: Option<Box<RawValue>>,
+    result: Option<IgnoredAny>,
+    error: Option<IgnoredAny>,
 }
 
 /// What JSON allows and nobody here can keep: serde's word for it, ours, and what to do.
@@ -182,6 +188,7 @@ mod tests {
         }
         // Nobody waits for an answer to a notification.
         assert_eq!(of(r#"{"jsonrpc":"2.0","method":"x","params":{"a":1e999}}"#), None);
+        assert_eq!(of(r#"{"jsonrpc":"2.0","id":3,"result":{"a":1e999}}"#), None);
         for (text, id, code) in [
             (r#"{"jsonrpc":"2.0","id":9}"#, Some("9"), ErrorCode::InvalidRequest),
             (r#"{"\ud83d":1,"method":"x","id":9}"#, Some("9"), ErrorCode::InvalidRequest),

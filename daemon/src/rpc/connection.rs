@@ -184,12 +184,16 @@ pub async fn serve(
                 }
             }
             () = sleep_until(partial_until), if room && partial_until.is_some() => {
-                reader.discard_partial();
-                let message = format!(
-                    "half a frame came, and nothing more for {} s; it was thrown away",
-                    limits::FRAME_STALL_MS / 1_000
-                );
-                connection.refuse(UNKNOWN, &dispatch::nameless_failure(ErrorCode::ParseError, &message));
+                let refusal = if reader.discard_partial() {
+                    dispatch::too_long(None)
+                } else {
+                    let message = format!(
+                        "half a frame came, and nothing more for {} s; it was thrown away",
+                        limits::FRAME_STALL_MS / 1_000
+                    );
+                    dispatch::nameless_failure(ErrorCode::ParseError, &message)
+                };
+                connection.refuse(UNKNOWN, &refusal);
             }
             () = sleep_until(write_until), if write_until.is_some() => return End::Closed,
             () = tokio::time::sleep(HANGUP_CHECK), if read_all => {

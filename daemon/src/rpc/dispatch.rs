@@ -153,10 +153,9 @@ fn refused_batch(entries: &[&RawValue]) -> Asked {
     );
     let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
         .with_remediation("Send smaller batches, or each request by itself.");
-    let entries = entries.iter().take(limits::REFUSED_BATCH_REQUESTS);
-    let ids = entries.filter_map(|entry| scan::request_id(entry.get().as_bytes()));
+    let ids = entries.iter().filter_map(|entry| scan::request_id(entry.get().as_bytes()));
     let refusal = |id| BatchEntry::Answer(failure(rpc_id(&scanned_id(Some(id))), &error));
-    let refused: Vec<BatchEntry> = ids.map(refusal).collect();
+    let refused: Vec<BatchEntry> = ids.take(limits::REFUSED_BATCH_REQUESTS).map(refusal).collect();
     match refused.is_empty() {
         true => Asked::Answer(failure(Id::Null, &error)),
         false => Asked::Batch(refused),

@@ -271,7 +271,8 @@ impl From<TextError> for ErrorBody {
             | TextError::EmptyStop => ErrorCode::InvalidParams,
         };
         let field = match &error {
-            TextError::NoChatTemplate | TextError::ChatTemplate(_) => Some("messages"),
+            TextError::NoChatTemplate => Some("model"),
+            TextError::ChatTemplate(_) => Some("messages"),
             TextError::EmptyStop => Some("stop"),
             _ => None,
         };

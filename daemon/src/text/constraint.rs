@@ -19,6 +19,7 @@ mod schema;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::OutputFormat;
@@ -134,16 +135,9 @@ impl Grammars {
         for tool in &mut tools {
             tool.schema = annotations::without(&tool.schema);
         }
-        let most = limits::CALL_SCHEMA_BYTES;
-        let bytes: usize = tools.iter().map(|tool| tool.schema.to_string().len()).sum();
-        if bytes > most {
-            let problem = format!(
-                "has schemas of {bytes} bytes, descriptions not counted, and a call is held to at \
-                 most {most}; offer fewer tools, or demand one by its name"
-            );
-            return Err(invalid(TOOLS, problem));
-        }
-        let problem = match self.compiled(|| of_calls(calls, &tools)) {
+        on_a_deep_stack(|| within_bounds(calls, &mut tools))
+            .unwrap_or_else(|| Err(invalid(TOOLS, "could not be read".to_owned())))?;
+        let problem = match self.compiled(|| Ok(of_calls(calls, &tools))) {
             Ok(constraint) => return Ok(constraint),
             Err(problem) => problem,
         };
@@ -152,19 +146,21 @@ impl Grammars {
             let alone = self.compiled(|| grammar_of(schema));
             alone.map_err(|problem| invalid(FORMAT, problem))?;
         }
+        let until = Instant::now() + Duration::from_millis(limits::CALL_SCHEMAS_MS);
         let mut is_changed = false;
         for tool in &mut tools {
-            let Err(problem) = self.compiled(|| of_arguments(tool)) else { continue };
-            if tool.is_strict {
-                let tool = &tool.tool;
-                let problem = format!("has a strict tool `{tool}` that {problem}");
-                return Err(invalid(TOOLS, problem));
+            let problem = if Instant::now() < until {
+                self.compiled(|| Ok(of_arguments(tool))).err()
+            } else {
+                Some("takes too long to enforce beside the others".to_owned())
+            };
+            if let Some(problem) = problem {
+                give_way(tool, &problem)?;
+                is_changed = true;
             }
-            tool.schema = json!({ "type": "object" });
-            is_changed = true;
         }
         if is_changed {
-            let remade = self.compiled(|| of_calls(calls, &tools));
+            let remade = self.compiled(|| Ok(of_calls(calls, &tools)));
             return remade.map_err(|problem| invalid(TOOLS, problem));
         }
         Err(invalid(TOOLS, problem))
@@ -285,21 +281,54 @@ fn grammar_of(schema: &Value) -> Result<TopLevelGrammar, String> {
     Ok(TopLevelGrammar::from_json_schema(to_the_letter(schema.clone())))
 }
 
-/// The arguments of one tool as llguidance reads them.
+/// Checks that the schemas can be compiled together. Tools that are not strict give way.
 ///
 /// # Errors
-/// As [`grammar`].
-fn of_arguments(tool: &Arguments) -> Result<TopLevelGrammar, String> {
-    schema::check([&tool.schema])?;
-    Ok(TopLevelGrammar::from_json_schema(written_our_way(tool.schema.clone(), !tool.is_strict)))
+/// [`ConstraintError::Invalid`].
+fn within_bounds(calls: &CallGrammar, tools: &mut [Arguments]) -> Result<(), ConstraintError> {
+    let (mut sum, mut bytes) = (schema::Sum::default(), 0);
+    if let Some(content) = &calls.content {
+        sum.add(content).map_err(|problem| invalid(FORMAT, problem))?;
+    }
+    // What must be enforced has the room first.
+    let (strict, lenient): (Vec<_>, Vec<_>) = tools.iter_mut().partition(|tool| tool.is_strict);
+    for tool in strict.into_iter().chain(lenient) {
+        let with_it = bytes + tool.schema.to_string().len();
+        let outcome = if with_it > limits::CALL_SCHEMA_BYTES {
+            let most = limits::CALL_SCHEMA_BYTES;
+            Err(format!("has, with the other tools, a schema of more than {most} bytes"))
+        } else {
+            sum.add(&tool.schema)
+        };
+        match outcome {
+            Ok(()) => bytes = with_it,
+            Err(problem) => give_way(tool, &problem)?,
+        }
+    }
+    Ok(())
 }
 
-/// Calls of tools as llguidance reads them, or the content in their stead. Its rules are not checked:
-/// they are our own.
+/// Asks for any object where a schema cannot be enforced.
 ///
 /// # Errors
-/// As [`grammar`], whoever is at fault.
-fn of_calls(calls: &CallGrammar, tools: &[Arguments]) -> Result<TopLevelGrammar, String> {
+/// [`ConstraintError::Invalid`] where it must be.
+fn give_way(tool: &mut Arguments, problem: &str) -> Result<(), ConstraintError> {
+    if tool.is_strict {
+        let problem = format!("has a strict tool `{}` that {problem}", tool.tool);
+        return Err(invalid(TOOLS, problem));
+    }
+    tool.schema = json!({ "type": "object" });
+    Ok(())
+}
+
+/// The arguments of one tool as llguidance reads them.
+fn of_arguments(tool: &Arguments) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(written_our_way(tool.schema.clone(), !tool.is_strict))
+}
+
+/// Calls of tools as llguidance reads them, or the content in their stead. Neither the rules, which are
+/// our own, nor the schemas are checked.
+fn of_calls(calls: &CallGrammar, tools: &[Arguments]) -> TopLevelGrammar {
     let mut lark = calls.rules.clone();
     if calls.is_spaced {
         // The same space as in JSON, so that what is a part of both is the same part.
@@ -307,15 +336,13 @@ fn of_calls(calls: &CallGrammar, tools: &[Arguments]) -> Result<TopLevelGrammar,
         lark.insert_str(0, &ignored);
     }
     for tool in tools {
-        schema::check([&tool.schema])?;
         let schema = written_our_way(tool.schema.clone(), !tool.is_strict);
         lark.push_str(&format!("{}: %json {schema}\n", tool.rule));
     }
     if let Some(schema) = &calls.content {
-        schema::check([schema])?;
         lark.push_str(&format!("content: %json {}\n", to_the_letter(schema.clone())));
     }
-    Ok(TopLevelGrammar::from_lark(lark))
+    TopLevelGrammar::from_lark(lark)
 }
 
 /// A schema whose every word is kept.

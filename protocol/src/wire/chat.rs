@@ -60,8 +60,8 @@ pub struct Tool {
     /// JSON schema of its arguments, an object; absent when it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Map<String, Value>>,
-    /// Whether a call that is demanded keeps to the whole schema, and a schema that cannot be enforced is
-    /// refused. Otherwise what cannot be is left out.
+    /// Whether a call that is demanded, or stands beside a form, keeps to the whole schema, and a schema
+    /// that cannot be enforced is refused. Otherwise what cannot be is left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
 }

@@ -239,8 +239,8 @@ pub struct Function {
     pub description: Option<String>,
     /// JSON schema of its arguments, an object.
     pub parameters: Option<Map<String, Value>>,
-    /// Whether a call that is demanded keeps to the whole schema, and a schema that cannot be enforced is
-    /// refused; no when absent, and then what cannot be enforced is left out.
+    /// Whether a call that is demanded, or stands beside a form, keeps to the whole schema, and a schema
+    /// that cannot be enforced is refused; no when absent, and then what cannot be enforced is left out.
     pub strict: Option<bool>,
 }
 

@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-const EXPECTED: &str = "a string, an array of strings, an array of token ids, or an array of these";
+const EXPECTED: &str =
+    "a string or an array of strings (for completions, of token ids or of arrays of these, too)";
 
 /// One input or several, as text or as tokens of the model's own vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
@@ -149,7 +150,7 @@ mod tests {
             serde_json::from_str::<Input>(text).unwrap_err();
         }
         let wrong = serde_json::from_str::<Input>("7").unwrap_err().to_string();
-        assert!(wrong.contains("expected a string, an array of strings"), "{wrong}");
+        assert!(wrong.contains("expected a string or an array of strings"), "{wrong}");
     }
 
     #[test]

@@ -90,6 +90,11 @@ enum FormatWord {
 }
 
 impl Chat {
+    /// The argument that says what is to be answered.
+    pub(super) fn question(&self) -> &'static str {
+        if self.prompt.is_some() { "prompt" } else { "messages" }
+    }
+
     /// What the service is asked for.
     ///
     /// # Errors

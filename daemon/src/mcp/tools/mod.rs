@@ -122,7 +122,9 @@ impl Session {
             match name {
                 "chat" => {
                     let chat: arguments::Chat = arguments::read(name, arguments)?;
-                    self.generate(chat.params()?, call).await
+                    let question = chat.question();
+                    let reply = self.generate(chat.params()?, call).await;
+                    reply.map_err(|error| error.with_field_renamed("messages", question))
                 }
                 "generate" => {
                     let text: arguments::Generate = arguments::read(name, arguments)?;

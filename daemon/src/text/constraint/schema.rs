@@ -18,25 +18,48 @@ const MAX_MULTIPLE: u64 = 400_000_000;
 /// # Errors
 /// What follows "`format`" in a message.
 pub(super) fn check<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<(), String> {
-    let (mut bytes, mut references, mut alternatives) = (0, 0, 0_usize);
+    let (mut sum, mut bytes) = (Sum::default(), 0);
     for schema in schemas {
         bytes += schema.to_string().len();
         if bytes > limits::FORMAT_BYTES {
             return Err(too_long("schema", bytes));
         }
+        sum.add(schema)?;
+    }
+    Ok(())
+}
+
+/// What several schemas can become together, but for their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sum {
+    references: usize,
+    alternatives: usize,
+}
+
+impl Sum {
+    /// Adds a schema, unless it is too large by itself or with the others. Needs a deep stack.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub(super) fn add(&mut self, schema: &Value) -> Result<(), String> {
+        let bytes = schema.to_string().len();
+        if bytes > limits::FORMAT_BYTES {
+            return Err(too_long("schema", bytes));
+        }
+        let references = self.references;
         let mut walk =
             Walk { root: schema, known: HashMap::new(), references, multiples: Vec::new() };
         walk.visit(schema)?;
-        references = walk.references;
-        alternatives = alternatives.saturating_add(walk.alternatives(schema));
+        let alternatives = self.alternatives.saturating_add(walk.alternatives(schema));
         if alternatives > limits::FORMAT_ALTERNATIVES {
             return Err(too_many_alternatives());
         }
         if least_common(&walk.multiples).is_none() {
             return Err(format!("has values of `multipleOf` that together pass {MAX_MULTIPLE}"));
         }
+        *self = Self { references: walk.references, alternatives };
+        Ok(())
     }
-    Ok(())
 }
 
 fn too_many_alternatives() -> String {

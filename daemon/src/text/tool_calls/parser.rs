@@ -359,10 +359,15 @@ impl ToolParser {
         if outcome.is_err() || !may_be_call {
             return self.no_call(c);
         }
-        if !is_whole {
+        if !is_whole && call.name.is_empty() {
             return self.hold(c, State::Either { envelope, call });
         }
         self.raw.push(c);
+        if !is_whole {
+            // What has a tool's name is a call, in all likelihood, and may be as long as one.
+            self.state = State::Either { envelope, call };
+            return;
+        }
         if serde_json::from_str::<BareCall>(&self.raw).is_err() {
             return self.give_up();
         }

@@ -342,17 +342,37 @@ fn many_tools_with_long_descriptions_can_be_demanded() {
     let constraint = demanded(&tools).unwrap();
     println!("compiled in {:?}", began.elapsed());
     assert!(is_whole(&constraint, "[TOOL_CALLS]f127[ARGS]{\"member0\": \"x\"}"));
-    // Only so much of what binds.
+}
+
+/// Schemas are compiled together, so they have their bounds together; what is strict has the room first.
+#[test]
+fn what_is_past_the_bounds_asks_for_any_object_unless_it_is_strict() {
     let names: Vec<String> = (0..1_500).map(|n| format!("option {n}")).collect();
     let wide = json!({ "type": "object", "properties": { "a": { "enum": names } } });
-    let tools: Vec<Tool> = (0..20).map(|n| tool(&format!("f{n}"), wide.clone())).collect();
-    let error = demanded(&tools).unwrap_err().to_string();
-    assert!(
-        error.starts_with("`tools` has schemas of ") && error.contains("by its name"),
-        "{error}"
-    );
-    let began = Instant::now();
-    let fewer = demanded(&tools[..8]).unwrap();
-    println!("compiled in {:?}", began.elapsed());
-    assert!(is_whole(&fewer, "[TOOL_CALLS]f7[ARGS]{\"a\": \"option 3\"}"));
+    let one = |n| json!({ "type": "object", "properties": { "a": { "const": n } } });
+    let combined = json!({ "anyOf": (0..100).map(one).collect::<Vec<Value>>() });
+    let referring: Vec<Value> = (0..100).map(|_| json!({ "$ref": "#/$defs/a" })).collect();
+    let referring = json!({ "type": "object", "$defs": { "a": { "type": "integer" } },
+        "properties": { "a": { "type": "array", "prefixItems": referring } } });
+    for (schema, value, message) in [
+        (wide, "\"option 3\"", "bytes"),
+        (combined, "3", "alternatives"),
+        (referring, "[3]", "references"),
+    ] {
+        let mut tools: Vec<Tool> =
+            (0..20).map(|n| tool(&format!("f{n}"), schema.clone())).collect();
+        let call = |name: &str, value: &str| format!("[TOOL_CALLS]{name}[ARGS]{{\"a\": {value}}}");
+        let constraint = demanded(&tools).unwrap();
+        assert!(is_whole(&constraint, &call("f0", value)), "{message}");
+        assert!(!is_whole(&constraint, &call("f0", "{}")), "{message}");
+        assert!(is_whole(&constraint, &call("f19", "{}")), "{message}");
+        tools[19].strict = true;
+        let constraint = demanded(&tools).unwrap();
+        assert!(is_whole(&constraint, &call("f19", value)), "{message}");
+        assert!(!is_whole(&constraint, &call("f19", "{}")), "{message}");
+        tools.iter_mut().for_each(|tool| tool.strict = true);
+        let error = demanded(&tools).unwrap_err().to_string();
+        assert!(error.starts_with("`tools` has a strict tool `f"), "{error}");
+        assert!(error.contains(message), "{error}");
+    }
 }
