@@ -164,6 +164,15 @@ impl ErrorBody {
         Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Ask for less at a time.")
     }
 
+    /// The answer in place of those to a batch that has too many requests.
+    #[must_use]
+    pub fn batch_too_large(requests: usize) -> Self {
+        let most = limits::BATCH_REQUESTS;
+        let message = format!("the batch has {requests} requests, and {most} are allowed");
+        Self::new(ErrorCode::InvalidRequest, message)
+            .with_remediation("Send smaller batches, or each request by itself.")
+    }
+
     /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
     #[must_use]
     pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {

@@ -43,13 +43,7 @@ impl<'a> Line<'a> {
         }
         // The daemon would refuse it as a whole, under no id that anybody waits for.
         if elements.len() > limits::BATCH_REQUESTS {
-            let message = format!(
-                "the batch has {} requests, and {} are allowed",
-                elements.len(),
-                limits::BATCH_REQUESTS
-            );
-            let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
-                .with_remediation("Send smaller batches, or each request by itself.");
+            let error = ErrorBody::batch_too_large(elements.len());
             let ids = elements.iter().filter_map(|raw| {
                 let message: Message<'_> = serde_json::from_str(raw.get()).ok()?;
                 Some(message.as_answerable()?.1.get().to_owned())

@@ -175,11 +175,28 @@ impl Shim {
     #[must_use]
     pub fn finish(mut self) -> (ExitStatus, HashMap<i64, Vec<Answer>>) {
         drop(self.stdin.take());
-        while let Ok(frame) = self.frames.recv_timeout(ANSWER_LIMIT) {
-            self.note(frame);
-        }
-        let status = self.child.wait().expect("the shim ends");
+        let status = self.wait();
         (status, std::mem::take(&mut self.answers))
+    }
+
+    /// Waits until it ends by itself: its input stays open.
+    ///
+    /// # Panics
+    /// When the shim does not end.
+    #[must_use]
+    pub fn ended(mut self) -> ExitStatus {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        loop {
+            match self.frames.recv_timeout(ANSWER_LIMIT) {
+                Ok(frame) => self.note(frame),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the shim does not end"),
+            }
+        }
+        self.child.wait().expect("the shim ends")
     }
 
     fn note(&mut self, answer: Answer) {

@@ -146,13 +146,7 @@ fn scanned_id(id: Option<String>) -> WireId {
 /// The replies to a batch that has too many requests: under the id of each, of a huge batch of the
 /// first, because nobody waits for one under null.
 fn refused_batch(entries: &[&RawValue]) -> Asked {
-    let message = format!(
-        "the batch has {} requests, and {} are allowed",
-        entries.len(),
-        limits::BATCH_REQUESTS
-    );
-    let error = ErrorBody::new(ErrorCode::InvalidRequest, message)
-        .with_remediation("Send smaller batches, or each request by itself.");
+    let error = ErrorBody::batch_too_large(entries.len());
     let ids = entries.iter().filter_map(|entry| scan::request_id(entry.get().as_bytes()));
     let refusal = |id| BatchEntry::Answer(failure(rpc_id(&scanned_id(Some(id))), &error));
     let refused: Vec<BatchEntry> = ids.take(limits::REFUSED_BATCH_REQUESTS).map(refusal).collect();

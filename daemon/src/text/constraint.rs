@@ -416,4 +416,6 @@ const _: () = assert!(limits::FORMAT_BYTES < limits::FRAME_BYTES);
 const _: () = assert!(limits::CALL_SCHEMA_BYTES <= limits::TOOL_BYTES);
 
 #[cfg(test)]
+pub(in crate::text) mod probe;
+#[cfg(test)]
 mod tests;

@@ -82,8 +82,7 @@ fn signals_end_a_shim_and_what_it_asked_for() {
         shim.request("tools/call", &long_call());
         home.wait_active(1);
         shim.signal(signal);
-        let (status, _) = shim.finish();
-        assert_eq!(status.signal(), Some(signal.as_raw()));
+        assert_eq!(shim.ended().signal(), Some(signal.as_raw()));
         home.wait_active(0);
     }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use super::probe::{allows, follow};
 use super::*;
 use crate::text::TextError;
 use crate::text::tokenizer::{ByteTokenizer, SpecialTokens};
@@ -21,22 +22,6 @@ fn lark(lark: impl Into<String>) -> OutputFormat {
 
 fn constraint(format: &OutputFormat) -> Constraint {
     grammars().constraint(format).unwrap().unwrap()
-}
-
-fn allows(constraint: &mut Constraint, token: u32) -> bool {
-    let words = constraint.allowed().unwrap();
-    words[token as usize / 32] >> (token % 32) & 1 == 1
-}
-
-/// What becomes of a text: how many of its bytes are let through, and whether it may end there.
-fn follow(constraint: &mut Constraint, text: &str) -> (usize, bool) {
-    for (index, byte) in text.bytes().enumerate() {
-        if !allows(constraint, byte.into()) {
-            return (index, allows(constraint, ByteTokenizer::EOS));
-        }
-        constraint.accept(byte.into()).unwrap();
-    }
-    (text.len(), allows(constraint, ByteTokenizer::EOS))
 }
 
 fn refusal(format: &OutputFormat) -> String {

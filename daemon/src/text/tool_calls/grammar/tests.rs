@@ -8,6 +8,7 @@ use std::time::Instant;
 use ingle_protocol::limits;
 
 use super::*;
+use crate::text::constraint::probe::{allows, follow};
 use crate::text::constraint::{Constraint, ConstraintError, Grammars};
 use crate::text::tokenizer::{ByteTokenizer, SpecialTokens, Tokenizer};
 use crate::text::tool_calls::ToolParser;
@@ -22,22 +23,6 @@ fn tool(name: &str, parameters: Value) -> Tool {
 fn weather() -> Vec<Tool> {
     let city = json!({ "type": "object", "properties": { "city": { "type": "string" } } });
     vec![tool("weather", city)]
-}
-
-fn allows(constraint: &mut Constraint, token: u32) -> bool {
-    let words = constraint.allowed().unwrap();
-    words[token as usize / 32] >> (token % 32) & 1 == 1
-}
-
-/// How many bytes of a text are let through, and whether it may end there.
-fn follow(constraint: &mut Constraint, text: &str) -> (usize, bool) {
-    for (index, byte) in text.bytes().enumerate() {
-        if !allows(constraint, byte.into()) {
-            return (index, allows(constraint, ByteTokenizer::EOS));
-        }
-        constraint.accept(byte.into()).unwrap();
-    }
-    (text.len(), allows(constraint, ByteTokenizer::EOS))
 }
 
 fn is_whole(constraint: &Constraint, text: &str) -> bool {
