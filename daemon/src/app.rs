@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -272,7 +271,6 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         forms: Forms::default(),
         timeouts: Arc::default(),
         draining: draining.clone(),
-        connections: AtomicUsize::new(0),
         http: http.status().clone(),
         started_at: Instant::now(),
         paths,

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -203,7 +202,6 @@ where
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
     let _connected = service.metrics.connected(Counted::Http);
-    let _open = Open::new(&service.connections);
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -236,22 +234,6 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8])
     let _ = stream.shutdown().await;
     let mut rest = stream.take(limits::HTTP_REFUSAL_BYTES);
     let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
-}
-
-/// Counts a connection as open until it is dropped, whatever ends it.
-struct Open<'a>(&'a AtomicUsize);
-
-impl<'a> Open<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Binds the socket with mode 0600; the process's umask keeps it private from its first moment.

@@ -1,7 +1,6 @@
 //! Jobs over a real service with the sim engine: calls that become jobs, or do not.
 
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
@@ -52,7 +51,6 @@ fn jobs(folder: &Path) -> Jobs {
         watchdog: Watchdog::new(Duration::from_secs(60)),
         http: HttpStatus::default(),
         draining: CancellationToken::new(),
-        connections: AtomicUsize::new(0),
         started_at: Instant::now(),
         paths,
     };

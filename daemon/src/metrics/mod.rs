@@ -150,6 +150,12 @@ impl Metrics {
         Connected { metrics: Arc::clone(self), edge }
     }
 
+    /// Connections open now, over all edges.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.edges.iter().map(|counts| counts.open.load(Ordering::Relaxed)).sum()
+    }
+
     /// A connection was refused: there are too many.
     pub fn connection_refused(&self, edge: Edge) {
         self.edge(edge).refused.fetch_add(1, Ordering::Relaxed);

@@ -43,6 +43,14 @@ fn a_connection_is_open_until_it_goes() {
     let (first, second) = (metrics.connected(Edge::Http), metrics.connected(Edge::Http));
     drop(first);
     metrics.connection_refused(Edge::Http);
+    let bug = Arc::clone(&metrics);
+    let ended = std::thread::spawn(move || {
+        let _connected = bug.connected(Edge::Rpc);
+        assert_eq!(bug.connections(), 2);
+        panic!("a bug");
+    });
+    assert!(ended.join().is_err());
+    assert_eq!(metrics.connections(), 1);
     let text = text(&metrics);
     drop(second);
     for line in [

@@ -7,7 +7,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ingle_protocol::error::ErrorBody;
@@ -103,7 +102,6 @@ fn is_same_user(stream: &Stream) -> bool {
 }
 
 async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, shared: Shared) {
-    let _counted = Counted::new(&shared.service.connections);
     let metrics = &shared.service.metrics;
     let connected = metrics.connected(Edge::Rpc);
     let counts = Counts { timeouts: &shared.service.timeouts, metrics };
@@ -120,26 +118,10 @@ async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, share
     )
     .await;
     if let End::Mcp { hello, buffered } = end {
-        drop(connected);
         let _connected = metrics.connected(Edge::Mcp);
+        drop(connected);
         let (service, jobs) = (Arc::clone(&shared.service), shared.jobs.clone());
         mcp::serve(stream, &hello, buffered, service, jobs, shared.closing.clone()).await;
-    }
-}
-
-/// One of the connections that are counted, however it ends.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(connections: &'a AtomicUsize) -> Self {
-        connections.fetch_add(1, Ordering::Relaxed);
-        Self(connections)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -157,21 +139,4 @@ async fn refuse(stream: Stream) {
     let frame = json!({ "jsonrpc": "2.0", "id": null, "error": error.to_rpc() });
     // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
     let _ = (&stream).write_all(format!("{frame}\n").as_bytes()).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_that_a_bug_ends_is_no_longer_counted() {
-        let connections = AtomicUsize::new(0);
-        let ended = std::panic::catch_unwind(|| {
-            let _counted = Counted::new(&connections);
-            assert_eq!(connections.load(Ordering::Relaxed), 1);
-            panic!("a bug");
-        });
-        assert!(ended.is_err());
-        assert_eq!(connections.load(Ordering::Relaxed), 0);
-    }
 }

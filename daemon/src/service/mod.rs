@@ -20,7 +20,6 @@ pub mod status;
 mod validate;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use ingle_protocol::paths::Paths;
@@ -65,8 +64,6 @@ pub struct Service {
     pub watchdog: Watchdog,
     /// Cancelled when the daemon begins to drain.
     pub draining: CancellationToken,
-    /// Connections open now.
-    pub connections: AtomicUsize,
     /// Where HTTP is spoken.
     pub http: HttpStatus,
     /// When the daemon started.

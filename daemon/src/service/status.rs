@@ -1,7 +1,6 @@
 //! Health and status, always from cached state.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ingle_protocol::wire::status::{
@@ -54,7 +53,7 @@ impl Service {
             uptime_s: self.started_at.elapsed().as_secs(),
             socket: self.paths.socket().display().to_string(),
             health: self.health(),
-            connections: self.connections.load(Ordering::Relaxed),
+            connections: self.metrics.connections(),
             active: engine.active,
             queued: engine.queued,
             generations: engine.accepted,

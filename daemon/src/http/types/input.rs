@@ -62,10 +62,6 @@ impl<'de> Visitor<'de> for InputVisitor {
         Ok(Input::Text(text.to_owned()))
     }
 
-    fn visit_string<E: Error>(self, text: String) -> Result<Input, E> {
-        Ok(Input::Text(text))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Input, A::Error> {
         Ok(match entries.next_element()? {
             // Nothing says of what it has none; whoever reads it says that there must be some.
@@ -106,10 +102,6 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Entry, E> {
         Ok(Entry::Text(text.to_owned()))
-    }
-
-    fn visit_string<E: Error>(self, text: String) -> Result<Entry, E> {
-        Ok(Entry::Text(text))
     }
 
     fn visit_u64<E: Error>(self, token: u64) -> Result<Entry, E> {
