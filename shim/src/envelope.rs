@@ -1,8 +1,9 @@
 //! What the pump reads from a line: whether it asks, tells or answers, and under which id.
 //!
-//! Owns the reading of JSON-RPC envelopes, the comparing of ids, and the writing of error replies. Must not look into parameters
-//! or results, but for the few members that routing needs: the id a cancel names, the tool a call
-//! names, the protocol version an `initialize` settles on, and what a subscription is about.
+//! Owns the reading of JSON-RPC envelopes, the comparing of ids, and the writing of error replies.
+//! Must not look into parameters or results, but for the few members that routing needs: the id a
+//! cancel names, the tool a call names, the protocol version an `initialize` settles on, and what a
+//! subscription is about.
 
 use std::borrow::Cow;
 

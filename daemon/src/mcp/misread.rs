@@ -71,11 +71,12 @@ pub(super) fn unreadable(
     // A list would be read as the members in their order.
     let is_object = text.trim_ascii_start().first() == Some(&b'{');
     let unread = serde_json::from_slice(text).ok().filter(|_| is_object);
+    let unknown =
+        || ErrorBody::new(ErrorCode::InvalidRequest, "the frame is JSON, but not an MCP message");
     let Some(Unread { id, method, result, error: failure }) = unread else {
         let Err(error) = serde_json::from_slice::<IgnoredAny>(text) else {
-            let message = "the frame is JSON, but not an MCP message";
             let id = scan::request_id(text).and_then(|id| RawValue::from_string(id).ok());
-            return Some((id, ErrorBody::new(ErrorCode::InvalidRequest, message)));
+            return Some((id, unknown()));
         };
         let message = format!("the frame is not JSON: {error}");
         return Some((None, ErrorBody::new(ErrorCode::ParseError, message)));
@@ -84,10 +85,7 @@ pub(super) fn unreadable(
         // An answer to a request of ours. One of ours under its id would end the host's own request.
         return None;
     }
-    let Some(method) = method else {
-        let message = "the frame is JSON, but not an MCP message";
-        return Some((id, ErrorBody::new(ErrorCode::InvalidRequest, message)));
-    };
+    let Some(method) = method else { return Some((id, unknown())) };
     let id = id?;
     let method: String = serde_json::from_str(method.get()).unwrap_or_default();
     let problem = brief::problem(error);

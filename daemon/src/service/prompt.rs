@@ -1,8 +1,8 @@
 //! What a request asks, as a prompt, and how its answer is to be read.
 //!
 //! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and which form an
-//! answer must have: the caller's, that of a call, or either. Knows nothing of sampling or engines. Blocks: templates and
-//! tokenizers take their time.
+//! answer must have: the caller's, that of a call, or either. Knows nothing of sampling or engines.
+//! Blocks: templates and tokenizers take their time.
 
 use std::sync::Arc;
 use std::time::SystemTime;

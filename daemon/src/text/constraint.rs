@@ -286,22 +286,22 @@ fn grammar_of(schema: &Value) -> Result<TopLevelGrammar, String> {
 /// # Errors
 /// [`ConstraintError::Invalid`].
 fn within_bounds(calls: &CallGrammar, tools: &mut [Arguments]) -> Result<(), ConstraintError> {
-    let (mut sum, mut bytes) = (schema::Sum::default(), 0);
+    let (mut sum, mut all) = (schema::Sum::default(), 0);
     if let Some(content) = &calls.content {
-        sum.add(content).map_err(|problem| invalid(FORMAT, problem))?;
+        sum.add(content, schema::bytes(content)).map_err(|problem| invalid(FORMAT, problem))?;
     }
     // What must be enforced has the room first.
     let (strict, lenient): (Vec<_>, Vec<_>) = tools.iter_mut().partition(|tool| tool.is_strict);
     for tool in strict.into_iter().chain(lenient) {
-        let with_it = bytes + tool.schema.to_string().len();
-        let outcome = if with_it > limits::CALL_SCHEMA_BYTES {
+        let bytes = schema::bytes(&tool.schema);
+        let outcome = if all + bytes > limits::CALL_SCHEMA_BYTES {
             let most = limits::CALL_SCHEMA_BYTES;
             Err(format!("has, with the other tools, a schema of more than {most} bytes"))
         } else {
-            sum.add(&tool.schema)
+            sum.add(&tool.schema, bytes)
         };
         match outcome {
-            Ok(()) => bytes = with_it,
+            Ok(()) => all += bytes,
             Err(problem) => give_way(tool, &problem)?,
         }
     }

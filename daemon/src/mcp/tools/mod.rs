@@ -1,9 +1,9 @@
 //! The MCP tools: what each does with its arguments.
 //!
 //! Owns the dispatch, and that every call is bounded. [`arguments`] and [`outputs`] own what goes in
-//! and out, [`work`] what is said of work, [`catalogue`] how it is described. An error a model can act on, a wrong argument too, is
-//! a tool result with `isError` and the next step in its text; only a tool that does not exist is a
-//! protocol error.
+//! and out, [`work`] what is said of work, [`catalogue`] how it is described. An error a model can
+//! act on, a wrong argument too, is a tool result with `isError` and the next step in its text; only a
+//! tool that does not exist is a protocol error.
 
 mod arguments;
 mod catalogue;

@@ -18,15 +18,21 @@ const MAX_MULTIPLE: u64 = 400_000_000;
 /// # Errors
 /// What follows "`format`" in a message.
 pub(super) fn check<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<(), String> {
-    let (mut sum, mut bytes) = (Sum::default(), 0);
+    let (mut sum, mut all) = (Sum::default(), 0);
     for schema in schemas {
-        bytes += schema.to_string().len();
-        if bytes > limits::FORMAT_BYTES {
-            return Err(too_long("schema", bytes));
+        let bytes = bytes(schema);
+        all += bytes;
+        if all > limits::FORMAT_BYTES {
+            return Err(too_long("schema", all));
         }
-        sum.add(schema)?;
+        sum.add(schema, bytes)?;
     }
     Ok(())
+}
+
+/// The bytes of a schema as text.
+pub(super) fn bytes(schema: &Value) -> usize {
+    schema.to_string().len()
 }
 
 /// What several schemas can become together, but for their bytes.
@@ -37,12 +43,12 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// Adds a schema, unless it is too large by itself or with the others. Needs a deep stack.
+    /// Adds a schema of so many [`bytes`], unless it is too large by itself or with the others. Needs a
+    /// deep stack.
     ///
     /// # Errors
     /// As [`check`].
-    pub(super) fn add(&mut self, schema: &Value) -> Result<(), String> {
-        let bytes = schema.to_string().len();
+    pub(super) fn add(&mut self, schema: &Value, bytes: usize) -> Result<(), String> {
         if bytes > limits::FORMAT_BYTES {
             return Err(too_long("schema", bytes));
         }
