@@ -29,8 +29,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Edge, Metrics, UNKNOWN};
-use crate::service::counters::TimeoutCounters;
+use ingle_service::counters::TimeoutCounters;
+use ingle_service::metrics::{Edge, Metrics, UNKNOWN};
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
 

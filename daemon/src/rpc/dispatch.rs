@@ -20,7 +20,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Outcome;
+use ingle_service::metrics::Outcome;
 
 /// The future of one method call.
 pub type CallFuture = std::pin::Pin<Box<dyn Future<Output = MethodResponse> + Send>>;
