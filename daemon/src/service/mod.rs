@@ -22,7 +22,7 @@ mod validate;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingle_protocol::paths::Paths;
+use ingle_client::paths::Paths;
 use ingle_protocol::wire::status::HttpStatus;
 use tokio_util::sync::CancellationToken;
 
