@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ingle_client::exit;
+use ingle_client::launch::{self, StartReport};
+use ingle_client::paths::Paths;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
-use ingle_protocol::launch::{self, StartReport};
 use ingle_protocol::limits;
-use ingle_protocol::paths::Paths;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -148,7 +148,7 @@ fn report(launched: bool, report: &StartReport) {
 }
 
 fn prepare(launched: bool, http: Option<SocketAddr>) -> Result<Held, StartFailure> {
-    let path_failure = |error: ingle_protocol::paths::PathError| {
+    let path_failure = |error: ingle_client::paths::PathError| {
         StartFailure::new(ErrorBody::from(&error), error.exit_code())
     };
     // Everything the daemon writes is its user's alone, whatever folder it is in.

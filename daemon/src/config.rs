@@ -14,9 +14,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ingle_client::paths::Paths;
+use ingle_client::timeout_settings::{self, Named, SettingError, Sources};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::paths::Paths;
-use ingle_protocol::timeout_settings::{self, Named, SettingError, Sources};
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;

@@ -1,23 +1,17 @@
-//! What crosses Ingle's local socket, and what both of its ends must agree on.
+//! The protocol of Ingle's local socket: types and rules that both of its ends share.
 //!
-//! Owns the wire types, the frame codec, the one list of errors, the one list of limits, the timeout
-//! ladder and where it is set, the layout of the Ingle folder, the typed client and the launcher.
-//! Knows nothing of models, engines, HTTP or MCP: the shim depends on this crate and on little else.
+//! Owns the wire types, the frame codec, the table of errors, the table of limits, the timeout
+//! ladder with its deadlines, the spelling of a keep-alive, and the table of MCP tools (their names,
+//! classes and the wording of their errors: the shim and the daemon must agree on them). Does not
+//! know sockets, files, settings or processes (`ingle-client` does), nor models, engines or HTTP.
 
-pub mod client;
 pub mod deadline;
-pub mod env_file;
 pub mod error;
-pub mod exit;
 pub mod frame;
 pub mod keep_alive;
-pub mod launch;
 pub mod limits;
-pub mod paths;
-pub mod socket;
-pub mod timeout_settings;
+pub mod mcp_tools;
 pub mod timeouts;
-pub mod tools;
 pub mod wire;
 
 /// Version of the wire protocol. Raised when an old peer would misread a new one.

@@ -6,11 +6,11 @@ use std::panic;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::launch;
+use ingle_client::paths::Paths;
+use ingle_client::{exit, socket};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::launch;
-use ingle_protocol::paths::Paths;
-use ingle_protocol::{exit, socket};
 
 use crate::cli::Cli;
 use crate::commands;

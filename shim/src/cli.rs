@@ -22,7 +22,7 @@ pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
 pub(crate) use self::models::LoadOptions;
 
-/// The exit codes, as `ingle --help` shows them. They are `ingle_protocol::exit`.
+/// The exit codes, as `ingle --help` shows them. They are `ingle_client::exit`.
 const AFTER_HELP: &str = "\
 Examples:
   ingle chat \"Why is the sky blue?\"    answer one question
@@ -373,7 +373,7 @@ fn time(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use ingle_protocol::exit;
+    use ingle_client::exit;
 
     fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once(&"ingle").chain(words))

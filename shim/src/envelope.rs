@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::scan;
-use ingle_protocol::{limits, tools};
+use ingle_protocol::{limits, mcp_tools};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -110,7 +110,7 @@ impl Unusable {
         let Self { error, ids, in_batch } = self;
         let mut reply = error.to_rpc();
         // Hosts show no more than the message.
-        reply["message"] = tools::sentence(&error.message, &error.remediation).into();
+        reply["message"] = mcp_tools::sentence(&error.message, &error.remediation).into();
         if ids.is_empty() {
             return frame_of(&[error_reply("null", &reply)], false);
         }

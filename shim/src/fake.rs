@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use ingle_client::paths::Paths;
 use ingle_protocol::error::ErrorBody;
-use ingle_protocol::paths::Paths;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::{BUILD, PROTOCOL_VERSION};
 use serde_json::{Value, json};

@@ -8,15 +8,16 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
+use ingle_client::exit;
+use ingle_client::launch::{self, LaunchError};
+use ingle_client::paths::Paths;
+use ingle_client::socket::SharedStream;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
-use ingle_protocol::launch::{self, LaunchError};
-use ingle_protocol::paths::Paths;
-use ingle_protocol::socket::SharedStream;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
-use ingle_protocol::{PROTOCOL_VERSION, exit, limits};
+use ingle_protocol::{PROTOCOL_VERSION, limits};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
+use ingle_client::exit;
+use ingle_client::launch::LaunchError;
+use ingle_client::paths::PathError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
-use ingle_protocol::launch::LaunchError;
-use ingle_protocol::paths::PathError;
 use serde::Serialize;
 use serde_json::json;
 

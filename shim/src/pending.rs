@@ -22,7 +22,7 @@ use ingle_protocol::wire::class::{CallTime, call_time};
 use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs};
 use ingle_protocol::wire::models::{LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::Shutdown;
-use ingle_protocol::{limits, tools};
+use ingle_protocol::{limits, mcp_tools};
 use serde_json::value::RawValue;
 
 use crate::envelope::{Id, Line, Message, error_reply, frame_of};
@@ -293,7 +293,7 @@ fn answer<'a>(
         in_batch = entry.in_batch;
         let error = error(entry);
         // A model is shown the message, and has no terminal.
-        let error = if entry.is_tool { tools::rpc_error(&error) } else { error.to_rpc() };
+        let error = if entry.is_tool { mcp_tools::rpc_error(&error) } else { error.to_rpc() };
         error_reply(entry.raw_id.get(), &error)
     });
     let replies: Vec<String> = replies.collect();
@@ -344,7 +344,7 @@ fn changes_state(method: &str, message: &Message<'_>) -> bool {
         DeleteJobs::NAME,
     ];
     match method {
-        "tools/call" => message.tool().is_none_or(|name| tools::tool(&name).changes_state),
+        "tools/call" => message.tool().is_none_or(|name| mcp_tools::tool(&name).changes_state),
         method => METHODS.contains(&method),
     }
 }

@@ -11,12 +11,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::limits;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::envelope::CANCEL;
 use ingle_protocol::wire::hello::{HelloParams, Role};
-use ingle_protocol::{exit, limits};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use ingle_protocol::client::Client;
-use ingle_protocol::launch::{LAUNCHED_FLAG, StartReport, open_lock};
-use ingle_protocol::paths::Paths;
+use ingle_client::client::Client;
+use ingle_client::launch::{LAUNCHED_FLAG, StartReport, open_lock};
+use ingle_client::paths::Paths;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::status::{Status, StatusReply};
 use rustix::process::{Pid, Signal, kill_process};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use ingle_protocol::paths::Paths;
+use ingle_client::paths::Paths;
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::status::HttpStatus;
 

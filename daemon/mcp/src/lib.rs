@@ -18,7 +18,7 @@ pub mod transport;
 
 use std::sync::Arc;
 
-use ingle_protocol::socket::SharedStream;
+use ingle_client::socket::SharedStream;
 use ingle_protocol::wire::hello::HelloParams;
 use tokio_util::sync::CancellationToken;
 

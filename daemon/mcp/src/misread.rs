@@ -6,7 +6,7 @@
 //! methods that the request's own revision no longer has.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::tools;
+use ingle_protocol::mcp_tools;
 use ingle_protocol::wire::scan;
 use rmcp::RoleServer;
 use rmcp::model::{
@@ -93,7 +93,8 @@ pub(super) fn unreadable(
         Some((_, problem, next)) => ((*problem).to_owned(), *next),
         None => (problem, ErrorCode::InvalidParams.remediation()),
     };
-    let message = tools::sentence(&format!("`{}` cannot be read: {problem}", brief(&method)), next);
+    let message =
+        mcp_tools::sentence(&format!("`{}` cannot be read: {problem}", brief(&method)), next);
     let error = ErrorBody::new(ErrorCode::InvalidParams, message).with_remediation(next);
     Some((Some(id), error))
 }

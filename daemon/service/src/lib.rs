@@ -24,7 +24,7 @@ pub mod validate;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingle_protocol::paths::Paths;
+use ingle_client::paths::Paths;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::status::HttpStatus;
 use tokio_util::sync::CancellationToken;

@@ -14,8 +14,8 @@ use super::embed::Embed;
 use super::generate::Generate;
 use super::models::{LoadModel, PullModel};
 use crate::deadline::Budget;
+use crate::mcp_tools;
 use crate::timeouts::{Class, WorkTimeouts};
-use crate::tools;
 
 /// How long a call may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +61,8 @@ impl Glance<'_> {
         let name = self.name.as_deref().unwrap_or_default();
         let texts = self.arguments.filter(|_| name == "embed");
         match texts.and_then(|raw| serde_json::from_str::<Texts>(raw.get()).ok()) {
-            Some(Texts { texts }) => tools::embed_class(texts.len()),
-            None => tools::tool(name).class,
+            Some(Texts { texts }) => mcp_tools::embed_class(texts.len()),
+            None => mcp_tools::tool(name).class,
         }
     }
 }

@@ -8,9 +8,9 @@ mod prompt;
 
 use std::time::Instant;
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::error::ErrorCode;
-use ingle_protocol::exit;
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
 use ingle_protocol::wire::models::{LoadModel, LoadParams, LoadedModel, ModelParams, UnloadModel};

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::time::Duration;
 
+use ingle_client::paths::Paths;
+use ingle_client::socket::{self, SharedStream};
+use ingle_client::{exit, launch};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
-use ingle_protocol::paths::Paths;
-use ingle_protocol::socket::{self, SharedStream};
+use ingle_protocol::limits;
 use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::metrics::{Metrics, MetricsFormat, MetricsParams};
 use ingle_protocol::wire::status::{
     HealthState, Latency, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
 };
 use ingle_protocol::wire::{Method, NoParams};
-use ingle_protocol::{exit, launch, limits};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout_at};

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::{Embed, EmbedParams};
 use ingle_protocol::wire::models::EngineKind;

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::deadline::Budget;
-use ingle_protocol::exit;
 use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,

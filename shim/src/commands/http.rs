@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::status::Status;
 use serde_json::json;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::GenerateParams;

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use serde_json::json;
 
 use crate::app::App;

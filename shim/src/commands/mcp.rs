@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
 use serde_json::{Value, json};
 

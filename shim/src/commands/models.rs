@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use ingle_protocol::client::{Call, Client};
+use ingle_client::client::{Call, Client};
+use ingle_client::exit;
 use ingle_protocol::error::ErrorCode;
-use ingle_protocol::exit;
 use ingle_protocol::keep_alive::KeepAlive;
 use ingle_protocol::wire::models::{
     EngineKind, EstimateModel, Fit, ListModels, LoadEstimate, LoadModel, LoadParams, LoadedModel,

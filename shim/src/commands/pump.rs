@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use ingle_client::exit;
+use ingle_protocol::limits;
 use ingle_protocol::wire::hello::{HelloParams, Role};
-use ingle_protocol::{exit, limits};
 
 use crate::app::App;
 use crate::host::Host;

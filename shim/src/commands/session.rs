@@ -3,9 +3,9 @@
 //! Owns the conversation so far, the commands that begin with `/`, and what Ctrl-C and Ctrl-D do.
 //! The daemon keeps nothing of a conversation: each turn sends all of it.
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::error::ErrorCode;
-use ingle_protocol::exit;
 use ingle_protocol::wire::generate::{GenerateParams, GenerateResult, Message};
 use rustyline::error::ReadlineError;
 use rustyline::history::{History as _, MemHistory};

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use serde_json::{Value, json};
 
 use super::{daemon, generate, jobs, models, timeouts};

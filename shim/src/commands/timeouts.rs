@@ -2,12 +2,12 @@
 //!
 //! Owns how it is shown. Starts no daemon: a look must not change what it looks at.
 
-use ingle_protocol::error::ErrorBody;
-use ingle_protocol::exit;
-use ingle_protocol::paths::Paths;
-use ingle_protocol::timeout_settings::{
+use ingle_client::exit;
+use ingle_client::paths::Paths;
+use ingle_client::timeout_settings::{
     self, Given, Named, Origin, Resolved, Seconds, Setting, Sources,
 };
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use ingle_protocol::wire::hello::HelloReply;
 use serde_json::{Map, Value, json};

@@ -1,6 +1,6 @@
 //! `ingle bench` on the sim engine: that it measures what it says, not how quick that is.
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use ingle_tests::Home;
 use ingle_tests::raw::Raw;
 use serde_json::json;

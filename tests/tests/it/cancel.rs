@@ -1,7 +1,7 @@
 //! Cancelling: every way to say it, in every phase of a request. Whatever the request held is free
 //! soon after, and the next one is served.
 
-use ingle_protocol::client::{Call, Client};
+use ingle_client::client::{Call, Client};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{Generate, GenerateParams};
 use ingle_protocol::wire::status::{Phase as EnginePhase, StatusReply};

@@ -1,6 +1,6 @@
 //! Thoughts, tool calls and gaps, from a model's text to what a client is told, on the sim engine.
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, ToolCall,

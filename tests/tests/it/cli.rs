@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use ingle_tests::Home;
 use serde_json::json;
 

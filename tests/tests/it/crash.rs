@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;

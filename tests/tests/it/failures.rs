@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use ingle_protocol::client::{Call, Client};
+use ingle_client::client::{Call, Client};
+use ingle_client::exit;
 use ingle_protocol::error::ErrorCode;
-use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::embed::{Embed, EmbedParams};

@@ -1,8 +1,8 @@
 //! Texts that must have a form, on the sim engine, which would say something else.
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, OutputFormat,
 };

@@ -1,6 +1,6 @@
 //! Generation through socket, daemon and engine thread, on the sim engine.
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;

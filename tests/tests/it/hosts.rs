@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use ingle_tests::Home;
 use serde_json::{Value, json};
 

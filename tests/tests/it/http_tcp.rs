@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use ingle_protocol::exit;
-use ingle_protocol::launch::StartReport;
+use ingle_client::exit;
+use ingle_client::launch::StartReport;
 use ingle_tests::Home;
 use ingle_tests::http::Http;
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{Class, Layer};

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::process::{Child, Stdio};
 
-use ingle_protocol::exit;
-use ingle_protocol::launch::StartReport;
-use ingle_protocol::paths::SOCKET_PATH_BYTES;
+use ingle_client::exit;
+use ingle_client::launch::StartReport;
+use ingle_client::paths::SOCKET_PATH_BYTES;
 use ingle_tests::{Home, binary};
 use rustix::process::{Signal, geteuid, kill_process};
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn two_shims_at_once_start_one_daemon_a_hundred_times() {
         assert_eq!(pid.as_raw_nonzero().get(), first);
         kill_process(pid, Signal::KILL).unwrap();
         // The lock comes free when the process is gone.
-        let lock = ingle_protocol::launch::open_lock(&home.paths().daemon_lock()).unwrap();
+        let lock = ingle_client::launch::open_lock(&home.paths().daemon_lock()).unwrap();
         lock.lock().unwrap();
         assert!(home.paths().socket().exists(), "a killed daemon leaves its socket");
     }

@@ -1,6 +1,6 @@
 //! The memory budget: who is evicted, who waits, who is refused, and who stays.
 
-use ingle_protocol::client::{Call, Client};
+use ingle_client::client::{Call, Client};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;

@@ -1,9 +1,9 @@
 //! Metrics, after work whose figures are known.
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
+use ingle_client::exit;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::exit;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};

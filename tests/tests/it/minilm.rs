@@ -1,6 +1,6 @@
 //! MiniLM on both engines against reference vectors (`reference/minilm_dev.json`).
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::{Embed, EmbedInput, EmbedParams, EmbedResult};

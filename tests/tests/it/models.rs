@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use ingle_protocol::exit;
+use ingle_client::exit;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::models::{ProgressEvent, PullModel, PullParams};
 use ingle_tests::Home;

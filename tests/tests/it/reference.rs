@@ -1,6 +1,6 @@
 //! SmolLM2 on both engines against reference outputs of mlx-lm (`reference/smollm2_dev.json`).
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::error::ErrorCode;
 use ingle_protocol::wire::generate::{
     Generate, GenerateEvent, GenerateParams, GenerateResult, Message,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::NoParams;

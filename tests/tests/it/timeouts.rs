@@ -2,9 +2,9 @@
 
 use std::process::Output;
 
+use ingle_client::exit;
+use ingle_client::launch::StartReport;
 use ingle_protocol::error::ErrorCode;
-use ingle_protocol::exit;
-use ingle_protocol::launch::StartReport;
 use ingle_tests::Home;
 use serde_json::{Value, json};
 

@@ -26,7 +26,7 @@ use ingle_protocol::wire::jobs::{
 };
 use ingle_protocol::wire::models::{LoadParams, ProgressEvent};
 use ingle_protocol::wire::tokens::TokenizeParams;
-use ingle_protocol::{limits, tools};
+use ingle_protocol::{limits, mcp_tools};
 use rmcp::model::{CallToolRequestParams, CallToolResult, ProtocolVersion};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer};
@@ -67,7 +67,7 @@ impl Call<'_> {
 
 /// A tool's name for metrics: never one that a host made up.
 fn metric_name(name: &str) -> &'static str {
-    match tools::tool(name).name {
+    match mcp_tools::tool(name).name {
         "" => UNKNOWN,
         known => known,
     }
@@ -96,7 +96,7 @@ impl Session {
         let id = self.service.names.next();
         // One that is dropped is counted as cancelled.
         let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
-        let tool = tools::tool(&request.name).name;
+        let tool = mcp_tools::tool(&request.name).name;
         let outcome = self.dispatch(request, &Call { id: &id, tool, context }).await;
         asked.end(metric_outcome(&outcome));
         let outcome = outcome?;
@@ -110,8 +110,8 @@ impl Session {
         call: &Call<'_>,
     ) -> Result<Result<CallToolResult, ErrorBody>, ErrorData> {
         let name = request.name.as_ref();
-        if tools::TOOLS.iter().all(|tool| tool.name != name) {
-            let names: Vec<_> = tools::TOOLS.iter().map(|tool| tool.name).collect();
+        if mcp_tools::TOOLS.iter().all(|tool| tool.name != name) {
+            let names: Vec<_> = mcp_tools::TOOLS.iter().map(|tool| tool.name).collect();
             let message =
                 format!("there is no tool `{}`; there are {}", brief(name), names.join(", "));
             return Err(ErrorData::invalid_params(message, None));
@@ -189,8 +189,8 @@ impl Session {
     /// Runs work that goes on as a job when the host can wait no longer.
     async fn run(&self, work: JobWork, call: &Call<'_>) -> Result<CallToolResult, ErrorBody> {
         let class = match &work {
-            JobWork::Embed(params) => tools::embed_class(params.input.len()),
-            JobWork::Generate(_) => tools::tool(call.tool).class,
+            JobWork::Embed(params) => mcp_tools::embed_class(params.input.len()),
+            JobWork::Generate(_) => mcp_tools::tool(call.tool).class,
         };
         let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
         let reply = promote::run(&self.jobs, params, class, self.patience, call.progress()).await?;
@@ -394,6 +394,6 @@ fn share_of(done_bytes: u64, total_bytes: u64) -> f32 {
 /// An error in words of tools, because a model has no terminal, and with little of what it wrote.
 fn known_by_tools(error: ErrorBody) -> ErrorBody {
     let error = brief::shortened(error);
-    let next = tools::next_step(&error).into_owned();
+    let next = mcp_tools::next_step(&error).into_owned();
     error.with_remediation(next)
 }

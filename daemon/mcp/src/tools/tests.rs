@@ -2,8 +2,8 @@
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::limits;
+use ingle_protocol::mcp_tools::TOOLS;
 use ingle_protocol::timeouts::{Class, Layer};
-use ingle_protocol::tools::TOOLS;
 use ingle_protocol::wire::jobs::{
     JobInfo, JobMetadata, JobReply, JobReplyStatus, JobStatus, JobTimeout,
 };

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use ingle_protocol::client::Client;
+use ingle_client::client::Client;
 use ingle_protocol::wire::models::EngineKind;
 use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, TokenizeParams};
 

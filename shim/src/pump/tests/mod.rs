@@ -4,7 +4,7 @@ use super::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ingle_protocol::launch::LaunchError;
+use ingle_client::launch::LaunchError;
 use ingle_protocol::wire::envelope::REMAINING;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf, split};

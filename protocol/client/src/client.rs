@@ -17,15 +17,15 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::deadline::Deadline;
-use crate::error::{ErrorBody, ErrorCode};
-use crate::frame::{Frame, FrameReader};
-use crate::limits;
 use crate::socket::{self, SharedStream, Stream};
-use crate::timeouts::{Class, Layer, WorkTimeouts};
-use crate::wire::Method;
-use crate::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
-use crate::wire::hello::{Hello, HelloParams, HelloReply, Role};
+use ingle_protocol::deadline::Deadline;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::limits;
+use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
+use ingle_protocol::wire::Method;
+use ingle_protocol::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
+use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply, Role};
 
 /// One connection to the daemon. Cloning shares it; it closes when the last clone is gone.
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ impl Client {
             outbound,
             pending,
             hello: HelloReply {
-                protocol: crate::PROTOCOL_VERSION,
+                protocol: ingle_protocol::PROTOCOL_VERSION,
                 build: String::new(),
                 pid: 0,
                 // The defaults hold until the daemon's own ladder is here.
@@ -125,14 +125,14 @@ impl Client {
                 format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS),
             )
         })??;
-        if inner.hello.protocol != crate::PROTOCOL_VERSION {
+        if inner.hello.protocol != ingle_protocol::PROTOCOL_VERSION {
             return Err(ErrorBody::new(
                 ErrorCode::VersionSkew,
                 format!(
                     "the daemon (build {}) speaks protocol {}, and this client speaks {}",
                     inner.hello.build,
                     inner.hello.protocol,
-                    crate::PROTOCOL_VERSION
+                    ingle_protocol::PROTOCOL_VERSION
                 ),
             ));
         }
@@ -383,7 +383,7 @@ mod tests {
     fn inner() -> (Inner, mpsc::Receiver<Vec<u8>>) {
         let (outbound, frames) = mpsc::channel(4);
         let hello = HelloReply {
-            protocol: crate::PROTOCOL_VERSION,
+            protocol: ingle_protocol::PROTOCOL_VERSION,
             build: String::new(),
             pid: 0,
             timeouts: WorkTimeouts::default(),

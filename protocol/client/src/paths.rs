@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{ErrorBody, ErrorCode};
 use crate::exit;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
 
 /// Bytes of a socket's path, its final NUL included (`sun_path`).
 pub const SOCKET_PATH_BYTES: usize = if cfg!(target_os = "macos") { 104 } else { 108 };

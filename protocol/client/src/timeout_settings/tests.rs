@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::{ErrorBody, ErrorCode};
-use crate::timeouts::{Class, Ladder, Layer, layer_limit_ms};
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::timeouts::{Class, Ladder, Layer, layer_limit_ms};
 
 fn sources(config: &str, env_file: &str, environment: &[(&str, &str)]) -> Sources {
     let file = |name: &str, text: &str| TextFile {

@@ -19,11 +19,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::error::{ErrorBody, ErrorCode};
 use crate::exit;
-use crate::limits;
 use crate::paths::Paths;
 use crate::socket::{self, Stream};
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::limits;
 
 /// The flag that tells `ingled serve` that its launcher holds the start lock and reads its report.
 pub const LAUNCHED_FLAG: &str = "--launched";

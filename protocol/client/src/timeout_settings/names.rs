@@ -2,7 +2,7 @@
 //!
 //! Owns the names. Pure.
 
-use crate::timeouts::{Class, Layer, WorkTimeouts};
+use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 
 /// What the names of our own variables begin with.
 pub(super) const VARIABLE_PREFIX: &str = "INGLE_TIMEOUT_";

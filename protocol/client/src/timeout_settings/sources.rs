@@ -10,8 +10,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::SettingError;
-use crate::limits;
 use crate::paths::Paths;
+use ingle_protocol::limits;
 
 /// Where a value is from. The later ones count more.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub use names::{Derived, Setting};
 pub use sources::{Origin, Sources, TextFile};
 
 use crate::env_file;
-use crate::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
+use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 
 /// The ladder and where each of its numbers is from.
 #[derive(Debug, Clone, PartialEq, Eq)]

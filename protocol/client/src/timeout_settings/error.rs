@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::{Derived, Given, Named, Origin, Resolved, Setting};
-use crate::error::{ErrorBody, ErrorCode};
-use crate::timeouts::{Class, Disorder, MAX_WORK_MS, MIN_WORK_MS};
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::timeouts::{Class, Disorder, MAX_WORK_MS, MIN_WORK_MS};
 
 /// What is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
