@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ingle_engine::counters::EngineCounters;
 use ingle_protocol::wire::models::EngineKind;
-use ingled::engine::counters::EngineCounters;
 
 const TOKENS: u32 = 5_000_000;
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingled::engine::sampling::{
+use ingle_engine::sampling::{
     Penalties, PenaltySettings, SampleSpec, SamplerSettings, UniformDraws, sample,
 };
 

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use ingle_client::paths::Paths;
+use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::status::HttpStatus;
 
 use super::promote::Promotion;
 use super::*;
+use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::settings::EngineSettings;
+use ingle_engine::sim::SimEngine;
 use ingle_models::{ModelStore, PullSetup, Puller};
 use ingle_scheduler::command::Command;
 use ingle_scheduler::crash_journal::CrashJournal;
@@ -20,7 +23,7 @@ use ingle_service::forms::Forms;
 use ingle_service::memory_watch::MemoryWatch;
 use ingle_service::models::Models;
 use ingle_service::request::RequestNames;
-use ingled::config::Config;
+use ingle_text::gguf_vocab;
 
 /// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
 fn jobs(folder: &Path) -> Jobs {
@@ -35,17 +38,24 @@ fn jobs(folder: &Path) -> Jobs {
     let settings = EngineSettings::default();
     let memory = MemoryOptions { memory_bytes: 1 << 30, ..MemoryOptions::default() };
     let journal = CrashJournal::open(&folder.join("journal"), &folder.join("quarantine"));
-    let (engine, _) = EngineHandle::spawn(settings.clone(), memory, journal).unwrap();
+    let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
+    let (engine, _) =
+        EngineHandle::spawn(engines.clone(), settings.clone(), memory, journal).unwrap();
     let store = ModelStore::new(paths.models_dir());
-    // The folder has no settings, so these are the defaults.
-    let config = Config::load(&paths).unwrap();
     let service = Service {
-        config: Arc::new(config),
+        work_timeouts: WorkTimeouts::default(),
         names: RequestNames::new(1),
-        models: Models::new(store, "sim".to_owned(), settings, engine.cores()),
+        models: Models::new(
+            store,
+            "sim".to_owned(),
+            settings,
+            engines,
+            |gguf, _| gguf_vocab::text_model(gguf),
+            engine.cores(),
+        ),
         engine,
         puller: Puller::new(PullSetup::new(paths.models_dir())),
-        timeouts: Arc::default(),
+        timeout_counters: Arc::default(),
         metrics: Arc::default(),
         forms: Forms::default(),
         memory: MemoryWatch::default(),
@@ -55,7 +65,7 @@ fn jobs(folder: &Path) -> Jobs {
         started_at: Instant::now(),
         paths,
     };
-    Jobs::spawn(Arc::new(service)).unwrap()
+    Jobs::spawn(Arc::new(service), JobSettings::default()).unwrap()
 }
 
 fn store_in(folder: &Path) -> std::path::PathBuf {

@@ -29,7 +29,7 @@ const CACHED_WORDS: usize = 10_000;
 
 /// How a token takes part in encoding and decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenKind {
+pub enum TokenKind {
     /// Made by merging.
     Normal,
     /// A special token: cut out of text only on request, without text of its own.
@@ -227,7 +227,7 @@ impl ByteAlphabet {
         Self { characters, bytes }
     }
 
-    fn character(&self, byte: u8) -> char {
+    pub(super) fn character(&self, byte: u8) -> char {
         self.characters[usize::from(byte)]
     }
 
@@ -249,22 +249,9 @@ impl ByteAlphabet {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// A vocabulary of all bytes, a few merges and three whole tokens.
-    pub(crate) fn small_vocab() -> (Vec<String>, Vec<TokenKind>, Vec<String>) {
-        let alphabet = ByteAlphabet::new();
-        let mut tokens: Vec<String> =
-            (0..=u8::MAX).map(|byte| alphabet.character(byte).to_string()).collect();
-        let mut kinds = vec![TokenKind::Normal; 256];
-        tokens.extend(["he", "ll", "hell", "hello", "Ġw"].map(str::to_owned));
-        kinds.extend([TokenKind::Normal; 5]);
-        tokens.extend(["<|end|>", "<|end|>x", "<tool>"].map(str::to_owned));
-        kinds.extend([TokenKind::Special, TokenKind::Special, TokenKind::UserDefined]);
-        let merges = ["h e", "l l", "he ll", "hell o", "Ġ w"].map(str::to_owned).to_vec();
-        (tokens, kinds, merges)
-    }
+    use crate::testing::small_vocab;
 
     fn small() -> BpeTokenizer {
         let (tokens, kinds, merges) = small_vocab();

@@ -180,7 +180,7 @@ impl SpecialIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpe::tests::small_vocab;
+    use crate::testing::small_vocab;
     use ingle_formats::gguf::testing::GgufWriter;
     use ingle_protocol::wire::chat::Message;
 

@@ -19,6 +19,8 @@ mod pretokenize;
 pub mod reading;
 pub mod reasoning;
 pub mod stop;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tokenizer;
 pub mod tool_calls;
 

@@ -151,9 +151,9 @@ fn a_state_that_cannot_go_back_is_forked_whole() {
 #[test]
 fn a_cancelled_load_ends_promptly() {
     let (file, gguf) = llama(true).write();
-    let cancel = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let cancel = Arc::new(AtomicBool::new(true));
     let (builder, mut stream) =
-        load(&gguf, &ModelFile::settings(700), Arc::clone(&cancel)).unwrap();
+        load::load(&gguf, &ModelFile::settings(700), Arc::clone(&cancel)).unwrap();
     let mut last = None;
     while let Some(item) = stream.next_within(Duration::from_secs(60)) {
         last = Some(item);

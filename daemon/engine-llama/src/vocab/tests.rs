@@ -6,8 +6,8 @@ use std::path::Path;
 use super::*;
 use ingle_formats::gguf::testing::GgufWriter;
 use ingle_text::bpe::TokenKind;
-use ingle_text::bpe::tests::small_vocab;
 use ingle_text::gguf_vocab;
+use ingle_text::testing::small_vocab;
 
 /// Strings that tokenizers have disagreed about.
 const NASTY: &[&str] = &[

@@ -11,6 +11,7 @@ use super::goldens::{self, goldens, load_all};
 use super::*;
 use ingle_protocol::wire::models::EngineKind;
 
+use ingle_engine::engines::Engines;
 use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
@@ -38,7 +39,7 @@ fn refusal(case: &str, key: &str, value: Value) -> String {
         Ok(folder) => folder,
         Err(error) => return error.to_string(),
     };
-    problem(folder_builder(&folder).and_then(|builder| builder.finish()))
+    problem(folder_builder(&folder).map_err(EngineError::from).and_then(|builder| builder.finish()))
 }
 
 #[test]
@@ -175,11 +176,13 @@ fn a_scale_that_is_no_number_is_refused_by_name() {
 #[test]
 fn the_engine_thread_loads_a_folder() {
     let (_, folder) = goldens::open("llama-mixed");
-    let bytes = ingle_engine::loader::folder_loaded_bytes(&folder, weight_precision());
+    let bytes = loader::folder_loaded_bytes(&folder, weight_precision());
     let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
     let home = tempfile::tempdir().unwrap();
     let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
-    let (engine, exit) = EngineHandle::spawn(EngineSettings::default(), memory, journal).unwrap();
+    let engines = Engines::new([Arc::new(MlxEngine) as Arc<dyn Engine>]);
+    let (engine, exit) =
+        EngineHandle::spawn(engines, EngineSettings::default(), memory, journal).unwrap();
     let model = EngineModel {
         name: "tiny".to_owned(),
         version: "1".to_owned(),

@@ -40,7 +40,7 @@ pub(super) struct Golden {
 }
 
 pub(super) fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens")
 }
 
 /// Opens a case, with the weights of another where it has none of its own.

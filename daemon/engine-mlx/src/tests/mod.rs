@@ -249,7 +249,11 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn variants_that_compute_something_else_are_refused() {
     let refused = |writer: GgufWriter| {
-        problem(builder(&writer.open().unwrap()).and_then(|builder| builder.finish()))
+        problem(
+            builder(&writer.open().unwrap())
+                .map_err(EngineError::from)
+                .and_then(|builder| builder.finish()),
+        )
     };
     let message = refused(header().u32("llama.expert_count", 8));
     assert!(message.contains("mixture of 8 experts"), "{message}");

@@ -18,10 +18,12 @@ use super::memory::Asker;
 use super::*;
 use crate::command::{ChoiceOf, Completion, EmbedRequest};
 use crate::memory::{Budget, ModelOptions};
+use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::error::EngineError;
 use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::sampling::{PenaltySettings, SamplerSettings};
+use ingle_engine::sim::SimEngine;
 use ingle_text::output::TextOutput;
 use ingle_text::tokenizer::ByteTokenizer;
 
@@ -97,8 +99,16 @@ impl Bench {
         let status = StatusCell::new(Instant::now());
         let memory = MemoryOptions { budget: Budget::Bytes(budget), ..MemoryOptions::default() };
         let settings = EngineSettings::default();
-        let worker =
-            Worker::new(inbox, status.clone(), settings, memory, Cores::default(), journal);
+        let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
+        let worker = Worker::new(
+            inbox,
+            status.clone(),
+            engines,
+            settings,
+            memory,
+            Cores::default(),
+            journal,
+        );
         Self { worker, status, _commands: commands, _folder: folder }
     }
 

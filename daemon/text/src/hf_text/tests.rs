@@ -13,7 +13,7 @@ use crate::tokenizer::{SpecialTokens, Tokenizer};
 use ingle_protocol::wire::chat::Message;
 
 fn fixture(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../tests/goldens/tokenizers", name].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "../../tests/goldens/tokenizers", name].iter().collect()
 }
 
 fn golden(name: &str) -> Value {
