@@ -6,6 +6,7 @@
 pub mod app;
 pub mod config;
 pub mod engines;
+pub mod limits;
 pub mod listener;
 pub mod logging;
 pub mod rpc;

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits;
 use ingle_client::socket::{self, SharedStream, Stream};
 use ingle_protocol::error::ErrorBody;
-use ingle_protocol::limits;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::hello::{Hello, HelloParams, Role};
 use interprocess::local_socket::ListenerOptions;

@@ -10,6 +10,7 @@
 mod check;
 mod embedder;
 mod generator;
+pub mod limits;
 mod load;
 mod sizes;
 #[cfg(test)]

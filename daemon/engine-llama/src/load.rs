@@ -5,7 +5,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 use llama_guard::{
     Context, ContextOptions, ErrorKind, LoadOptions, Model, ModelFacts, Pooling, physical_cores,

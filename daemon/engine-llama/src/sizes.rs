@@ -3,7 +3,7 @@
 //! Owns the sizes of batches and pools, which a load and its estimate must agree on, and what follows
 //! from a header. Reads no weights.
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;

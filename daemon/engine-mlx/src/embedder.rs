@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use ingle_protocol::limits;
+use crate::limits;
 use mlx_rs::{Array, Dtype, ops};
 
 use super::models::{Encoder, TextBatch};

@@ -16,6 +16,7 @@ mod error;
 mod generator;
 mod kv_cache;
 mod layers;
+pub mod limits;
 mod memory;
 mod models;
 mod rope;

@@ -1,12 +1,12 @@
 //! What a model will take in MLX, found out from its header alone.
 
+use crate::limits;
 use ingle_engine::estimate::{self, Estimate};
 use ingle_engine::loader;
 use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::WeightPrecision;
-use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 use crate::embedder::pass_bytes;

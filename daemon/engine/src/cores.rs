@@ -8,7 +8,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 /// Who wants a core, and whether the engine thread knows.
 #[derive(Debug, Clone, Default)]

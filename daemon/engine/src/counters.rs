@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 use crate::histogram::{Histogram, LOADS, TOKENS, WAITS};

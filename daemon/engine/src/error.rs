@@ -4,11 +4,11 @@
 
 use std::path::PathBuf;
 
+use crate::limits;
 use ingle_formats::FileFault;
 use ingle_formats::gguf::GgufError;
 use ingle_formats::hf::FolderError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use serde_json::json;
 
 use crate::sampling::{InvalidSetting, SampleError};

@@ -17,6 +17,7 @@ pub mod error;
 pub mod estimate;
 pub mod heap;
 pub mod histogram;
+pub mod limits;
 pub mod loader;
 pub mod model;
 pub mod passes;

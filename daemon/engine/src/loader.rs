@@ -12,7 +12,7 @@ use std::sync::mpsc::{
 };
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::error::EngineError;
 use super::tensor::{HostTensor, WeightPrecision};

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 /// Settings of the engines; checked by whoever fills them in.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 use serde::Deserialize;
 

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use crate::limits;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use ingle_protocol::error::ErrorBody;
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{
     Choice, GenerateEvent, GenerateParams, GenerateResult, Message, OutputFormat, Tool as WireTool,

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use crate::limits;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResult};
 use ingle_protocol::wire::tokens::DetokenizeParams;

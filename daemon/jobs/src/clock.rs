@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use ingle_text::calendar::civil_from_days;
 

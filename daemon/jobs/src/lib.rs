@@ -8,6 +8,7 @@
 //! what is wrong with it, and the daemon serves the rest.
 
 pub mod clock;
+pub mod limits;
 mod live;
 pub mod promote;
 pub mod record;
@@ -26,7 +27,6 @@ use std::time::Duration;
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::jobs::{
     DeleteJobsParams, JobEvent, JobList, JobParams, JobReply, JobStatus, JobWork, JobsDeleted,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::limits;
 use futures_util::FutureExt;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, TokenLogprob};
 use ingle_protocol::wire::jobs::{JobStatus, JobWarning, JobWork};

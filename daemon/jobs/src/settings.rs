@@ -1,6 +1,6 @@
 //! Settings of the jobs.
 
-use ingle_protocol::limits;
+use crate::limits;
 
 /// Settings of the jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

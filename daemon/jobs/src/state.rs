@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS};
 use ingle_protocol::wire::jobs::{JobParams, JobStatus, JobTimeout, JobWarning, JobWork};
 

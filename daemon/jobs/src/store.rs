@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::jobs::JobStatus;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};

@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use serde_json::Value;
 
 /// A text as it is if it is short, or its beginning and its end.

@@ -2,7 +2,7 @@
 //!
 //! Owns which argument has which values. A prompt's code has none.
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::jobs::ListJobsParams;
 use rmcp::ErrorData;

@@ -5,6 +5,7 @@
 
 mod brief;
 mod complete;
+pub mod limits;
 mod misread;
 mod news;
 mod pages;

@@ -6,7 +6,7 @@
 use rmcp::ErrorData;
 use rmcp::model::PaginatedRequestParams;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 /// The page that is asked for, and the cursor of the next one.
 ///

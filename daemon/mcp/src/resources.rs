@@ -3,8 +3,8 @@
 //! Owns their addresses and what is read there: JSON, as the RPC methods give it. What changes is
 //! told by `news`.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::jobs::ListJobsParams;
 use ingle_protocol::wire::models::ModelState;

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::limits;
 use ingle_protocol::error::ErrorBody;
-use ingle_protocol::limits;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult,
     ErrorCode as RpcCode, GetPromptRequestParams, GetPromptResponse, Implementation,

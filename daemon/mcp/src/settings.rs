@@ -1,6 +1,6 @@
 //! Settings of the MCP edge.
 
-use ingle_protocol::limits;
+use crate::limits;
 
 /// Settings of the MCP edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
+use crate::limits;
 use ingle_client::socket::{self, SharedStream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
-use ingle_protocol::limits;
 use rmcp::RoleServer;
 use rmcp::model::{ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};

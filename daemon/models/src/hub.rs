@@ -23,7 +23,7 @@ mod transfer;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 use serde::Deserialize;
 
 pub use error::HubError;

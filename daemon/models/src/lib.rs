@@ -11,6 +11,7 @@ mod folder;
 pub mod hub;
 mod library;
 pub mod library_paths;
+pub mod limits;
 mod names;
 pub mod pull;
 mod quant;

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::names;
 use super::quant;

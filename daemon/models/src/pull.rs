@@ -16,7 +16,7 @@ use super::hub;
 use super::hub::HubSetup;
 use super::library::Library;
 use super::staging;
-use ingle_protocol::limits;
+use crate::limits;
 use plan::Plan;
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -10,7 +10,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use ingle_engine::sampling::{Mask, MaskSource, TokenSet};
 use ingle_text::constraint::{Canceller, Constraint, ConstraintError};

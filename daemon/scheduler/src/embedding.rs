@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::admission::Arrival;
 use super::command::EmbedRequest;

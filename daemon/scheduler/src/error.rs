@@ -4,9 +4,9 @@
 
 use std::time::SystemTime;
 
+use crate::limits;
 use ingle_engine::error::EngineError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use serde_json::json;
 

@@ -6,11 +6,11 @@
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
+use crate::limits;
 use ingle_engine::cores::Cores;
 use ingle_engine::counters::EngineCounters;
 use ingle_engine::engines::Engines;
 use ingle_engine::settings::EngineSettings;
-use ingle_protocol::limits;
 use ingle_protocol::wire::status::Phase;
 use tokio::sync::{oneshot, watch};
 

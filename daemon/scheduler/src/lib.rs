@@ -12,6 +12,7 @@ pub mod embedding;
 pub mod error;
 pub mod handle;
 pub mod ledger;
+pub mod limits;
 pub mod memory;
 pub mod pacing;
 pub mod prompt_cache;

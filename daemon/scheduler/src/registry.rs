@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 
 pub use self::loading::{LoadEnd, LoadWaiter};

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 use ingle_protocol::wire::status::Phase as Heartbeat;
 use tokio::sync::oneshot;

@@ -3,8 +3,8 @@
 //! Owns validation, the texts' way through the tokenizer, and the daemon's own limit of 1.5 W. Every
 //! accepted request ends in exactly one terminal event: its reply.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::wire::embed::{EmbedInput, EmbedParams, EmbedResult, EmbedUsage};
 use serde_json::json;
 use tokio::sync::oneshot;

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::limits;
 use ingle_protocol::error::ErrorBody;
-use ingle_protocol::limits;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The places.

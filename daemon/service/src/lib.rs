@@ -11,6 +11,7 @@ mod engine_choice;
 mod flights;
 pub mod forms;
 pub mod generate;
+pub mod limits;
 pub mod memory_watch;
 pub mod metrics;
 pub mod models;

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::wire::chat::{OutputFormat, ToolChoice};
 use ingle_protocol::wire::generate::GenerateParams;
 use serde_json::json;

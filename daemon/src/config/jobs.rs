@@ -1,7 +1,7 @@
 //! `[jobs]` of `config.toml`.
 
+use crate::limits;
 use ingle_jobs::settings::JobSettings;
-use ingle_protocol::limits;
 use serde::Deserialize;
 
 /// `[jobs]`.

@@ -1,7 +1,7 @@
 //! `[mcp]` of `config.toml`.
 
+use crate::limits;
 use ingle_mcp::settings::McpSettings;
-use ingle_protocol::limits;
 use serde::Deserialize;
 
 /// `[mcp]`.

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::limits;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use ingle_client::socket::{self, SharedStream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::envelope::{CancelParams, Id as WireId};
 use ingle_protocol::wire::hello::HelloParams;

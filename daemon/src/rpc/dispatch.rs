@@ -3,8 +3,8 @@
 //! Owns reading JSON-RPC 2.0 (single requests, batches, notifications) and the replies to what
 //! cannot be read. jsonrpsee's `server-core` does the rest: method table, parameters, responses.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::class::call_time;
 use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId, REMAINING};

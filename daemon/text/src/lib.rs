@@ -14,6 +14,7 @@ pub mod error;
 pub mod fim;
 pub mod gguf_vocab;
 pub mod hf_text;
+pub mod limits;
 pub mod output;
 mod pretokenize;
 pub mod reading;

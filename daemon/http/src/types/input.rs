@@ -121,7 +121,7 @@ impl<'de> Visitor<'de> for EntryVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ingle_protocol::limits;
+    use crate::limits;
     use serde_json::json;
 
     #[test]
@@ -150,6 +150,9 @@ mod tests {
         let schema = |schema: schemars::Schema| schema.to_value().to_string();
         let max = |items: usize| format!("\"maxItems\":{items}");
         assert!(schema(schemars::schema_for!(Input)).contains(&max(limits::HTTP_TEXTS)));
-        assert!(schema(schemars::schema_for!(Texts)).contains(&max(limits::EMBED_INPUTS)));
+        assert!(
+            schema(schemars::schema_for!(Texts))
+                .contains(&max(ingle_service::limits::EMBED_INPUTS))
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use ingle_protocol::limits;
+use crate::limits;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;

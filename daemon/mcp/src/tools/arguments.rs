@@ -417,7 +417,8 @@ mod tests {
         for schema in [&chat, &text, &code] {
             let known = schema["properties"].as_object().unwrap();
             let said = known["max_tokens"]["description"].as_str().unwrap();
-            let default = format!("{} when absent", ingle_protocol::limits::DEFAULT_MAX_TOKENS);
+            let default =
+                format!("{} when absent", crate::ingle_service::limits::DEFAULT_MAX_TOKENS);
             assert!(said.contains(&default), "{said}");
             let stop = &known["stop"];
             assert_eq!(

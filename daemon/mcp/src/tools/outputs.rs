@@ -3,8 +3,8 @@
 //! Owns the members of results and their meaning. A result's text is for a model to read, its
 //! structured content for a program; an error has both forms too.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::wire::jobs::{JobInfo, JobReply};
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::{JobCounts, StatusReply};

@@ -1,7 +1,7 @@
 //! Every result fits the schema that its tool shows, and the catalogue fits the protocol's table.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::mcp_tools::TOOLS;
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::jobs::{

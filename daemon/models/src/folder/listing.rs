@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::super::error::StoreError;
 

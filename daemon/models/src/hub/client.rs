@@ -7,7 +7,7 @@ use reqwest::header::{ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::error::HubError;
 use super::select::RemoteFile;

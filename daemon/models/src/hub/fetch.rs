@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use ingle_protocol::limits;
+use crate::limits;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;

@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ingle_protocol::limits;
+use crate::limits;
 use sha2::{Digest, Sha256};
 
 use crate::error::PullError;

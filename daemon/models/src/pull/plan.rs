@@ -9,7 +9,7 @@ use super::super::names::{self, Named, Reference};
 use super::super::staging;
 use super::super::store::{self, ModelSource, ModelStore};
 use super::{PullOutcome, PullSetup};
-use ingle_protocol::limits;
+use crate::limits;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 
 use super::Worker;

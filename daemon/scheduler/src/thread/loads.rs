@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use ingle_protocol::limits;
+use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 use super::Worker;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use crate::limits;
 use ingle_protocol::deadline::Deadline;
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::{EngineKind, Fit, LoadEstimate, LoadedModel};
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ impl Bench {
 
 fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateRequest, Call) {
     let (done_tx, done) = oneshot::channel();
-    let (events, kept) = mpsc::channel(limits::ENGINE_EVENTS);
+    let (events, kept) = mpsc::channel(ingle_protocol::limits::ENGINE_EVENTS);
     let cancel = CancellationToken::new();
     let request = GenerateRequest {
         request_id: "r".to_owned(),

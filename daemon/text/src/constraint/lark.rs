@@ -4,7 +4,7 @@
 //! expression or a comment, and what are its rules. Bounds are on the rules alone; schemas have their own
 //! ([`super::schema`]).
 
-use ingle_protocol::limits;
+use crate::limits;
 use serde_json::Value;
 
 use super::schema;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use ingle_protocol::limits;
+use crate::limits;
 use serde_json::Value;
 
 /// The largest common multiple that llguidance's arithmetic takes: ten times as much fits 32 bits.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use ingle_protocol::limits;
+use crate::limits;
 use serde::Deserialize as _;
 use serde_json::Value;
 use tokenizers::AddedToken;

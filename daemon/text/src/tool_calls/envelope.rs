@@ -3,7 +3,7 @@
 //! Owns finding name and arguments in it. Arguments are passed on as they come and as they are: a
 //! model may write them badly, and then they are still its caller's to see.
 
-use ingle_protocol::limits;
+use crate::limits;
 
 /// Brackets of arguments inside each other.
 const MAX_NESTING: usize = 128;

@@ -14,7 +14,7 @@ pub mod plain;
 #[cfg(test)]
 mod tests;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::chat_template::ChatTemplate;
 

@@ -9,7 +9,7 @@
 //! bare object, which the content may be too, it is a call only once it is whole, has nothing but what
 //! the grammar puts into a call, and names a tool that there is.
 
-use ingle_protocol::limits;
+use crate::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

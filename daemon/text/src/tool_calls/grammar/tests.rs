@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ingle_protocol::limits;
+use crate::limits;
 
 use super::*;
 use crate::constraint::probe::{allows, follow};
@@ -320,8 +320,9 @@ fn many_tools_with_long_descriptions_can_be_demanded() {
         .collect();
     let schema = json!({ "type": "object", "title": "T", "properties": properties,
         "required": ["member0"], "additionalProperties": false });
-    let tools: Vec<Tool> =
-        (0..limits::TOOLS).map(|n| tool(&format!("f{n}"), schema.clone())).collect();
+    let tools: Vec<Tool> = (0..ingle_protocol::limits::TOOLS)
+        .map(|n| tool(&format!("f{n}"), schema.clone()))
+        .collect();
     assert!(json!(tools).to_string().len() > 4 * limits::FORMAT_BYTES);
     let began = Instant::now();
     let constraint = demanded(&tools).unwrap();
