@@ -418,7 +418,7 @@ mod tests {
             let known = schema["properties"].as_object().unwrap();
             let said = known["max_tokens"]["description"].as_str().unwrap();
             let default =
-                format!("{} when absent", crate::ingle_service::limits::DEFAULT_MAX_TOKENS);
+                format!("{} when absent", ingle_service::limits::DEFAULT_MAX_TOKENS);
             assert!(said.contains(&default), "{said}");
             let stop = &known["stop"];
             assert_eq!(
