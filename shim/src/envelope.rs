@@ -110,7 +110,7 @@ impl Unusable {
         let Self { error, ids, in_batch } = self;
         let mut reply = error.to_rpc();
         // Hosts show no more than the message.
-        reply["message"] = mcp_tools::sentence(&error.message, &error.remediation).into();
+        reply["message"] = mcp_tools::sentence(&error.message, &error.remediation()).into();
         if ids.is_empty() {
             return frame_of(&[error_reply("null", &reply)], false);
         }

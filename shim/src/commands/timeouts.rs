@@ -86,7 +86,7 @@ async fn running(app: &mut App) -> Result<Option<HelloReply>, Failure> {
             // One of another version, for example: the rest of the answer is as good without it.
             app.output
                 .note(&format!("warning: the running daemon was not asked: {}", body.message));
-            app.output.note(&format!("hint: {}", body.remediation));
+            app.output.note(&format!("hint: {}", body.remediation()));
             Ok(None)
         }
         Err(failure) => Err(failure),
