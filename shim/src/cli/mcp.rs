@@ -1,4 +1,4 @@
-//! The command line of `ingle mcp`, beside being the pump.
+//! The command line of `ingle mcp`, beside being the proxy.
 //!
 //! Owns names, options and help. Must not know what a host's file looks like.
 

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::models::pull_if_missing;
 use super::session::Session;
-use crate::app::{App, model_argument};
 use crate::cli::{Gap, GenerateOptions};
+use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
@@ -25,18 +25,18 @@ const ENABLE_THINKING: &str = "enable_thinking";
 
 /// Answers one question, or talks where there is none and a person is there.
 pub(crate) async fn chat(
-    mut app: App,
+    mut context: Context,
     words: &[String],
     system: Option<String>,
     options: GenerateOptions,
 ) -> Outcome {
-    let is_attended = io::stdin().is_terminal() && app.output.out_is_terminal();
-    if words.is_empty() && is_attended && !app.output.json {
+    let is_attended = io::stdin().is_terminal() && context.output.out_is_terminal();
+    if words.is_empty() && is_attended && !context.output.json {
         if options.choices.is_some_and(|choices| choices > 1) {
             let message = "a conversation goes on from one answer, and --choices asks for several";
             return Err(Failure::usage(message, "Leave --choices out, or ask one question."));
         }
-        return Session::new(app, system, options).run().await;
+        return Session::new(context, system, options).run().await;
     }
     let question = if words.is_empty() { read_stdin()? } else { fill_in(words)? };
     if question.trim().is_empty() {
@@ -45,12 +45,12 @@ pub(crate) async fn chat(
     let messages = system.map(|text| message("system", text)).into_iter();
     let messages = messages.chain([message("user", question)]).collect();
     let params = GenerateParams { messages: Some(messages), ..params(&options) };
-    answer_once(&mut app, params, &options).await
+    answer_once(&mut context, params, &options).await
 }
 
 /// Continues a raw prompt.
 pub(crate) async fn complete(
-    app: &mut App,
+    context: &mut Context,
     prompt: Option<&str>,
     gap: Gap,
     options: &GenerateOptions,
@@ -65,7 +65,7 @@ pub(crate) async fn complete(
         return Err(no_prompt());
     }
     let params = GenerateParams { prompt: Some(prompt), suffix, ..params(options) };
-    answer_once(app, params, options).await
+    answer_once(context, params, options).await
 }
 
 /// The text behind the gap, if there is one.
@@ -89,29 +89,33 @@ fn suffix(gap: Gap) -> Result<Option<String>, Failure> {
     Ok(Some(text))
 }
 
-async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOptions) -> Outcome {
-    let client = app.connect().await?;
+async fn answer_once(
+    context: &mut Context,
+    params: GenerateParams,
+    options: &GenerateOptions,
+) -> Outcome {
+    let client = context.connect().await?;
     let mut text = String::new();
-    let mut result = generate(&mut app.output, &client, &params, &mut text).await;
+    let mut result = generate(&mut context.output, &client, &params, &mut text).await;
     if let Err(failure) = result {
-        end_line(&mut app.output, &text)?;
-        pull_if_missing(app, &client, failure, params.model.as_deref(), options.yes).await?;
+        end_line(&mut context.output, &text)?;
+        pull_if_missing(context, &client, failure, params.model.as_deref(), options.yes).await?;
         text.clear();
-        result = generate(&mut app.output, &client, &params, &mut text).await;
+        result = generate(&mut context.output, &client, &params, &mut text).await;
         if result.is_err() {
-            end_line(&mut app.output, &text)?;
+            end_line(&mut context.output, &text)?;
         }
     }
     let result = result?;
-    if app.output.json {
-        app.output.json(&result)?;
+    if context.output.json {
+        context.output.json(&result)?;
     } else if !result.alternatives.is_empty() {
-        choices(&mut app.output, &result)?;
+        choices(&mut context.output, &result)?;
     } else {
-        end_answer(&mut app.output, &result, &text)?;
+        end_answer(&mut context.output, &result, &text)?;
     }
     if options.stats {
-        app.output.note(&stats(&result));
+        context.output.note(&stats(&result));
     }
     Ok(exit::OK)
 }

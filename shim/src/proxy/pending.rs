@@ -6,7 +6,7 @@
 //!
 //! A frame is noted when it is taken from the host and marked when its first byte is written.
 //! When a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can
-//! tell whether they were carried out; the others are still the pump's to send again, or to give up
+//! tell whether they were carried out; the others are still the proxy's to send again, or to give up
 //! ([`Pending::refuse`]). A request whose limit runs out while the daemon has it is answered
 //! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it comes,
 //! must reach nobody.
@@ -25,7 +25,7 @@ use ingle_protocol::wire::status::Shutdown;
 use ingle_protocol::{limits, mcp_tools};
 use serde_json::value::RawValue;
 
-use crate::envelope::{Id, Line, Message, error_reply, frame_of};
+use crate::proxy::envelope::{Id, Line, Message, error_reply, frame_of};
 
 #[cfg(test)]
 mod tests;

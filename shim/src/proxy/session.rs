@@ -8,7 +8,7 @@ use ingle_protocol::limits;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::envelope::{Id, Line, Message};
+use crate::proxy::envelope::{Id, Line, Message};
 
 /// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one is
 /// asked again.

@@ -1,4 +1,4 @@
-//! The pump: frames from the host to the daemon, frames from the daemon to the host.
+//! The proxy: frames from the host to the daemon, frames from the daemon to the host.
 //!
 //! Owns one host session, which may outlive several daemons, and the order of its frames. Reads the
 //! envelope of each message and passes its bytes on as they are. Must not know what a method does,
@@ -21,25 +21,30 @@ use ingle_protocol::wire::hello::{HelloParams, Role};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::envelope::{Id, Line, Message, Unusable, error_reply, frame_of};
-use crate::link::{self, Connector, OpenError, Opened};
-use crate::pending::{Expired, Pending, Settled};
-use crate::session::{self, McpSession};
-
+mod backoff;
 mod connection;
-mod deaths;
+pub(crate) mod daemon_link;
+mod envelope;
+pub(crate) mod host;
+mod pending;
 mod queue;
+mod session;
+pub(crate) mod stdio;
 #[cfg(test)]
 mod tests;
 
+use backoff::Backoff;
 use connection::{Link, LinkEvent, Up};
-use deaths::Deaths;
+use daemon_link::{Connector, OpenError, Opened};
+use envelope::{Id, Line, Message, Unusable, error_reply, frame_of};
+use pending::{Expired, Pending, Settled};
 use queue::{Kind, Queue};
+use session::McpSession;
 
 /// Frames towards the host past which the daemon is not read.
 const OUTBOX_FRAMES: usize = 32;
 
-/// Pumps one host session until it ends, and returns the exit code.
+/// Proxies one host session until it ends, and returns the exit code.
 ///
 /// `report` hears of every failure to reach the daemon, for a person: the host's requests are
 /// answered with the same error.
@@ -50,7 +55,7 @@ pub(crate) async fn run(
     out: mpsc::Sender<Vec<u8>>,
     report: impl Fn(&ErrorBody),
 ) -> u8 {
-    let mut pump = Pump {
+    let mut proxy = Proxy {
         hello,
         connector,
         host: FrameReader::new(host, limits::FRAME_BYTES),
@@ -62,19 +67,19 @@ pub(crate) async fn run(
         session: McpSession::default(),
         link: Link::Down,
         fruitless: 0,
-        deaths: Deaths::default(),
+        backoff: Backoff::default(),
         was_of_use: false,
         timeouts: WorkTimeouts::default(),
         exit_code: exit::OK,
         report,
     };
     // At once rather than on demand: a daemon that must be started gets a head start.
-    pump.connect();
-    while pump.turn().await.is_continue() {}
-    pump.finish().await
+    proxy.connect();
+    while proxy.turn().await.is_continue() {}
+    proxy.finish().await
 }
 
-struct Pump<R, F> {
+struct Proxy<R, F> {
     hello: HelloParams,
     connector: Connector,
     host: FrameReader<R>,
@@ -88,7 +93,7 @@ struct Pump<R, F> {
     link: Link,
     /// Connections lost since the last byte that got through.
     fruitless: u32,
-    deaths: Deaths,
+    backoff: Backoff,
     /// Whether the daemon of this connection has answered something.
     was_of_use: bool,
     timeouts: WorkTimeouts,
@@ -109,7 +114,7 @@ type Flow = std::ops::ControlFlow<()>;
 const GO_ON: Flow = Flow::Continue(());
 const STOP: Flow = Flow::Break(());
 
-impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
+impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     async fn turn(&mut self) -> Flow {
         if self.host_ended_at.is_some() && self.queue.frames.is_empty() {
             if self.session.listens() && self.pending.len() == 0 {
@@ -219,11 +224,12 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     }
 
     fn connect(&mut self) {
-        let opening = link::open((self.connector)(), self.hello.clone(), self.session.handover());
+        let opening =
+            daemon_link::open((self.connector)(), self.hello.clone(), self.session.handover());
         // A daemon that closes connections may be on its way out: give it a moment to be gone. And
         // one that dies again and again is not started as fast as it dies.
         let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
-        let pause = pause.max(self.deaths.pause(now()));
+        let pause = pause.max(self.backoff.pause(now()));
         self.link = Link::Opening(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -417,7 +423,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     /// next daemon.
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
-        self.deaths.note(std::mem::take(&mut self.was_of_use), now());
+        self.backoff.note(std::mem::take(&mut self.was_of_use), now());
         self.outbox.extend(self.pending.lose());
         self.session.forget_questions();
         self.fruitless += 1;

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use ingle_protocol::limits;
 use ingle_protocol::wire::envelope::REMAINING;
 
-use crate::envelope::Id;
-use crate::pending::FrameNumber;
-use crate::session::McpSession;
+use crate::proxy::envelope::Id;
+use crate::proxy::pending::FrameNumber;
+use crate::proxy::session::McpSession;
 
 /// Frames that the daemon does not have yet, or not in full.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! Standard input and output as the pump wants them: one that can be polled, one that can be queued.
+//! Standard input and output as the proxy wants them: one that can be polled, one that can be queued.
 //!
 //! Owns the two threads that block on the host's pipes. Must not know what the bytes mean.
 //!
@@ -101,20 +101,20 @@ impl Stdout {
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("stdout".to_owned()).stack_size(STACK_BYTES).spawn(
             move || {
-                // Dropping the queue tells the pump that the host reads no more.
+                // Dropping the queue tells the proxy that the host reads no more.
                 while let Some(chunk) = queue.blocking_recv() {
                     if write_all(&chunk).is_err() {
                         return;
                     }
                 }
-                // The pump may have given up waiting.
+                // The proxy may have given up waiting.
                 let _ = end.send(());
             },
         )?;
         Ok(Self { chunks, ended })
     }
 
-    /// Where the pump puts what is to be written.
+    /// Where the proxy puts what is to be written.
     pub(crate) fn sender(&self) -> mpsc::Sender<Vec<u8>> {
         self.chunks.clone()
     }

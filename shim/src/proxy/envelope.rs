@@ -1,4 +1,4 @@
-//! What the pump reads from a line: whether it asks, tells or answers, and under which id.
+//! What the proxy reads from a line: whether it asks, tells or answers, and under which id.
 //!
 //! Owns the reading of JSON-RPC envelopes, the comparing of ids, and the writing of error replies.
 //! Must not look into parameters or results, but for the few members that routing needs: the id a

@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 /// The parent process as it was when the shim started.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Host {
+pub(crate) struct HostProcess {
     pid: Option<Pid>,
 }
 
-impl Host {
+impl HostProcess {
     /// Remembers the parent. Called first of all, so that a host that dies early is noticed.
     pub(crate) fn remember() -> Self {
         Self { pid: getppid() }
@@ -40,7 +40,7 @@ impl Host {
         let thread = thread::Builder::new().name("host".to_owned()).stack_size(64 * 1024);
         let watch = thread.spawn(move || {
             self.wait();
-            // The pump may have ended first.
+            // The proxy may have ended first.
             let _ = end.send(());
         });
         // Without a thread the end of our input must do.

@@ -21,8 +21,8 @@ use ingle_protocol::{PROTOCOL_VERSION, limits};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::envelope::{Id, Line, Message};
-use crate::session::{self, Handover, Handshake};
+use crate::proxy::envelope::{Id, Line, Message};
+use crate::proxy::session::{self, Handover, Handshake};
 
 /// The two directions of a connection. Shutting the writer down half-closes it.
 pub(crate) struct Pipes {
@@ -35,7 +35,7 @@ pub(crate) struct Pipes {
 /// A connection being made.
 pub(crate) type Connecting = Pin<Box<dyn Future<Output = Result<Pipes, LaunchError>>>>;
 
-/// How the pump gets a connection, each time it needs one.
+/// How the proxy gets a connection, each time it needs one.
 pub(crate) type Connector = Box<dyn Fn() -> Connecting>;
 
 /// Connects to the daemon of `paths`, and starts `program` when none runs.
