@@ -5,7 +5,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Derived, Given, Named, Origin, Resolved, Setting};
+use super::names::{Derived, Setting};
+use super::origin::Origin;
+use super::resolved::{Given, Named, Resolved};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{Class, Disorder, MAX_WORK_MS, MIN_WORK_MS};
 

@@ -7,68 +7,26 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
 mod error;
 mod names;
+mod origin;
+mod resolved;
 mod sources;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Seconds, SettingError};
 pub use names::{Derived, Setting};
-pub use sources::{Origin, Sources, TextFile};
+pub use origin::Origin;
+pub use resolved::{Given, Named, Resolved};
+pub use sources::{Sources, TextFile};
 
 use crate::env_file;
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
-
-/// The ladder and where each of its numbers is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    /// What holds.
-    pub timeouts: WorkTimeouts,
-    /// What was set, of those in [`Setting::ALL`] that were.
-    pub given: Vec<Given>,
-    /// Variables with our prefix that are no setting: misspelt, most likely.
-    pub unknown: Vec<Named>,
-}
-
-impl Resolved {
-    /// Where a setting's value is from.
-    #[must_use]
-    pub fn given(&self, setting: Setting) -> Option<&Given> {
-        self.given.iter().find(|given| given.setting == setting)
-    }
-}
-
-/// A name as somebody wrote it, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// The variable, or `timeouts.` and the key.
-    pub name: String,
-    /// Where it stands.
-    pub origin: Origin,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` ({})", self.name, self.origin)
-    }
-}
-
-/// A setting that somebody has set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// Which.
-    pub setting: Setting,
-    /// In milliseconds.
-    pub ms: u64,
-    /// Under which name, and where.
-    pub named: Named,
-}
 
 /// One value as it is written somewhere.
 struct Entry {

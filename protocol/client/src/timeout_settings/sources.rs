@@ -4,40 +4,14 @@
 //! nothing.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::SettingError;
+use super::error::SettingError;
+use super::origin::Origin;
 use crate::paths::Paths;
 use ingle_protocol::limits;
-
-/// Where a value is from. The later ones count more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nowhere: nobody has set it.
-    Default,
-    /// A line of a file, from 1.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
-    },
-    /// A variable of this process.
-    Environment,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("the default"),
-            Self::File { path, line } => write!(f, "`{}`, line {line}", path.display()),
-            Self::Environment => f.write_str("the environment"),
-        }
-    }
-}
 
 /// A file of settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
