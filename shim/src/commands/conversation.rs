@@ -30,7 +30,7 @@ Ctrl-C stops an answer.";
 type LineEditor = Editor<(), MemHistory>;
 
 /// One conversation.
-pub(crate) struct Session {
+pub(crate) struct Conversation {
     context: Context,
     client: Option<Client>,
     system: Option<String>,
@@ -72,7 +72,7 @@ impl<'a> Input<'a> {
     }
 }
 
-impl Session {
+impl Conversation {
     /// A conversation that has not begun.
     pub(crate) fn new(context: Context, system: Option<String>, options: GenerateOptions) -> Self {
         Self { context, client: None, system, options, messages: Vec::new(), editor: None }
@@ -285,7 +285,7 @@ mod tests {
     use serde_json::json;
 
     /// A session with a daemon that answers with the messages it was sent, but for `fail`.
-    fn session() -> (Session, fake_daemon::TestHome, Captured, Captured) {
+    fn session() -> (Conversation, fake_daemon::TestHome, Captured, Captured) {
         let (context, home, out, err) = fake_daemon::context(false);
         fake_daemon::serve(&context.paths, |method, params| {
             if method == Shutdown::NAME {
@@ -302,7 +302,7 @@ mod tests {
             let event = json!({ "type": "delta", "text": text });
             (vec![event], Ok(fake_daemon::generated(&text)))
         });
-        (Session::new(context, None, GenerateOptions::default()), home, out, err)
+        (Conversation::new(context, None, GenerateOptions::default()), home, out, err)
     }
 
     #[tokio::test]

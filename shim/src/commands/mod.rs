@@ -5,6 +5,9 @@
 //! [`Failure`]: crate::output::Failure
 
 mod bench;
+mod chat;
+mod complete;
+mod conversation;
 mod daemon;
 mod embed;
 mod generate;
@@ -14,7 +17,6 @@ mod logs;
 mod mcp;
 mod models;
 mod proxy;
-mod session;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -41,10 +43,10 @@ pub(crate) async fn run(mut context: Context, command: Command) -> Outcome {
         Command::Rpc => proxy::run(context, Role::Rpc, None).await,
         Command::Chat { prompt, system, thinking, options } => {
             let options = GenerateOptions { thinks: thinking.wish(), ..options };
-            generate::chat(context, &prompt, system, options).await
+            chat::chat(context, &prompt, system, options).await
         }
         Command::Complete { prompt, gap, options } => {
-            generate::complete(&mut context, prompt.as_deref(), gap, &options).await
+            complete::complete(&mut context, prompt.as_deref(), gap, &options).await
         }
         Command::Pull { model, name } => models::pull(&mut context, &model, name).await,
         Command::Models => models::list(&mut context).await,

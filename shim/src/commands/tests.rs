@@ -8,7 +8,7 @@ use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde_json::{Value, json};
 
-use super::{daemon, generate, jobs, models, timeouts};
+use super::{complete, daemon, jobs, models, timeouts};
 use crate::cli::{Gap, GenerateOptions, JobsCommand, LoadOptions};
 use crate::context::Context;
 use crate::fake_daemon::{self, Answer, generated};
@@ -53,7 +53,7 @@ fn question(
     context: &mut Context,
     options: &GenerateOptions,
 ) -> impl Future<Output = crate::output::Outcome> {
-    generate::complete(context, Some("hi"), Gap::default(), options)
+    complete::complete(context, Some("hi"), Gap::default(), options)
 }
 
 #[tokio::test]
