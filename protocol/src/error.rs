@@ -156,6 +156,14 @@ impl ErrorBody {
             .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
     }
 
+    /// A request that is longer than a frame, and was not kept.
+    #[must_use]
+    pub fn frame_too_large() -> Self {
+        let limit = limits::FRAME_BYTES;
+        let message = format!("the request exceeds the frame limit of {limit} bytes");
+        Self::new(ErrorCode::FrameTooLarge, message)
+    }
+
     /// The answer in place of one that no frame can carry.
     #[must_use]
     pub fn answer_too_large() -> Self {

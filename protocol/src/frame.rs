@@ -8,7 +8,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::wire::scan::Scan;
+use crate::jsonrpc::scan::Scan;
 
 const READ_BYTES: usize = 16 * 1024;
 

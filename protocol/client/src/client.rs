@@ -21,10 +21,11 @@ use crate::socket::{self, SharedStream, Stream};
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::{Message, RequestId};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use ingle_protocol::wire::Method;
-use ingle_protocol::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
+use ingle_protocol::wire::extensions::{CANCEL, CancelParams, EVENT, EventParams};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply, Role};
 
 /// One connection to the daemon. Cloning shares it; it closes when the last clone is gone.
@@ -303,7 +304,7 @@ impl<M: Method> Drop for Call<M> {
         lock(&self.pending).calls.remove(&self.id);
         if self.reply.is_some() {
             let timed_out = self.timed_out.then_some(Layer::Client);
-            let params = CancelParams { id: Id::Number(self.id), timed_out };
+            let params = CancelParams { id: self.id.into(), timed_out };
             // A full or closed connection needs no cancel: it is being given up anyway.
             let _ = self
                 .outbound
@@ -324,9 +325,9 @@ async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap
     let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     while let Ok(Some(frame)) = reader.next().await {
         if let Frame::Line(line) = frame
-            && let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line)
+            && let Ok(message) = Message::parse(&line)
         {
-            route(&envelope, &pending).await;
+            route(&message, &pending).await;
         }
     }
     let calls = {
@@ -340,40 +341,48 @@ async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap
     }
 }
 
-async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
-    if envelope.method.as_deref() == Some(EVENT) {
-        let event = envelope
-            .params
+async fn route(message: &Message<'_>, pending: &Mutex<PendingMap>) {
+    if message.method() == Some(EVENT) {
+        let event = message
+            .params()
             .and_then(|params| serde_json::from_str::<EventParams<Value>>(params.get()).ok());
-        let Some(EventParams { id: Id::Number(id), event }) = event else { return };
-        let events = lock(pending).calls.get(&id).map(|call| call.events.clone());
+        let Some(EventParams { id, event }) = event else { return };
+        let events =
+            call_number(&id).and_then(|id| Some(lock(pending).calls.get(&id)?.events.clone()));
         if let Some(events) = events {
             // A call that only wants its reply has closed this.
             let _ = events.send(event).await;
         }
         return;
     }
-    let id = match (&envelope.id, &envelope.error) {
-        (Some(Id::Number(id)), _) => *id,
+    let id = message.id().and_then(|raw| serde_json::from_str::<RequestId>(raw.get()).ok());
+    let (Some(id), error) = (id, message.error()) else { return };
+    if let (RequestId::Null, Some(error)) = (&id, &error) {
         // The daemon could not read what we sent, so it cannot say which call it was. Any of them
         // might never be answered.
-        (Some(Id::Null), Some(error)) => {
-            let calls = std::mem::take(&mut lock(pending).calls);
-            for (_, call) in calls {
-                let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
-            }
-            return;
+        let calls = std::mem::take(&mut lock(pending).calls);
+        for (_, call) in calls {
+            let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
         }
-        _ => return,
-    };
-    let Some(call) = lock(pending).calls.remove(&id) else { return };
-    let answer = match (&envelope.error, envelope.result) {
+        return;
+    }
+    let call = call_number(&id).and_then(|id| lock(pending).calls.remove(&id));
+    let Some(call) = call else { return };
+    let answer = match (&error, message.result()) {
         (Some(error), _) => Err(ErrorBody::from_rpc(error)),
         (None, Some(result)) => serde_json::from_str(result.get())
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string())),
         (None, None) => Ok(Value::Null),
     };
     let _ = call.reply.send(answer);
+}
+
+/// The number of one of our calls: their ids are whole numbers.
+fn call_number(id: &RequestId) -> Option<i64> {
+    match id {
+        RequestId::Integer(number) => i64::try_from(*number).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -408,7 +417,7 @@ mod tests {
         let call = start::<Hello>(&inner, json!({}), Class::Simple).unwrap();
         let error = ErrorBody::new(ErrorCode::FrameTooLarge, "too long").to_rpc();
         let reply = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
-        route(&serde_json::from_str(&reply).unwrap(), &inner.pending).await;
+        route(&Message::parse(reply.as_bytes()).unwrap(), &inner.pending).await;
         assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::FrameTooLarge);
     }
 }

@@ -6,13 +6,12 @@
 pub mod chat;
 pub mod class;
 pub mod embed;
-pub mod envelope;
+pub mod extensions;
 pub mod generate;
 pub mod hello;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
-pub mod scan;
 pub mod status;
 pub mod tokens;
 

@@ -8,8 +8,8 @@ use ingle_client::socket::{self, SharedStream};
 use ingle_client::{exit, launch};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::Message;
 use ingle_protocol::limits;
-use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::metrics::{Metrics, MetricsFormat, MetricsParams};
 use ingle_protocol::wire::status::{
     HealthState, Latency, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
@@ -248,9 +248,9 @@ async fn ask_to_end(
         return Ok(None);
     }
     let Ok(Some(Frame::Line(line))) = frames.next().await else { return Ok(None) };
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line) else { return Ok(None) };
-    match (&envelope.error, envelope.result) {
-        (Some(error), _) => match ErrorBody::from_rpc(error) {
+    let Ok(message) = Message::parse(&line) else { return Ok(None) };
+    match (message.error(), message.result()) {
+        (Some(error), _) => match ErrorBody::from_rpc(&error) {
             error if error.code == ErrorCode::ShuttingDown => Ok(None),
             error => Err(error.into()),
         },

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::{Line, Message, Refusal, RequestId, error_reply, frame_of};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::WorkTimeouts;
-use ingle_protocol::wire::envelope::CANCEL;
+use ingle_protocol::wire::extensions::CANCEL;
 use ingle_protocol::wire::hello::{HelloParams, Role};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -24,8 +25,8 @@ use tokio::sync::mpsc;
 mod backoff;
 mod connection;
 pub(crate) mod daemon_link;
-mod envelope;
 pub(crate) mod host;
+mod message_fields;
 mod pending;
 mod queue;
 mod session;
@@ -36,7 +37,7 @@ mod tests;
 use backoff::Backoff;
 use connection::{Link, LinkEvent, Up};
 use daemon_link::{Connector, OpenError, Opened};
-use envelope::{Id, Line, Message, Unusable, error_reply, frame_of};
+use message_fields::refusal_frame;
 use pending::{Expired, Pending, Settled};
 use queue::{Kind, Queue};
 use session::McpSession;
@@ -242,7 +243,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         match frame {
             Ok(Some(Frame::Line(line))) => self.on_host_line(line),
             Ok(Some(Frame::TooLong(id))) => {
-                self.outbox.push_back(Unusable::too_long(id).answer());
+                self.outbox.push_back(refusal_frame(&Refusal::too_long(id)));
             }
             // A last line without its newline is whole if it is JSON.
             Ok(Some(Frame::Torn(line))) => self.on_host_line(line),
@@ -253,7 +254,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     fn on_host_line(&mut self, mut bytes: Vec<u8>) {
         let line = match Line::parse(&bytes) {
             Ok(line) => line,
-            Err(unusable) => return self.outbox.push_back(unusable.answer()),
+            Err(refusal) => return self.outbox.push_back(refusal_frame(&refusal)),
         };
         let kind = self.kind(&line);
         line.messages().iter().for_each(|message| self.hear_cancel(message));
@@ -286,7 +287,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     fn hear_cancel(&mut self, message: &Message<'_>) {
         let is_mcp = self.hello.role == Role::Mcp;
         let cancel = if is_mcp { "notifications/cancelled" } else { CANCEL };
-        let id = message.cancelled_id().filter(|_| message.method() == Some(cancel));
+        let id = message_fields::cancelled_id(message).filter(|_| message.method() == Some(cancel));
         let Some(id) = id else { return };
         for (number, raw_id) in self.pending.withdraw(&id) {
             self.queue.remove(number);
@@ -307,9 +308,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         let is_mcp = self.hello.role == Role::Mcp;
         if let (Line::Single(message), true) = (line, is_mcp) {
             match (message.as_request(), message.method()) {
-                (Some(("initialize", id)), _) => return Kind::Initialize(Id::read(id)),
+                (Some(("initialize", id)), _) => return Kind::Initialize(RequestId::read(id)),
                 (Some((session::LISTEN, id)), _) => {
-                    return Kind::Listen(Id::read(id), id.get().to_owned());
+                    return Kind::Listen(RequestId::read(id), id.get().to_owned());
                 }
                 (None, Some("notifications/initialized")) => return Kind::Initialized,
                 _ => {}
@@ -374,11 +375,11 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                     is_wanted |= !is_known;
                     continue;
                 };
-                let id = Id::read(id);
+                let id = RequestId::read(id);
                 // An answer without an id is about something that had none that could be read.
                 is_wanted |= self.pending.settle(&id) == Settled::Awaited
                     || self.session.end_listen(&id)
-                    || id == Id::Other;
+                    || id == RequestId::Null;
                 self.session.hear_reply(&id, message);
                 self.was_of_use = true;
             }

@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
+use ingle_protocol::jsonrpc::RequestId;
 use ingle_protocol::limits;
-use ingle_protocol::wire::envelope::REMAINING;
+use ingle_protocol::wire::extensions::REMAINING;
 
-use crate::proxy::envelope::Id;
 use crate::proxy::pending::FrameNumber;
 use crate::proxy::session::McpSession;
 
@@ -35,14 +35,14 @@ pub(super) enum Kind {
     /// Holds a request: worth starting a daemon for.
     Request,
     /// MCP's first request: a new daemon must hear it too.
-    Initialize(Id),
+    Initialize(RequestId),
     /// MCP's `notifications/initialized`.
     Initialized,
     /// Holds a request about subscriptions, which outlive a daemon.
     Subscribing,
     /// A request that goes on until it is cancelled, daemon or no daemon; its id, read and as the
     /// host wrote it.
-    Listen(Id, String),
+    Listen(RequestId, String),
     /// Notifications, and answers to requests of the present daemon: nothing to a new one.
     Passing,
 }
@@ -80,7 +80,7 @@ impl Queue {
     }
 
     /// Takes back a request that goes on, if it is not written yet.
-    pub(super) fn withdraw_listen(&mut self, id: &Id) {
+    pub(super) fn withdraw_listen(&mut self, id: &RequestId) {
         self.frames.retain(|frame| {
             frame.written > 0 || !matches!(&frame.kind, Kind::Listen(other, _) if other == id)
         });

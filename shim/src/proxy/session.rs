@@ -4,11 +4,12 @@
 //! and, in revisions without `initialize`, by `subscriptions/listen`, a request that is answered when
 //! it ends. Hears frames and does no I/O. Must not know how they travel.
 
+use ingle_protocol::jsonrpc::{Line, Message, RequestId};
 use ingle_protocol::limits;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::proxy::envelope::{Id, Line, Message};
+use super::message_fields;
 
 /// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one is
 /// asked again.
@@ -34,7 +35,7 @@ pub(crate) struct Handshake {
     /// The host's `initialize`, newline included.
     pub(crate) initialize: Vec<u8>,
     /// Its id.
-    pub(crate) id: Id,
+    pub(crate) id: RequestId,
     /// The protocol version that was settled on.
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
@@ -84,10 +85,10 @@ pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
     /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(Id, Vec<u8>)>,
+    asked: Option<(RequestId, Vec<u8>)>,
     settled: Option<Handshake>,
     /// Requests about subscriptions that the daemon has and has not answered.
-    wishes: Vec<(Id, Wish)>,
+    wishes: Vec<(RequestId, Wish)>,
     subscriptions: Vec<Subscription>,
     listens: Vec<Listen>,
 }
@@ -100,7 +101,7 @@ enum Wish {
 
 #[derive(Debug)]
 struct Listen {
-    id: Id,
+    id: RequestId,
     /// The request, newline included.
     frame: Vec<u8>,
     /// A new daemon has been asked, and will acknowledge to a host that has heard this before.
@@ -109,7 +110,7 @@ struct Listen {
 
 impl McpSession {
     /// The daemon has all of the host's `initialize`.
-    pub(crate) fn ask(&mut self, id: Id, initialize: Vec<u8>) {
+    pub(crate) fn ask(&mut self, id: RequestId, initialize: Vec<u8>) {
         self.asked = Some((id, initialize));
     }
 
@@ -121,9 +122,9 @@ impl McpSession {
 
     /// A reply has come: the one to `initialize` says what the session settled on, and one to a
     /// subscription whether it holds.
-    pub(crate) fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
+    pub(crate) fn hear_reply(&mut self, id: &RequestId, message: &Message<'_>) {
         if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
-            && let Some(version) = message.protocol_version()
+            && let Some(version) = message_fields::protocol_version(message)
         {
             let id = id.clone();
             self.settled = Some(Handshake { initialize, id, version, initialized: false });
@@ -161,7 +162,9 @@ impl McpSession {
     /// The daemon is being sent requests about subscriptions.
     pub(crate) fn hear_wishes(&mut self, line: &Line<'_>) {
         for message in line.messages() {
-            let (Some((method, id)), Some(uri)) = (message.as_request(), message.uri()) else {
+            let (Some((method, id)), Some(uri)) =
+                (message.as_request(), message_fields::uri(message))
+            else {
                 continue;
             };
             let wish = match (method, message.params()) {
@@ -172,7 +175,7 @@ impl McpSession {
                 _ => continue,
             };
             if self.wishes.len() < limits::SHIM_PENDING {
-                self.wishes.push((Id::read(id), wish));
+                self.wishes.push((RequestId::read(id), wish));
             }
         }
     }
@@ -184,13 +187,13 @@ impl McpSession {
     }
 
     /// The daemon is being sent a `subscriptions/listen`.
-    pub(crate) fn begin_listen(&mut self, id: Id, frame: Vec<u8>) {
+    pub(crate) fn begin_listen(&mut self, id: RequestId, frame: Vec<u8>) {
         self.listens.push(Listen { id, frame, repeated: false });
     }
 
     /// A `subscriptions/listen` has been answered, or the host wants it no more. Whether there was
     /// one under that id.
-    pub(crate) fn end_listen(&mut self, id: &Id) -> bool {
+    pub(crate) fn end_listen(&mut self, id: &RequestId) -> bool {
         let before = self.listens.len();
         self.listens.retain(|listen| listen.id != *id);
         self.listens.len() < before
@@ -204,7 +207,8 @@ impl McpSession {
     /// Whether a notification acknowledges a `subscriptions/listen` to a host that has heard so
     /// before.
     pub(crate) fn is_known_to_host(&mut self, message: &Message<'_>) -> bool {
-        let id = message.subscription().filter(|_| message.method() == Some(ACKNOWLEDGED));
+        let id = message_fields::subscription(message)
+            .filter(|_| message.method() == Some(ACKNOWLEDGED));
         let Some(id) = id else { return false };
         let listen = self.listens.iter_mut().find(|listen| listen.id == id);
         listen.is_some_and(|listen| std::mem::take(&mut listen.repeated))
@@ -215,7 +219,7 @@ impl McpSession {
     pub(crate) fn missed(message: &Message<'_>) -> Vec<u8> {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
-        let (lists, uris) = message.acknowledged();
+        let (lists, uris) = message_fields::acknowledged(message);
         let list = lists.then(|| list_changed(Some(&meta)));
         let resources = uris.into_iter().take(limits::SHIM_SUBSCRIPTIONS).map(|uri| {
             let params = json!({ "_meta": meta, "uri": uri });

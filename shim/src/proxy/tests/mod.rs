@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ingle_client::launch::LaunchError;
-use ingle_protocol::wire::envelope::REMAINING;
+use ingle_protocol::wire::extensions::REMAINING;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf, split};
 use tokio::task::{JoinHandle, LocalSet};
