@@ -1,4 +1,4 @@
-//! How long an idle model stays in memory, as people write it.
+//! Keep-alive: the time that an idle model stays in memory.
 //!
 //! Owns the spelling: a duration (see [`duration`]), `0` or `forever`. Knows nothing of models or
 //! clocks.
@@ -14,12 +14,12 @@ use crate::duration;
 /// Longest keep-alive that is not `forever`: a year.
 const MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How long an idle model stays in memory.
+/// The time that an idle model stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeepAlive {
-    /// So long after its last use; zero drops it as soon as nothing uses it.
+    /// This time after its last use; zero unloads it as soon as it is idle.
     For(Duration),
-    /// Until it is unloaded or its memory is needed.
+    /// Until it is unloaded, or evicted for its memory.
     Forever,
 }
 
@@ -29,9 +29,9 @@ impl Default for KeepAlive {
     }
 }
 
-/// A keep-alive nobody can make sense of.
+/// A keep-alive that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no keep-alive; expected such as `10m`, `1h30m`, `90s`, `0` or `forever`")]
+#[error("`{0}` is not a keep-alive; use a value such as `10m`, `1h30m`, `90s`, `0` or `forever`")]
 pub struct BadKeepAlive(String);
 
 impl FromStr for KeepAlive {
@@ -48,13 +48,13 @@ impl FromStr for KeepAlive {
 }
 
 impl KeepAlive {
-    /// So many seconds; `None` for more than a year.
+    /// A number of seconds; `None` for more than a year.
     #[must_use]
     pub fn from_seconds(seconds: u64) -> Option<Self> {
         Self::of(Duration::from_secs(seconds))
     }
 
-    /// So long, in whole milliseconds; `None` for more than a year.
+    /// A duration, cut to whole milliseconds; `None` for more than a year.
     fn of(duration: Duration) -> Option<Self> {
         let ms = u64::try_from(duration.as_millis()).ok()?;
         (duration <= MAX).then_some(Self::For(Duration::from_millis(ms)))
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn keep_alive_round_trips() {
         for (text, seconds, shown) in [
             ("10m", 600, "10m"),
             ("1h30m", 5_400, "1h30m"),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wire_takes_seconds_and_text() {
+    fn json_takes_seconds_and_text() {
         let read = |json: &str| serde_json::from_str::<KeepAlive>(json);
         assert_eq!(read("0").unwrap(), KeepAlive::For(Duration::ZERO));
         assert_eq!(read("\"5m\"").unwrap(), KeepAlive::For(Duration::from_secs(300)));

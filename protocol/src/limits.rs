@@ -1,7 +1,8 @@
-//! Every queue, frame and concurrency maximum, by name.
+//! Limits: every maximum of queues, frames and concurrency, by name.
 //!
 //! Owns the numbers and the relations between them (asserted at compile time). A channel or queue
-//! anywhere in Ingle takes its bound from here. Knows nothing of who enforces which.
+//! takes its bound from here, or from the limits of its own crate. Does not know where each one is
+//! enforced.
 
 /// Bytes of one frame on the socket, newline excluded.
 pub const FRAME_BYTES: usize = 8 * 1024 * 1024;
@@ -58,27 +59,6 @@ pub const HTTP_TEXTS: usize = 64;
 pub const HTTP_BODIES_BYTES: usize = 8 * HTTP_BODY_BYTES;
 /// Bytes of a body past which it is parsed where parsing stops nothing else.
 pub const HTTP_BODY_PARSED_APART_BYTES: usize = 256 * 1024;
-
-/// Frames a shim holds for a daemon that is being started or does not read; past it the shim stops
-/// reading its host.
-pub const SHIM_QUEUED_FRAMES: usize = 256;
-/// Bytes of those frames.
-pub const SHIM_QUEUED_BYTES: usize = 2 * FRAME_BYTES;
-/// Requests a shim follows at once; past it the shim refuses.
-pub const SHIM_PENDING: usize = 1_024;
-/// Chunks between a shim's thread on standard input or output and its loop.
-pub const SHIM_STDIO_CHUNKS: usize = 16;
-/// Connections in a row that a shim may lose, without a byte getting through, before it gives the
-/// waiting requests up.
-pub const SHIM_FRUITLESS_CONNECTIONS: u32 = 3;
-/// Subscriptions of one host that a shim repeats to a new daemon, of each kind.
-pub const SHIM_SUBSCRIPTIONS: usize = 256;
-/// Bytes of a tool host's configuration file that `ingle mcp install` changes.
-pub const HOST_CONFIG_BYTES: usize = 64 * 1024 * 1024;
-/// Backups of such a file, at most.
-pub const HOST_CONFIG_BACKUPS: u32 = 20;
-/// Milliseconds between a shim's looks at whether its host is still its parent.
-pub const SHIM_PARENT_CHECK_MS: u64 = 2_000;
 
 /// Commands on their way to the engine thread.
 pub const ENGINE_COMMANDS: usize = 256;
@@ -161,11 +141,13 @@ pub const TOP_LOGPROBS: usize = 20;
 pub const LOGIT_BIASES: usize = 1_024;
 /// Bytes of the schema or grammar that a text is to follow.
 pub const FORMAT_BYTES: usize = 64 * 1024;
-/// Bytes of the schemas of tools that a call is held to, all together and without what only describes.
+/// Bytes of the schemas of tools that a call is held to, all together and without what only
+/// describes.
 pub const CALL_SCHEMA_BYTES: usize = 256 * 1024;
 /// Milliseconds spent on finding out which of those schemas cannot be enforced.
 pub const CALL_SCHEMAS_MS: u64 = 3_000;
-/// References of such a schema, and rules of such a grammar: each is compiled inside of what names it.
+/// References of such a schema, and rules of such a grammar: each is compiled inside of what names
+/// it.
 pub const FORMAT_REFERENCES: usize = 500;
 /// How deep the brackets of such a grammar go.
 pub const FORMAT_DEPTH: usize = 100;
@@ -175,8 +157,8 @@ pub const FORMAT_ALTERNATIVES: usize = 1_000;
 pub const FORMS_AT_ONCE: usize = 2;
 /// Formats that are prepared or wait to be.
 pub const QUEUED_FORMS: usize = 64;
-/// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits end
-/// nearly all of its work long before.
+/// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits
+/// end nearly all of its work long before.
 pub const MASK_MS: u64 = 3_000;
 /// Texts that one request may ask for.
 pub const CHOICES: usize = 8;
@@ -221,7 +203,8 @@ pub const LIBRARY_ENTRIES: usize = 20_000;
 /// Folders below such a library's own that are looked into.
 pub const LIBRARY_DEPTH: usize = 3;
 
-/// Jobs that run at once when the settings do not say: a slot is left to whoever waits at a terminal.
+/// Jobs that run at once when the settings do not say: a slot is left to whoever waits at a
+/// terminal.
 pub const JOB_WORKERS: usize = CONCURRENT_GENERATIONS - 1;
 /// The most that the settings may say.
 pub const MAX_JOB_WORKERS: usize = 64;
@@ -239,8 +222,8 @@ pub const JOB_STORE_BATCH: usize = 64;
 pub const JOB_PARTIAL_MS: u64 = 500;
 /// Milliseconds between two reports of one job's progress to those who wait for it.
 pub const JOB_REPORT_MS: u64 = 100;
-/// Milliseconds before a job's end that could not be stored is tried again; each later attempt waits
-/// twice as long, up to `JOB_STORE_RETRY_MAX_MS`.
+/// Milliseconds before a job's end that could not be stored is tried again; each later attempt
+/// waits twice as long, up to `JOB_STORE_RETRY_MAX_MS`.
 pub const JOB_STORE_RETRY_MS: u64 = 500;
 /// The longest of those pauses, in milliseconds.
 pub const JOB_STORE_RETRY_MAX_MS: u64 = 15_000;
@@ -256,7 +239,8 @@ pub const DEFAULT_JOB_LIST: usize = 100;
 pub const JOB_RETRIES: u32 = 10;
 /// What a job's time is multiplied by at most when it runs again.
 pub const JOB_RETRY_FACTOR: f64 = 10.0;
-/// What `none` as a job's timeout comes to, in milliseconds: a year. The stall limit is far shorter.
+/// What `none` as a job's timeout comes to, in milliseconds: a year. The stall limit is far
+/// shorter.
 pub const JOB_NO_TIMEOUT_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// Milliseconds between two cleanings of the job store.
 pub const JOB_SWEEP_MS: u64 = 60 * 60 * 1_000;
@@ -284,13 +268,6 @@ pub const HUB_CHUNKS: usize = 16;
 /// Days after which a download that nobody went on with is removed.
 pub const HUB_PARTIAL_DAYS: u64 = 14;
 
-/// Bytes of `config.toml`, and of `.env`, in the Ingle folder.
-pub const SETTINGS_FILE_BYTES: u64 = 1024 * 1024;
-
-/// Milliseconds the daemon may take from its start to its readiness report.
-pub const START_MS: u64 = 20_000;
-/// Milliseconds a client waits for the reply to `hello`.
-pub const HELLO_MS: u64 = 5_000;
 /// Milliseconds a drain may take before work in flight is cancelled, and again before the process
 /// ends without waiting for the engine thread.
 pub const DRAIN_MS: u64 = 5_000;
@@ -317,6 +294,4 @@ const _: () = {
     assert!(TOOL_PROMPT_CHARS <= MAX_TOOL_PROMPT_CHARS);
     assert!(MAX_TOOL_PROMPT_CHARS * 4 < FRAME_BYTES);
     assert!(MCP_LISTENERS < IN_FLIGHT_PER_CONNECTION);
-    assert!(FRAME_BYTES <= SHIM_QUEUED_BYTES);
-    assert!(IN_FLIGHT_PER_CONNECTION <= SHIM_PENDING);
 };

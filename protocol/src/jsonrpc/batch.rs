@@ -22,8 +22,8 @@ pub enum Elements<'a> {
 /// Parts a line into its elements.
 ///
 /// # Errors
-/// When the line is a batch that is not JSON, empty, or over [`limits::BATCH_REQUESTS`]; the last is
-/// refused under the ids of its requests, because its sender waits for no answer under null.
+/// When the line is a batch that is not JSON, empty, or over [`limits::BATCH_REQUESTS`]; the last
+/// is refused under the ids of its requests, because its sender waits for no answer under null.
 pub fn split(line: &[u8]) -> Result<Elements<'_>, Refusal> {
     if line.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
         return Ok(Elements::Single(line));
@@ -64,8 +64,8 @@ impl<'a> Line<'a> {
     /// Reads a line.
     ///
     /// # Errors
-    /// `PARSE_ERROR` when it is not JSON, `INVALID_REQUEST` when it is and cannot be a message, with
-    /// the ids under which the refusal can be sent.
+    /// `PARSE_ERROR` when it is not JSON, `INVALID_REQUEST` when it is and cannot be a message,
+    /// with the ids under which the refusal can be sent.
     pub fn parse(line: &'a [u8]) -> Result<Self, Refusal> {
         match split(line)? {
             Elements::Single(text) => usable(text).map(Self::Single).map_err(|unreadable| {

@@ -114,8 +114,8 @@ impl Scan {
     }
 }
 
-/// The id of the request that a whole frame holds, as it is written there, although the frame cannot
-/// be read: it is JSON, but a string, a number or a depth in it is more than can be kept.
+/// The id of the request that a whole frame holds, as it is written there, although the frame
+/// cannot be read: it is JSON, but a string, a number or a depth in it is more than can be kept.
 #[must_use]
 pub fn request_id(frame: &[u8]) -> Option<String> {
     serde_json::from_slice::<IgnoredAny>(frame).ok()?;

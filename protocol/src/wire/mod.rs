@@ -1,7 +1,7 @@
 //! Serde types of every method, one file per method family.
 //!
-//! Owns names and shapes only. A method is a type that implements [`Method`]: daemon and client
-//! both take name, parameters and result from it, so that they cannot disagree.
+//! Owns names and schemas only. A method is a type that implements [`Method`]: the daemon and the
+//! client take name, parameters and result from it, so that they cannot disagree.
 
 pub mod chat;
 pub mod class;

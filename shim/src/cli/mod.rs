@@ -301,7 +301,8 @@ What is shown is what a daemon started from here would use. What counts is what 
 has read when it started; where that differs, a warning says so.
 Exits with 78 when a setting is wrong, or the numbers do not fit together.")]
     Timeouts {
-        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings, job
+        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings,
+        /// job
         #[arg(long, value_name = "CLASS", value_parser = class)]
         class: Option<Class>,
     },

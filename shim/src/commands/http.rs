@@ -40,7 +40,8 @@ pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
             let error = ErrorBody::new(ErrorCode::DaemonUnavailable, message);
             return Err(error.with_remediation(hint).into());
         };
-        // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is wanted.
+        // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is
+        // wanted.
         context.output.line(&format!("export OPENAI_BASE_URL={}", quoted(url)))?;
         let token = token.as_deref().unwrap_or("none");
         context.output.line(&format!("export OPENAI_API_KEY={}", quoted(token)))?;

@@ -1,8 +1,8 @@
 //! `rpc` and `mcp`: the process as a proxy between its host and the daemon.
 //!
-//! Owns the wiring of threads, proxy and parent check. SIGTERM, SIGINT and SIGHUP keep their default
-//! action, which ends the process at once; the daemon sees a full close and cancels what it was
-//! doing for us.
+//! Owns the wiring of threads, proxy and parent check. SIGTERM, SIGINT and SIGHUP keep their
+//! default action, which ends the process at once; the daemon sees a full close and cancels what it
+//! was doing for us.
 
 use std::time::Duration;
 

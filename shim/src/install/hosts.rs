@@ -181,8 +181,8 @@ impl Host {
         }
     }
 
-    /// How long it will wait for a tool, of what is wanted: `None` stands for nothing in particular,
-    /// where `longest` is as much as a tool can use.
+    /// How long it will wait for a tool, of what is wanted: `None` stands for nothing in
+    /// particular, where `longest` is as much as a tool can use.
     ///
     /// # Errors
     /// What is wrong with `wanted`.

@@ -1,10 +1,10 @@
 //! Connections that were lost shortly after each other.
 //!
-//! Owns how long the proxy waits before the next attempt, so that a daemon that dies of its start, or
-//! of whatever it is asked, is not started as fast as it dies. One that has answered something since
-//! it was connected to was of use: whoever ended it, its start is sound, and nobody has to wait for
-//! the next one. (What a request does to a daemon again and again is the quarantine's, in the
-//! daemon.) Pure: time is an argument.
+//! Owns how long the proxy waits before the next attempt, so that a daemon that dies of its start,
+//! or of whatever it is asked, is not started as fast as it dies. One that has answered something
+//! since it was connected to was of use: whoever ended it, its start is sound, and nobody has to
+//! wait for the next one. (What a request does to a daemon again and again is the quarantine's, in
+//! the daemon.) Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 

@@ -88,9 +88,12 @@ pub(crate) async fn open(
     handover: Handover,
 ) -> Result<Opened, OpenError> {
     let pipes = connecting.await.map_err(OpenError::Unavailable)?;
-    let limit = Duration::from_millis(limits::HELLO_MS);
+    let limit = Duration::from_millis(ingle_client::limits::HELLO_MS);
     tokio::time::timeout(limit, greet(pipes, hello, handover)).await.unwrap_or_else(|_| {
-        let message = format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS);
+        let message = format!(
+            "the daemon did not answer `hello` within {} ms",
+            ingle_client::limits::HELLO_MS
+        );
         Err(unavailable(ErrorBody::new(ErrorCode::DaemonUnavailable, message)))
     })
 }
@@ -140,8 +143,8 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
     )))
 }
 
-/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told to
-/// list again.
+/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told
+/// to list again.
 async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
     opened.writer.write_all(&handshake.initialize).await?;
     let mut version = None;

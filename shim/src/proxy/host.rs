@@ -5,7 +5,6 @@
 
 use std::thread;
 
-use ingle_protocol::limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, getppid};
@@ -51,7 +50,7 @@ impl HostProcess {
 
     fn wait(self) {
         let pidfd = self.pid.and_then(open_pidfd);
-        let check_ms = i64::try_from(limits::SHIM_PARENT_CHECK_MS).unwrap_or(i64::MAX);
+        let check_ms = i64::try_from(crate::limits::SHIM_PARENT_CHECK_MS).unwrap_or(i64::MAX);
         let pause = Timespec { tv_sec: check_ms / 1_000, tv_nsec: check_ms % 1_000 * 1_000_000 };
         let mut pidfd = pidfd.as_ref();
         while getppid() == self.pid {

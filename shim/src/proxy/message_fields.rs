@@ -10,8 +10,8 @@ use ingle_protocol::mcp_tools;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The refusal of a line, as a frame. Hosts show no more than the message, so it names the next step
-/// as well.
+/// The refusal of a line, as a frame. Hosts show no more than the message, so it names the next
+/// step as well.
 pub(super) fn refusal_frame(refusal: &Refusal) -> Vec<u8> {
     refusal.frame(|error| {
         let mut reply = error.to_rpc();

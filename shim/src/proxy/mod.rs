@@ -167,7 +167,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
 
     /// When the session ends although the daemon has not closed the connection: a while after the
     /// host's last byte. An MCP host that closes our input waits for us to end; a script that pipes
-    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder bounds.
+    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder
+    /// bounds.
     fn drain_limit(&self) -> Option<Instant> {
         let ended_at = self.host_ended_at?;
         if matches!(self.link, Link::Opening(_)) {
@@ -269,7 +270,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         if let Kind::Listen(_, raw_id) = &kind {
             // It has no limit and outlives its daemon, so it is not one of those in flight.
             if !self.session.has_room(self.queue.listens().count()) {
-                let message = format!("{} are listened to", limits::SHIM_SUBSCRIPTIONS);
+                let message = format!("{} are listened to", crate::limits::SHIM_SUBSCRIPTIONS);
                 let raw_id = raw_id.clone();
                 return self.answer(&raw_id, &ErrorBody::overloaded(message));
             }
@@ -383,7 +384,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 self.session.hear_reply(&id, message);
                 self.was_of_use = true;
             }
-            // The requests of one frame are due together, so an answer is wanted whole or not at all.
+            // The requests of one frame are due together, so an answer is wanted whole or not at
+            // all.
             if is_wanted {
                 line.push(b'\n');
                 self.outbox.push_back(line);
@@ -435,7 +437,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         if self.queue.frames.is_empty() {
             return GO_ON;
         }
-        if self.fruitless < limits::SHIM_FRUITLESS_CONNECTIONS {
+        if self.fruitless < crate::limits::SHIM_FRUITLESS_CONNECTIONS {
             self.connect();
         } else {
             self.fruitless = 0;

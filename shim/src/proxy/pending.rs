@@ -4,12 +4,12 @@
 //! not in time (2 W): a pure data structure that does no I/O and reads no clock. Must not know how
 //! frames travel.
 //!
-//! A frame is noted when it is taken from the host and marked when its first byte is written.
-//! When a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can
-//! tell whether they were carried out; the others are still the proxy's to send again, or to give up
+//! A frame is noted when it is taken from the host and marked when its first byte is written. When
+//! a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can tell
+//! whether they were carried out; the others are still the proxy's to send again, or to give up
 //! ([`Pending::refuse`]). A request whose limit runs out while the daemon has it is answered
-//! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it comes,
-//! must reach nobody.
+//! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it
+//! comes, must reach nobody.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,13 +17,13 @@ use std::time::Instant;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::jsonrpc::{Line, Message, RequestId, error_reply, frame_of};
+use ingle_protocol::mcp_tools;
 use ingle_protocol::timeouts::{self, Layer, WorkTimeouts};
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::class::{CallTime, call_time};
 use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs};
 use ingle_protocol::wire::models::{LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::Shutdown;
-use ingle_protocol::{limits, mcp_tools};
 use serde_json::value::RawValue;
 
 use super::message_fields;
@@ -116,7 +116,7 @@ impl Pending {
             self.align();
         }
         let in_flight = self.len();
-        let error = if in_flight > limits::SHIM_PENDING {
+        let error = if in_flight > crate::limits::SHIM_PENDING {
             let before = in_flight - (self.entries.len() - before);
             ErrorBody::overloaded(format!("{before} requests are in flight on this connection"))
         } else if self.entries.range(before..).any(|entry| self.is_late(&entry.id, before)) {
@@ -183,7 +183,7 @@ impl Pending {
         // A daemon that answers nothing at all must not fill this.
         let mut over = self.entries.iter().filter(|entry| entry.expired).count();
         self.entries.retain(|entry| {
-            let is_over = entry.expired && over > limits::SHIM_PENDING;
+            let is_over = entry.expired && over > crate::limits::SHIM_PENDING;
             over -= usize::from(is_over);
             !is_over
         });

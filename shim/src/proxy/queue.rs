@@ -49,7 +49,8 @@ pub(super) enum Kind {
 
 impl Queue {
     pub(super) fn has_room(&self) -> bool {
-        self.frames.len() < limits::SHIM_QUEUED_FRAMES && self.bytes < limits::SHIM_QUEUED_BYTES
+        self.frames.len() < crate::limits::SHIM_QUEUED_FRAMES
+            && self.bytes < crate::limits::SHIM_QUEUED_BYTES
     }
 
     pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
@@ -101,7 +102,8 @@ impl Queue {
         }
     }
 
-    /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.
+    /// Drops what means nothing to another daemon. What is left, if anything, begins with a
+    /// request.
     pub(super) fn drop_passing(&mut self, session: &mut McpSession) {
         self.frames.retain(|frame| frame.kind != Kind::Passing);
         if !self.frames.iter().any(Outgoing::is_request) {

@@ -1,18 +1,18 @@
 //! The host's MCP session: what its next daemon must be told before the session can go on.
 //!
-//! Owns what `initialize` settled on, and what the host has subscribed to: by `resources/subscribe`,
-//! and, in revisions without `initialize`, by `subscriptions/listen`, a request that is answered when
-//! it ends. Hears frames and does no I/O. Must not know how they travel.
+//! Owns what `initialize` settled on, and what the host has subscribed to: by
+//! `resources/subscribe`, and, in revisions without `initialize`, by `subscriptions/listen`, a
+//! request that is answered when it ends. Hears frames and does no I/O. Must not know how they
+//! travel.
 
 use ingle_protocol::jsonrpc::{Line, Message, RequestId};
-use ingle_protocol::limits;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::message_fields;
 
-/// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one is
-/// asked again.
+/// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one
+/// is asked again.
 pub(crate) const LISTEN: &str = "subscriptions/listen";
 const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
@@ -72,7 +72,8 @@ impl Subscription {
     }
 }
 
-/// What tells the host to list resources again, newline included; `meta` where it has asked for that.
+/// What tells the host to list resources again, newline included; `meta` where it has asked for
+/// that.
 pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     let mut frame = json!({ "jsonrpc": "2.0", "method": "notifications/resources/list_changed" });
     if let Some(meta) = meta {
@@ -137,7 +138,7 @@ impl McpSession {
         let (Wish::Subscribe(Subscription { uri, .. }) | Wish::Unsubscribe(uri)) = &wish;
         self.subscriptions.retain(|held| held.uri != *uri);
         if let Wish::Subscribe(subscription) = wish
-            && self.subscriptions.len() < limits::SHIM_SUBSCRIPTIONS
+            && self.subscriptions.len() < crate::limits::SHIM_SUBSCRIPTIONS
         {
             self.subscriptions.push(subscription);
         }
@@ -174,7 +175,7 @@ impl McpSession {
                 (UNSUBSCRIBE, _) => Wish::Unsubscribe(uri),
                 _ => continue,
             };
-            if self.wishes.len() < limits::SHIM_PENDING {
+            if self.wishes.len() < crate::limits::SHIM_PENDING {
                 self.wishes.push((RequestId::read(id), wish));
             }
         }
@@ -183,7 +184,7 @@ impl McpSession {
     /// Whether one more `subscriptions/listen` can be followed, beside `waiting` that are not
     /// written yet.
     pub(crate) fn has_room(&self, waiting: usize) -> bool {
-        self.listens.len() + waiting < limits::SHIM_SUBSCRIPTIONS
+        self.listens.len() + waiting < crate::limits::SHIM_SUBSCRIPTIONS
     }
 
     /// The daemon is being sent a `subscriptions/listen`.
@@ -221,7 +222,7 @@ impl McpSession {
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
         let (lists, uris) = message_fields::acknowledged(message);
         let list = lists.then(|| list_changed(Some(&meta)));
-        let resources = uris.into_iter().take(limits::SHIM_SUBSCRIPTIONS).map(|uri| {
+        let resources = uris.into_iter().take(crate::limits::SHIM_SUBSCRIPTIONS).map(|uri| {
             let params = json!({ "_meta": meta, "uri": uri });
             json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params })
         });
@@ -238,8 +239,8 @@ impl McpSession {
         }
     }
 
-    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is not
-    /// here yet.
+    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is
+    /// not here yet.
     pub(crate) fn handed_over(&mut self) {
         self.listens.iter_mut().for_each(|listen| listen.repeated = true);
     }

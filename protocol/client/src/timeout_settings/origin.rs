@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value is from. The later ones count more.
+/// The source of a value. Later variants override earlier ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: nobody has set it.
+    /// Not set.
     Default,
     /// A line of a file, from 1.
     File {

@@ -9,31 +9,31 @@ use ingle_protocol::timeouts::WorkTimeouts;
 use super::names::Setting;
 use super::origin::Origin;
 
-/// The ladder and where each of its numbers is from.
+/// The ladder, with the origin of each number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// What holds.
+    /// The ladder.
     pub timeouts: WorkTimeouts,
-    /// What was set, of those in [`Setting::ALL`] that were.
+    /// The settings that are set, of [`Setting::ALL`].
     pub given: Vec<Given>,
-    /// Variables with our prefix that are no setting: misspelt, most likely.
+    /// Variables with our prefix that are not settings: probably misspelt.
     pub unknown: Vec<Named>,
 }
 
 impl Resolved {
-    /// Where a setting's value is from.
+    /// The source of a setting's value; `None` for a default.
     #[must_use]
     pub fn given(&self, setting: Setting) -> Option<&Given> {
         self.given.iter().find(|given| given.setting == setting)
     }
 }
 
-/// A name as somebody wrote it, and where.
+/// A name as it is written, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// The variable, or `timeouts.` and the key.
     pub name: String,
-    /// Where it stands.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -43,13 +43,13 @@ impl fmt::Display for Named {
     }
 }
 
-/// A setting that somebody has set.
+/// A setting that is set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
-    /// Which.
+    /// The setting.
     pub setting: Setting,
-    /// In milliseconds.
+    /// The value in milliseconds.
     pub ms: u64,
-    /// Under which name, and where.
+    /// The name and the origin.
     pub named: Named,
 }

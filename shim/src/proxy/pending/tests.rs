@@ -179,7 +179,7 @@ fn limits_follow_the_daemons_ladder_once_it_is_known() {
 #[test]
 fn too_many_requests_are_refused_at_once() {
     let mut pending = Pending::default();
-    for frame in 0..limits::SHIM_PENDING as u64 {
+    for frame in 0..crate::limits::SHIM_PENDING as u64 {
         note(&mut pending, frame, &format!(r#"{{"id":{frame},"method":"a"}}"#));
     }
     let line = Line::parse(br#"{"id":"over","method":"a"}"#).unwrap();
@@ -187,7 +187,7 @@ fn too_many_requests_are_refused_at_once() {
     let refusal: Value = serde_json::from_slice(&refusal).unwrap();
     assert_eq!(refusal["id"], "over");
     assert_eq!(refusal["error"]["data"]["code"], "OVERLOADED");
-    assert_eq!(pending.len(), limits::SHIM_PENDING);
+    assert_eq!(pending.len(), crate::limits::SHIM_PENDING);
 }
 
 #[derive(Debug, Clone)]

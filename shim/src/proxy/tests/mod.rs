@@ -380,7 +380,7 @@ fn a_daemon_that_takes_nothing_is_given_up_after_a_few_connections() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         host.write(&request(1, "health")).await;
-        for _ in 0..limits::SHIM_FRUITLESS_CONNECTIONS {
+        for _ in 0..crate::limits::SHIM_FRUITLESS_CONNECTIONS {
             drop(host.daemon().await);
         }
         assert_eq!(host.read().await["error"]["data"]["code"], "DAEMON_UNAVAILABLE");
