@@ -1,7 +1,7 @@
 //! The one list of errors: code, message, remediation, and whether a retry can help.
 //!
-//! Owns the codes and the shape every edge carries (SPEC section 3); only the envelope differs
-//! between RPC, HTTP and MCP. Knows nothing of where an error arose.
+//! Owns the codes and the error body that every edge carries; only the envelope differs between
+//! RPC, HTTP and MCP. Does not know where an error arose.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::timeouts::Layer;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
-        /// What went wrong, as a stable name.
+        /// The kind of error, as a stable name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $wire)] $name,)*
@@ -45,7 +45,7 @@ macro_rules! error_codes {
                 match self { $(Self::$name => $retryable,)* }
             }
 
-            /// What to do next, when nothing more precise is known.
+            /// The next step, when nothing more precise is known.
             #[must_use]
             pub const fn remediation(self) -> &'static str {
                 match self { $(Self::$name => $remediation,)* }
@@ -67,11 +67,11 @@ error_codes! {
     Internal, "INTERNAL", -32603, true, "Try again; if it happens again, report it with the lines of `ingle logs`.";
     /// A layer's limit was reached.
     Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout (`ingle timeouts` shows them).";
-    /// The caller cancelled, or went away.
+    /// The caller cancelled, or disconnected.
     Cancelled, "CANCELLED", -32002, true, "Send the request again if it is still wanted.";
     /// A queue or limit is full.
     Overloaded, "OVERLOADED", -32003, true, "Wait for `retry_after_ms`, then send the request again.";
-    /// The named model is not here.
+    /// There is no model of this name here.
     ModelNotFound, "MODEL_NOT_FOUND", -32004, false, "Run `ingle models` to see what is here, or `ingle pull smollm2` to get the default model.";
     /// The model's files are broken.
     ModelInvalid, "MODEL_INVALID", -32005, false, "Fetch the model again; the message names the file and what is wrong with it.";
@@ -97,15 +97,15 @@ error_codes! {
     ShuttingDown, "SHUTTING_DOWN", -32013, true, "Send the request again: the next connection starts a new daemon.";
     /// Shim and daemon are of different protocol versions.
     VersionSkew, "VERSION_SKEW", -32014, false, "Run `ingle stop`; the next command starts the daemon that fits.";
-    /// Somebody else owns the folder or the socket.
+    /// Another user owns the folder or the socket.
     PermissionDenied, "PERMISSION_DENIED", -32015, false, "Give the Ingle folder to the user who runs Ingle, or set INGLE_HOME to a folder of your own.";
-    /// The token that the edge wants is missing or wrong.
+    /// The bearer token is missing or wrong.
     Unauthorized, "UNAUTHORIZED", -32034, false, "Send `Authorization: Bearer` with the token; `ingle http --show-token` prints it.";
     /// A model could not be fetched.
     PullFailed, "PULL_FAILED", -32016, true, "Check the network and the free space, then run `ingle pull` again.";
     /// A setting is wrong.
     ConfigInvalid, "CONFIG_INVALID", -32017, false, "Correct the setting that the message names.";
-    /// What was asked for exists but cannot be done in the present state.
+    /// The request is valid but cannot be done in the present state.
     Conflict, "CONFLICT", -32018, true, "Wait until the model is idle, then try again.";
     /// There is no such job.
     JobNotFound, "JOB_NOT_FOUND", -32031, false, "Run `ingle jobs list` to see the jobs there are; old ones are cleaned up.";
@@ -123,9 +123,9 @@ error_codes! {
 #[error("{message}")]
 #[serde(from = "WireError", into = "WireError")]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The kind of error.
     pub code: ErrorCode,
-    /// What went wrong, for a person.
+    /// The description, for a person.
     pub message: String,
     /// Figures and names behind the message; an object, or null.
     pub details: Value,
@@ -217,27 +217,34 @@ impl ErrorBody {
             .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
     }
 
-    /// The answer in place of one that no frame can carry.
+    /// A request that is longer than a frame, and was not kept.
     #[must_use]
-    pub fn answer_too_large() -> Self {
-        let message =
-            format!("the answer has more than the {} bytes of a frame", limits::FRAME_BYTES);
-        Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Ask for less at a time.")
+    pub fn frame_too_large() -> Self {
+        let limit = limits::FRAME_BYTES;
+        let message = format!("the request exceeds the frame limit of {limit} bytes");
+        Self::new(ErrorCode::FrameTooLarge, message)
     }
 
-    /// The answer in place of those to a batch that has too many requests.
+    /// The reply in place of one that is longer than a frame.
+    #[must_use]
+    pub fn answer_too_large() -> Self {
+        let message = format!("the reply exceeds the frame limit of {} bytes", limits::FRAME_BYTES);
+        Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Request less at a time.")
+    }
+
+    /// The reply to a batch that has too many requests.
     #[must_use]
     pub fn batch_too_large(requests: usize) -> Self {
         let most = limits::BATCH_REQUESTS;
-        let message = format!("the batch has {requests} requests, and {most} are allowed");
+        let message = format!("the batch has {requests} requests, and the limit is {most}");
         Self::new(ErrorCode::InvalidRequest, message)
             .with_remediation("Send smaller batches, or each request by itself.")
     }
 
-    /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
+    /// A timeout: the layer, its limit and the time taken, in milliseconds.
     #[must_use]
     pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {
-        let who = match layer {
+        let layer_name = match layer {
             Layer::Work => "the engine",
             Layer::Daemon => "the daemon",
             Layer::Shim => "the shim",
@@ -246,7 +253,7 @@ impl ErrorBody {
         #[expect(clippy::cast_precision_loss, reason = "seconds for people, of ten days at most")]
         let timeout_seconds = limit_ms as f64 / 1_000.0;
         let message = format!(
-            "{what} took longer than {limit_ms} ms: {who} gave it up after {elapsed_ms} ms"
+            "{what} took longer than {limit_ms} ms: {layer_name} stopped it after {elapsed_ms} ms"
         );
         Self::new(ErrorCode::Timeout, message).with_details(json!({
             "layer": layer,
@@ -272,7 +279,7 @@ impl ErrorBody {
     fn usual_remediation(&self) -> &'static str {
         let layer = || serde_json::from_value(self.details["layer"].clone()).ok();
         match self.code {
-            ErrorCode::Timeout => layer().map_or(self.code.remediation(), after),
+            ErrorCode::Timeout => layer().map_or(self.code.remediation(), timeout_remediation),
             code => code.remediation(),
         }
     }
@@ -318,7 +325,7 @@ impl ErrorBody {
         self
     }
 
-    /// The same error, naming its request.
+    /// The same error with the id of its request.
     #[must_use]
     pub fn with_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = Some(request_id.into());
@@ -331,7 +338,7 @@ impl ErrorBody {
         json!({ "code": self.code.rpc_code(), "message": self.message, "data": self.rpc_data() })
     }
 
-    /// The `data` member of a JSON-RPC error object.
+    /// The `data` field of a JSON-RPC error object.
     #[must_use]
     pub fn rpc_data(&self) -> Value {
         let mut data = json!({
@@ -370,8 +377,8 @@ impl ErrorBody {
     }
 }
 
-/// What to do when a layer's limit is reached.
-const fn after(layer: Layer) -> &'static str {
+/// The next step after a timeout of a layer.
+const fn timeout_remediation(layer: Layer) -> &'static str {
     match layer {
         Layer::Work => ErrorCode::Timeout.remediation(),
         Layer::Daemon => {
@@ -394,7 +401,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_code_has_its_own_number_and_a_next_step() {
+    fn every_code_has_a_number_and_a_next_step() {
         let numbers: HashSet<i32> = ErrorCode::ALL.iter().map(|code| code.rpc_code()).collect();
         assert_eq!(numbers.len(), ErrorCode::ALL.len());
         for code in ErrorCode::ALL {
@@ -403,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_survives_the_rpc_envelope() {
+    fn error_round_trips_through_rpc() {
         let body = ErrorBody::new(ErrorCode::Timeout, "too slow")
             .with_details(json!({ "timeout_seconds": 60 }))
             .with_request_id("r-1");
@@ -431,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_error_keeps_its_message() {
+    fn foreign_error_keeps_its_message() {
         let body = ErrorBody::from_rpc(&json!({ "code": -1, "message": "no" }));
         assert_eq!((body.code, body.message.as_str()), (ErrorCode::Internal, "no"));
     }

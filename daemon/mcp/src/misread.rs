@@ -6,8 +6,8 @@
 //! methods that the request's own revision no longer has.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::jsonrpc::scan;
 use ingle_protocol::mcp_tools;
-use ingle_protocol::wire::scan;
 use rmcp::RoleServer;
 use rmcp::model::{
     CallToolRequestParams, ClientRequest, CompleteRequestParams, GetMeta, GetPromptRequestParams,
