@@ -16,6 +16,7 @@ use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;
@@ -23,8 +24,10 @@ use crate::memory::ModelOptions;
 /// One generation.
 #[derive(Debug)]
 pub struct GenerateRequest {
-    /// The daemon's name of the request.
+    /// The request's id in the daemon. The crash journal names it.
     pub request_id: String,
+    /// The request's tracing span. What the scheduler logs about the request is logged in it.
+    pub span: Span,
     /// What runs it.
     pub model: EngineModel,
     /// Turns tokens into text and finds the stop strings.
@@ -52,9 +55,9 @@ pub struct GenerateRequest {
     /// The daemon's limit, and W.
     pub deadline: Deadline,
     /// Which of the texts its caller asked for this is.
-    pub choice: ChoiceOf,
+    pub choice: RequestChoice,
     /// Once it is set, the text ends with its next sentence.
-    pub wrap_up: Arc<AtomicBool>,
+    pub finish_at_sentence: Arc<AtomicBool>,
     /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
     pub cancel: CancellationToken,
     /// Events on the way; a closed receiver cancels the work.
@@ -66,8 +69,10 @@ pub struct GenerateRequest {
 /// Texts to turn into vectors.
 #[derive(Debug)]
 pub struct EmbedRequest {
-    /// The daemon's name of the request.
+    /// The request's id in the daemon. The crash journal names it.
     pub request_id: String,
+    /// The request's tracing span. What the scheduler logs about the request is logged in it.
+    pub span: Span,
     /// What runs it.
     pub model: EngineModel,
     /// The texts' token ids, none of them empty.
@@ -83,7 +88,7 @@ pub struct EmbedRequest {
 /// A generation's place among those of one request: they have its id, its prompt, its cancel token
 /// and its events in common, and each has a slot of its own.
 #[derive(Debug, Clone, Default)]
-pub struct ChoiceOf {
+pub struct RequestChoice {
     /// Which it is. Choice 0 comes first and reads the prompt; the others go on from there.
     pub index: usize,
     /// When the first of them got its slot: W runs from there for all.
@@ -136,7 +141,9 @@ pub enum Command {
         options: ModelOptions,
         /// Whether it is given one more chance if it is in quarantine.
         force: bool,
-        /// Its progress; dropped events are not missed.
+        /// The caller's tracing span.
+        span: Span,
+        /// Progress events. An event that does not fit into the channel is dropped.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
         done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,

@@ -65,7 +65,7 @@ impl Suspect {
 
 /// What the engine thread itself does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Step {
+struct JournalStep {
     work: Work,
     suspect: Suspect,
     requests: Vec<String>,
@@ -73,13 +73,13 @@ struct Step {
 
 /// The journal's line.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Line {
+struct JournalLine {
     /// Models whose weights loader threads read.
     loading: Vec<Suspect>,
-    step: Option<Step>,
+    step: Option<JournalStep>,
 }
 
-impl Line {
+impl JournalLine {
     /// Whose fault a death is: the loads' when a loader thread died, or else what the engine thread
     /// was doing, because native code computes on more threads than that one. Only when it did
     /// nothing can it be a thread that a loader started.
@@ -99,7 +99,7 @@ impl Line {
 pub struct CrashJournal {
     /// `None` when it cannot be kept.
     file: Option<File>,
-    line: Line,
+    line: JournalLine,
     /// The version of the step's model as it was given, so that an unchanged step costs no hash.
     step_version: String,
     quarantine: Quarantine,
@@ -125,7 +125,7 @@ impl CrashJournal {
         }
         let mut journal = Self {
             file: None,
-            line: Line::default(),
+            line: JournalLine::default(),
             step_version: String::new(),
             quarantine,
             quarantine_path: quarantine_path.to_owned(),
@@ -150,7 +150,7 @@ impl CrashJournal {
 
     /// Lets fatal signals leave their mark, for the life of the process.
     pub fn watch_signals(&self) {
-        let watched = self.file.as_ref().map_or(Ok(()), signals::watch);
+        let watched = self.file.as_ref().map_or(Ok(()), |file| signals::watch(file, MARK_OFFSET));
         if let Err(error) = watched {
             tracing::warn!(%error, "crashes in native code cannot be told from other ends");
         }
@@ -166,7 +166,7 @@ impl CrashJournal {
     }
 
     /// Notes that all loads but these have ended.
-    pub fn loads_go_on(&mut self, names: &[String]) {
+    pub fn retain_loads(&mut self, names: &[String]) {
         let before = self.line.loading.len();
         self.line.loading.retain(|suspect| names.contains(&suspect.model));
         if self.line.loading.len() != before {
@@ -200,7 +200,7 @@ impl CrashJournal {
         }
         self.step_version.clone_from(&model.version);
         let requests = requests.map(str::to_owned).collect();
-        self.line.step = Some(Step { work, suspect: Suspect::new(model), requests });
+        self.line.step = Some(JournalStep { work, suspect: Suspect::new(model), requests });
         self.write();
     }
 
@@ -339,9 +339,9 @@ fn last_deaths(path: &Path) -> Vec<(Suspect, Death)> {
     let (line, mark) = text.split_at(mark_from);
     let Some((cause, on_loader)) = read_mark(mark) else { return Vec::new() };
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line: Line = match serde_json::from_slice(line) {
+    let line: JournalLine = match serde_json::from_slice(line) {
         Ok(line) => line,
-        Err(_) if line.is_empty() => Line::default(),
+        Err(_) if line.is_empty() => JournalLine::default(),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the crash journal is broken");
             return Vec::new();

@@ -86,6 +86,16 @@ pub enum EngineFailure {
     ThreadEnded,
 }
 
+impl EngineFailure {
+    /// Logs the failure in the current span: a cancellation as a detail, all else for operators.
+    pub fn log(&self, event: &'static str) {
+        match self {
+            Self::Cancelled => tracing::debug!(failure = %self, "{event}"),
+            _ => tracing::info!(failure = %self, "{event}"),
+        }
+    }
+}
+
 impl From<EngineFailure> for ErrorBody {
     fn from(failure: EngineFailure) -> Self {
         let message = failure.to_string();

@@ -14,14 +14,13 @@ use ingle_engine::settings::EngineSettings;
 use ingle_protocol::wire::status::Phase;
 use tokio::sync::{oneshot, watch};
 
-use crate::command::Command;
-use crate::command::EngineExit;
+use crate::command::{Command, EngineExit};
 use crate::crash_journal::CrashJournal;
 use crate::error::EngineFailure;
 use crate::memory::MemoryOptions;
-use crate::stall::StallAlarm;
+use crate::stall_alarm::StallAlarm;
 use crate::status::{EngineStatus, StatusCell};
-use crate::thread::Worker;
+use crate::thread::Scheduler;
 
 /// Commands to the engine thread, and its cached status.
 #[derive(Debug, Clone)]
@@ -49,15 +48,15 @@ impl EngineHandle {
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let cores = Cores::default();
-        let (worker_status, worker_cores) = (status.clone(), cores.clone());
+        let (thread_status, thread_cores) = (status.clone(), cores.clone());
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(
+            let exit = Scheduler::run_thread(
                 inbox,
-                worker_status,
+                thread_status,
                 engines,
                 settings,
                 memory,
-                worker_cores,
+                thread_cores,
                 journal,
             );
             // The daemon may be gone already.

@@ -2,7 +2,7 @@
 //!
 //! Owns the sum against the budget and the order of eviction: prompt caches first, then idle models
 //! by last use; never a model that is in use, being loaded or pinned. Pure policy: it evicts
-//! nothing itself, does no I/O and reads no clock. The worker fills it from what the engines say
+//! nothing itself, does no I/O and reads no clock. The scheduler fills it from what the engines say
 //! whenever a decision is due, so that it cannot drift from the truth.
 
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ impl Holding {
 
 /// What something new needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need<'a> {
+pub struct MemoryNeed<'a> {
     /// The model it is for; it is never unloaded for its own sake.
     pub model: &'a str,
     /// Bytes.
@@ -51,7 +51,7 @@ pub struct Need<'a> {
 
 /// One step on the way to enough memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum EvictionStep {
     /// Give up the least recently used sequences of a prompt cache.
     DropKept {
         /// Whose.
@@ -72,9 +72,9 @@ pub enum Step {
 
 /// What to do about a need.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub enum MemoryPlan {
     /// It fits, once these steps have been taken.
-    Fits(Vec<Step>),
+    Fits(Vec<EvictionStep>),
     /// It will fit when models that are in use have become idle.
     Wait(Shortage),
     /// It cannot fit as long as the budget is what it is and what is pinned stays.
@@ -189,13 +189,13 @@ impl Ledger {
 
     /// How `need` can be met.
     #[must_use]
-    pub fn plan(&self, need: Need<'_>) -> Plan {
+    pub fn plan(&self, need: MemoryNeed<'_>) -> MemoryPlan {
         let missing =
             self.used_bytes().saturating_add(need.bytes).saturating_sub(self.budget_bytes);
         if missing == 0 {
-            return Plan::Fits(Vec::new());
+            return MemoryPlan::Fits(Vec::new());
         }
-        let mut eviction = Eviction::default();
+        let mut eviction = EvictionPlanner::default();
         eviction.drop_kept(&self.by_last_use(need.model, |_| true), missing);
         let idle = self.by_last_use(need.model, Holding::is_evictable);
         eviction.unload(idle.into_iter().filter(|idle| idle.model != need.model), missing);
@@ -203,7 +203,7 @@ impl Ledger {
             return self.refuse(need);
         }
         eviction.spare(missing);
-        Plan::Fits(eviction.steps())
+        MemoryPlan::Fits(eviction.steps())
     }
 
     /// Holdings that are `wanted`, least recently used first and the needy model's own last.
@@ -213,20 +213,20 @@ impl Ledger {
         holdings
     }
 
-    fn refuse(&self, need: Need<'_>) -> Plan {
+    fn refuse(&self, need: MemoryNeed<'_>) -> MemoryPlan {
         // Everything but this could go or end, sooner or later.
         let stays =
             self.holdings.iter().filter(|holding| holding.pinned || holding.model == need.model);
         let stays = stays.fold(0_u64, |stays, holding| stays.saturating_add(holding.weights));
         let shortage = self.shortage(need);
         if stays.saturating_add(need.bytes) <= self.budget_bytes {
-            Plan::Wait(shortage)
+            MemoryPlan::Wait(shortage)
         } else {
-            Plan::Never(shortage)
+            MemoryPlan::Never(shortage)
         }
     }
 
-    fn shortage(&self, need: Need<'_>) -> Shortage {
+    fn shortage(&self, need: MemoryNeed<'_>) -> Shortage {
         let holders = self.holdings.iter().map(|holding| Holder {
             model: holding.model.clone(),
             bytes: holding.total(),
@@ -249,14 +249,14 @@ impl Ledger {
 
 /// What goes, while it is being found out.
 #[derive(Debug, Default)]
-struct Eviction<'a> {
+struct EvictionPlanner<'a> {
     freed: u64,
     /// Kept sequences in the order they would be dropped.
     dropped: Vec<(&'a Holding, u64)>,
     unloaded: Vec<&'a Holding>,
 }
 
-impl<'a> Eviction<'a> {
+impl<'a> EvictionPlanner<'a> {
     fn drop_kept(&mut self, holdings: &[&'a Holding], missing: u64) {
         for holding in holdings {
             for &bytes in &holding.kept {
@@ -301,15 +301,17 @@ impl<'a> Eviction<'a> {
         }
     }
 
-    fn steps(self) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn steps(self) -> Vec<EvictionStep> {
+        let mut steps: Vec<EvictionStep> = Vec::new();
         for (holding, more) in self.dropped {
             match steps.last_mut() {
-                Some(Step::DropKept { model, sequences, bytes }) if *model == holding.model => {
+                Some(EvictionStep::DropKept { model, sequences, bytes })
+                    if *model == holding.model =>
+                {
                     *sequences += 1;
                     *bytes = bytes.saturating_add(more);
                 }
-                _ => steps.push(Step::DropKept {
+                _ => steps.push(EvictionStep::DropKept {
                     model: holding.model.clone(),
                     sequences: 1,
                     bytes: more,
@@ -317,12 +319,10 @@ impl<'a> Eviction<'a> {
             }
         }
         let unloads = self.unloaded.into_iter();
-        steps.extend(
-            unloads.map(|holding| Step::Unload {
-                model: holding.model.clone(),
-                bytes: holding.total(),
-            }),
-        );
+        steps.extend(unloads.map(|holding| EvictionStep::Unload {
+            model: holding.model.clone(),
+            bytes: holding.total(),
+        }));
         steps
     }
 }

@@ -68,11 +68,11 @@ impl MemoryOptions {
     /// How the model `name` stays when it is loaded at `now`. What the load asks for goes before
     /// what the configuration says.
     #[must_use]
-    pub fn stay(&self, name: &str, asked: ModelOptions, now: Instant) -> Stay {
+    pub fn retention(&self, name: &str, asked: ModelOptions, now: Instant) -> Retention {
         let configured = self.models.get(&*key(name)).copied().unwrap_or_default();
         let keep_alive = asked.keep_alive.or(configured.keep_alive).unwrap_or(self.keep_alive);
         let pinned = asked.pin.or(configured.pin).unwrap_or(false);
-        Stay { pinned, keep_alive, last_used: now }
+        Retention { pinned, keep_alive, last_used: now }
     }
 }
 
@@ -84,7 +84,7 @@ pub fn key(name: &str) -> Cow<'_, str> {
 
 /// How long a loaded model stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stay {
+pub struct Retention {
     /// It is never evicted and never expires.
     pub pinned: bool,
     /// How long it stays after its last use.
@@ -93,7 +93,7 @@ pub struct Stay {
     pub last_used: Instant,
 }
 
-impl Stay {
+impl Retention {
     /// When the model expires if nothing uses it; `None` when it does not.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
@@ -142,12 +142,15 @@ mod tests {
             ..MemoryOptions::default()
         };
         let none = ModelOptions::default();
-        assert_eq!(options.stay("b", none, now).expires_at(), Some(now + Duration::from_secs(60)));
-        let mut stay = options.stay("A", none, now);
-        assert_eq!((stay.expires_at(), stay.keep_alive), (None, minutes(5)));
-        stay.change(ModelOptions { keep_alive: None, pin: Some(false) });
-        assert_eq!(stay.expires_at(), Some(now + Duration::from_secs(300)));
-        stay.change(ModelOptions { keep_alive: Some(KeepAlive::Forever), pin: None });
-        assert_eq!(stay.expires_at(), None);
+        assert_eq!(
+            options.retention("b", none, now).expires_at(),
+            Some(now + Duration::from_secs(60))
+        );
+        let mut retention = options.retention("A", none, now);
+        assert_eq!((retention.expires_at(), retention.keep_alive), (None, minutes(5)));
+        retention.change(ModelOptions { keep_alive: None, pin: Some(false) });
+        assert_eq!(retention.expires_at(), Some(now + Duration::from_secs(300)));
+        retention.change(ModelOptions { keep_alive: Some(KeepAlive::Forever), pin: None });
+        assert_eq!(retention.expires_at(), None);
     }
 }

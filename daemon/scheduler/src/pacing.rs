@@ -2,7 +2,7 @@
 //!
 //! Owns the size of a prefill chunk. Pure policy: measured durations come in as arguments. Cancel
 //! and deadline are seen between chunks, and streams stand still meanwhile, so a chunk should take
-//! about [`Company::target_ms`]: every chunk reads all weights, so larger ones are faster on the whole.
+//! about [`Contention::target_ms`]: every chunk reads all weights, so larger ones are faster on the whole.
 //! The engine's speed is not known beforehand, so the size follows what was measured.
 
 use std::time::Duration;
@@ -14,25 +14,25 @@ pub struct Pacing {
     speed: f64,
 }
 
-/// Who waits while a chunk is read.
+/// What else is running while a prefill chunk is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
-    /// Streams, which stand still meanwhile.
+pub enum Contention {
+    /// Decoding sequences, whose streams pause meanwhile.
     Streams,
-    /// Nobody but prompts.
+    /// Other prompts only.
     Prompts,
-    /// Nobody at all, and the engine gives the chunk up when its request ends.
-    Nobody,
+    /// Nothing, and the engine can abandon the chunk when its request ends.
+    None,
 }
 
-impl Company {
+impl Contention {
     /// What one chunk should take, in milliseconds.
     #[must_use]
     pub const fn target_ms(self) -> u64 {
         match self {
             Self::Streams => 250,
             Self::Prompts => 500,
-            Self::Nobody => 1_000,
+            Self::None => 1_000,
         }
     }
 }
@@ -54,11 +54,11 @@ impl Pacing {
     /// Prompt tokens of the next step: a power of two, so that engines meet few different shapes.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens or milliseconds")]
-    pub fn chunk_tokens(self, company: Company) -> usize {
+    pub fn chunk_tokens(self, contention: Contention) -> usize {
         if self.speed <= 0.0 {
             return Self::FIRST_TOKENS;
         }
-        let wanted = self.speed * company.target_ms() as f64;
+        let wanted = self.speed * contention.target_ms() as f64;
         let mut tokens = Self::MIN_TOKENS;
         // The nearest power of two; the one below would halve most chunks.
         while tokens < Self::MAX_TOKENS && 1.5 * tokens as f64 <= wanted {
@@ -91,15 +91,16 @@ impl Default for Pacing {
 mod tests {
     use super::*;
 
-    /// The size it settles on for an engine of a given speed, in each company.
+    /// The size it settles on for an engine of a given speed, in each contention.
     fn settle(tokens_per_s: u64) -> [usize; 3] {
         let mut pacing = Pacing::new();
         for _ in 0..20 {
-            let tokens = pacing.chunk_tokens(Company::Streams);
+            let tokens = pacing.chunk_tokens(Contention::Streams);
             let elapsed = Duration::from_micros(tokens as u64 * 1_000_000 / tokens_per_s);
             pacing.learn(tokens, elapsed);
         }
-        [Company::Streams, Company::Prompts, Company::Nobody].map(|one| pacing.chunk_tokens(one))
+        [Contention::Streams, Contention::Prompts, Contention::None]
+            .map(|one| pacing.chunk_tokens(one))
     }
 
     #[test]
@@ -123,6 +124,6 @@ mod tests {
         for elapsed_ms in [100, 100, 2_000, 100, 100] {
             pacing.learn(64, Duration::from_millis(elapsed_ms));
         }
-        assert_eq!(pacing.chunk_tokens(Company::Streams), 128);
+        assert_eq!(pacing.chunk_tokens(Contention::Streams), 128);
     }
 }

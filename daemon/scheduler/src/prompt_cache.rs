@@ -11,7 +11,7 @@ const MIN_COMMON_TOKENS: usize = 8;
 
 /// A kept sequence and what its KV cache holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
+struct KeptSequence {
     seq: SeqId,
     tokens: Vec<u32>,
     bytes: u64,
@@ -40,7 +40,7 @@ pub enum Reuse {
 /// The index of one model, least recently used first.
 #[derive(Debug)]
 pub struct PromptCache {
-    kept: Vec<Kept>,
+    kept: Vec<KeptSequence>,
     max_sequences: usize,
     max_bytes: u64,
 }
@@ -68,7 +68,7 @@ impl PromptCache {
     /// The kept sequence that has most in common with the prompt, and how many tokens.
     fn best(&self, prompt: &[u32]) -> Option<(usize, usize)> {
         let readable = prompt.len().saturating_sub(1);
-        let common = |kept: &Kept| {
+        let common = |kept: &KeptSequence| {
             kept.tokens.iter().zip(&prompt[..readable]).take_while(|(a, b)| a == b).count()
         };
         self.kept
@@ -94,7 +94,7 @@ impl PromptCache {
             }
             !covered
         });
-        self.kept.push(Kept { seq, tokens, bytes });
+        self.kept.push(KeptSequence { seq, tokens, bytes });
         while self.kept.len() > self.max_sequences || self.bytes() > self.max_bytes {
             closed.push(self.kept.remove(0).seq);
         }
@@ -109,7 +109,7 @@ impl PromptCache {
     /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
     /// and whether it would take it over as a whole. Changes nothing.
     #[must_use]
-    pub fn look(&self, prompt: &[u32]) -> Option<(usize, bool)> {
+    pub fn peek(&self, prompt: &[u32]) -> Option<(usize, bool)> {
         let (index, tokens) = self.best(prompt)?;
         Some((index, tokens == self.kept[index].tokens.len()))
     }
@@ -147,9 +147,9 @@ mod tests {
     fn the_next_turn_goes_on_from_the_last() {
         let mut cache = PromptCache::new(4, 1_000);
         assert!(cache.keep(SeqId(1), tokens(0..20), 100).is_empty());
-        assert_eq!(cache.look(&tokens(0..30)), Some((0, true)));
-        assert_eq!(cache.look(&tokens(0..15)), Some((0, false)));
-        assert_eq!(cache.look(&tokens(5..30)), None);
+        assert_eq!(cache.peek(&tokens(0..30)), Some((0, true)));
+        assert_eq!(cache.peek(&tokens(0..15)), Some((0, false)));
+        assert_eq!(cache.peek(&tokens(5..30)), None);
         assert_eq!(cache.find(&tokens(0..30)), Some(Reuse::Whole { seq: SeqId(1), tokens: 20 }));
         assert_eq!(cache.find(&tokens(0..30)), None, "it has left the index");
     }

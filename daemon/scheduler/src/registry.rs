@@ -1,7 +1,7 @@
 //! The models in memory: loading, resident, unloaded.
 //!
 //! Owns every generator and every load under way; lives on the engine thread and is written by the
-//! worker only. Knows nothing of queues or text, and decides nothing about eviction: it says what
+//! scheduler only. Knows nothing of queues or text, and decides nothing about eviction: it says what
 //! each model holds, and drops what it is told to.
 
 mod loading;
@@ -15,41 +15,41 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 
-pub use self::loading::{LoadEnd, LoadWaiter};
-use self::loading::{Loading, finish};
-pub use self::resident::Resident;
+use self::loading::ModelLoad;
+pub use self::loading::{FinishedLoad, LoadWaiter};
 use self::resident::ResidentEmbedder;
+pub use self::resident::ResidentGenerator;
 use super::error::EngineFailure;
 use super::ledger::Holding;
-use super::memory::{ModelOptions, Stay};
+use super::memory::{ModelOptions, Retention};
 use super::pacing::Pacing;
 use ingle_engine::backend::Embedder;
-use ingle_engine::engines::Engines;
+use ingle_engine::engines::{Engines, LoadTarget};
 use ingle_engine::error::EngineError;
 use ingle_engine::estimate::Estimate;
 use ingle_engine::model::EngineModel;
 use ingle_engine::settings::EngineSettings;
 
-enum Slot {
-    Loading(Loading),
-    Resident(Resident),
+enum ModelState {
+    Loading(ModelLoad),
+    Generator(ResidentGenerator),
     Embedder(ResidentEmbedder),
 }
 
 /// A model in memory, or on its way there.
-struct Entry {
+struct ModelEntry {
     version: String,
-    stay: Stay,
+    retention: Retention,
     estimate: Estimate,
-    slot: Slot,
+    state: ModelState,
 }
 
-impl Entry {
+impl ModelEntry {
     fn holding(&self, name: &str) -> Holding {
-        let (weights, kept, loading) = match &self.slot {
+        let (weights, kept, loading) = match &self.state {
             // What is reserved covers the load's height.
-            Slot::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
-            Slot::Resident(resident) => {
+            ModelState::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
+            ModelState::Generator(resident) => {
                 let generator = &resident.generator;
                 let weights = generator.info().weight_bytes + generator.overhead_bytes();
                 // An engine whose sequences do not grow gets nothing back by closing them.
@@ -57,7 +57,7 @@ impl Entry {
                 let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
                 (weights, kept, false)
             }
-            Slot::Embedder(resident) => {
+            ModelState::Embedder(resident) => {
                 let embedder = &resident.embedder;
                 (embedder.info().weight_bytes + embedder.overhead_bytes(), Vec::new(), false)
             }
@@ -69,30 +69,30 @@ impl Entry {
             kept,
             active: 0,
             loading,
-            pinned: self.stay.pinned,
-            last_used: self.stay.last_used,
+            pinned: self.retention.pinned,
+            last_used: self.retention.last_used,
         }
     }
 
     /// What is to be said of the model, unless it is still being loaded.
     fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
-        let (info, engine, load_ms) = match &self.slot {
-            Slot::Loading(_) => return None,
-            Slot::Resident(resident) => {
+        let (info, engine, load_ms) = match &self.state {
+            ModelState::Loading(_) => return None,
+            ModelState::Generator(resident) => {
                 (resident.generator.info(), resident.engine, resident.load_ms)
             }
-            Slot::Embedder(resident) => {
+            ModelState::Embedder(resident) => {
                 (resident.embedder.info(), resident.engine, resident.load_ms)
             }
         };
-        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.slot {
-            Slot::Resident(resident) => (
+        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.state {
+            ModelState::Generator(resident) => (
                 resident.generator.kv_bytes(),
                 resident.prompt_cache.bytes(),
                 resident.generator.capacity().context_tokens,
             ),
-            Slot::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
-            Slot::Loading(_) => (0, 0, 0),
+            ModelState::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
+            ModelState::Loading(_) => (0, 0, 0),
         };
         Some(LoadedModel {
             name: name.to_owned(),
@@ -104,8 +104,8 @@ impl Entry {
             context_tokens,
             active,
             load_ms,
-            pinned: self.stay.pinned,
-            keep_alive: self.stay.keep_alive,
+            pinned: self.retention.pinned,
+            keep_alive: self.retention.keep_alive,
             // The reader knows what time it is.
             expires_in_s: None,
         })
@@ -114,7 +114,7 @@ impl Entry {
 
 /// The models in memory, by name.
 pub struct Registry {
-    slots: BTreeMap<String, Entry>,
+    models: BTreeMap<String, ModelEntry>,
     engines: Engines,
     settings: EngineSettings,
     /// When a model went last.
@@ -126,7 +126,7 @@ impl Registry {
     /// No models yet.
     #[must_use]
     pub fn new(engines: Engines, settings: EngineSettings) -> Self {
-        Self { slots: BTreeMap::new(), engines, settings, emptied_at: None, revision: 0 }
+        Self { models: BTreeMap::new(), engines, settings, emptied_at: None, revision: 0 }
     }
 
     /// What `model` will take in its engine.
@@ -144,13 +144,13 @@ impl Registry {
     /// Whether another version of the model is in memory, or on its way there, under its name.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
-        self.slots.get(&model.name).is_some_and(|entry| entry.version != model.version)
+        self.models.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
     /// Whether this version of the model is in memory or on its way there.
     #[must_use]
     pub fn holds(&self, model: &EngineModel) -> bool {
-        self.slots.get(&model.name).is_some_and(|entry| entry.version == model.version)
+        self.models.get(&model.name).is_some_and(|entry| entry.version == model.version)
     }
 
     /// Whether this version of the model can work now. The name alone never decides that: tokens
@@ -162,13 +162,13 @@ impl Registry {
 
     /// What runs each model in memory or on its way there.
     pub fn engines(&self) -> impl Iterator<Item = (&str, EngineKind)> {
-        self.slots.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
+        self.models.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
     }
 
     /// How the model of that name stays.
     #[must_use]
-    pub fn stay(&self, name: &str) -> Option<Stay> {
-        self.slots.get(name).map(|entry| entry.stay)
+    pub fn retention(&self, name: &str) -> Option<Retention> {
+        self.models.get(name).map(|entry| entry.retention)
     }
 
     /// Starts to load a model that is neither in memory nor on its way there: one load for any
@@ -182,16 +182,16 @@ impl Registry {
         &mut self,
         model: &EngineModel,
         estimate: Estimate,
-        stay: Stay,
+        retention: Retention,
     ) -> Result<(), EngineError> {
         let cancel = Arc::new(AtomicBool::new(false));
         let start = self.engines.start_load(model, &self.settings, Arc::clone(&cancel))?;
         let loading =
-            Loading::new(start, cancel, model.engine, self.settings.load_stall, Instant::now());
+            ModelLoad::new(start, cancel, model.engine, self.settings.load_stall, Instant::now());
         self.unload(&model.name);
-        let slot = Slot::Loading(loading);
+        let state = ModelState::Loading(loading);
         let version = model.version.clone();
-        self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
+        self.models.insert(model.name.clone(), ModelEntry { version, retention, estimate, state });
         self.revision += 1;
         Ok(())
     }
@@ -199,39 +199,39 @@ impl Registry {
     /// What every model holds, what runs on them left out.
     #[must_use]
     pub fn holdings(&self) -> Vec<Holding> {
-        self.slots.iter().map(|(name, entry)| entry.holding(name)).collect()
+        self.models.iter().map(|(name, entry)| entry.holding(name)).collect()
     }
 
     /// Notes that a model is used at `now`.
     pub fn touch(&mut self, name: &str, now: Instant) {
-        if let Some(entry) = self.slots.get_mut(name) {
-            entry.stay.last_used = now;
+        if let Some(entry) = self.models.get_mut(name) {
+            entry.retention.last_used = now;
         }
     }
 
     /// Changes how long a model stays.
-    pub fn change_stay(&mut self, name: &str, asked: ModelOptions) {
-        if let Some(entry) = self.slots.get_mut(name) {
-            entry.stay.change(asked);
+    pub fn change_retention(&mut self, name: &str, asked: ModelOptions) {
+        if let Some(entry) = self.models.get_mut(name) {
+            entry.retention.change(asked);
             self.revision += 1;
         }
     }
 
     /// When each resident model expires if nothing uses it; those that stay are left out.
     pub fn expiries(&self) -> impl Iterator<Item = (&str, Instant)> {
-        self.slots.iter().filter_map(|(name, entry)| match entry.slot {
-            Slot::Resident(_) | Slot::Embedder(_) => {
-                Some((name.as_str(), entry.stay.expires_at()?))
+        self.models.iter().filter_map(|(name, entry)| match entry.state {
+            ModelState::Generator(_) | ModelState::Embedder(_) => {
+                Some((name.as_str(), entry.retention.expires_at()?))
             }
-            Slot::Loading(_) => None,
+            ModelState::Loading(_) => None,
         })
     }
 
     /// Callers who wait for this load's outcome, requests in the queue left out.
     #[must_use]
     pub fn load_waiters(&self, name: &str) -> usize {
-        match self.slots.get(name).map(|entry| &entry.slot) {
-            Some(Slot::Loading(loading)) => loading.awaited_by(),
+        match self.models.get(name).map(|entry| &entry.state) {
+            Some(ModelState::Loading(loading)) => loading.awaited_by(),
             _ => 0,
         }
     }
@@ -244,8 +244,8 @@ impl Registry {
         waiter: LoadWaiter,
         active: usize,
     ) -> Option<(LoadWaiter, Result<LoadedModel, EngineFailure>)> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Loading(loading), .. }) => {
                 let refused = loading.wait(waiter).err()?;
                 let waiting = limits::QUEUED_LOADS;
                 Some((
@@ -261,26 +261,26 @@ impl Registry {
     }
 
     /// The resident model of that name.
-    pub fn resident(&mut self, name: &str) -> Option<&mut Resident> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
+    pub fn resident_mut(&mut self, name: &str) -> Option<&mut ResidentGenerator> {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Generator(resident), .. }) => Some(resident),
             _ => None,
         }
     }
 
     /// The resident model of that name, to look at.
     #[must_use]
-    pub fn look(&self, name: &str) -> Option<&Resident> {
-        match self.slots.get(name) {
-            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
+    pub fn resident(&self, name: &str) -> Option<&ResidentGenerator> {
+        match self.models.get(name) {
+            Some(ModelEntry { state: ModelState::Generator(resident), .. }) => Some(resident),
             _ => None,
         }
     }
 
     /// The resident embedding model of that name.
     pub fn embedder(&mut self, name: &str) -> Option<(&mut dyn Embedder, &mut Pacing)> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Embedder(resident), .. }) => {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Embedder(resident), .. }) => {
                 Some((&mut *resident.embedder, &mut resident.pacing))
             }
             _ => None,
@@ -290,17 +290,17 @@ impl Registry {
     /// Whether the model can work now.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        let slot = self.slots.get(name).map(|entry| &entry.slot);
-        matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
+        let state = self.models.get(name).map(|entry| &entry.state);
+        matches!(state, Some(ModelState::Generator(_) | ModelState::Embedder(_)))
     }
 
     /// Drops a model, or cancels its load, and gives memory back. Who waited for the load, if there
     /// was anything to drop.
     pub fn unload(&mut self, name: &str) -> Option<Vec<LoadWaiter>> {
-        let waiters = match self.slots.remove(name)?.slot {
-            Slot::Loading(loading) => loading.waiters,
-            slot @ (Slot::Resident(_) | Slot::Embedder(_)) => {
-                drop(slot);
+        let waiters = match self.models.remove(name)?.state {
+            ModelState::Loading(loading) => loading.waiters,
+            state @ (ModelState::Generator(_) | ModelState::Embedder(_)) => {
+                drop(state);
                 tracing::info!(model = name, "a model was unloaded");
                 Vec::new()
             }
@@ -312,11 +312,11 @@ impl Registry {
 
     /// Tells every engine whether to leave a core to others.
     pub fn share_cores(&mut self, shares: bool) {
-        for entry in self.slots.values_mut() {
-            match &mut entry.slot {
-                Slot::Resident(resident) => resident.generator.share_cores(shares),
-                Slot::Embedder(resident) => resident.embedder.share_cores(shares),
-                Slot::Loading(_) => {}
+        for entry in self.models.values_mut() {
+            match &mut entry.state {
+                ModelState::Generator(resident) => resident.generator.share_cores(shares),
+                ModelState::Embedder(resident) => resident.embedder.share_cores(shares),
+                ModelState::Loading(_) => {}
             }
         }
     }
@@ -324,17 +324,19 @@ impl Registry {
     /// The first load under way: model and share of its bytes in place.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
-        self.slots.iter().find_map(|(name, entry)| match &entry.slot {
-            Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
-            Slot::Resident(_) | Slot::Embedder(_) => None,
+        self.models.iter().find_map(|(name, entry)| match &entry.state {
+            ModelState::Loading(loading) => Some((name.as_str(), loading.fraction())),
+            ModelState::Generator(_) | ModelState::Embedder(_) => None,
         })
     }
 
     /// The share of `name`'s bytes in place, if it is being loaded.
     #[must_use]
     pub fn loading_fraction(&self, name: &str) -> Option<f32> {
-        match self.slots.get(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => Some(loading.fraction()),
+        match self.models.get(name) {
+            Some(ModelEntry { state: ModelState::Loading(loading), .. }) => {
+                Some(loading.fraction())
+            }
             _ => None,
         }
     }
@@ -342,21 +344,21 @@ impl Registry {
     /// Names of the models being loaded.
     #[must_use]
     pub fn loading_names(&self) -> Vec<String> {
-        let is_loading = |entry: &Entry| matches!(entry.slot, Slot::Loading(_));
-        let names = self.slots.iter().filter(|(_, entry)| is_loading(entry));
+        let is_loading = |entry: &ModelEntry| matches!(entry.state, ModelState::Loading(_));
+        let names = self.models.iter().filter(|(_, entry)| is_loading(entry));
         names.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is resident; `active` counts a model's running generations.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let slots = self.slots.iter();
-        slots.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
+        let models = self.models.iter();
+        models.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
     }
 
     /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
     /// loader if `may_wait`, that is, if there is nothing else to do; among several loads a slow one
     /// is waited for only shortly, for the sake of the others.
-    pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<LoadEnd> {
+    pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<FinishedLoad> {
         const SHORTLY: Duration = Duration::from_millis(1);
         let ends_at = Instant::now() + slice;
         let names = self.loading_names();
@@ -367,7 +369,9 @@ impl Registry {
         };
         let mut ended = Vec::new();
         for name in names {
-            let Some(Entry { slot: Slot::Loading(loading), .. }) = self.slots.get_mut(&name) else {
+            let Some(ModelEntry { state: ModelState::Loading(loading), .. }) =
+                self.models.get_mut(&name)
+            else {
                 continue;
             };
             let result = loading.adopt_until(ends_at, wait);
@@ -396,29 +400,45 @@ impl Registry {
         ingle_engine::heap::trim();
     }
 
-    fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
-        let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
-            self.slots.remove(&name)
+    fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> FinishedLoad {
+        let Some(ModelEntry { state: ModelState::Loading(loading), version, retention, estimate }) =
+            self.models.remove(&name)
         else {
             let result = result.and(Err(EngineError::Cancelled));
-            return LoadEnd { name, result, waiters: Vec::new() };
+            return FinishedLoad { name, result, waiters: Vec::new() };
         };
         self.revision += 1;
-        let Loading { target, stream, cancel, waiters, engine, started_at, .. } = loading;
+        let ModelLoad { target, stream, cancel, waiters, engine, started_at, .. } = loading;
         // What they hold is to be given back below.
         drop((stream, cancel));
         let result = result.and_then(|()| finish(target, engine, started_at));
         if result.is_err() {
             self.release_memory();
         }
-        let result = result.and_then(|slot| {
+        let result = result.and_then(|state| {
             tracing::info!(model = name, %engine, "a model was loaded");
-            let stay = Stay { last_used: Instant::now(), ..stay };
-            let entry = Entry { version, stay, estimate, slot };
+            let retention = Retention { last_used: Instant::now(), ..retention };
+            let entry = ModelEntry { version, retention, estimate, state };
             let described = entry.describe(&name, 0).ok_or(EngineError::Cancelled);
-            self.slots.insert(name.clone(), entry);
+            self.models.insert(name.clone(), entry);
             described
         });
-        LoadEnd { name, result, waiters }
+        FinishedLoad { name, result, waiters }
     }
+}
+
+/// Builds the model once the loader has delivered everything.
+fn finish(
+    target: LoadTarget,
+    engine: EngineKind,
+    started_at: Instant,
+) -> Result<ModelState, EngineError> {
+    Ok(match target {
+        LoadTarget::Generator(builder) => {
+            ModelState::Generator(ResidentGenerator::new(builder.finish()?, engine, started_at))
+        }
+        LoadTarget::Embedder(builder) => {
+            ModelState::Embedder(ResidentEmbedder::new(builder.finish()?, engine, started_at))
+        }
+    })
 }

@@ -8,22 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ingle_protocol::deadline::Deadline;
-use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 
 use super::admission::Arrival;
 use super::command::{Completion, GenerateRequest};
-use super::constrained::{Constrained, MaskThread};
 use super::error::EngineFailure;
-use super::time::millis;
+use super::time::{millis, timeout_failure};
+use super::token_masks::{MaskThread, SequenceConstraint};
 use ingle_engine::backend::SeqId;
 use ingle_engine::counters::{EngineCounters, ModelCounters};
-use ingle_engine::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
+use ingle_engine::sampling::{Penalties, SampleSpec, SampledToken, UniformDraws};
 
 /// A request on its way to a slot.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct QueuedRequest {
     /// The request.
     pub request: GenerateRequest,
     /// Its place among everything that waits.
@@ -36,7 +34,7 @@ pub struct Waiting {
     pub memory_since: Option<Instant>,
 }
 
-impl Waiting {
+impl QueuedRequest {
     /// A request that has just been queued.
     #[must_use]
     pub fn new(request: GenerateRequest, arrival: Arrival) -> Self {
@@ -73,7 +71,7 @@ impl Waiting {
 
     /// Why the request must leave the queue at `now`, if it must.
     #[must_use]
-    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
+    pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
         // Set if its request is at work already, and only this one of its texts has no slot.
         let work_since = self.request.choice.work_since.get().copied();
         let waits_for = if self.load_since.is_some() && self.load_until.is_none() {
@@ -81,11 +79,11 @@ impl Waiting {
         } else {
             "waiting for a slot"
         };
-        ended(&self.request, work_since, waits_for, now)
+        end_reason(&self.request, work_since, waits_for, now)
     }
 }
 
-fn ended(
+fn end_reason(
     request: &GenerateRequest,
     work_since: Option<Instant>,
     waits_for: &'static str,
@@ -94,33 +92,12 @@ fn ended(
     if request.cancel.is_cancelled() || request.events.is_closed() {
         return Some(EngineFailure::Cancelled);
     }
-    out_of_time(&request.deadline, work_since, waits_for, now)
-}
-
-/// The failure of a request whose time is up at `now`: W after its work began, or, as long as it
-/// only `waits_for` something, shortly before the daemon's own limit.
-pub(super) fn out_of_time(
-    deadline: &Deadline,
-    work_since: Option<Instant>,
-    waits_for: &'static str,
-    now: Instant,
-) -> Option<EngineFailure> {
-    let (what, layer, limit_ms) = match work_since {
-        Some(_) => ("the work", Layer::Work, deadline.work_ms),
-        None => (waits_for, Layer::Daemon, deadline.limit_ms),
-    };
-    let elapsed = now.saturating_duration_since(deadline.accepted_at);
-    (now >= deadline.work_ends_at(work_since.unwrap_or(now))).then(|| EngineFailure::Timeout {
-        what,
-        layer,
-        limit_ms,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    })
+    timeout_failure(&request.deadline, work_since, waits_for, now)
 }
 
 /// What a sequence asks of the next forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum SequencePhase {
     /// `prefilled` tokens of the prompt have been read.
     Prefill {
         /// How many.
@@ -141,10 +118,10 @@ pub struct Sequence {
     /// Its KV cache in the model's generator.
     pub seq: SeqId,
     /// Where it stands.
-    pub phase: Phase,
+    pub phase: SequencePhase,
     draws: UniformDraws,
     penalties: Option<Arc<Penalties>>,
-    constrained: Option<Constrained>,
+    constraint: Option<SequenceConstraint>,
     text: String,
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
@@ -169,7 +146,7 @@ impl Sequence {
     /// constraint allows is found out on `masks`.
     #[must_use]
     pub fn start(
-        waiting: Waiting,
+        waiting: QueuedRequest,
         seq: SeqId,
         cached_tokens: usize,
         context_tokens: usize,
@@ -182,6 +159,16 @@ impl Sequence {
         let waited = now.saturating_duration_since(request.deadline.accepted_at);
         let queued = waited.saturating_sub(load);
         let counters = engine.of(&request.model.name, request.model.engine);
+        request.span.in_scope(|| {
+            tracing::debug!(
+                choice = request.choice.index,
+                waited_ms = millis(queued),
+                load_ms = millis(load),
+                prompt_tokens = request.prompt.len(),
+                cached_tokens,
+                "admitted"
+            );
+        });
         if request.choice.index == 0 {
             engine.queue_wait.record(queued);
             counters.cached_tokens.add(cached_tokens as u64);
@@ -191,10 +178,13 @@ impl Sequence {
         let penalties = Penalties::new(request.penalties, bias, &request.prompt);
         Self {
             seq,
-            phase: Phase::Prefill { prefilled: cached_tokens },
+            phase: SequencePhase::Prefill { prefilled: cached_tokens },
             draws: UniformDraws::new(request.seed),
             penalties: penalties.map(Arc::new),
-            constrained: request.constraint.take().map(|form| Constrained::new(form, masks)),
+            constraint: request
+                .constraint
+                .take()
+                .map(|constraint| SequenceConstraint::new(constraint, masks)),
             text: String::new(),
             sent_bytes: 0,
             logprobs: Vec::new(),
@@ -216,24 +206,24 @@ impl Sequence {
     /// Whether its KV cache holds all of the prompt.
     #[must_use]
     pub fn has_read_prompt(&self) -> bool {
-        matches!(self.phase, Phase::Decode { .. })
+        matches!(self.phase, SequencePhase::Decode { .. })
     }
 
     /// Why the work must stop at `now`, if it must.
     #[must_use]
-    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        ended(&self.request, Some(self.work_since), "the work", now)
+    pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
+        end_reason(&self.request, Some(self.work_since), "the work", now)
     }
 
     /// The tokens of the next pass: a prompt chunk of at most `chunk_tokens`, or the last token.
     #[must_use]
     pub fn next_tokens(&self, chunk_tokens: usize) -> &[u32] {
         match &self.phase {
-            Phase::Prefill { prefilled } => {
+            SequencePhase::Prefill { prefilled } => {
                 let end = (prefilled + chunk_tokens).min(self.request.prompt.len());
                 &self.request.prompt[*prefilled..end]
             }
-            Phase::Decode { last } => std::slice::from_ref(last),
+            SequencePhase::Decode { last } => std::slice::from_ref(last),
         }
     }
 
@@ -242,18 +232,18 @@ impl Sequence {
     #[must_use]
     pub fn wants_logits(&self, tokens: usize) -> bool {
         match self.phase {
-            Phase::Prefill { prefilled } => prefilled + tokens >= self.request.prompt.len(),
-            Phase::Decode { .. } => true,
+            SequencePhase::Prefill { prefilled } => prefilled + tokens >= self.request.prompt.len(),
+            SequencePhase::Decode { .. } => true,
         }
     }
 
     /// The tokens its KV cache holds: what has been read of the prompt, and every token drawn but
     /// the last, which no pass has taken yet.
     #[must_use]
-    pub fn cached_text(&self) -> Vec<u32> {
+    pub fn kv_tokens(&self) -> Vec<u32> {
         match self.phase {
-            Phase::Prefill { prefilled } => self.request.prompt[..prefilled].to_vec(),
-            Phase::Decode { .. } => {
+            SequencePhase::Prefill { prefilled } => self.request.prompt[..prefilled].to_vec(),
+            SequencePhase::Decode { .. } => {
                 let fed = &self.generated[..self.generated.len().saturating_sub(1)];
                 [&self.request.prompt, fed].concat()
             }
@@ -266,14 +256,14 @@ impl Sequence {
             settings: self.request.settings,
             uniform: self.draws.draw(),
             penalties: self.penalties.clone(),
-            mask: self.constrained.as_ref().map(Constrained::mask),
+            mask: self.constraint.as_ref().map(SequenceConstraint::mask),
             logprobs: self.request.logprobs,
         }
     }
 
     /// Notes that `tokens` more prompt tokens have been read, and says so to the reader.
     pub fn prefilled(&mut self, tokens: usize) {
-        if let Phase::Prefill { prefilled } = &mut self.phase {
+        if let SequencePhase::Prefill { prefilled } = &mut self.phase {
             *prefilled += tokens;
             if self.request.choice.index == 0 {
                 self.counters.read_tokens.add(tokens as u64);
@@ -287,8 +277,11 @@ impl Sequence {
     }
 
     /// Takes one drawn token. Returns why the text ended, if it did.
-    pub fn accept(&mut self, sampled: Sampled, now: Instant) -> Option<Finish> {
-        self.prefilled_at.get_or_insert(now);
+    pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> Option<Finish> {
+        if self.prefilled_at.is_none() {
+            self.prefilled_at = Some(now);
+            self.log_first_token(now);
+        }
         self.count_token(now);
         let token = sampled.token;
         self.generated.push(token);
@@ -300,7 +293,7 @@ impl Sequence {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
         if self.request.logprobs.is_some() {
-            let Sampled { token, logprob, top } = sampled;
+            let SampledToken { token, logprob, top } = sampled;
             let bytes = self.request.output.bytes_of(token);
             let top_bytes = top.iter().map(|&(id, _)| self.request.output.bytes_of(id)).collect();
             self.logprobs.push(TokenLogprob { token, logprob, bytes, top, top_bytes });
@@ -308,16 +301,16 @@ impl Sequence {
         let piece = self.request.output.push(token);
         self.text.push_str(&piece.text);
         self.send_delta();
-        self.phase = Phase::Decode { last: token };
+        self.phase = SequencePhase::Decode { last: token };
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
-        if self.constrained.as_mut().is_some_and(|constrained| constrained.accept(token)) {
+        if self.constraint.as_mut().is_some_and(|constraint| constraint.accept(token)) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
         // A text that must have a form is worth nothing without its end.
-        let wraps_up = self.constrained.is_none()
-            && self.request.wrap_up.load(Ordering::Relaxed)
+        let wraps_up = self.constraint.is_none()
+            && self.request.finish_at_sentence.load(Ordering::Relaxed)
             && !piece.text.is_empty();
         if wraps_up && ends_sentence(&self.text) {
             return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
@@ -341,6 +334,14 @@ impl Sequence {
             None => {}
         }
         counters.generated_tokens.add(1);
+    }
+
+    fn log_first_token(&self, now: Instant) {
+        let ttft = now.saturating_duration_since(self.request.deadline.accepted_at);
+        let choice = self.request.choice.index;
+        self.request
+            .span
+            .in_scope(|| tracing::debug!(choice, ttft_ms = millis(ttft), "first token"));
     }
 
     fn send_delta(&mut self) {
@@ -380,6 +381,17 @@ impl Sequence {
             },
             timings,
         };
+        let elapsed = now.saturating_duration_since(self.request.deadline.accepted_at);
+        self.request.span.in_scope(|| {
+            tracing::debug!(
+                choice = self.request.choice.index,
+                finish_reason = ?completion.finish_reason,
+                prompt_tokens = completion.usage.prompt_tokens,
+                completion_tokens = completion.usage.completion_tokens,
+                total_ms = millis(elapsed),
+                "ended"
+            );
+        });
         drop(self.request.events);
         // A caller that has gone needs no answer.
         let _ = self.request.done.send(Ok(completion));
@@ -395,7 +407,7 @@ impl Sequence {
         let prefill = prefilled_at.saturating_duration_since(self.started_at);
         let decode = now.saturating_duration_since(prefilled_at);
         let accepted_at = self.request.deadline.accepted_at;
-        let masks = self.constrained.as_ref().map(Constrained::times).unwrap_or_default();
+        let masks = self.constraint.as_ref().map(SequenceConstraint::times).unwrap_or_default();
         Timings {
             queue_ms: self.queue_ms,
             load_ms: self.load_ms,
@@ -438,6 +450,7 @@ pub struct Finish {
 /// it: the request has one outcome.
 pub fn fail(request: GenerateRequest, failure: EngineFailure) {
     request.cancel.cancel();
+    request.span.in_scope(|| failure.log("failed"));
     drop(request.events);
     // A caller that has gone needs no answer.
     let _ = request.done.send(Err(failure));

@@ -1,6 +1,6 @@
 //! What the engine thread says of itself.
 //!
-//! Owns the cached status that health and status answer from: the worker writes it, everybody
+//! Owns the cached status that health and status answer from: the scheduler writes it, everybody
 //! reads it, and nobody ever asks the thread. Knows nothing of the wire.
 
 use std::hash::{DefaultHasher, Hash, Hasher};

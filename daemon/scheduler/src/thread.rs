@@ -3,7 +3,7 @@
 //! Owns the order of things: commands, then departures, then a slice of loading, then admission,
 //! then one step of every running sequence. It never awaits, never blocks on a reader, and waits
 //! only when it has nothing to do. Everything native is made, used and dropped inside
-//! [`Worker::run_thread`].
+//! [`Scheduler::run_thread`].
 
 mod commands;
 mod demand;
@@ -22,19 +22,19 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 use tokio::sync::oneshot;
 
 use self::loads::PendingLoad;
-use self::memory::Asker;
+use self::memory::Protection;
 use super::admission::{Admission, Arrival};
 use super::command::EngineExit;
 use super::command::{Command, GenerateRequest};
-use super::constrained::MaskThread;
 use super::crash_journal::{CrashJournal, Work};
-use super::embedding::Embeddings;
+use super::embed_queue::EmbedQueue;
 use super::error::EngineFailure;
 use super::memory::MemoryOptions;
-use super::registry::{LoadEnd, Registry};
-use super::sequence::{self, Sequence, Waiting};
+use super::registry::{FinishedLoad, LoadWaiter, Registry};
+use super::sequence::{self, QueuedRequest, Sequence};
 use super::status::StatusCell;
 use super::time::millis;
+use super::token_masks::MaskThread;
 use ingle_engine::cores::Cores;
 use ingle_engine::counters::{LoadOutcome, UnloadReason};
 use ingle_engine::engines::Engines;
@@ -42,7 +42,7 @@ use ingle_engine::settings::EngineSettings;
 
 /// What a change of the status shows in, token counts apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counts {
+struct StatusCounts {
     models: u64,
     running: usize,
     waiting: usize,
@@ -51,12 +51,12 @@ struct Counts {
 }
 
 /// The state of the engine thread.
-pub struct Worker {
+pub struct Scheduler {
     inbox: Receiver<Command>,
     status: StatusCell,
-    waiting: Admission<Waiting>,
+    waiting: Admission<QueuedRequest>,
     running: Vec<Sequence>,
-    embeddings: Embeddings,
+    embeddings: EmbedQueue,
     registry: Registry,
     /// Loads that have not begun.
     loads: Vec<PendingLoad>,
@@ -65,7 +65,7 @@ pub struct Worker {
     /// Answers that go out once the status shows what they say.
     answers: Vec<Box<dyn FnOnce()>>,
     /// What the status showed last, and when.
-    published: Option<(Counts, Instant)>,
+    published: Option<(StatusCounts, Instant)>,
     memory: MemoryOptions,
     /// What all models may take together.
     budget_bytes: u64,
@@ -78,7 +78,7 @@ pub struct Worker {
     journal: CrashJournal,
 }
 
-impl Worker {
+impl Scheduler {
     /// The body of the engine thread. A panic fails what is in flight, and everything native is
     /// dropped here either way.
     #[must_use]
@@ -96,7 +96,7 @@ impl Worker {
         let outcome = catch_unwind(AssertUnwindSafe(move || {
             Self::new(inbox, thread_status, engines, settings, memory, cores, journal).run();
         }));
-        // Dropping the worker, on return or while unwinding, dropped every request's terminal
+        // Dropping the scheduler, on return or while unwinding, dropped every request's terminal
         // channel: their readers answer that the engine has ended.
         at_the_end.release_memory();
         status.beat(Heartbeat::Stopped, Instant::now());
@@ -122,7 +122,7 @@ impl Worker {
             status,
             waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
             running: Vec::new(),
-            embeddings: Embeddings::default(),
+            embeddings: EmbedQueue::default(),
             registry: Registry::new(engines, settings),
             loads: Vec::new(),
             arrivals: 0,
@@ -191,13 +191,13 @@ impl Worker {
     fn drop_ended(&mut self) {
         let now = Instant::now();
         self.embeddings.drop_ended(now);
-        for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
-            let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
+        for waiting in self.waiting.remove_where(|waiting| waiting.end_reason(now).is_some()) {
+            let failure = waiting.end_reason(now).unwrap_or(EngineFailure::Cancelled);
             self.fail(waiting.request, failure);
         }
         for index in (0..self.running.len()).rev() {
-            if let Some(failure) = self.running[index].ended(now) {
-                let sequence = self.take_out(index);
+            if let Some(failure) = self.running[index].end_reason(now) {
+                let sequence = self.remove_running(index);
                 self.fail(sequence.request, failure);
             }
         }
@@ -206,13 +206,13 @@ impl Worker {
     /// Takes a sequence out and keeps its KV cache for prompts that begin alike. Of a request's
     /// several choices only the first is kept: they share what is long, the prompt, and together
     /// they would take the place of everybody else's.
-    fn take_out(&mut self, index: usize) -> Sequence {
+    fn remove_running(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
         let model = &sequence.request.model.name;
         self.registry.touch(model, Instant::now());
-        if let Some(resident) = self.registry.resident(model) {
+        if let Some(resident) = self.registry.resident_mut(model) {
             if sequence.request.choice.index == 0 {
-                resident.keep(sequence.seq, sequence.cached_text());
+                resident.keep(sequence.seq, sequence.kv_tokens());
             } else {
                 resident.generator.close(sequence.seq);
             }
@@ -221,12 +221,12 @@ impl Worker {
     }
 
     fn load_slice(&mut self) {
-        self.journal.loads_go_on(&self.registry.loading_names());
+        self.journal.retain_loads(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
         self.journal.adopts();
-        let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
+        let may_wait = self.running.is_empty() && self.next_embed_job(Instant::now()).is_none();
         let slice = if may_wait { limits::ADOPT_SLICE_MS } else { limits::ADOPT_BETWEEN_STEPS_MS };
         let begun_at = Instant::now();
         let ended = self.registry.adopt(Duration::from_millis(slice), may_wait);
@@ -242,14 +242,14 @@ impl Worker {
             }
         }
         let now = Instant::now();
-        for LoadEnd { name, result, .. } in &ended {
+        for FinishedLoad { name, result, .. } in &ended {
             match result {
                 Ok(loaded) => {
                     self.status.update(|status| status.loads += 1);
                     self.status.counters().load_ended(LoadOutcome::Loaded);
                     let took = Duration::try_from_secs_f64(loaded.load_ms / 1_000.0);
                     self.status.counters().load_time.record(took.unwrap_or_default());
-                    let mine = |waiting: &&mut Waiting| waiting.request.model.name == *name;
+                    let mine = |waiting: &&mut QueuedRequest| waiting.request.model.name == *name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
                     }
@@ -262,7 +262,7 @@ impl Worker {
             }
         }
         for end in ended {
-            self.later(move || end.tell());
+            self.defer(move || end.notify());
         }
         self.report();
     }
@@ -280,7 +280,7 @@ impl Worker {
             // Opening and forking a sequence is native code too.
             let GenerateRequest { model, request_id, .. } = &waiting.request;
             self.journal.step(Work::Prefill, model, std::iter::once(request_id.as_str()));
-            let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
+            let Some(resident) = self.registry.resident_mut(&waiting.request.model.name) else {
                 self.fail(waiting.request, EngineFailure::Cancelled);
                 continue;
             };
@@ -326,12 +326,12 @@ impl Worker {
             self.count_departure(was_resident, reason);
         }
         for waiter in waiters.into_iter().flatten() {
-            self.reply(waiter.done, Err(failure.clone()));
+            self.fail_load(waiter, failure.clone());
         }
         was_there
     }
 
-    /// Counts a model that has gone, or one that was on its way into memory.
+    /// StatusCounts a model that has gone, or one that was on its way into memory.
     fn count_departure(&self, was_resident: bool, reason: UnloadReason) {
         let counters = self.status.counters();
         if was_resident {
@@ -343,17 +343,22 @@ impl Worker {
 
     /// Does something once the status shows what has happened: who hears of an outcome may ask for
     /// the status next.
-    fn later(&mut self, answer: impl FnOnce() + 'static) {
+    fn defer(&mut self, answer: impl FnOnce() + 'static) {
         self.answers.push(Box::new(answer));
     }
 
     fn reply<T: 'static>(&mut self, done: oneshot::Sender<T>, answer: T) {
         // A caller that has gone needs no answer.
-        self.later(move || drop(done.send(answer)));
+        self.defer(move || drop(done.send(answer)));
+    }
+
+    /// Answers a load's caller with a failure.
+    fn fail_load(&mut self, waiter: LoadWaiter, failure: EngineFailure) {
+        self.defer(move || waiter.notify(Err(failure)));
     }
 
     fn fail(&mut self, request: GenerateRequest, failure: EngineFailure) {
-        self.later(move || sequence::fail(request, failure));
+        self.defer(move || sequence::fail(request, failure));
     }
 
     fn beat(&mut self, phase: Heartbeat) {
@@ -364,7 +369,7 @@ impl Worker {
     /// Brings the status up to date, then sends what is to be answered.
     fn report(&mut self) {
         let now = Instant::now();
-        let counts = Counts {
+        let counts = StatusCounts {
             models: self.registry.revision(),
             running: self.running.len(),
             waiting: self.waiting.len(),
@@ -383,11 +388,11 @@ impl Worker {
         for answer in std::mem::take(&mut self.answers) {
             answer();
         }
-        self.embeddings.answer();
+        self.embeddings.answer(now);
     }
 
     fn publish(&self) {
-        let used_bytes = self.ledger(Asker::Patient).used_bytes();
+        let used_bytes = self.ledger(Protection::All).used_bytes();
         let expires = self.expiries();
         let models = self.registry.describe(|model| self.demand(model).in_use());
         let loading = self.registry.loading_names();

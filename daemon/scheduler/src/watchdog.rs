@@ -37,7 +37,7 @@ impl Watchdog {
 
     /// Whether the thread has been silent for so long that people should know.
     #[must_use]
-    pub fn is_worried(&self) -> bool {
+    pub fn is_degraded(&self) -> bool {
         self.silent_ms.load(Ordering::Relaxed) >= millis(self.limit / 2)
     }
 
@@ -51,7 +51,7 @@ impl Watchdog {
             let now = Instant::now();
             let (phase, beat_at) = engine.heartbeat();
             let works = !matches!(phase, Phase::Idle | Phase::Stopped);
-            let silent = silence.look(now, beat_at, works);
+            let silent = silence.observe(now, beat_at, works);
             self.silent_ms.store(millis(silent), Ordering::Relaxed);
             if silent >= self.limit {
                 return Stall { phase, silent_ms: millis(silent) };
@@ -65,19 +65,19 @@ impl Watchdog {
 struct Silence {
     /// The longest time between two looks that counts.
     longest: Duration,
-    looked_at: Instant,
+    observed_at: Instant,
     counts_from: Instant,
 }
 
 impl Silence {
     fn new(longest: Duration, now: Instant) -> Self {
-        Self { longest, looked_at: now, counts_from: now }
+        Self { longest, observed_at: now, counts_from: now }
     }
 
     /// How long the thread has been silent at `now`, when its last heartbeat was at `beat_at`.
-    fn look(&mut self, now: Instant, beat_at: Instant, works: bool) -> Duration {
-        let since = now.saturating_duration_since(self.looked_at);
-        self.looked_at = now;
+    fn observe(&mut self, now: Instant, beat_at: Instant, works: bool) -> Duration {
+        let since = now.saturating_duration_since(self.observed_at);
+        self.observed_at = now;
         if !works || since > self.longest {
             self.counts_from = now;
         }
@@ -110,7 +110,7 @@ mod tests {
             (5_100, 250, true, 100),
             (5_700, 250, true, 700),
         ] {
-            let found = silence.look(at(now), at(beat_at), works);
+            let found = silence.observe(at(now), at(beat_at), works);
             assert_eq!(found, Duration::from_millis(silent), "at {now}");
         }
     }

@@ -16,8 +16,6 @@ use std::sync::OnceLock;
 use ingle_engine::loader::is_loader_thread;
 use libc::{c_int, c_void, siginfo_t};
 
-use super::MARK_OFFSET;
-
 /// Signals by which native code ends the process.
 const FATAL: [c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
@@ -29,6 +27,8 @@ const LOADER_MARK: [u8; 18] = *b"signal 000 loader\n";
 /// What the handler needs, set once before it is installed.
 struct Watch {
     journal: RawFd,
+    /// Where the mark stands in the journal.
+    mark_offset: libc::off_t,
     previous: [libc::sigaction; FATAL.len()],
 }
 
@@ -39,7 +39,7 @@ static WATCH: OnceLock<Watch> = OnceLock::new();
 ///
 /// # Errors
 /// When the system refuses.
-pub(super) fn watch(journal: &File) -> io::Result<()> {
+pub(super) fn watch(journal: &File, mark_offset: u64) -> io::Result<()> {
     // The handler may run at any time until the process ends, so its descriptor is never closed.
     let descriptor = journal.try_clone()?;
     let mut previous = Vec::with_capacity(FATAL.len());
@@ -47,7 +47,8 @@ pub(super) fn watch(journal: &File) -> io::Result<()> {
         previous.push(current_action(signal)?);
     }
     let Ok(previous) = previous.try_into() else { return Ok(()) };
-    let watch = Watch { journal: descriptor.as_raw_fd(), previous };
+    let journal = descriptor.as_raw_fd();
+    let watch = Watch { journal, mark_offset: mark_offset as libc::off_t, previous };
     if WATCH.set(watch).is_err() {
         return Ok(());
     }
@@ -76,7 +77,7 @@ fn install(signal: c_int) -> io::Result<()> {
 
 extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     if let Some(watch) = WATCH.get() {
-        mark(watch.journal, signal);
+        mark(watch, signal);
         let index = FATAL.iter().position(|&fatal| fatal == signal);
         if let Some(previous) = index.and_then(|index| watch.previous.get(index)) {
             let handler = previous.sa_sigaction;
@@ -98,7 +99,7 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     }
 }
 
-fn mark(journal: RawFd, signal: c_int) {
+fn mark(watch: &Watch, signal: c_int) {
     let (mut plain, mut loader) = (MARK, LOADER_MARK);
     let text: &mut [u8] = if is_loader_thread() { &mut loader } else { &mut plain };
     let mut left = signal.max(0);
@@ -108,6 +109,6 @@ fn mark(journal: RawFd, signal: c_int) {
     }
     // SAFETY: `text` is valid for its length. A journal that cannot be written stays without mark.
     unsafe {
-        libc::pwrite(journal, text.as_ptr().cast(), text.len(), MARK_OFFSET as libc::off_t);
+        libc::pwrite(watch.journal, text.as_ptr().cast(), text.len(), watch.mark_offset);
     }
 }

@@ -11,25 +11,38 @@ use crate::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Slot;
-use super::resident::{Resident, ResidentEmbedder};
 use crate::error::EngineFailure;
 use ingle_engine::engines::{LoadStart, LoadTarget};
 use ingle_engine::error::EngineError;
 use ingle_engine::loader::{LoadItem, LoadStream};
 use ingle_engine::tensor::HostTensor;
+use tracing::Span;
 
-/// Somebody who waits for a load.
+/// A caller that waits for a load.
 #[derive(Debug)]
 pub struct LoadWaiter {
-    /// Where progress goes.
+    /// The caller's tracing span.
+    pub span: Span,
+    /// Receives the progress.
     pub progress: mpsc::Sender<ProgressEvent>,
-    /// Where the outcome goes.
+    /// Receives the outcome.
     pub done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
 }
 
+impl LoadWaiter {
+    /// Sends the outcome, and logs it for the caller's request.
+    pub fn notify(self, outcome: Result<LoadedModel, EngineFailure>) {
+        self.span.in_scope(|| match &outcome {
+            Ok(loaded) => tracing::debug!(load_ms = loaded.load_ms, "load request ended"),
+            Err(failure) => failure.log("load request failed"),
+        });
+        // A caller that has gone needs no answer.
+        let _ = self.done.send(outcome);
+    }
+}
+
 /// The outcome of a load that has just ended.
-pub struct LoadEnd {
+pub struct FinishedLoad {
     /// The model.
     pub name: String,
     /// What it came to.
@@ -38,13 +51,12 @@ pub struct LoadEnd {
     pub waiters: Vec<LoadWaiter>,
 }
 
-impl LoadEnd {
+impl FinishedLoad {
     /// Tells those who wait. Only once the status shows the outcome: who hears of a load may ask
     /// for the status next.
-    pub fn tell(self) {
+    pub fn notify(self) {
         for waiter in self.waiters {
-            // A caller that has gone needs no answer.
-            let _ = waiter.done.send(self.result.clone().map_err(EngineFailure::Engine));
+            waiter.notify(self.result.clone().map_err(EngineFailure::Engine));
         }
     }
 }
@@ -65,27 +77,11 @@ fn adopt(target: &mut LoadTarget, tensor: HostTensor) -> Result<(), EngineError>
     }
 }
 
-/// The model, once nothing more is to come.
-pub(super) fn finish(
-    target: LoadTarget,
-    engine: EngineKind,
-    started_at: Instant,
-) -> Result<Slot, EngineError> {
-    Ok(match target {
-        LoadTarget::Generator(builder) => {
-            Slot::Resident(Resident::new(builder.finish()?, engine, started_at))
-        }
-        LoadTarget::Embedder(builder) => {
-            Slot::Embedder(ResidentEmbedder::new(builder.finish()?, engine, started_at))
-        }
-    })
-}
-
 /// The longest time between two looks at a load that counts as its own silence.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// A load under way.
-pub(super) struct Loading {
+pub(super) struct ModelLoad {
     pub(super) target: LoadTarget,
     pub(super) stream: LoadStream,
     pub(super) cancel: CancelOnDrop,
@@ -102,7 +98,7 @@ pub(super) struct Loading {
     pub(super) waiters: Vec<LoadWaiter>,
 }
 
-impl Loading {
+impl ModelLoad {
     /// A load that begins at `now`.
     pub(super) fn new(
         start: LoadStart,

@@ -11,11 +11,11 @@ use ingle_protocol::wire::models::EngineKind;
 use crate::pacing::Pacing;
 use crate::prompt_cache::{PromptCache, Reuse};
 use crate::time::millis;
-use ingle_engine::backend::{Embedder, Generator, SeqId, Trimmed};
+use ingle_engine::backend::{Embedder, Generator, SeqId, TrimOutcome};
 use ingle_engine::error::EngineError;
 
 /// A model that can generate.
-pub struct Resident {
+pub struct ResidentGenerator {
     /// Its numerics.
     pub generator: Box<dyn Generator>,
     /// Its prefill chunk size.
@@ -25,7 +25,7 @@ pub struct Resident {
     pub(super) load_ms: f64,
 }
 
-impl Resident {
+impl ResidentGenerator {
     /// A generator that `engine` has loaded since `started_at`.
     pub(super) fn new(
         generator: Box<dyn Generator>,
@@ -67,7 +67,7 @@ impl Resident {
         }
         loop {
             match self.generator.open() {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
+                Err(EngineError::NoCapacity { .. }) if self.evict_kept() => {}
                 opened => return Ok((opened?, 0)),
             }
         }
@@ -75,7 +75,7 @@ impl Resident {
 
     /// Closes the kept sequence that has not been used for longest, to make room in the KV cache.
     /// False when none is kept.
-    pub fn give_up_kept(&mut self) -> bool {
+    pub fn evict_kept(&mut self) -> bool {
         let kept = self.prompt_cache.evict();
         if let Some(seq) = kept {
             self.generator.close(seq);
@@ -88,7 +88,7 @@ impl Resident {
     fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
         loop {
             match self.generator.fork(reader, len) {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
+                Err(EngineError::NoCapacity { .. }) if self.evict_kept() => {}
                 forked => return forked.ok(),
             }
         }
@@ -97,7 +97,7 @@ impl Resident {
     /// Gives up the least recently used kept sequences.
     pub fn drop_kept(&mut self, sequences: usize) {
         for _ in 0..sequences {
-            if !self.give_up_kept() {
+            if !self.evict_kept() {
                 return;
             }
         }
@@ -106,8 +106,8 @@ impl Resident {
     /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
     /// and whether it would take it over as a whole.
     #[must_use]
-    pub fn goes_on_from(&self, prompt: &[u32]) -> Option<(usize, bool)> {
-        self.prompt_cache.look(prompt)
+    pub fn reusable_kept(&self, prompt: &[u32]) -> Option<(usize, bool)> {
+        self.prompt_cache.peek(prompt)
     }
 
     /// Spares the kept sequence that `prompt` would go on from when room is made.
@@ -119,7 +119,7 @@ impl Resident {
     /// begin alike.
     pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>) {
         // A pass that was under way may have put more into it than was accounted for.
-        if !matches!(self.generator.trim(seq, tokens.len()), Ok(Trimmed::Done)) {
+        if !matches!(self.generator.trim(seq, tokens.len()), Ok(TrimOutcome::Done)) {
             self.generator.close(seq);
             return;
         }

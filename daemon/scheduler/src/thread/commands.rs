@@ -8,18 +8,18 @@ use std::time::Instant;
 use crate::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 
-use super::Worker;
+use super::Scheduler;
 use super::loads::PendingLoad;
 use crate::admission::QueueFull;
 use crate::command::{Command, GenerateRequest};
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;
 use crate::registry::LoadWaiter;
-use crate::sequence::Waiting;
+use crate::sequence::QueuedRequest;
 use ingle_engine::counters::UnloadReason;
 use ingle_engine::model::EngineModel;
 
-impl Worker {
+impl Scheduler {
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Generate(request) => {
@@ -27,12 +27,12 @@ impl Worker {
                 // At once, so that a burst does not fill the queue while slots are free.
                 self.admit();
             }
-            Command::Embed(request) => self.enqueue_texts(*request),
-            Command::Load { model, options, force, progress, done } => {
+            Command::Embed(request) => self.enqueue_embed(*request),
+            Command::Load { model, options, force, span, progress, done } => {
                 if force && !self.draining {
                     self.journal.forgive(&model.name);
                 }
-                self.enqueue_load(model, options, LoadWaiter { progress, done });
+                self.enqueue_load(model, options, LoadWaiter { span, progress, done });
             }
             Command::Estimate { model, done } => {
                 let estimate = self.estimate(&model);
@@ -49,10 +49,10 @@ impl Worker {
 
     fn enqueue(&mut self, request: GenerateRequest) {
         let now = Instant::now();
-        let mut waiting = Waiting::new(request, self.next_arrival());
+        let mut waiting = QueuedRequest::new(request, self.next_arrival());
         let model = &waiting.request.model;
         // Nothing is evicted or loaded for what is refused.
-        let refused = match waiting.ended(now) {
+        let refused = match waiting.end_reason(now) {
             _ if self.draining => Some(EngineFailure::ShuttingDown),
             Some(failure) => Some(failure),
             None => self.quarantined(model).or_else(|| self.conflict(model)),
@@ -93,7 +93,7 @@ impl Worker {
             false => self.quarantined(&model).or_else(|| self.conflict(&model)),
         };
         if let Some(failure) = refused {
-            self.reply(waiter.done, Err(failure));
+            self.fail_load(waiter, failure);
             return;
         }
         let arrival = self.next_arrival();
@@ -104,7 +104,7 @@ impl Worker {
             && let Some(load) = self.loads.pop()
         {
             let waiting = self.loads.len();
-            self.reply(load.waiter.done, Err(EngineFailure::Overloaded { waiting, what: "loads" }));
+            self.fail_load(load.waiter, EngineFailure::Overloaded { waiting, what: "loads" });
         }
     }
 
@@ -122,9 +122,9 @@ impl Worker {
             .partition(|load: &PendingLoad| load.model.name == name);
         self.loads = others;
         for load in ended {
-            self.reply(load.waiter.done, Err(EngineFailure::Cancelled));
+            self.fail_load(load.waiter, EngineFailure::Cancelled);
         }
-        let was_there = self.drop_model(name, UnloadReason::Asked, &EngineFailure::Cancelled);
+        let was_there = self.drop_model(name, UnloadReason::Requested, &EngineFailure::Cancelled);
         Ok(was_there || demand.total() > 0)
     }
 
@@ -136,18 +136,18 @@ impl Worker {
                 self.fail(waiting.request, failure.clone());
             }
             for index in (0..self.running.len()).rev() {
-                let sequence = self.take_out(index);
+                let sequence = self.remove_running(index);
                 self.fail(sequence.request, failure.clone());
             }
             self.embeddings.end_where(|_| Some(failure.clone()));
         }
         for load in std::mem::take(&mut self.loads) {
-            self.reply(load.waiter.done, Err(failure.clone()));
+            self.fail_load(load.waiter, failure.clone());
         }
         // A load is worth nothing to a daemon that ends, unless a request waits for it.
         for name in self.registry.loading_names() {
             if self.demand(&name).requests() == 0 {
-                self.drop_model(&name, UnloadReason::Asked, &failure);
+                self.drop_model(&name, UnloadReason::Requested, &failure);
             }
         }
     }

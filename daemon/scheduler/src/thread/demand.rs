@@ -3,8 +3,8 @@
 //! The one place that counts them. What a count means for an unload, an eviction or a load under
 //! way is said here too, so that no two rules can disagree.
 
-use super::Worker;
-use super::memory::Asker;
+use super::Scheduler;
+use super::memory::Protection;
 use crate::admission::Arrival;
 use ingle_engine::model::EngineModel;
 
@@ -38,7 +38,7 @@ impl Demand {
     }
 }
 
-impl Worker {
+impl Scheduler {
     /// Who wants `name`, in whatever version.
     pub(super) fn demand(&self, name: &str) -> Demand {
         let pending = self.loads.iter().filter(|load| load.model.name == name && load.is_awaited());
@@ -48,10 +48,10 @@ impl Worker {
         }
     }
 
-    /// Requests that protect `name` from being evicted for `asker`: what runs, and of what waits
+    /// Requests that protect `name` from being evicted for `protection`: what runs, and of what waits
     /// the part that came first.
-    pub(super) fn protectors(&self, name: &str, asker: Asker) -> Demand {
-        self.requests(|model| model.name == name, |arrival| asker.comes_after(arrival))
+    pub(super) fn protectors(&self, name: &str, protection: Protection) -> Demand {
+        self.requests(|model| model.name == name, |arrival| protection.protects(arrival))
     }
 
     /// Who wants the model of that name, but another version of it.

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::Worker;
+use super::Scheduler;
 use super::memory::{Residence, reserved_tokens};
 use crate::admission::Arrival;
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;
 use crate::registry::LoadWaiter;
 use ingle_engine::model::EngineModel;
+use tracing::Span;
 
 /// A load that nobody's request asked for and that has not begun.
 pub(super) struct PendingLoad {
@@ -37,16 +38,18 @@ impl PendingLoad {
 
 /// Something that waits on the engine thread, and what it needs.
 #[derive(Clone, Copy)]
-struct Wish<'a> {
+struct PendingWork<'a> {
     arrival: Arrival,
     model: &'a EngineModel,
+    /// Its request's tracing span.
+    span: &'a Span,
     /// Tokens of KV cache it needs besides the model.
     tokens: usize,
     asked: ModelOptions,
     memory_since: Option<Instant>,
 }
 
-impl Worker {
+impl Scheduler {
     /// Starts the loads that there is memory for, in the order in which they were wished for. What
     /// has waited long for memory holds up what came after it.
     pub(super) fn start_waiting_loads(&mut self, now: Instant) {
@@ -54,20 +57,26 @@ impl Worker {
         let mut tried = BTreeSet::new();
         let mut last = None;
         loop {
-            let is_next = |wish: &Wish<'_>| {
+            let is_next = |wish: &PendingWork<'_>| {
                 Some(wish.arrival) > last
                     && !self.registry.holds(wish.model)
                     && !tried.contains(&wish.model.name)
             };
-            let next = self.wishes().filter(is_next).min_by_key(|wish| wish.arrival);
-            let Some(Wish { arrival, model, tokens, asked, memory_since }) = next else { break };
-            if self.held_from(now).is_some_and(|held| held < arrival) {
+            let next = self.pending_work().filter(is_next).min_by_key(|wish| wish.arrival);
+            let Some(PendingWork { arrival, model, span, tokens, asked, memory_since }) = next
+            else {
+                break;
+            };
+            if self.admission_barrier(now).is_some_and(|held| held < arrival) {
                 break;
             }
             last = Some(arrival);
-            let model = model.clone();
-            let asker = self.asker(arrival, memory_since, now);
-            match self.make_resident(&model, tokens, asked, asker, now) {
+            let (model, span) = (model.clone(), span.clone());
+            let protection = self.protection(arrival, memory_since, now);
+            // The load and its evictions are logged for the request that needs them.
+            let residence =
+                span.in_scope(|| self.make_resident(&model, tokens, asked, protection, now));
+            match residence {
                 Ok(residence) => {
                     self.note_residence(&model, residence, now);
                     tried.insert(model.name);
@@ -79,31 +88,35 @@ impl Worker {
     }
 
     /// The first of what has waited long for memory: what came after it stands back.
-    pub(super) fn held_from(&self, now: Instant) -> Option<Arrival> {
-        let is_held = |wish: &Wish<'_>| wish.memory_since.is_some_and(|since| is_long(since, now));
-        self.wishes().filter(is_held).map(|wish| wish.arrival).min()
+    pub(super) fn admission_barrier(&self, now: Instant) -> Option<Arrival> {
+        let is_held =
+            |wish: &PendingWork<'_>| wish.memory_since.is_some_and(|since| is_long(since, now));
+        self.pending_work().filter(is_held).map(|wish| wish.arrival).min()
     }
 
     /// Everything that waits, in no particular order.
-    fn wishes(&self) -> impl Iterator<Item = Wish<'_>> {
+    fn pending_work(&self) -> impl Iterator<Item = PendingWork<'_>> {
         let asked = ModelOptions::default();
-        let generations = self.waiting.iter().map(move |waiting| Wish {
+        let generations = self.waiting.iter().map(move |waiting| PendingWork {
             arrival: waiting.arrival,
             model: &waiting.request.model,
+            span: &waiting.request.span,
             tokens: reserved_tokens(&waiting.request, usize::MAX),
             asked,
             memory_since: waiting.memory_since,
         });
-        let jobs = self.embeddings.iter().map(move |job| Wish {
+        let jobs = self.embeddings.iter().map(move |job| PendingWork {
             arrival: job.arrival,
             model: &job.request.model,
+            span: &job.request.span,
             tokens: 0,
             asked,
             memory_since: job.memory_since,
         });
-        let loads = self.loads.iter().map(|load| Wish {
+        let loads = self.loads.iter().map(|load| PendingWork {
             arrival: load.arrival,
             model: &load.model,
+            span: &load.waiter.span,
             tokens: 0,
             asked: load.asked,
             memory_since: load.memory_since,
@@ -116,7 +129,9 @@ impl Worker {
         let held = self.registry.engines();
         let mut engines: Vec<_> = held.map(|(name, engine)| (name.to_owned(), engine)).collect();
         // One that is wanted goes before one that is only there.
-        for Wish { model, .. } in self.wishes().filter(|wish| !self.registry.holds(wish.model)) {
+        for PendingWork { model, .. } in
+            self.pending_work().filter(|wish| !self.registry.holds(wish.model))
+        {
             match engines.iter_mut().find(|(name, _)| *name == model.name) {
                 Some((_, engine)) => *engine = model.engine,
                 None => engines.push((model.name.clone(), model.engine)),
@@ -152,7 +167,7 @@ impl Worker {
         self.embeddings.end_where(|job| (job.arrival == arrival).then(|| failure.clone()));
         if let Some(index) = self.loads.iter().position(|load| load.arrival == arrival) {
             let load = self.loads.remove(index);
-            self.reply(load.waiter.done, Err(failure.clone()));
+            self.fail_load(load.waiter, failure.clone());
         }
     }
 
@@ -165,11 +180,11 @@ impl Worker {
                 continue;
             }
             let name = &load.model.name;
-            self.registry.change_stay(name, load.asked);
+            self.registry.change_retention(name, load.asked);
             self.registry.touch(name, now);
             let active = self.demand(name).in_use();
             if let Some((waiter, answer)) = self.registry.wait_for(name, load.waiter, active) {
-                self.reply(waiter.done, answer);
+                self.defer(move || waiter.notify(answer));
             }
         }
     }

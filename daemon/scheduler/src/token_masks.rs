@@ -19,14 +19,14 @@ use ingle_text::constraint::{Canceller, Constraint, ConstraintError};
 /// ends with the last handle.
 #[derive(Debug, Clone, Default)]
 pub struct MaskThread {
-    jobs: Option<SyncSender<Arc<Shared>>>,
+    jobs: Option<SyncSender<Arc<SharedMask>>>,
 }
 
 impl MaskThread {
     /// Has the next set made, if the thread has room for it.
-    fn prepare(&mut self, shared: &Arc<Shared>) {
+    fn prepare(&mut self, shared: &Arc<SharedMask>) {
         let jobs = self.jobs.get_or_insert_with(|| {
-            let (jobs, inbox) = sync_channel::<Arc<Shared>>(limits::CONCURRENT_GENERATIONS);
+            let (jobs, inbox) = sync_channel::<Arc<SharedMask>>(limits::CONCURRENT_GENERATIONS);
             let work = move || {
                 for shared in inbox {
                     shared.make();
@@ -51,19 +51,20 @@ pub struct MaskTimes {
 
 /// A sequence's constraint.
 #[derive(Debug)]
-pub struct Constrained {
-    shared: Arc<Shared>,
+pub struct SequenceConstraint {
+    shared: Arc<SharedMask>,
     thread: MaskThread,
 }
 
-impl Constrained {
+impl SequenceConstraint {
     /// Begins with the set for the first token.
     #[must_use]
     pub fn new(constraint: Constraint, thread: &mut MaskThread) -> Self {
         let canceller = constraint.canceller();
-        let state = State { constraint: Some(constraint), set: None, times: MaskTimes::default() };
+        let state =
+            MaskState { constraint: Some(constraint), set: None, times: MaskTimes::default() };
         let shared =
-            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), canceller });
+            Arc::new(SharedMask { state: Mutex::new(state), changed: Condvar::new(), canceller });
         thread.prepare(&shared);
         Self { shared, thread: thread.clone() }
     }
@@ -93,7 +94,7 @@ impl Constrained {
 }
 
 /// Who has gone needs no set any more, and the thread is wanted by others.
-impl Drop for Constrained {
+impl Drop for SequenceConstraint {
     fn drop(&mut self) {
         if let Some(canceller) = &self.shared.canceller {
             canceller.cancel();
@@ -102,14 +103,14 @@ impl Drop for Constrained {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedMask {
+    state: Mutex<MaskState>,
     changed: Condvar,
     canceller: Option<Canceller>,
 }
 
 #[derive(Debug)]
-struct State {
+struct MaskState {
     /// Absent while somebody is at work with it.
     constraint: Option<Constraint>,
     /// The set for the next token, once it is made.
@@ -117,7 +118,7 @@ struct State {
     times: MaskTimes,
 }
 
-impl Shared {
+impl SharedMask {
     /// Makes the set, unless it is there or in the making.
     fn make(&self) {
         let mut state = self.lock();
@@ -164,18 +165,18 @@ impl Shared {
         is_complete
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MaskState> {
         // It is whole after every statement: the work itself is done without the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl MaskSource for Shared {
+impl MaskSource for SharedMask {
     fn wait(&self) -> Result<Arc<TokenSet>, String> {
         let began = Instant::now();
         self.make();
         let limit = Duration::from_millis(limits::MASK_MS);
-        let waiting = |state: &mut State| state.set.is_none();
+        let waiting = |state: &mut MaskState| state.set.is_none();
         let waited = self.changed.wait_timeout_while(self.lock(), limit, waiting);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.times.wait += began.elapsed();
@@ -203,11 +204,11 @@ mod tests {
     use ingle_text::TextModel;
     use ingle_text::constraint::Grammars;
 
-    fn constrained(lark: &str) -> Constrained {
+    fn constrained(lark: &str) -> SequenceConstraint {
         let grammars = Grammars::new(&TextModel::bytes()).unwrap();
         let format = OutputFormat::Grammar { lark: lark.to_owned() };
         let constraint = grammars.constraint(&format).unwrap().unwrap();
-        Constrained::new(constraint, &mut MaskThread::default())
+        SequenceConstraint::new(constraint, &mut MaskThread::default())
     }
 
     #[test]

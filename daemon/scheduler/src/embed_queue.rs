@@ -1,7 +1,7 @@
 //! Requests for embeddings on the engine thread: queued, worked off in slices, answered once.
 //!
 //! Owns the queue, how far each request has come, and outcomes until they are sent. Reads no clock:
-//! time is an argument. Knows nothing of generations; the worker lends it the models.
+//! time is an argument. Knows nothing of generations; the scheduler lends it the models.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -11,13 +11,13 @@ use crate::limits;
 use super::admission::Arrival;
 use super::command::EmbedRequest;
 use super::error::EngineFailure;
-use super::sequence::out_of_time;
+use super::time::{millis, timeout_failure};
 use ingle_engine::backend::Embedder;
 use ingle_engine::error::EngineError;
 
 /// One request and the vectors it has so far.
 #[derive(Debug)]
-pub struct Job {
+pub struct EmbedJob {
     /// The request.
     pub request: EmbedRequest,
     /// Its place among everything that waits.
@@ -37,38 +37,59 @@ pub struct Job {
 
 /// What a slice came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slice {
+pub struct EmbedSlice {
     /// Tokens it read.
     pub tokens: usize,
     /// Whether the request has all of its vectors now.
     pub is_done: bool,
 }
 
-impl Job {
+impl EmbedJob {
     /// Whether some of its texts have been embedded.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.work_since.is_some()
     }
 
+    /// Starts W at the first slice.
+    fn begin(&mut self, now: Instant) {
+        if self.work_since.is_none() {
+            self.work_since = Some(now);
+            let waited = now.saturating_duration_since(self.request.deadline.accepted_at);
+            let inputs = self.request.inputs.len();
+            self.request.span.in_scope(|| {
+                tracing::debug!(waited_ms = millis(waited), inputs, "admitted");
+            });
+        }
+    }
+
+    fn log_end(&self, failure: Option<&EngineFailure>, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.request.deadline.accepted_at);
+        let prompt_tokens: usize = self.request.inputs.iter().map(Vec::len).sum();
+        self.request.span.in_scope(|| match failure {
+            Some(failure) => failure.log("failed"),
+            None => tracing::debug!(prompt_tokens, total_ms = millis(elapsed), "ended"),
+        });
+    }
+
     /// Why it must end at `now`, if it must.
-    fn ended(&self, now: Instant) -> Option<EngineFailure> {
+    fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
         let EmbedRequest { cancel, done, deadline, .. } = &self.request;
         if cancel.is_cancelled() || done.is_closed() {
             return Some(EngineFailure::Cancelled);
         }
-        out_of_time(deadline, self.work_since, "waiting for the model", now)
+        timeout_failure(deadline, self.work_since, "waiting for the model", now)
     }
 }
 
 /// The requests, first come first, and the outcomes that have not been sent.
 #[derive(Debug, Default)]
-pub struct Embeddings {
-    jobs: VecDeque<Job>,
-    outcomes: Vec<(Job, Result<(), EngineFailure>)>,
+pub struct EmbedQueue {
+    jobs: VecDeque<EmbedJob>,
+    outcomes: Vec<(EmbedJob, Result<(), EngineFailure>)>,
 }
 
-impl Embeddings {
+impl EmbedQueue {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -88,20 +109,21 @@ impl Embeddings {
     }
 
     /// Sends the outcomes.
-    pub fn answer(&mut self) {
+    pub fn answer(&mut self, now: Instant) {
         for (job, outcome) in self.outcomes.drain(..) {
+            job.log_end(outcome.as_ref().err(), now);
             // A caller that has gone needs no answer.
             let _ = job.request.done.send(outcome.map(|()| job.vectors));
         }
     }
 
     /// The requests, in the order in which their turn comes.
-    pub fn iter(&self) -> impl Iterator<Item = &Job> {
+    pub fn iter(&self) -> impl Iterator<Item = &EmbedJob> {
         self.jobs.iter()
     }
 
     /// The requests, in the order in which their turn comes.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Job> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut EmbedJob> {
         self.jobs.iter_mut()
     }
 
@@ -112,12 +134,19 @@ impl Embeddings {
         let mut order: Vec<usize> = (0..inputs.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(inputs[index].len()));
         let vectors = vec![Vec::new(); inputs.len()];
-        let job =
-            Job { request, arrival, memory_since: None, work_since: None, order, done: 0, vectors };
+        let job = EmbedJob {
+            request,
+            arrival,
+            memory_since: None,
+            work_since: None,
+            order,
+            done: 0,
+            vectors,
+        };
         let full =
             EngineFailure::Overloaded { waiting: self.jobs.len(), what: "requests for embeddings" };
         let is_full = self.jobs.len() >= limits::QUEUED_EMBEDDINGS;
-        match job.ended(now).or(is_full.then_some(full)) {
+        match job.end_reason(now).or(is_full.then_some(full)) {
             Some(failure) => self.outcomes.push((job, Err(failure))),
             None => {
                 self.jobs.push_back(job);
@@ -129,11 +158,11 @@ impl Embeddings {
 
     /// Ends what was cancelled or ran out of time.
     pub fn drop_ended(&mut self, now: Instant) {
-        self.end_where(|job| job.ended(now));
+        self.end_where(|job| job.end_reason(now));
     }
 
     /// Ends the requests for which there is a failure.
-    pub fn end_where(&mut self, failure: impl Fn(&Job) -> Option<EngineFailure>) {
+    pub fn end_where(&mut self, failure: impl Fn(&EmbedJob) -> Option<EngineFailure>) {
         for job in std::mem::take(&mut self.jobs) {
             match failure(&job) {
                 Some(failure) => self.outcomes.push((job, Err(failure))),
@@ -151,10 +180,10 @@ impl Embeddings {
         embedder: &mut dyn Embedder,
         most_tokens: usize,
         now: Instant,
-    ) -> Option<Slice> {
+    ) -> Option<EmbedSlice> {
         let index = self.jobs.iter().position(|job| job.arrival == arrival)?;
         let mut job = self.jobs.remove(index)?;
-        job.work_since.get_or_insert(now);
+        job.begin(now);
         let mut tokens = 0;
         let left = &job.order[job.done..];
         let fits = |index: &&usize| {
@@ -187,7 +216,7 @@ impl Embeddings {
             // In turns, so that a long request does not hold short ones up.
             None => self.jobs.push_back(job),
         }
-        Some(Slice { tokens, is_done })
+        Some(EmbedSlice { tokens, is_done })
     }
 }
 
@@ -249,6 +278,7 @@ mod tests {
         let (done, mut outcome) = oneshot::channel();
         let request = EmbedRequest {
             request_id: "r".to_owned(),
+            span: tracing::Span::none(),
             model,
             inputs: lengths.iter().map(|&len| vec![7; len]).collect(),
             deadline: Deadline::new(Layer::Daemon, 60_000, None, now),
@@ -257,7 +287,7 @@ mod tests {
         };
         let info = ModelInfo { architecture: String::new(), vocab_size: 9, weight_bytes: 0 };
         let mut embedder = Lengths { info, slices: Vec::new() };
-        let mut embeddings = Embeddings::default();
+        let mut embeddings = EmbedQueue::default();
         assert!(embeddings.push(request, Arrival(1), now));
         let mut tokens = Vec::new();
         while !embeddings.is_empty() {
@@ -269,7 +299,7 @@ mod tests {
         let expected: [&[usize]; 4] = [&[50], &[9], &[5, 4, 3], &[2, 1]];
         assert_eq!(embedder.slices, expected);
         assert_eq!(tokens, [50, 9, 12, 3]);
-        embeddings.answer();
+        embeddings.answer(now);
         let vectors = outcome.try_recv().unwrap().unwrap();
         assert_eq!(vectors, lengths.map(|len| vec![len as f32]));
     }
