@@ -1,7 +1,8 @@
-//! Requests for embeddings on the engine thread: queued, worked off in slices, answered once.
+//! Embedding queue: requests for embeddings, processed in slices and answered once.
 //!
-//! Owns the queue, how far each request has come, and outcomes until they are sent. Reads no clock:
-//! time is an argument. Knows nothing of generations; the scheduler lends it the models.
+//! Owns the queue, the progress of each request, and outcomes until they are sent. Reads no clock:
+//! time is an argument. Does not know generations or the registry: the scheduler passes the
+//! embedder in.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -20,32 +21,34 @@ use ingle_engine::error::EngineError;
 pub struct EmbedJob {
     /// The request.
     pub request: EmbedRequest,
-    /// Its place among everything that waits.
+    /// Its position in the arrival order.
     pub arrival: Arrival,
-    /// Since when there is no memory for its model; `None` while it waits for something else.
+    /// When its model began to wait for memory; `None` while it waits for something else.
     pub memory_since: Option<Instant>,
     /// When its first slice began: W runs from there.
     work_since: Option<Instant>,
-    /// The texts by length, the longest first: those that share a pass are of a length then, and
-    /// what there is no memory for shows at once.
+    /// Indexes of the inputs by length, longest first.
+    ///
+    /// Inputs that share a pass then have similar lengths, and an input that there is no memory for
+    /// fails first.
     order: Vec<usize>,
     /// How many of `order` are done.
     done: usize,
-    /// A vector for each text, empty until it is done.
+    /// A vector for each input, empty until it is done.
     vectors: Vec<Vec<f32>>,
 }
 
-/// What a slice came to.
+/// The result of one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedSlice {
-    /// Tokens it read.
+    /// Tokens that were read.
     pub tokens: usize,
-    /// Whether the request has all of its vectors now.
+    /// Whether the request has all of its vectors.
     pub is_done: bool,
 }
 
 impl EmbedJob {
-    /// Whether some of its texts have been embedded.
+    /// Whether its first slice has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.work_since.is_some()
@@ -72,7 +75,7 @@ impl EmbedJob {
         });
     }
 
-    /// Why it must end at `now`, if it must.
+    /// The failure that ends the request at `now`, if any.
     fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
         let EmbedRequest { cancel, done, deadline, .. } = &self.request;
         if cancel.is_cancelled() || done.is_closed() {
@@ -82,7 +85,7 @@ impl EmbedJob {
     }
 }
 
-/// The requests, first come first, and the outcomes that have not been sent.
+/// The queued requests, in arrival order, and the outcomes not yet sent.
 #[derive(Debug, Default)]
 pub struct EmbedQueue {
     jobs: VecDeque<EmbedJob>,
@@ -90,19 +93,19 @@ pub struct EmbedQueue {
 }
 
 impl EmbedQueue {
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// How many wait or run.
+    /// Number of requests that wait or run.
     #[must_use]
     pub fn len(&self) -> usize {
         self.jobs.len()
     }
 
-    /// Whether an outcome is to be sent.
+    /// Whether there are outcomes to send.
     #[must_use]
     pub fn has_outcomes(&self) -> bool {
         !self.outcomes.is_empty()
@@ -127,8 +130,9 @@ impl EmbedQueue {
         self.jobs.iter_mut()
     }
 
-    /// Takes a request in, or ends it because the queue is full or there is nothing left to do for
-    /// it at `now`. Whether it was taken in.
+    /// Queues a request, and returns whether it was queued.
+    ///
+    /// The request ends at once when the queue is full, or when it is cancelled or overdue at `now`.
     pub fn push(&mut self, request: EmbedRequest, arrival: Arrival, now: Instant) -> bool {
         let inputs = &request.inputs;
         let mut order: Vec<usize> = (0..inputs.len()).collect();
@@ -156,7 +160,7 @@ impl EmbedQueue {
         false
     }
 
-    /// Ends what was cancelled or ran out of time.
+    /// Ends cancelled and timed-out requests.
     pub fn drop_ended(&mut self, now: Instant) {
         self.end_where(|job| job.end_reason(now));
     }
@@ -171,9 +175,10 @@ impl EmbedQueue {
         }
     }
 
-    /// Embeds some texts of the request that came at `arrival`: about `most_tokens` tokens, and one
-    /// text at least. A request that is not done then goes behind the others. `None` when it came
-    /// to nothing.
+    /// Embeds some inputs of the request that came at `arrival`.
+    ///
+    /// A slice holds about `most_tokens` tokens, and at least one input. A request with inputs left
+    /// moves behind the others. `None` when the slice failed.
     pub fn step(
         &mut self,
         arrival: Arrival,
@@ -213,7 +218,7 @@ impl EmbedQueue {
                 return None;
             }
             None if is_done => self.outcomes.push((job, Ok(()))),
-            // In turns, so that a long request does not hold short ones up.
+            // Requests take turns, so that a long one does not delay short ones.
             None => self.jobs.push_back(job),
         }
         Some(EmbedSlice { tokens, is_done })
@@ -234,7 +239,7 @@ mod tests {
     use ingle_engine::model::{EngineModel, Weights};
     use ingle_engine::role::Role;
 
-    /// Gives each text its length for a vector, and notes the lengths of each slice.
+    /// Embeds each text as its length, and records the lengths in each slice.
     struct Lengths {
         info: ModelInfo,
         slices: Vec<Vec<usize>>,
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_of_like_lengths_and_vectors_in_the_callers_order() {
+    fn slices_group_lengths_and_keep_input_order() {
         let lengths = [3, 50, 1, 4, 9, 2, 5];
         let now = Instant::now();
         let config = serde_json::from_value(json!({ "model_type": "sim" })).unwrap();
@@ -295,7 +300,7 @@ mod tests {
             assert_eq!(slice.is_done, embeddings.is_empty());
             tokens.push(slice.tokens);
         }
-        // One text may be longer than a slice; the others fill theirs.
+        // An input longer than a slice gets a slice of its own.
         let expected: [&[usize]; 4] = [&[50], &[9], &[5, 4, 3], &[2, 1]];
         assert_eq!(embedder.slices, expected);
         assert_eq!(tokens, [50, 9, 12, 3]);

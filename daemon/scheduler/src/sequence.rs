@@ -1,8 +1,8 @@
-//! One running generation: from its prompt's first chunk to its one terminal event.
+//! A running sequence: one generation, from its first prefill chunk to its terminal event.
 //!
-//! Owns what the request has produced so far and what of it has gone out. Reads no clock: time is
-//! an argument. A reader that does not keep up costs nothing here: text that found no room stays
-//! in `text` and goes out with the next delta or with the terminal event.
+//! Owns the tokens and text produced so far, and how much of them was sent. Reads no clock: time is
+//! an argument. A slow client does not delay it: text that does not fit into the event channel
+//! stays in `text` and is sent with the next delta or with the terminal event.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,36 +19,36 @@ use ingle_engine::backend::SeqId;
 use ingle_engine::counters::{EngineCounters, ModelCounters};
 use ingle_engine::sampling::{Penalties, SampleSpec, SampledToken, UniformDraws};
 
-/// A request on its way to a slot.
+/// A generation that waits for admission.
 #[derive(Debug)]
 pub struct QueuedRequest {
     /// The request.
     pub request: GenerateRequest,
-    /// Its place among everything that waits.
+    /// Its position in the arrival order.
     pub arrival: Arrival,
-    /// When its model's load began to hold it up; `None` when the model was resident.
+    /// When it began to wait for its model's load; `None` when the model was resident.
     pub load_since: Option<Instant>,
     /// When the model became resident.
     pub load_until: Option<Instant>,
-    /// Since when there is no memory for it; `None` while it waits for something else.
+    /// When it began to wait for memory; `None` while it waits for something else.
     pub memory_since: Option<Instant>,
 }
 
 impl QueuedRequest {
-    /// A request that has just been queued.
+    /// A request that enters the queue.
     #[must_use]
     pub fn new(request: GenerateRequest, arrival: Arrival) -> Self {
         Self { request, arrival, load_since: None, load_until: None, memory_since: None }
     }
 
-    /// Notes whether it waits for memory at `now`, and if not, that its model's load goes on.
-    pub fn memory(&mut self, is_awaited: bool, now: Instant) {
+    /// Records whether it waits for memory at `now`; if not, its model is being loaded.
+    pub fn note_memory_wait(&mut self, is_awaited: bool, now: Instant) {
         if is_awaited {
             self.memory_since.get_or_insert(now);
         } else {
             self.memory_since = None;
             if self.load_until.take().is_some() {
-                // It was loaded, evicted, and is loaded anew.
+                // The model was loaded and evicted, and is being loaded again.
                 self.load_since = Some(now);
             } else {
                 self.load_since.get_or_insert(now);
@@ -56,7 +56,7 @@ impl QueuedRequest {
         }
     }
 
-    /// Whether its request is at work already, and only this one of its texts has no slot.
+    /// Whether another choice of its request has been admitted already.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.request.choice.work_since.get().is_some()
@@ -69,10 +69,10 @@ impl QueuedRequest {
         }
     }
 
-    /// Why the request must leave the queue at `now`, if it must.
+    /// The failure that ends the wait at `now`, if any.
     #[must_use]
     pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
-        // Set if its request is at work already, and only this one of its texts has no slot.
+        // Set if another choice of the request has been admitted already.
         let work_since = self.request.choice.work_since.get().copied();
         let waits_for = if self.load_since.is_some() && self.load_until.is_none() {
             "loading the model"
@@ -95,17 +95,17 @@ fn end_reason(
     timeout_failure(&request.deadline, work_since, waits_for, now)
 }
 
-/// What a sequence asks of the next forward pass.
+/// What a sequence needs from the next forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SequencePhase {
-    /// `prefilled` tokens of the prompt have been read.
+    /// Prompt tokens are left to read.
     Prefill {
-        /// How many.
+        /// Number of prompt tokens read so far.
         prefilled: usize,
     },
-    /// The prompt has been read; `last` is the token drawn last.
+    /// The whole prompt has been read.
     Decode {
-        /// Its id.
+        /// The token sampled last.
         last: u32,
     },
 }
@@ -113,11 +113,11 @@ pub enum SequencePhase {
 /// One running generation.
 #[derive(Debug)]
 pub struct Sequence {
-    /// What was asked for.
+    /// The request.
     pub request: GenerateRequest,
     /// Its KV cache in the model's generator.
     pub seq: SeqId,
-    /// Where it stands.
+    /// Prefill or decode.
     pub phase: SequencePhase,
     draws: UniformDraws,
     penalties: Option<Arc<Penalties>>,
@@ -126,7 +126,7 @@ pub struct Sequence {
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
     sent_logprobs: usize,
-    /// Tokens drawn so far, an end token included.
+    /// Tokens sampled so far, an end token included.
     generated: Vec<u32>,
     cached_tokens: usize,
     context_tokens: usize,
@@ -134,16 +134,17 @@ pub struct Sequence {
     queue_ms: f64,
     started_at: Instant,
     prefilled_at: Option<Instant>,
-    /// When the last token was drawn.
+    /// When the last token was sampled.
     token_at: Option<Instant>,
     counters: Arc<ModelCounters>,
     work_since: Instant,
 }
 
 impl Sequence {
-    /// Starts a waiting request at `now` in the sequence `seq` of a model with room for
-    /// `context_tokens`. The sequence holds the prompt's first `cached_tokens` already. What a
-    /// constraint allows is found out on `masks`.
+    /// Starts a waiting request at `now` in the sequence `seq`.
+    ///
+    /// The model's context holds `context_tokens`, and the sequence holds the prompt's first
+    /// `cached_tokens` already. The thread `masks` computes the masks of a constraint.
     #[must_use]
     pub fn start(
         waiting: QueuedRequest,
@@ -203,13 +204,13 @@ impl Sequence {
         }
     }
 
-    /// Whether its KV cache holds all of the prompt.
+    /// Whether its KV cache holds the whole prompt.
     #[must_use]
     pub fn has_read_prompt(&self) -> bool {
         matches!(self.phase, SequencePhase::Decode { .. })
     }
 
-    /// Why the work must stop at `now`, if it must.
+    /// The failure that ends the sequence at `now`, if any.
     #[must_use]
     pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
         end_reason(&self.request, Some(self.work_since), "the work", now)
@@ -227,8 +228,9 @@ impl Sequence {
         }
     }
 
-    /// Whether a pass over `tokens` more prompt tokens reads the prompt's last one, or is a decode
-    /// step: then its logits are wanted.
+    /// Whether a pass over `tokens` more tokens needs logits.
+    ///
+    /// It does when it reads the prompt's last token, and in every decode step.
     #[must_use]
     pub fn wants_logits(&self, tokens: usize) -> bool {
         match self.phase {
@@ -237,8 +239,10 @@ impl Sequence {
         }
     }
 
-    /// The tokens its KV cache holds: what has been read of the prompt, and every token drawn but
-    /// the last, which no pass has taken yet.
+    /// The tokens in its KV cache.
+    ///
+    /// These are the prompt tokens read so far and every sampled token but the last, which no pass
+    /// has read yet.
     #[must_use]
     pub fn kv_tokens(&self) -> Vec<u32> {
         match self.phase {
@@ -250,7 +254,7 @@ impl Sequence {
         }
     }
 
-    /// What the next token is drawn with.
+    /// The sample spec of the next token.
     pub fn sample_spec(&mut self) -> SampleSpec {
         SampleSpec {
             settings: self.request.settings,
@@ -261,7 +265,7 @@ impl Sequence {
         }
     }
 
-    /// Notes that `tokens` more prompt tokens have been read, and says so to the reader.
+    /// Records that `tokens` more prompt tokens have been read, and reports the progress.
     pub fn prefilled(&mut self, tokens: usize) {
         if let SequencePhase::Prefill { prefilled } = &mut self.phase {
             *prefilled += tokens;
@@ -276,7 +280,7 @@ impl Sequence {
         }
     }
 
-    /// Takes one drawn token. Returns why the text ended, if it did.
+    /// Accepts one sampled token. Returns the finish when it ends the completion.
     pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> Option<Finish> {
         if self.prefilled_at.is_none() {
             self.prefilled_at = Some(now);
@@ -286,7 +290,7 @@ impl Sequence {
         let token = sampled.token;
         self.generated.push(token);
         if let Some(penalties) = &mut self.penalties {
-            // The engine has let go of the last step's spec, so nothing is copied.
+            // The engine has dropped the last step's spec, so nothing is copied.
             Arc::make_mut(penalties).push(token);
         }
         if self.request.end_tokens.contains(&token) {
@@ -308,11 +312,11 @@ impl Sequence {
         if self.constraint.as_mut().is_some_and(|constraint| constraint.accept(token)) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
-        // A text that must have a form is worth nothing without its end.
-        let wraps_up = self.constraint.is_none()
+        // A constrained completion is worthless without its end, so it runs to it.
+        let may_finish = self.constraint.is_none()
             && self.request.finish_at_sentence.load(Ordering::Relaxed)
             && !piece.text.is_empty();
-        if wraps_up && ends_sentence(&self.text) {
+        if may_finish && ends_sentence(&self.text) {
             return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
         }
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
@@ -320,8 +324,10 @@ impl Sequence {
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
     }
 
-    /// Counts a token where it is made: a reader may get several in one delta. The texts of a request
-    /// have its prompt, and so its first token, in common.
+    /// Counts a token when it is sampled: a delta may hold several tokens.
+    ///
+    /// The choices of a request share its prompt, so only the first one records the time to first
+    /// token.
     fn count_token(&mut self, now: Instant) {
         let counters = &self.counters;
         match self.token_at.replace(now) {
@@ -348,9 +354,9 @@ impl Sequence {
         if !self.request.stream_text || self.sent_bytes == self.text.len() {
             return;
         }
-        // A full channel keeps the text here: it joins the next delta.
-        if let Ok(room) = self.request.events.try_reserve() {
-            room.send(GenerateEvent::Delta {
+        // When the channel is full, the text stays here and joins the next delta.
+        if let Ok(permit) = self.request.events.try_reserve() {
+            permit.send(GenerateEvent::Delta {
                 choice: self.request.choice.index,
                 text: self.text[self.sent_bytes..].to_owned(),
                 logprobs: self.logprobs[self.sent_logprobs..].to_vec(),
@@ -360,7 +366,7 @@ impl Sequence {
         }
     }
 
-    /// The terminal event of a request that came to its end.
+    /// Sends the terminal event of a completed request.
     pub fn finish(mut self, finish: Finish, now: Instant) {
         if finish.stop_string.is_none() {
             let rest = self.request.output.finish();
@@ -397,7 +403,7 @@ impl Sequence {
         let _ = self.request.done.send(Ok(completion));
     }
 
-    /// The terminal event of a request that failed.
+    /// Sends the terminal event of a failed request.
     pub fn fail(self, failure: EngineFailure) {
         fail(self.request, failure);
     }
@@ -425,8 +431,9 @@ impl Sequence {
     }
 }
 
-/// Whether a text may well end here: a line does, or a sentence. A point behind a digit may be a
-/// decimal one, or a list's.
+/// Whether the text ends with a line or a sentence.
+///
+/// A point after a digit does not count: it may be a decimal point, or the number of a list item.
 fn ends_sentence(text: &str) -> bool {
     let is_behind = |c: char| matches!(c, ' ' | '"' | '\'' | ')' | ']' | '”' | '’' | '*');
     let mut last = text.trim_end_matches(is_behind).chars().rev();
@@ -437,17 +444,18 @@ fn ends_sentence(text: &str) -> bool {
     }
 }
 
-/// Why a text ended.
+/// Why a completion ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finish {
-    /// In the wire's terms.
+    /// The finish reason of the wire format.
     pub reason: FinishReason,
     /// The stop string that ended it.
     pub stop_string: Option<String>,
 }
 
-/// The terminal event of a request that never ran, or not to its end. Its other choices end with
-/// it: the request has one outcome.
+/// Sends the terminal event of a request that failed, before or after its admission.
+///
+/// Its other choices end with it: the request has one outcome.
 pub fn fail(request: GenerateRequest, failure: EngineFailure) {
     request.cancel.cancel();
     request.span.in_scope(|| failure.log("failed"));
@@ -466,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_ends_behind_a_sentence_and_not_inside_a_number() {
+    fn text_ends_after_sentence_not_in_number() {
         for (text, ends) in [
             ("It burns.", true),
             ("It burns.\" ", true),

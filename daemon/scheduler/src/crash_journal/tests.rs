@@ -1,4 +1,4 @@
-//! What a dead daemon's journal comes to.
+//! Tests of the crash journal: which model a crashed daemon's journal blames.
 
 use ingle_protocol::wire::models::EngineKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +28,7 @@ impl JournalFolder {
         CrashJournal::open(&self.journal(), &self.quarantine())
     }
 
-    /// What the signal handler would write. The journal is not dropped in order: its process died.
+    /// Writes the mark as the signal handler would; the journal is not dropped, as after a crash.
     fn die(&self, journal: CrashJournal, mark: &str) {
         let file = File::options().write(true).open(self.journal()).unwrap();
         std::mem::forget(journal);
@@ -52,7 +52,7 @@ fn model(name: &str) -> EngineModel {
 const ABORT: &str = "signal 006";
 
 #[test]
-fn two_marked_deaths_refuse_a_model_and_unmarked_ones_do_not() {
+fn two_marked_crashes_refuse_a_model() {
     let folder = JournalFolder::new();
     for (mark, refused) in [(ABORT, false), ("", false), ("", false), (ABORT, true)] {
         let mut journal = folder.open();
@@ -72,7 +72,7 @@ fn two_marked_deaths_refuse_a_model_and_unmarked_ones_do_not() {
 }
 
 #[test]
-fn a_panic_is_a_death_and_an_orderly_end_is_none() {
+fn panic_counts_as_crash_and_clean_exit_not() {
     let folder = JournalFolder::new();
     for _ in 0..2 {
         let mut journal = folder.open();
@@ -93,7 +93,7 @@ fn a_panic_is_a_death_and_an_orderly_end_is_none() {
 }
 
 #[test]
-fn the_thread_that_died_decides_between_a_load_and_a_pass() {
+fn crashed_thread_decides_which_model_is_blamed() {
     let folder = JournalFolder::new();
     let blamed = |mark: &str, computes: bool| {
         let mut journal = folder.open();
@@ -106,13 +106,13 @@ fn the_thread_that_died_decides_between_a_load_and_a_pass() {
         deaths.map(|(suspect, _)| suspect.model).collect::<Vec<_>>()
     };
     assert_eq!(blamed("signal 011 loader", true), ["loading"]);
-    // The engine thread, or one of those that it computes on.
+    // The engine thread, or a thread that it computes on.
     assert_eq!(blamed("signal 011", true), ["running"]);
     assert_eq!(blamed("signal 011", false), ["loading"]);
 }
 
 #[test]
-fn success_and_a_pardon_are_remembered() {
+fn success_and_forgiveness_are_saved() {
     let folder = JournalFolder::new();
     for _ in 0..2 {
         let mut journal = folder.open();
@@ -131,7 +131,7 @@ fn success_and_a_pardon_are_remembered() {
 }
 
 #[test]
-fn broken_files_cost_a_warning_and_nothing_else() {
+fn invalid_files_cost_a_warning_only() {
     let folder = JournalFolder::new();
     let marked = |line: &str| {
         let mut text = vec![0; usize::try_from(MARK_OFFSET).unwrap()];
@@ -144,7 +144,7 @@ fn broken_files_cost_a_warning_and_nothing_else() {
         fs::write(folder.quarantine(), b"{\"models\": [").unwrap();
         assert!(folder.open().quarantined().is_empty());
     }
-    // A folder in the journal's place, and none for the quarantine.
+    // A folder in place of the journal, and no folder for the quarantine.
     let journal = CrashJournal::open(folder.folder.path(), Path::new("/nowhere/quarantine.json"));
     assert!(journal.file.is_none());
     journal.save();

@@ -1,4 +1,4 @@
-//! EvictionPlanner by example, and its rules for any state of affairs.
+//! Tests of the memory ledger: examples of evictions, and properties of every plan.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An idle model with `weights`, used last at second `used`.
+/// An idle model with `weights`, last used at second `used`.
 fn idle(start: Instant, model: &str, weights: u64, used: u64) -> Holding {
     Holding {
         model: model.to_owned(),
@@ -33,7 +33,7 @@ fn need(bytes: u64) -> MemoryNeed<'static> {
 }
 
 #[test]
-fn caches_go_before_models_and_the_least_recently_used_model_before_others() {
+fn kept_sequences_are_evicted_before_models() {
     let start = Instant::now();
     let cached = Holding { kept: vec![5, 10], ..idle(start, "cached", 30, 9) };
     let ledger = Ledger::new(100, vec![idle(start, "b", 20, 2), idle(start, "a", 20, 1), cached]);
@@ -43,7 +43,7 @@ fn caches_go_before_models_and_the_least_recently_used_model_before_others() {
         ledger.plan(need(50)),
         MemoryPlan::Fits(vec![drop_kept("cached", 2, 15), unload("a", 20)])
     );
-    // Once both models go, the caches need not.
+    // After both models are unloaded, no kept sequence has to be dropped.
     assert_eq!(ledger.plan(need(52)), MemoryPlan::Fits(vec![unload("a", 20), unload("b", 20)]));
     let all = vec![unload("a", 20), unload("b", 20), unload("cached", 45)];
     assert_eq!(ledger.plan(need(100)), MemoryPlan::Fits(all));
@@ -51,7 +51,7 @@ fn caches_go_before_models_and_the_least_recently_used_model_before_others() {
 }
 
 #[test]
-fn a_shortage_names_everybody_with_numbers() {
+fn shortage_names_all_holders_with_bytes() {
     let start = Instant::now();
     let busy = Holding { active: 2, running: 1_000, ..idle(start, "busy", 4_000_000_000, 1) };
     let pinned = Holding { pinned: true, ..idle(start, "pinned", 1_500_000_000, 2) };
@@ -66,7 +66,7 @@ fn a_shortage_names_everybody_with_numbers() {
 }
 
 #[test]
-fn a_kept_sequence_that_is_taken_over_is_neither_counted_twice_nor_dropped() {
+fn continued_sequence_is_counted_once_and_kept() {
     let start = Instant::now();
     let own = Holding { kept: vec![10, 30], ..idle(start, "new", 50, 1) };
     let mut ledger = Ledger::new(100, vec![own]);
@@ -74,7 +74,7 @@ fn a_kept_sequence_that_is_taken_over_is_neither_counted_twice_nor_dropped() {
     // 40 for the sequence, of which it brings 30.
     assert_eq!(ledger.plan(need(10)), MemoryPlan::Fits(vec![]));
     assert_eq!(ledger.plan(need(15)), MemoryPlan::Fits(vec![drop_kept("new", 1, 10)]));
-    // What runs will end; the model's own weights will not.
+    // Running sequences will end; the model's own weights stay.
     assert!(matches!(ledger.plan(need(50)), MemoryPlan::Wait(_)));
     assert!(matches!(ledger.plan(need(51)), MemoryPlan::Never(_)));
 }
@@ -94,7 +94,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_plan_frees_enough_touches_nothing_in_use_and_nothing_more_recent_than_it_must(
+    fn plan_frees_enough_and_spares_used_and_recent(
         holdings in prop::collection::vec(any_holding(), 0..6),
         budget in 0_u64..300,
         bytes in 0_u64..200,
@@ -149,7 +149,7 @@ proptest! {
             }
         }
         prop_assert!(ledger.used_bytes() - freed + bytes <= budget);
-        // No step is superfluous at its end.
+        // The last step is never superfluous.
         if let Some(EvictionStep::Unload { bytes: last, .. }) = steps.last() {
             prop_assert!(ledger.used_bytes() - (freed - last) + bytes > budget || *last == 0);
         }

@@ -1,7 +1,7 @@
-//! What the engine thread is told, and what it does about it at once.
+//! Command handling: replies at once, or queues the work for the loop.
 //!
-//! Owns the answers to commands, and who is refused at the door. Whatever takes longer than a look
-//! at the queues waits in one of them for its turn in the loop.
+//! Owns the replies to commands and the early refusals. Work that takes longer than a check of the
+//! queues waits in one of them for its turn in the loop.
 
 use std::time::Instant;
 
@@ -20,11 +20,12 @@ use ingle_engine::counters::UnloadReason;
 use ingle_engine::model::EngineModel;
 
 impl Scheduler {
+    /// Handles one command.
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Generate(request) => {
                 self.enqueue(*request);
-                // At once, so that a burst does not fill the queue while slots are free.
+                // Admit at once, so that a burst does not fill the queue while capacity is free.
                 self.admit();
             }
             Command::Embed(request) => self.enqueue_embed(*request),
@@ -51,7 +52,7 @@ impl Scheduler {
         let now = Instant::now();
         let mut waiting = QueuedRequest::new(request, self.next_arrival());
         let model = &waiting.request.model;
-        // Nothing is evicted or loaded for what is refused.
+        // Nothing is evicted or loaded for a refused request.
         let refused = match waiting.end_reason(now) {
             _ if self.draining => Some(EngineFailure::ShuttingDown),
             Some(failure) => Some(failure),
@@ -62,16 +63,16 @@ impl Scheduler {
             return;
         }
         if self.registry.loading_fraction(&waiting.request.model.name).is_some() {
-            waiting.memory(false, now);
+            waiting.note_memory_wait(false, now);
         }
-        // The first of a request's choices speaks for all.
+        // Only the first choice of a request sends progress events.
         let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
         match self.waiting.push(waiting) {
             Ok(position) => {
                 let Some(events) = events else { return };
                 self.status.update(|status| status.accepted += 1);
                 if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
-                    // Progress that finds no room is not missed.
+                    // A progress event that does not fit into the channel is dropped.
                     let _ = events.try_send(GenerateEvent::Queued { position });
                 }
             }
@@ -83,7 +84,7 @@ impl Scheduler {
         }
     }
 
-    /// A `load` command: is answered, joins a load, starts one, or waits for memory.
+    /// Replies to a `load` command, or lets it join a load, start one, or wait for memory.
     fn enqueue_load(&mut self, model: EngineModel, asked: ModelOptions, waiter: LoadWaiter) {
         if waiter.done.is_closed() {
             return;
@@ -99,7 +100,7 @@ impl Scheduler {
         let arrival = self.next_arrival();
         self.loads.push(PendingLoad { model, asked, waiter, arrival, memory_since: None });
         self.start_waiting_loads(Instant::now());
-        // What is still here waits; the last is the one that has just come.
+        // The loads left here wait for memory; the last one is the new one.
         if self.loads.len() > limits::QUEUED_LOADS
             && let Some(load) = self.loads.pop()
         {
@@ -108,8 +109,10 @@ impl Scheduler {
         }
     }
 
-    /// Drops a model that no request needs. Where it is not in memory yet, whoever waits for that
-    /// ends as cancelled, and so does its load. Whether there was anything to drop.
+    /// Unloads a model that no request needs.
+    ///
+    /// If the model is not in memory yet, its load and all requests that wait for it are
+    /// cancelled. Returns whether there was anything to unload.
     fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
         let demand = self.demand(name);
         if self.registry.is_resident(name) && demand.requests() > 0 {
@@ -128,6 +131,7 @@ impl Scheduler {
         Ok(was_there || demand.total() > 0)
     }
 
+    /// Refuses new work from here on, and with `now` cancels the running work too.
     fn shut_down(&mut self, now: bool) {
         self.draining = true;
         let failure = EngineFailure::ShuttingDown;
@@ -144,7 +148,7 @@ impl Scheduler {
         for load in std::mem::take(&mut self.loads) {
             self.fail_load(load.waiter, failure.clone());
         }
-        // A load is worth nothing to a daemon that ends, unless a request waits for it.
+        // A daemon that ends needs a load only if a request waits for it.
         for name in self.registry.loading_names() {
             if self.demand(&name).requests() == 0 {
                 self.drop_model(&name, UnloadReason::Requested, &failure);

@@ -1,6 +1,6 @@
-//! EmbedQueue between the steps of generations.
+//! Embedding between the steps of generations.
 //!
-//! Owns when a slice of them is worked off and on which model. The queue itself is `embedding`'s.
+//! Owns when a slice of embedding runs and on which model. Does not own the queue: `embed_queue` does.
 
 use std::time::Instant;
 
@@ -16,8 +16,7 @@ use ingle_engine::counters::Activity;
 use ingle_engine::error::EngineError;
 
 impl Scheduler {
-    /// Takes a request for embeddings in, or answers it. Its model's load starts with the next
-    /// turn.
+    /// Queues a request for embeddings, or refuses it. Its model's load starts in the next turn.
     pub(super) fn enqueue_embed(&mut self, request: EmbedRequest) {
         let refused = match self.draining {
             true => Some(EngineFailure::ShuttingDown),
@@ -37,22 +36,23 @@ impl Scheduler {
         }
     }
 
-    /// The request whose turn it is at `now`: its model is in memory, and it has begun or needs not
-    /// stand back.
+    /// The embedding request that runs next at `now`.
+    ///
+    /// Its model is in memory, and it has begun or arrived before the admission barrier.
     pub(super) fn next_embed_job(&self, now: Instant) -> Option<&EmbedJob> {
         if self.embeddings.is_empty() {
             return None;
         }
-        let held = self.admission_barrier(now);
+        let barrier = self.admission_barrier(now);
         let may_begin =
-            |job: &&EmbedJob| job.has_begun() || held.is_none_or(|held| job.arrival <= held);
+            |job: &&EmbedJob| job.has_begun() || barrier.is_none_or(|last| job.arrival <= last);
         self.embeddings
             .iter()
             .filter(|job| self.registry.is_ready(&job.request.model))
             .find(may_begin)
     }
 
-    /// Works off a slice of one request.
+    /// Runs one slice of one embedding request.
     pub(super) fn embed(&mut self) {
         let now = Instant::now();
         let Some(job) = self.next_embed_job(now) else { return };
@@ -62,7 +62,7 @@ impl Scheduler {
         self.journal.step(Work::Prefill, &model, std::iter::once(request_id.as_str()));
         match self.registry.embedder(&model.name) {
             Some((embedder, pacing)) => {
-                // A slice is a prompt's chunk as far as others are concerned.
+                // For other requests a slice costs as much as a prefill chunk.
                 let is_alone = self.running.is_empty();
                 let contention = if is_alone { Contention::Prompts } else { Contention::Streams };
                 let most_tokens = pacing.chunk_tokens(contention);
@@ -78,7 +78,7 @@ impl Scheduler {
                 counters.busy(Activity::Embed, now.elapsed());
                 self.registry.touch(&model.name, Instant::now());
             }
-            // The service does not ask for it.
+            // Defensive: the service checks the model's role before.
             None => {
                 let problem = format!("`{}` is not an embedding model", model.name);
                 let failure = EngineFailure::from(EngineError::Native(problem));

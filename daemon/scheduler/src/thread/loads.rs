@@ -1,7 +1,7 @@
-//! Which models are loaded next: for requests and for callers who asked for nothing else.
+//! Load order: which model is loaded next, for requests and for load commands.
 //!
-//! Owns the one order over all that waits for a model, and what stands back for whom. Whether there
-//! is memory is `memory`'s to say.
+//! Owns the one order over everything that waits for a model, and the admission barrier that holds
+//! later work back. Does not decide whether there is memory: `memory` does.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ use crate::registry::LoadWaiter;
 use ingle_engine::model::EngineModel;
 use tracing::Span;
 
-/// A load that nobody's request asked for and that has not begun.
+/// A load command whose load has not started.
 pub(super) struct PendingLoad {
     pub(super) model: EngineModel,
     pub(super) asked: ModelOptions,
     pub(super) waiter: LoadWaiter,
-    /// Its place among everything that waits.
+    /// Its position in the arrival order.
     pub(super) arrival: Arrival,
-    /// Since when there is no memory for it.
+    /// When it began to wait for memory.
     pub(super) memory_since: Option<Instant>,
 }
 
@@ -36,38 +36,39 @@ impl PendingLoad {
     }
 }
 
-/// Something that waits on the engine thread, and what it needs.
+/// A waiting request or load command, and what it needs.
 #[derive(Clone, Copy)]
 struct PendingWork<'a> {
     arrival: Arrival,
     model: &'a EngineModel,
     /// Its request's tracing span.
     span: &'a Span,
-    /// Tokens of KV cache it needs besides the model.
+    /// Tokens of KV cache that it needs besides the model.
     tokens: usize,
     asked: ModelOptions,
     memory_since: Option<Instant>,
 }
 
 impl Scheduler {
-    /// Starts the loads that there is memory for, in the order in which they were wished for. What
-    /// has waited long for memory holds up what came after it.
+    /// Starts the loads that there is memory for, in arrival order.
+    ///
+    /// Work that has waited long for memory holds back everything that arrived after it.
     pub(super) fn start_waiting_loads(&mut self, now: Instant) {
         self.loads.retain(PendingLoad::is_awaited);
         let mut tried = BTreeSet::new();
         let mut last = None;
         loop {
-            let is_next = |wish: &PendingWork<'_>| {
-                Some(wish.arrival) > last
-                    && !self.registry.holds(wish.model)
-                    && !tried.contains(&wish.model.name)
+            let is_next = |work: &PendingWork<'_>| {
+                Some(work.arrival) > last
+                    && !self.registry.holds(work.model)
+                    && !tried.contains(&work.model.name)
             };
-            let next = self.pending_work().filter(is_next).min_by_key(|wish| wish.arrival);
+            let next = self.pending_work().filter(is_next).min_by_key(|work| work.arrival);
             let Some(PendingWork { arrival, model, span, tokens, asked, memory_since }) = next
             else {
                 break;
             };
-            if self.admission_barrier(now).is_some_and(|held| held < arrival) {
+            if self.admission_barrier(now).is_some_and(|barrier| barrier < arrival) {
                 break;
             }
             last = Some(arrival);
@@ -87,14 +88,17 @@ impl Scheduler {
         self.join_loads(now);
     }
 
-    /// The first of what has waited long for memory: what came after it stands back.
+    /// The admission barrier: the first arrival that has waited long for memory.
+    ///
+    /// Work that arrived after it neither loads a model nor begins, so that the memory it waits for
+    /// is not taken again and again. `None` when nothing has waited long.
     pub(super) fn admission_barrier(&self, now: Instant) -> Option<Arrival> {
         let is_held =
-            |wish: &PendingWork<'_>| wish.memory_since.is_some_and(|since| is_long(since, now));
-        self.pending_work().filter(is_held).map(|wish| wish.arrival).min()
+            |work: &PendingWork<'_>| work.memory_since.is_some_and(|since| is_long(since, now));
+        self.pending_work().filter(is_held).map(|work| work.arrival).min()
     }
 
-    /// Everything that waits, in no particular order.
+    /// All waiting work, in no particular order.
     fn pending_work(&self) -> impl Iterator<Item = PendingWork<'_>> {
         let asked = ModelOptions::default();
         let generations = self.waiting.iter().map(move |waiting| PendingWork {
@@ -124,13 +128,13 @@ impl Scheduler {
         generations.chain(jobs).chain(loads)
     }
 
-    /// What runs each model that is in memory, on its way there or waited for.
+    /// The engine of each model that is in memory, being loaded or waited for.
     pub(super) fn engines(&self) -> Vec<(String, EngineKind)> {
-        let held = self.registry.engines();
-        let mut engines: Vec<_> = held.map(|(name, engine)| (name.to_owned(), engine)).collect();
-        // One that is wanted goes before one that is only there.
+        let present = self.registry.engines();
+        let mut engines: Vec<_> = present.map(|(name, engine)| (name.to_owned(), engine)).collect();
+        // The engine of a waiting version replaces that of a present one.
         for PendingWork { model, .. } in
-            self.pending_work().filter(|wish| !self.registry.holds(wish.model))
+            self.pending_work().filter(|work| !self.registry.holds(work.model))
         {
             match engines.iter_mut().find(|(name, _)| *name == model.name) {
                 Some((_, engine)) => *engine = model.engine,
@@ -140,7 +144,7 @@ impl Scheduler {
         engines
     }
 
-    /// Notes for all who need this version of `model` whether it waits for memory at `now`.
+    /// Records, for all work that needs this version of `model`, whether it waits for memory.
     fn note_residence(&mut self, model: &EngineModel, residence: Residence, now: Instant) {
         let is_awaited = residence == Residence::Awaited;
         let is_same =
@@ -149,7 +153,7 @@ impl Scheduler {
             *since = is_awaited.then(|| since.unwrap_or(now));
         };
         for waiting in self.waiting.iter_mut().filter(|one| is_same(&one.request.model)) {
-            waiting.memory(is_awaited, now);
+            waiting.note_memory_wait(is_awaited, now);
         }
         for job in self.embeddings.iter_mut().filter(|job| is_same(&job.request.model)) {
             note(&mut job.memory_since);
@@ -159,7 +163,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends what came at `arrival` and still waits.
+    /// Ends the waiting request or load command that came at `arrival`.
     fn end_waiting(&mut self, arrival: Arrival, failure: &EngineFailure) {
         for waiting in self.waiting.remove_where(|waiting| waiting.arrival == arrival) {
             self.fail(waiting.request, failure.clone());
@@ -171,8 +175,9 @@ impl Scheduler {
         }
     }
 
-    /// Lets callers wait for the loads that have begun meanwhile, and answers those whose model is
-    /// in memory.
+    /// Attaches load commands to loads that have started meanwhile.
+    ///
+    /// A command whose model is in memory gets its reply.
     fn join_loads(&mut self, now: Instant) {
         for load in std::mem::take(&mut self.loads) {
             if !self.registry.holds(&load.model) {
@@ -190,7 +195,7 @@ impl Scheduler {
     }
 }
 
-/// Whether something has waited so long that what came later must stand back.
+/// Whether the wait for memory is so long that later work is held back.
 pub(super) fn is_long(since: Instant, now: Instant) -> bool {
     let patience = Duration::from_millis(limits::MEMORY_PATIENCE_MS);
     now.saturating_duration_since(since) >= patience

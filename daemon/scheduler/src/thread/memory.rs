@@ -1,7 +1,7 @@
-//! Making room: what the scheduler does so that loads and running sequences stay within the budget.
+//! Memory: keeps loads and running sequences within the budget, by eviction and waiting.
 //!
-//! Owns the reservations (a load's estimate, a sequence's KV cache up to its last token), who is
-//! protected from eviction, and what expires. The decisions themselves are `ledger`'s.
+//! Owns the reservations (a load's estimate, a sequence's KV cache up to its last token), the
+//! protection of models from eviction, and expiry. Does not decide what is evicted: `ledger` does.
 
 use std::time::{Duration, Instant};
 
@@ -38,21 +38,21 @@ impl Protection {
     }
 }
 
-/// Whether a model is in memory or on its way there.
+/// Whether a model has memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Residence {
-    /// It is.
+    /// The model is in memory or being loaded.
     Granted,
-    /// It waits for memory that models in use hold.
+    /// The model waits for memory that models in use hold.
     Awaited,
 }
 
-/// Tokens a request's sequence may come to hold.
+/// Maximum number of tokens that a request's sequence can hold.
 pub(super) fn reserved_tokens(request: &GenerateRequest, context_tokens: usize) -> usize {
     request.prompt.len().saturating_add(request.max_tokens).min(context_tokens)
 }
 
-/// Bytes a running sequence holds or may yet come to hold.
+/// Bytes reserved for a running sequence, up to its last token.
 fn running_bytes(registry: &Registry, sequence: &Sequence) -> u64 {
     let Some(resident) = registry.resident(&sequence.request.model.name) else { return 0 };
     let generator = &resident.generator;
@@ -65,7 +65,7 @@ fn running_bytes(registry: &Registry, sequence: &Sequence) -> u64 {
 }
 
 impl Scheduler {
-    /// Everybody's holdings now.
+    /// The present holdings of all models.
     pub(super) fn ledger(&self, protection: Protection) -> Ledger {
         let mut holdings = self.registry.holdings();
         for holding in &mut holdings {
@@ -79,9 +79,10 @@ impl Scheduler {
         Ledger::new(self.budget_bytes, holdings)
     }
 
-    /// Whether what came at `arrival`, and waits for memory since `since`, may take models that
-    /// only later requests wait for: when it has waited long, or when nothing else moves that could
-    /// make room.
+    /// The requests that are protected from eviction by work that came at `arrival`.
+    ///
+    /// Work that has waited long for memory, since `since`, may evict models that only later
+    /// requests wait for. So may any work when nothing runs that could free memory.
     pub(super) fn protection(
         &self,
         arrival: Arrival,
@@ -98,27 +99,28 @@ impl Scheduler {
         }
     }
 
-    /// Takes the steps of a plan.
+    /// Executes the steps of a memory plan.
     pub(super) fn evict(&mut self, steps: &[EvictionStep]) {
         for step in steps {
             match step {
                 EvictionStep::DropKept { model, sequences, bytes } => {
-                    tracing::debug!(model, sequences, bytes, "kept sequences make room");
+                    tracing::debug!(model, sequences, bytes, "kept sequences evicted");
                     if let Some(resident) = self.registry.resident_mut(model) {
                         resident.drop_kept(*sequences);
                         self.status.counters().kept_dropped.add(*sequences as u64);
                     }
                 }
                 EvictionStep::Unload { model, bytes } => {
-                    tracing::info!(model, bytes, "an idle model makes room");
+                    tracing::info!(model, bytes, "idle model evicted");
                     self.drop_model(model, UnloadReason::Memory, &EngineFailure::Cancelled);
                 }
             }
         }
     }
 
-    /// Starts the model's load if there is memory for it and for `sequence_tokens` of KV cache. What
-    /// is in memory under its name in another version makes way, if nobody wants it.
+    /// Starts the model's load if there is memory for it and for `sequence_tokens` of KV cache.
+    ///
+    /// Another version of the model is unloaded for it, if no request needs that version.
     pub(super) fn make_resident(
         &mut self,
         model: &EngineModel,
@@ -134,23 +136,23 @@ impl Scheduler {
             return Err(failure);
         }
         let estimate = self.registry.estimate(model);
-        // What is staged has gone before the first sequence grows.
-        let beside = estimate.staging.max(estimate.growth(sequence_tokens));
-        let bytes = estimate.loaded_bytes().saturating_add(beside);
+        // Staging memory is freed before the first sequence grows, so the larger of the two counts.
+        let extra = estimate.staging.max(estimate.growth(sequence_tokens));
+        let bytes = estimate.loaded_bytes().saturating_add(extra);
         let mut ledger = self.ledger(protection);
         ledger.leave_out(&model.name);
         match ledger.plan(MemoryNeed { model: &model.name, bytes }) {
             MemoryPlan::Fits(steps) => {
                 let retention = match self.registry.retention(&model.name) {
-                    // How a model stays does not depend on its version.
+                    // Keep-alive and pin do not depend on the version.
                     Some(mut retention) => {
                         retention.change(asked);
                         Retention { last_used: now, ..retention }
                     }
                     None => self.memory.retention(&model.name, asked, now),
                 };
-                // Before anything is evicted: a header that shows that the model cannot be loaded
-                // must cost nobody anything.
+                // The load starts before anything is evicted: a model whose header shows that it
+                // cannot be loaded must not cost other models their memory.
                 self.journal.adopts();
                 self.journal.load_begins(model);
                 let other = self.registry.is_other_version(model);
@@ -172,36 +174,39 @@ impl Scheduler {
         }
     }
 
-    /// Why this version of a model cannot be had now: somebody wants another.
+    /// The refusal of this version of a model while requests need another version.
     pub(super) fn conflict(&self, model: &EngineModel) -> Option<EngineFailure> {
         let active = self.rivals(model).total();
         (active > 0).then(|| EngineFailure::Busy { model: model.name.clone(), active })
     }
 
-    /// Why a model is refused whatever memory there is, if it is.
+    /// The refusal of a model in quarantine.
     pub(super) fn quarantined(&self, model: &EngineModel) -> Option<EngineFailure> {
         let deaths = Box::new(self.journal.refused(model)?.clone());
         Some(EngineFailure::Quarantined { model: model.name.clone(), deaths })
     }
 
-    /// Takes the next waiting request that has a slot, a resident model and memory, and makes that
-    /// memory free. `None` when there is none; a failure is the request's own.
+    /// Removes the next request to admit from the queue, and frees the memory it needs.
+    ///
+    /// It is the first request with a resident model and memory, while capacity is free. `None`
+    /// when there is none. A failure concerns this request only.
     pub(super) fn next_admitted(
         &mut self,
         now: Instant,
     ) -> Option<(QueuedRequest, Result<(), EngineFailure>)> {
-        let held = self.admission_barrier(now);
+        let barrier = self.admission_barrier(now);
         let mut blocked = Vec::new();
         let mut chosen = MemoryPlan::Fits(Vec::new());
         let next = self.waiting.next(self.running.len(), |index, waiting| {
             let name = &waiting.request.model.name;
-            // What is at work already is not held: its time runs.
-            if !waiting.has_begun() && held.is_some_and(|held| held < waiting.arrival) {
+            // Further choices of a running request pass the barrier: their W runs already.
+            if !waiting.has_begun() && barrier.is_some_and(|last| last < waiting.arrival) {
                 return false;
             }
-            // The other choices of a request go on from the first one's prompt.
+            // Further choices fork the first one's KV cache, once it holds the prompt.
             let is_read =
                 first_choice(&self.running, &waiting.request).is_none_or(Sequence::has_read_prompt);
+            // At most one request a model waits for memory; those behind it keep their order.
             let is_first = !blocked.iter().any(|(_, model)| model == name);
             if is_first && is_read && self.registry.is_ready(&waiting.request.model) {
                 let plan = self.plan_admission(waiting, now);
@@ -215,7 +220,7 @@ impl Scheduler {
         });
         for (index, _) in blocked {
             if let Some(waiting) = self.waiting.iter_mut().nth(index) {
-                waiting.memory(true, now);
+                waiting.note_memory_wait(true, now);
             }
         }
         let waiting = self.waiting.remove(next?)?;
@@ -224,7 +229,7 @@ impl Scheduler {
         }
         let admitted = match chosen {
             MemoryPlan::Fits(steps) => {
-                // The one it goes on from must not be among those that are given up for it.
+                // The kept sequence that it reuses must not be among those evicted for it.
                 if first_choice(&self.running, &waiting.request).is_none()
                     && let Some(resident) = self.registry.resident_mut(&waiting.request.model.name)
                 {
@@ -241,8 +246,9 @@ impl Scheduler {
         Some((waiting, admitted))
     }
 
-    /// Why a prompt cannot be read by the weights it is for, if it has a token they do not know: a
-    /// pass it took part in would fail for everybody.
+    /// The refusal of a prompt with a token outside the model's vocabulary.
+    ///
+    /// Such a token would fail the pass for all sequences in it.
     fn unknown_token(&self, request: &GenerateRequest) -> Option<EngineFailure> {
         let model = &request.model.name;
         let vocab_size = self.registry.resident(model)?.generator.info().vocab_size;
@@ -251,7 +257,7 @@ impl Scheduler {
         Some(EngineFailure::UnknownToken { model: model.clone(), token, vocab_size })
     }
 
-    /// What has to go for the KV cache of a waiting request, up to its last token.
+    /// The evictions for the KV cache of a waiting request, up to its last token.
     fn plan_admission(&self, waiting: &QueuedRequest, now: Instant) -> MemoryPlan {
         let model = &waiting.request.model.name;
         let Some(resident) = self.registry.resident(model) else {
@@ -265,7 +271,7 @@ impl Scheduler {
         }
         let protection = self.protection(waiting.arrival, waiting.memory_since, now);
         let mut ledger = self.ledger(protection);
-        // A further choice forks the first one and leaves the kept ones alone.
+        // A further choice forks the first one and does not use kept sequences.
         let is_further = first_choice(&self.running, &waiting.request).is_some();
         let reusable_kept = resident.reusable_kept(&waiting.request.prompt);
         let brought = match reusable_kept.filter(|_| !is_further) {
@@ -279,11 +285,11 @@ impl Scheduler {
         ledger.plan(MemoryNeed { model, bytes: bytes.saturating_sub(brought) })
     }
 
-    /// Unloads models whose keep-alive has run out, and cancels loads nobody waits for.
+    /// Unloads models whose keep-alive has run out, and cancels loads without a waiter.
     pub(super) fn expire(&mut self, now: Instant) {
         let expired = self.expiries().into_iter().filter(|(_, at)| *at <= now);
         for (name, _) in expired.collect::<Vec<_>>() {
-            tracing::info!(model = name, "an idle model's keep-alive has run out");
+            tracing::info!(model = name, "keep-alive of an idle model has run out");
             self.drop_model(&name, UnloadReason::Idle, &EngineFailure::Cancelled);
         }
         if self.running.is_empty() && self.registry.trim_due().is_some_and(|at| at <= now) {
@@ -291,7 +297,7 @@ impl Scheduler {
         }
         for name in self.registry.loading_names() {
             if self.demand(&name).total() == 0 {
-                tracing::info!(model = name, "a load that nobody waits for is cancelled");
+                tracing::info!(model = name, "load without waiters cancelled");
                 self.drop_model(&name, UnloadReason::Idle, &EngineFailure::Cancelled);
             }
         }
@@ -304,16 +310,16 @@ impl Scheduler {
         expiries.map(|(name, at)| (name.to_owned(), at)).collect()
     }
 
-    /// How long an idle thread may sleep: until the next model expires or memory is given back.
+    /// Maximum sleep of an idle thread: until the next expiry or heap trim.
     pub(super) fn idle_limit(&self, now: Instant) -> Duration {
-        /// For when nothing expires; a command wakes the thread at once.
+        /// The limit when nothing expires; a command wakes the thread at once.
         const LONG: Duration = Duration::from_secs(24 * 60 * 60);
         let expiries = self.expiries().into_iter().map(|(_, at)| at);
         let next = expiries.chain(self.registry.trim_due()).min();
         next.map_or(LONG, |at| at.saturating_duration_since(now)).min(LONG)
     }
 
-    /// What a load of `model` would take and evict.
+    /// Memory and evictions that a load of `model` would need.
     pub(super) fn estimate(&self, model: &EngineModel) -> LoadEstimate {
         let estimate = self.registry.estimate(model);
         let ledger = self.ledger(Protection::All);
@@ -327,7 +333,7 @@ impl Scheduler {
             replaced = ledger.leave_out(&model.name);
             ledger.plan(need)
         };
-        // Another version of the model goes too.
+        // Another version of the model is unloaded too.
         let replaced =
             replaced.map(|bytes| EvictionStep::Unload { model: model.name.clone(), bytes });
         let plan = match plan {

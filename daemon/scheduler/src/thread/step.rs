@@ -1,7 +1,7 @@
-//! One step of every running sequence: a forward pass a model, and what comes of it.
+//! The decode step: one forward pass per model over its running sequences, and its outcomes.
 //!
-//! Owns how a pass is put together, what gives way when the KV cache is full, and whose failure a
-//! failed pass is. Which sequences run is not decided here.
+//! Owns the batch of a pass, the eviction when the KV cache is full, and the attribution of a
+//! failed pass. Does not decide which sequences run.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -19,12 +19,14 @@ use ingle_engine::error::EngineError;
 use ingle_engine::sampling::{SampleSpec, SampledToken};
 
 impl Scheduler {
-    /// One step of every running sequence, model by model.
+    /// Runs one step of every running sequence, model by model.
     pub(super) fn step(&mut self) {
         let models: BTreeSet<String> =
             self.running.iter().map(|sequence| sequence.request.model.name.clone()).collect();
         let only_prompts =
             self.running.iter().all(|one| matches!(one.phase, SequencePhase::Prefill { .. }));
+        // With a single request and no other work, a pass may be abandoned half way when its
+        // request ends, and its chunk may be large.
         let is_single = self.running.len() == 1
             && self.waiting.is_empty()
             && self.embeddings.is_empty()
@@ -44,6 +46,8 @@ impl Scheduler {
             };
             let began_at = Instant::now();
             self.status.beat(heartbeat, began_at);
+            // The heartbeat and the journal come before native code: the watchdog and the next
+            // daemon read them if the pass never returns.
             let work = if prefill { Work::Prefill } else { Work::Decode };
             if let Some(first) = sequences.first() {
                 let requests = sequences.iter().map(|one| one.request.request_id.as_str());
@@ -61,13 +65,13 @@ impl Scheduler {
         }
     }
 
-    /// Hands each outcome to its sequence of `model`, in running order.
+    /// Applies each outcome to its sequence of `model`, in running order.
     fn apply_outcomes(&mut self, model: &str, outcomes: Vec<StepOutcome>) {
         let now = Instant::now();
         let indexes: Vec<usize> = (0..self.running.len())
             .filter(|&index| self.running[index].request.model.name == model)
             .collect();
-        // From the last to the first, so that taking one out moves no index still to come.
+        // From the last to the first, so that a removal does not shift the indexes still to come.
         for (index, outcome) in indexes.into_iter().zip(outcomes).rev() {
             match outcome {
                 StepOutcome::Nothing => {}
@@ -79,7 +83,7 @@ impl Scheduler {
                     }
                 }
                 StepOutcome::Failed(error) => {
-                    // What its KV cache holds after a failure is not known.
+                    // The content of its KV cache is unknown after a failure, so it is not kept.
                     let sequence = self.running.remove(index);
                     if let Some(resident) = self.registry.resident_mut(model) {
                         resident.generator.close(sequence.seq);
@@ -92,18 +96,19 @@ impl Scheduler {
     }
 }
 
-/// What one step came to for one sequence.
+/// The outcome of one step for one sequence.
 enum StepOutcome {
-    /// It took no part, or read a prompt chunk that was not the last.
+    /// The sequence took no part, or read a prompt chunk that was not the last.
     Nothing,
-    /// A token.
+    /// A token was sampled.
     Token(SampledToken),
-    /// Its row or the whole pass failed.
+    /// The sequence's row or the whole pass failed.
     Failed(EngineError),
 }
 
-/// One forward pass over all sequences of one model: a token each, and as many prompt tokens as
-/// the pacing allows in all. One outcome a sequence.
+/// Runs one forward pass over all sequences of one model, and returns one outcome per sequence.
+///
+/// Decoding sequences take one token each. Prompts share as many tokens as the pacing allows.
 fn step_model(
     resident: &mut ResidentGenerator,
     sequences: &mut [&mut Sequence],
@@ -111,7 +116,7 @@ fn step_model(
 ) -> Vec<StepOutcome> {
     let mut prompt_left = resident.pacing.chunk_tokens(contention);
     let mut prompt_tokens = 0;
-    // Tokens each sequence gives to the pass; 0 is a prompt that has to wait for the next one.
+    // Tokens of each sequence in the pass; 0 is a prompt that waits for the next pass.
     let mut shares: Vec<usize> = sequences
         .iter()
         .map(|sequence| {
@@ -128,12 +133,12 @@ fn step_model(
     let mut refused: Vec<Option<EngineError>> = vec![None; shares.len()];
     let sampled = loop {
         match run_pass(resident, sequences, &shares, &specs, contention) {
-            // Its request has ended, and leaves before the next step.
+            // The only request has ended; the next turn removes it.
             Err(EngineError::Cancelled) if contention == Contention::None => {
                 return shares.iter().map(|_| StepOutcome::Nothing).collect();
             }
             Err(EngineError::KvFull { .. }) if resident.evict_kept() => {}
-            // Nothing is left to give up but the youngest sequence, for the sake of the others.
+            // No kept sequence is left to evict: the youngest sequence fails, and the rest goes on.
             Err(error @ EngineError::KvFull { .. }) => {
                 let Some(youngest) = shares.iter().rposition(|&share| share > 0) else {
                     break Err(error);
@@ -184,8 +189,10 @@ fn step_model(
     outcomes
 }
 
-/// What each sequence that gets a token draws it with. Made once a step, because each takes a
-/// number from its sequence's seeded stream.
+/// The sample spec of each sequence that gets a token.
+///
+/// Made once per step, and not per attempt: each spec takes a number from the sequence's seeded
+/// stream.
 fn specs(sequences: &mut [&mut Sequence], shares: &[usize]) -> Vec<Option<SampleSpec>> {
     let draws = |(sequence, &share): (&mut &mut Sequence, &usize)| {
         (share > 0 && sequence.wants_logits(share)).then(|| sequence.sample_spec())
@@ -193,6 +200,7 @@ fn specs(sequences: &mut [&mut Sequence], shares: &[usize]) -> Vec<Option<Sample
     sequences.iter_mut().zip(shares).map(draws).collect()
 }
 
+/// Runs the pass: forward, sample, collect. The result has one entry per row that wants logits.
 fn run_pass(
     resident: &mut ResidentGenerator,
     sequences: &[&mut Sequence],
