@@ -1,8 +1,8 @@
-//! The models in memory: loading, resident, unloaded.
+//! Model registry: the models in memory, and those being loaded.
 //!
-//! Owns every generator and every load under way; lives on the engine thread and is written by the
-//! scheduler only. Knows nothing of queues or text, and decides nothing about eviction: it says what
-//! each model holds, and drops what it is told to.
+//! Owns every generator, embedder and load in progress. It lives on the engine thread, and only the
+//! scheduler changes it. Does not know queues or text, and does not decide evictions: it reports
+//! the memory of each model, and unloads models on request.
 
 mod loading;
 mod resident;
@@ -36,7 +36,7 @@ enum ModelState {
     Embedder(ResidentEmbedder),
 }
 
-/// A model in memory, or on its way there.
+/// A model in memory, or being loaded.
 struct ModelEntry {
     version: String,
     retention: Retention,
@@ -47,12 +47,12 @@ struct ModelEntry {
 impl ModelEntry {
     fn holding(&self, name: &str) -> Holding {
         let (weights, kept, loading) = match &self.state {
-            // What is reserved covers the load's height.
+            // The reservation covers the maximum of the load.
             ModelState::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
             ModelState::Generator(resident) => {
                 let generator = &resident.generator;
                 let weights = generator.info().weight_bytes + generator.overhead_bytes();
-                // An engine whose sequences do not grow gets nothing back by closing them.
+                // Closing sequences frees nothing in an engine whose sequences do not grow.
                 let grows = generator.kv_bytes_per_token() > 0;
                 let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
                 (weights, kept, false)
@@ -74,7 +74,7 @@ impl ModelEntry {
         }
     }
 
-    /// What is to be said of the model, unless it is still being loaded.
+    /// The model's description for replies; `None` while it is being loaded.
     fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
         let (info, engine, load_ms) = match &self.state {
             ModelState::Loading(_) => return None,
@@ -106,7 +106,7 @@ impl ModelEntry {
             load_ms,
             pinned: self.retention.pinned,
             keep_alive: self.retention.keep_alive,
-            // The reader knows what time it is.
+            // Filled in when the status is read, because it depends on the time.
             expires_in_s: None,
         })
     }
@@ -117,64 +117,67 @@ pub struct Registry {
     models: BTreeMap<String, ModelEntry>,
     engines: Engines,
     settings: EngineSettings,
-    /// When a model went last.
+    /// When the last model was unloaded.
     emptied_at: Option<Instant>,
     revision: u64,
 }
 
 impl Registry {
-    /// No models yet.
+    /// An empty registry.
     #[must_use]
     pub fn new(engines: Engines, settings: EngineSettings) -> Self {
         Self { models: BTreeMap::new(), engines, settings, emptied_at: None, revision: 0 }
     }
 
-    /// What `model` will take in its engine.
+    /// Memory that `model` will take in its engine.
     #[must_use]
     pub fn estimate(&self, model: &EngineModel) -> Estimate {
         self.engines.estimate(model, &self.settings)
     }
 
-    /// A number that changes whenever a model comes, goes, or is to stay for another time.
+    /// A number that changes when a model is added or removed, or its retention changes.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Whether another version of the model is in memory, or on its way there, under its name.
+    /// Whether another version of the model is in memory or being loaded.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
         self.models.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
-    /// Whether this version of the model is in memory or on its way there.
+    /// Whether this version of the model is in memory or being loaded.
     #[must_use]
     pub fn holds(&self, model: &EngineModel) -> bool {
         self.models.get(&model.name).is_some_and(|entry| entry.version == model.version)
     }
 
-    /// Whether this version of the model can work now. The name alone never decides that: tokens
-    /// of one version must not meet the weights of another.
+    /// Whether this version of the model is in memory.
+    ///
+    /// The name alone never decides that: tokens of one version must not be run on the weights of
+    /// another.
     #[must_use]
     pub fn is_ready(&self, model: &EngineModel) -> bool {
         self.holds(model) && self.is_resident(&model.name)
     }
 
-    /// What runs each model in memory or on its way there.
+    /// The engine of each model in memory or being loaded.
     pub fn engines(&self) -> impl Iterator<Item = (&str, EngineKind)> {
         self.models.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
     }
 
-    /// How the model of that name stays.
+    /// The retention of the model `name`.
     #[must_use]
     pub fn retention(&self, name: &str) -> Option<Retention> {
         self.models.get(name).map(|entry| entry.retention)
     }
 
-    /// Starts to load a model that is neither in memory nor on its way there: one load for any
-    /// number of callers. Another version of it goes, which nobody may want any more, but only once
-    /// the load has begun: a header that shows that the model cannot be loaded costs nobody
-    /// anything.
+    /// Starts to load a model that is neither in memory nor being loaded.
+    ///
+    /// One load serves any number of callers. Another version of the model is unloaded, which no
+    /// request may need any more, but only once the load has started: a model whose header shows
+    /// that it cannot be loaded unloads nothing.
     ///
     /// # Errors
     /// When the model's header shows that it cannot be loaded.
@@ -196,20 +199,20 @@ impl Registry {
         Ok(())
     }
 
-    /// What every model holds, what runs on them left out.
+    /// The memory of every model, without its running sequences.
     #[must_use]
     pub fn holdings(&self) -> Vec<Holding> {
         self.models.iter().map(|(name, entry)| entry.holding(name)).collect()
     }
 
-    /// Notes that a model is used at `now`.
+    /// Records that a model is used at `now`.
     pub fn touch(&mut self, name: &str, now: Instant) {
         if let Some(entry) = self.models.get_mut(name) {
             entry.retention.last_used = now;
         }
     }
 
-    /// Changes how long a model stays.
+    /// Changes the retention of a model.
     pub fn change_retention(&mut self, name: &str, asked: ModelOptions) {
         if let Some(entry) = self.models.get_mut(name) {
             entry.retention.change(asked);
@@ -217,7 +220,7 @@ impl Registry {
         }
     }
 
-    /// When each resident model expires if nothing uses it; those that stay are left out.
+    /// When each unused resident model expires; models that never expire are left out.
     pub fn expiries(&self) -> impl Iterator<Item = (&str, Instant)> {
         self.models.iter().filter_map(|(name, entry)| match entry.state {
             ModelState::Generator(_) | ModelState::Embedder(_) => {
@@ -227,7 +230,7 @@ impl Registry {
         })
     }
 
-    /// Callers who wait for this load's outcome, requests in the queue left out.
+    /// Number of load commands that wait for this load; queued requests are not counted.
     #[must_use]
     pub fn load_waiters(&self, name: &str) -> usize {
         match self.models.get(name).map(|entry| &entry.state) {
@@ -236,8 +239,10 @@ impl Registry {
         }
     }
 
-    /// Tells `waiter` of the load's progress and outcome later, or gives it back with its answer:
-    /// the model is resident already, or too many wait. `active` is what works on it.
+    /// Attaches `waiter` to the load in progress, or returns it with its reply.
+    ///
+    /// The reply is immediate when the model is resident already, or when too many callers wait.
+    /// `active` is the number of requests that run on the model.
     pub fn wait_for(
         &mut self,
         name: &str,
@@ -260,7 +265,7 @@ impl Registry {
         }
     }
 
-    /// The resident model of that name.
+    /// The resident generator of that name, to change.
     pub fn resident_mut(&mut self, name: &str) -> Option<&mut ResidentGenerator> {
         match self.models.get_mut(name) {
             Some(ModelEntry { state: ModelState::Generator(resident), .. }) => Some(resident),
@@ -268,7 +273,7 @@ impl Registry {
         }
     }
 
-    /// The resident model of that name, to look at.
+    /// The resident generator of that name.
     #[must_use]
     pub fn resident(&self, name: &str) -> Option<&ResidentGenerator> {
         match self.models.get(name) {
@@ -277,7 +282,7 @@ impl Registry {
         }
     }
 
-    /// The resident embedding model of that name.
+    /// The resident embedder of that name, and its pacing.
     pub fn embedder(&mut self, name: &str) -> Option<(&mut dyn Embedder, &mut Pacing)> {
         match self.models.get_mut(name) {
             Some(ModelEntry { state: ModelState::Embedder(resident), .. }) => {
@@ -287,21 +292,22 @@ impl Registry {
         }
     }
 
-    /// Whether the model can work now.
+    /// Whether any version of the model is in memory.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
         let state = self.models.get(name).map(|entry| &entry.state);
         matches!(state, Some(ModelState::Generator(_) | ModelState::Embedder(_)))
     }
 
-    /// Drops a model, or cancels its load, and gives memory back. Who waited for the load, if there
-    /// was anything to drop.
+    /// Unloads a model, or cancels its load, and frees the memory.
+    ///
+    /// Returns the callers that waited for the load, or `None` when there is no such model.
     pub fn unload(&mut self, name: &str) -> Option<Vec<LoadWaiter>> {
         let waiters = match self.models.remove(name)?.state {
             ModelState::Loading(loading) => loading.waiters,
             state @ (ModelState::Generator(_) | ModelState::Embedder(_)) => {
                 drop(state);
-                tracing::info!(model = name, "a model was unloaded");
+                tracing::info!(model = name, "model unloaded");
                 Vec::new()
             }
         };
@@ -310,7 +316,7 @@ impl Registry {
         Some(waiters)
     }
 
-    /// Tells every engine whether to leave a core to others.
+    /// Sets for every model whether its engine leaves a core free.
     pub fn share_cores(&mut self, shares: bool) {
         for entry in self.models.values_mut() {
             match &mut entry.state {
@@ -321,7 +327,7 @@ impl Registry {
         }
     }
 
-    /// The first load under way: model and share of its bytes in place.
+    /// The first load in progress: the model and the fraction of its bytes loaded.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
         self.models.iter().find_map(|(name, entry)| match &entry.state {
@@ -330,7 +336,7 @@ impl Registry {
         })
     }
 
-    /// The share of `name`'s bytes in place, if it is being loaded.
+    /// The fraction of `name`'s bytes loaded, if it is being loaded.
     #[must_use]
     pub fn loading_fraction(&self, name: &str) -> Option<f32> {
         match self.models.get(name) {
@@ -349,15 +355,16 @@ impl Registry {
         names.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What is resident; `active` counts a model's running generations.
+    /// Descriptions of the resident models; `active` counts a model's running requests.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
         let models = self.models.iter();
         models.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
     }
 
-    /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
-    /// loader if `may_wait`, that is, if there is nothing else to do; among several loads a slow one
-    /// is waited for only shortly, for the sake of the others.
+    /// Adopts tensors of the loads in progress for at most `slice`.
+    ///
+    /// With `may_wait`, when there is no other work, it waits that long for the loader thread.
+    /// Among several loads the wait for each is short, so that a slow one does not delay the others.
     pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<FinishedLoad> {
         const SHORTLY: Duration = Duration::from_millis(1);
         let ends_at = Instant::now() + slice;
@@ -382,19 +389,19 @@ impl Registry {
         ended
     }
 
-    /// Gives back what the engines keep of a model that has gone.
+    /// Frees the memory that the engines cache after a model is unloaded.
     fn release_memory(&mut self) {
         self.engines.release_memory();
         self.emptied_at = Some(Instant::now());
     }
 
-    /// When free memory should be given back once more, if it should.
+    /// When the heap is to be trimmed once more, if at all.
     #[must_use]
     pub fn trim_due(&self) -> Option<Instant> {
         Some(self.emptied_at? + Duration::from_millis(limits::TRIM_AFTER_MS))
     }
 
-    /// Gives free memory back once more.
+    /// Trims the heap once more.
     pub fn trim(&mut self) {
         self.emptied_at = None;
         ingle_engine::heap::trim();
@@ -409,14 +416,14 @@ impl Registry {
         };
         self.revision += 1;
         let ModelLoad { target, stream, cancel, waiters, engine, started_at, .. } = loading;
-        // What they hold is to be given back below.
+        // Dropped before `release_memory` below, which frees what they held.
         drop((stream, cancel));
         let result = result.and_then(|()| finish(target, engine, started_at));
         if result.is_err() {
             self.release_memory();
         }
         let result = result.and_then(|state| {
-            tracing::info!(model = name, %engine, "a model was loaded");
+            tracing::info!(model = name, %engine, "model loaded");
             let retention = Retention { last_used: Instant::now(), ..retention };
             let entry = ModelEntry { version, retention, estimate, state };
             let described = entry.describe(&name, 0).ok_or(EngineError::Cancelled);
