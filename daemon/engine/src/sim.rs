@@ -354,7 +354,7 @@ impl SimGenerator {
             if sampled.as_ref().is_ok_and(|sampled| sampled.token != token) {
                 *said -= 1;
             }
-            return sampled.map_err(|error| EngineError::undrawn(error, position));
+            return sampled.map_err(|error| EngineError::of_sampling(error, position));
         }
         let mut logits = vec![f32::NEG_INFINITY; vocab_size];
         for (&character, &logit) in &config.logits {
@@ -362,7 +362,7 @@ impl SimGenerator {
                 *slot = logit;
             }
         }
-        sampling::sample(&logits, spec).map_err(|error| EngineError::undrawn(error, position))
+        sampling::sample(&logits, spec).map_err(|error| EngineError::of_sampling(error, position))
     }
 }
 
