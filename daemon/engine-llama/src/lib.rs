@@ -1,11 +1,12 @@
 //! The llama.cpp engine: GGUF models of every architecture that llama.cpp knows.
 //!
-//! Turns a checked GGUF header into a [`Generator`](ingle_engine::backend::Generator). Knows nothing of
-//! requests, text or clocks, and has no `unsafe`: that is in the crate `llama-guard`, which catches
-//! llama.cpp's exceptions.
+//! Owns the way from a checked GGUF header to a
+//! [`Generator`](ingle_engine::backend::Generator). Does not know requests, text or clocks, and has
+//! no `unsafe`: that is in the crate `llama-guard`, which catches llama.cpp's exceptions. The
+//! engine's public name is `gguf`, after the format it loads.
 //!
-//! A model is built on the loader thread and handed to the engine thread whole. llama.cpp's contexts
-//! belong to no thread, but one thread at a time may use them.
+//! The loader thread builds the whole model and passes it to the engine thread. llama.cpp's contexts
+//! belong to no thread, but only one thread at a time may use them.
 
 mod check;
 mod embedder;
@@ -84,12 +85,12 @@ impl Engine for LlamaEngine {
     }
 }
 
-/// llama.cpp's error as the engine's.
+/// Converts llama.cpp's error to the engine's.
 fn native(error: llama_guard::Error) -> EngineError {
     EngineError::Native(format!("llama.cpp: {error}"))
 }
 
-/// Makes llama.cpp's log lines the daemon's.
+/// Forwards llama.cpp's log to the daemon's log.
 pub fn forward_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -106,7 +107,7 @@ fn log(level: llama_guard::Level, line: &str) {
         Level::Warn | Level::Error => tracing::warn!(target: "llama.cpp", "{line}"),
         Level::Abort => {
             tracing::error!(target: "llama.cpp", "an assertion failed, the daemon aborts: {line}");
-            // The log is written by another thread, which will not come to it any more.
+            // Another thread writes the log, and will not run again before the abort.
             eprintln!("llama.cpp: an assertion failed, the daemon aborts: {line}");
         }
     }

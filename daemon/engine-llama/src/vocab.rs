@@ -1,7 +1,7 @@
-//! Text models from the vocabulary of a GGUF file, as llama.cpp reads it.
+//! llama.cpp's tokenizer: text models from the vocabulary of a GGUF file.
 //!
 //! Owns the second implementation of [`Tokenizer`]: every kind of vocabulary that llama.cpp knows,
-//! for models that llama.cpp runs. Knows nothing of tensors or engines; the vocabulary is loaded
+//! for models that llama.cpp runs. Does not know tensors or engines; the vocabulary is loaded
 //! without the model's weights and can be used from any thread.
 
 use std::borrow::Cow;
@@ -75,7 +75,7 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     })
 }
 
-/// The bytes of every token, end to end, so that none has to be asked for while text is generated.
+/// The bytes of every token, end to end, so that generation needs no call of llama.cpp for them.
 #[derive(Debug)]
 struct Table {
     bytes: Vec<u8>,

@@ -1,5 +1,4 @@
-//! Scaled dot-product attention: of one sequence's new tokens over its keys and values, and of whole
-//! texts in both directions.
+//! Scaled dot-product attention, causal for one sequence and bidirectional for whole texts.
 //!
 //! Owns the choice of kernel for each device. Queries arrive already scaled (see `rope`).
 

@@ -1,4 +1,4 @@
-//! From tensors to a generator or an embedder: the MLX side of a load.
+//! Builders: assemble a generator or an embedder from tensors, the MLX side of a load.
 
 use std::collections::HashSet;
 
@@ -87,7 +87,7 @@ impl<M: ?Sized> ModelBuilder<M> {
         Ok(is_whole)
     }
 
-    /// The model, and what is to be said of it.
+    /// The model and its description.
     fn assemble(mut self) -> Result<(Box<M>, ModelInfo), MlxError> {
         let mut assembly = self.assembly()?;
         while !assembly.step(&mut self.weights)? {}

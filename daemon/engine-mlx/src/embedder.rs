@@ -1,7 +1,6 @@
-//! A loaded encoder as an [`Embedder`]: texts in padded batches, and what is made of their tokens'
-//! vectors.
+//! The MLX embedder: texts in padded batches, and the pooling of their token vectors.
 //!
-//! Owns which texts share a batch, and the pooling. Knows no architecture, and nothing of requests.
+//! Owns the batching and the pooling. Does not know architectures or requests.
 
 use std::ops::Range;
 

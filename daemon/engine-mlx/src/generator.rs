@@ -1,6 +1,6 @@
-//! A loaded model as a [`Generator`]: sequences, ragged batches, and what is in flight.
+//! The MLX generator: sequences, ragged batches and passes in flight.
 //!
-//! Owns the sequences and the queued passes. Knows no architecture, and nothing of requests.
+//! Owns the sequences and the queued passes. Does not know architectures or requests.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,11 @@
-//! The MLX engine: the only place in Ingle that names `mlx_rs`.
+//! The MLX engine: the only crate of Ingle that names `mlx_rs`.
 //!
-//! Turns a model's header and tensors into a [`Generator`](ingle_engine::backend::Generator) or an
-//! [`Embedder`](ingle_engine::backend::Embedder). Knows nothing of requests, text or clocks.
+//! Owns the way from a model's header and tensors to a
+//! [`Generator`](ingle_engine::backend::Generator) or an
+//! [`Embedder`](ingle_engine::backend::Embedder). Does not know requests, text or clocks.
 //!
-//! MLX's streams belong to the thread that made them, so everything here is called on the engine
-//! thread only, and what it gives must be used and dropped there.
+//! MLX's streams belong to the thread that created them, so everything here is called on the engine
+//! thread only, and its results must be used and dropped there.
 
 #[cfg(test)]
 mod affinity;
@@ -84,7 +85,7 @@ impl Engine for MlxEngine {
         sizes::estimate(model, settings)
     }
 
-    /// MLX is left alone until a model needs it: if it does not start, no other engine is harmed.
+    /// MLX starts only when a model needs it, so that a failed start affects no other engine.
     fn set_limits(&self, settings: &EngineSettings) {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let mut limits = Limits::default();
@@ -117,7 +118,7 @@ fn builder(gguf: &GgufFile) -> Result<Box<dyn Builder>, MlxError> {
     Ok(Box::new(ModelBuilder::from_gguf(gguf, device()?)?))
 }
 
-/// The same for a folder. Its tensors are checked against the architecture here.
+/// Starts building the model of a folder. Its tensors are checked against the architecture here.
 ///
 /// # Errors
 /// As [`builder`].
@@ -126,7 +127,7 @@ fn folder_builder(folder: &ModelFolder) -> Result<Box<dyn Builder>, MlxError> {
     Ok(Box::new(ModelBuilder::from_folder(folder, device()?)?))
 }
 
-/// The same for a folder with a model that embeds.
+/// Starts building the embedding model of a folder.
 ///
 /// # Errors
 /// As [`builder`].
@@ -135,8 +136,9 @@ fn folder_embedder(folder: &ModelFolder) -> Result<Box<dyn EmbedderBuilder>, Mlx
     Ok(Box::new(EncoderBuilder::from_folder(folder, device()?)?))
 }
 
-/// What the loader must convert weights to. MLX's CPU backend has fast kernels for 32-bit floats
-/// only; on a GPU weights keep their own type.
+/// The precision that the loader must convert weights to.
+///
+/// MLX's CPU backend has fast kernels for 32-bit floats only; on a GPU weights keep their type.
 fn weight_precision() -> WeightPrecision {
     match device() {
         Ok(Device::Gpu) => WeightPrecision::AsStored,
@@ -145,7 +147,7 @@ fn weight_precision() -> WeightPrecision {
     }
 }
 
-/// What MLX computes on.
+/// The device that MLX computes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Device {
     /// The processor.

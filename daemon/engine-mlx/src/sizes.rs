@@ -1,4 +1,4 @@
-//! What a model will take in MLX, found out from its header alone.
+//! Memory estimate of a model in MLX, from its header alone.
 
 use crate::limits;
 use ingle_engine::estimate::{self, Estimate};

@@ -141,7 +141,7 @@ impl Copying {
     fn step(&mut self) -> bool {
         let len = PIECE_ELEMENTS.min(self.from.len() - self.copied);
         let piece = &self.from[self.copied..self.copied + len];
-        // SAFETY: the array has memory for as many elements as `from`, nobody else knows of the array
+        // SAFETY: the array has memory for as many elements as `from`, no other code has the array
         // yet, and what is copied lies within both.
         #[allow(unsafe_code)]
         unsafe {

@@ -148,8 +148,9 @@ impl From<EngineError> for ErrorBody {
                  model. With a lower `memory.budget` in config.toml the refusal comes earlier and \
                  names the models that hold memory.",
             ),
-            EngineError::Constraint(_) => body
-                .with_remediation("Use a simpler schema or grammar, or try another seed."),
+            EngineError::Constraint(_) => {
+                body.with_remediation("Use a simpler schema or grammar, or try another seed.")
+            }
             _ => body,
         }
     }

@@ -1,7 +1,7 @@
-//! llama.cpp for Rust, with its C++ exceptions caught on the C++ side.
+//! Safe bindings to llama.cpp that catch its C++ exceptions on the C++ side.
 //!
-//! Owns everything `unsafe` about llama.cpp: models, vocabularies and contexts as safe types. Knows
-//! nothing of requests, engines or files beyond their paths.
+//! Owns everything `unsafe` about llama.cpp: models, vocabularies and contexts as safe types. Does
+//! not know requests, engines, or files beyond their paths.
 //!
 //! llama-cpp-sys-2 builds llama.cpp and links it; its declarations are not used, and neither is the
 //! safe wrapper llama-cpp-2, because both call the C functions from Rust: an exception that a C

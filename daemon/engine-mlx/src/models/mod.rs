@@ -1,4 +1,4 @@
-//! The architectures, one file each, and what they have in common.
+//! Model architectures, one file each, and their common parts.
 //!
 //! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same backwards.
 
