@@ -1,7 +1,7 @@
 //! The llama.cpp generator: sequences, ragged batches and passes in flight.
 //!
-//! Owns the sequences of one llama.cpp context, which share its KV cache as one pool, and the places
-//! of unread logits. Does not know architectures or requests.
+//! Owns the sequences of one llama.cpp context, which share its KV cache as one pool, and the
+//! places of unread logits. Does not know architectures or requests.
 
 use std::collections::BTreeMap;
 

@@ -5,8 +5,8 @@
 //! no `unsafe`: that is in the crate `llama-guard`, which catches llama.cpp's exceptions. The
 //! engine's public name is `gguf`, after the format it loads.
 //!
-//! The loader thread builds the whole model and passes it to the engine thread. llama.cpp's contexts
-//! belong to no thread, but only one thread at a time may use them.
+//! The loader thread builds the whole model and passes it to the engine thread. llama.cpp's
+//! contexts belong to no thread, but only one thread at a time may use them.
 
 mod check;
 mod embedder;

@@ -35,15 +35,15 @@ pub(super) fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> u
     several.min(settings.gguf_context_tokens).max(context_tokens)
 }
 
-/// Tokens that an embedding model takes, and computes, together. A text is read whole, because every
-/// token may look at every other.
+/// Tokens that an embedding model takes, and computes, together. A text is read whole, because
+/// every token may look at every other.
 pub(super) fn embedding_batch_tokens(context_tokens: usize) -> usize {
     context_tokens.max(MICRO_BATCH_TOKENS as usize)
 }
 
 /// Bytes that llama.cpp keeps besides the weights, about: the KV cache, of which a token takes
-/// `kv_per_token`, the hidden states of the tokens that are computed together, several times over, and
-/// the logits of those whose outputs are wanted.
+/// `kv_per_token`, the hidden states of the tokens that are computed together, several times over,
+/// and the logits of those whose outputs are wanted.
 #[must_use]
 pub(super) fn overhead_bytes(
     gguf: &GgufFile,

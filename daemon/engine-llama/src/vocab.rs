@@ -18,8 +18,8 @@ use ingle_text::{FimTokens, TextError, TextModel};
 /// Builds the text model of a GGUF file.
 ///
 /// # Errors
-/// [`TextError::Unsupported`] for a file without a vocabulary, [`TextError::InvalidVocabulary`] with
-/// llama.cpp's reason, and [`TextError::Gguf`] for keys of a wrong type.
+/// [`TextError::Unsupported`] for a file without a vocabulary, [`TextError::InvalidVocabulary`]
+/// with llama.cpp's reason, and [`TextError::Gguf`] for keys of a wrong type.
 pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     let metadata = gguf.metadata();
     let file = || gguf.path().to_owned();

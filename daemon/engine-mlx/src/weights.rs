@@ -124,8 +124,8 @@ pub(super) struct Weights {
 
 /// A tensor on its way into MLX's memory.
 ///
-/// MLX's CPU allocator takes no memory that is not its own, and would copy an embedding of 100 MB in
-/// one go, with a page fault every 4 KiB: 40 ms in which no stream goes on.
+/// MLX's CPU allocator takes no memory that is not its own, and would copy an embedding of 100 MB
+/// in one go, with a page fault every 4 KiB: 40 ms in which no stream goes on.
 #[derive(Debug)]
 struct Copying {
     name: String,
@@ -165,8 +165,8 @@ impl Weights {
         self.bytes
     }
 
-    /// Takes one tensor over. On the CPU it may have to be copied, of which [`Self::copy_piece`] does
-    /// the rest.
+    /// Takes one tensor over. On the CPU it may have to be copied, of which [`Self::copy_piece`]
+    /// does the rest.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when the tensor is unknown, comes twice, or has another shape

@@ -121,8 +121,8 @@ pub trait Generator {
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when the numerics fail, and [`EngineError::KvFull`] when the KV cache
-    /// cannot hold the tokens; no sequence has advanced then.
+    /// [`EngineError::Native`] when the numerics fail, and [`EngineError::KvFull`] when the KV
+    /// cache cannot hold the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
 
     /// Whether [`Generator::forward_while`] can abandon a pass half way.

@@ -31,8 +31,8 @@ struct State {
 impl Cores {
     /// Reserves a core, and waits until the engine thread leaves one free.
     ///
-    /// The wait lasts for the rest of the present pass, and is bounded. The reservation ends when it
-    /// is dropped. Blocks the thread.
+    /// The wait lasts for the rest of the present pass, and is bounded. The reservation ends when
+    /// it is dropped. Blocks the thread.
     #[must_use]
     pub fn reserve(&self) -> CoreReservation {
         let limit = Duration::from_millis(limits::CORE_RESERVATION_WAIT_MS);

@@ -1,8 +1,8 @@
 //! Duration histograms.
 //!
-//! Owns the buckets and the snapshots of them. The engine thread and the edges record durations, and
-//! the metrics read them. A record is a search among some twenty numbers and two relaxed additions:
-//! no lock, no allocation, so that it may be called for every token.
+//! Owns the buckets and the snapshots of them. The engine thread and the edges record durations,
+//! and the metrics read them. A record is a search among some twenty numbers and two relaxed
+//! additions: no lock, no allocation, so that it may be called for every token.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -68,8 +68,8 @@ impl<L> Passes<L> {
     /// Removes a pass to collect it.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when there is no such pass, or when it has logits and no sampling was
-    /// queued.
+    /// [`EngineError::Native`] when there is no such pass, or when it has logits and no sampling
+    /// was queued.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is used once")]
     pub fn take(&mut self, ticket: Ticket) -> Result<Pass<L>, EngineError> {
         let pass = self.remove(&ticket)?;

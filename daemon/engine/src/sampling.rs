@@ -143,8 +143,8 @@ fn check(
 /// settings must be valid (see [`SamplerSettings::validate`]).
 ///
 /// # Errors
-/// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is possible;
-/// [`SampleError::Mask`] when the mask cannot be computed.
+/// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is
+/// possible; [`SampleError::Mask`] when the mask cannot be computed.
 pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<SampledToken, SampleError> {
     let likeliest_id = argmax(logits)?;
     let mask = spec.mask.as_ref().map(Mask::wait).transpose().map_err(SampleError::Mask)?;

@@ -132,7 +132,8 @@ impl EmbedQueue {
 
     /// Queues a request, and returns whether it was queued.
     ///
-    /// The request ends at once when the queue is full, or when it is cancelled or overdue at `now`.
+    /// The request ends at once when the queue is full, or when it is cancelled or overdue at
+    /// `now`.
     pub fn push(&mut self, request: EmbedRequest, arrival: Arrival, now: Instant) -> bool {
         let inputs = &request.inputs;
         let mut order: Vec<usize> = (0..inputs.len()).collect();

@@ -47,8 +47,8 @@ pub enum Pooling {
     Rank,
 }
 
-/// Whether a run is not wanted any more. Asked between the operations of its graph, thousands of times
-/// a second.
+/// Whether a run is not wanted any more. Asked between the operations of its graph, thousands of
+/// times a second.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 extern "C" fn on_stop(user: *mut c_void) -> bool {
@@ -182,13 +182,13 @@ impl Context {
         self.pooling
     }
 
-    /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the token's
-    /// logits are wanted. `stop` may end it half way.
+    /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the
+    /// token's logits are wanted. `stop` may end it half way.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Full`] when the KV cache has no room, and then nothing has changed;
-    /// [`crate::ErrorKind::Cancelled`] when `stop` said so. With any error but the first part of the
-    /// batch may be in the KV cache.
+    /// [`crate::ErrorKind::Cancelled`] when `stop` said so. With any error but the first part of
+    /// the batch may be in the KV cache.
     pub fn run(
         &mut self,
         pass: Pass,

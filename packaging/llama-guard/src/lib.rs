@@ -31,8 +31,8 @@ pub const MAX_SEQUENCES: usize = 256;
 /// Whether whole blocks of the ggml type with that number hold finite numbers only; false for an
 /// unknown type and for a part of a block too.
 ///
-/// llama.cpp can check a file's tensors itself, but it starts a thread for each of them at once, and
-/// everything else on the machine stands still meanwhile.
+/// llama.cpp can check a file's tensors itself, but it starts a thread for each of them at once,
+/// and everything else on the machine stands still meanwhile.
 #[must_use]
 pub fn is_finite(kind: u32, blocks: &[u8]) -> bool {
     let Ok(kind) = i32::try_from(kind) else { return false };

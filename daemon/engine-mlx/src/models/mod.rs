@@ -1,6 +1,7 @@
 //! Model architectures, one file each, and their common parts.
 //!
-//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same backwards.
+//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same
+//! backwards.
 
 mod bert;
 mod decoder;

@@ -1,6 +1,7 @@
 //! Embedding between the steps of generations.
 //!
-//! Owns when a slice of embedding runs and on which model. Does not own the queue: `embed_queue` does.
+//! Owns when a slice of embedding runs and on which model. Does not own the queue: `embed_queue`
+//! does.
 
 use std::time::Instant;
 
