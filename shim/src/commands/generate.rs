@@ -185,7 +185,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
         logprobs: options.logprobs,
         top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
-        format: options.format.wanted(),
+        format: options.format.response_format(),
         template_options: options
             .thinks
             .map(|thinks| (ENABLE_THINKING.to_owned(), Value::Bool(thinks)))
