@@ -5,7 +5,7 @@
 use ingle_client::exit;
 use ingle_client::paths::Paths;
 use ingle_client::timeout_settings::{
-    self, Given, Named, Origin, Resolved, Seconds, Setting, Sources,
+    self, ConfiguredSetting, Origin, ResolvedTimeouts, Seconds, Setting, SettingName, Sources,
 };
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
@@ -18,7 +18,7 @@ use crate::output::{Failure, Outcome};
 /// Prints the ladder of all classes, or of one.
 pub(crate) async fn run(context: &mut Context, class: Option<Class>) -> Outcome {
     let here = here(&context.paths)?;
-    for Named { name, origin } in &here.unknown {
+    for SettingName { name, origin } in &here.unknown {
         context.output.note(&format!(
             "warning: `{name}` ({origin}) is no setting; `ingle timeouts --help` lists them"
         ));
@@ -73,7 +73,7 @@ fn tell(context: &mut Context, differing: &[Setting], here: &WorkTimeouts, daemo
 }
 
 /// The ladder that a daemon started from this process would use.
-pub(crate) fn here(paths: &Paths) -> Result<Resolved, Failure> {
+pub(crate) fn here(paths: &Paths) -> Result<ResolvedTimeouts, Failure> {
     let resolved = Sources::read(paths).and_then(|sources| timeout_settings::resolve(&sources));
     Ok(resolved.map_err(|error| ErrorBody::from(&error))?)
 }
@@ -99,7 +99,11 @@ fn differences(settings: &[Setting], here: &WorkTimeouts, daemon: &WorkTimeouts)
     settings.iter().filter(differs).copied().collect()
 }
 
-fn print(context: &mut Context, settings: &[Setting], here: &Resolved) -> Result<(), Failure> {
+fn print(
+    context: &mut Context,
+    settings: &[Setting],
+    here: &ResolvedTimeouts,
+) -> Result<(), Failure> {
     let seconds = |ms: u64| Seconds(ms).to_string();
     let from = |setting| here.given(setting).map_or_else(|| "default".to_owned(), place);
     let (mut classes, mut others) = (Vec::new(), Vec::new());
@@ -128,7 +132,7 @@ fn print(context: &mut Context, settings: &[Setting], here: &Resolved) -> Result
 }
 
 /// Where a setting was found, short enough for a table.
-fn place(given: &Given) -> String {
+fn place(given: &ConfiguredSetting) -> String {
     match &given.named.origin {
         Origin::Default => "default".to_owned(),
         Origin::Environment => given.named.name.clone(),
@@ -142,7 +146,7 @@ fn place(given: &Given) -> String {
 fn as_json(
     settings: &[Setting],
     class: Option<Class>,
-    here: &Resolved,
+    here: &ResolvedTimeouts,
     daemon: Option<&HelloReply>,
     differing: &[Setting],
 ) -> Value {
@@ -152,7 +156,7 @@ fn as_json(
     let sources = settings.iter().map(|&setting| {
         let source = match here.given(setting) {
             None => json!({ "from": "default" }),
-            Some(Given { named: Named { name, origin }, .. }) => match origin {
+            Some(ConfiguredSetting { named: SettingName { name, origin }, .. }) => match origin {
                 Origin::Default => json!({ "from": "default" }),
                 Origin::Environment => json!({ "from": "environment", "name": name }),
                 Origin::File { path, line } => json!({ "from": path, "name": name, "line": line }),

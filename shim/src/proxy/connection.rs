@@ -8,17 +8,17 @@ use std::pin::Pin;
 use ingle_protocol::frame::Frame;
 use tokio::io::AsyncWriteExt;
 
-use crate::proxy::daemon_link::{OpenError, Opened};
+use crate::proxy::daemon_link::{OpenConnection, OpenError};
 
 /// A connection, or none.
 pub(super) enum Link {
     Down,
-    Opening(Pin<Box<dyn Future<Output = Result<Opened, OpenError>>>>),
-    Up(Box<Up>),
+    Opening(Pin<Box<dyn Future<Output = Result<OpenConnection, OpenError>>>>),
+    Up(Box<Connection>),
 }
 
-pub(super) struct Up {
-    pub(super) opened: Opened,
+pub(super) struct Connection {
+    pub(super) opened: OpenConnection,
     pub(super) half_closed: bool,
     /// Writing has failed. What the daemon said before it went is still to be read.
     pub(super) write_failed: bool,
@@ -26,7 +26,7 @@ pub(super) struct Up {
 
 /// What a connection has done.
 pub(super) enum LinkEvent {
-    Opened(Box<Result<Opened, OpenError>>),
+    Opened(Box<Result<OpenConnection, OpenError>>),
     DaemonFrame(io::Result<Option<Frame>>),
     Written(io::Result<usize>),
 }
@@ -43,7 +43,9 @@ impl Link {
                 LinkEvent::Opened(Box::new(opened))
             }
             Self::Up(up) => {
-                let Up { opened: Opened { reader, writer, .. }, write_failed, .. } = &mut **up;
+                let Connection {
+                    opened: OpenConnection { reader, writer, .. }, write_failed, ..
+                } = &mut **up;
                 let may_write = !*write_failed && unsent.is_some();
                 tokio::select! {
                     frame = reader.next(), if may_read => LinkEvent::DaemonFrame(frame),

@@ -50,7 +50,7 @@ pub(crate) fn to_daemon(paths: Paths, program: PathBuf) -> Connector {
 }
 
 /// A connection that is ready for the host's frames.
-pub(crate) struct Opened {
+pub(crate) struct OpenConnection {
     /// Frames from the daemon.
     pub(crate) reader: FrameReader<Box<dyn AsyncRead + Unpin>>,
     /// Bytes to the daemon.
@@ -86,7 +86,7 @@ pub(crate) async fn open(
     connecting: Connecting,
     hello: HelloParams,
     handover: Handover,
-) -> Result<Opened, OpenError> {
+) -> Result<OpenConnection, OpenError> {
     let pipes = connecting.await.map_err(OpenError::Unavailable)?;
     let limit = Duration::from_millis(ingle_client::limits::HELLO_MS);
     tokio::time::timeout(limit, greet(pipes, hello, handover)).await.unwrap_or_else(|_| {
@@ -102,14 +102,18 @@ fn unavailable(body: ErrorBody) -> OpenError {
     OpenError::Unavailable(LaunchError { body, exit_code: exit::UNAVAILABLE })
 }
 
-async fn greet(pipes: Pipes, hello: HelloParams, handover: Handover) -> Result<Opened, OpenError> {
+async fn greet(
+    pipes: Pipes,
+    hello: HelloParams,
+    handover: Handover,
+) -> Result<OpenConnection, OpenError> {
     let Pipes { reader, mut writer } = pipes;
     let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     let request =
         json!({ "jsonrpc": "2.0", "id": "hello", "method": Hello::NAME, "params": hello });
     writer.write_all(format!("{request}\n").as_bytes()).await?;
     let hello = read_hello(&line(&mut reader).await?)?;
-    let mut opened = Opened { reader, writer, hello, strays: Vec::new() };
+    let mut opened = OpenConnection { reader, writer, hello, strays: Vec::new() };
     if let Some(handshake) = &handover.handshake {
         repeat_handshake(&mut opened, handshake).await?;
     }
@@ -145,7 +149,10 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
 
 /// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told
 /// to list again.
-async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
+async fn repeat_handshake(
+    opened: &mut OpenConnection,
+    handshake: &Handshake,
+) -> Result<(), OpenError> {
     opened.writer.write_all(&handshake.initialize).await?;
     let mut version = None;
     let is_reply = |id: &RequestId| *id == handshake.id;
@@ -172,7 +179,10 @@ async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<
 
 /// Subscribes anew, for a host that knows of no interruption, and tells it to look again at what it
 /// has subscribed to. Requests that go on are sent again; what comes of them is the host's.
-async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Result<(), OpenError> {
+async fn repeat_subscriptions(
+    opened: &mut OpenConnection,
+    handover: &Handover,
+) -> Result<(), OpenError> {
     let id = |place: usize| format!("ingle-subscribe-{place}");
     let subscriptions = &handover.subscriptions;
     for (place, subscription) in subscriptions.iter().enumerate() {
@@ -201,7 +211,7 @@ async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Resul
 
 /// Reads until so many replies to requests of ours have come. Everything else is the host's.
 async fn until(
-    opened: &mut Opened,
+    opened: &mut OpenConnection,
     mut replies: usize,
     is_ours: impl Fn(&RequestId) -> bool,
     mut hear: impl FnMut(&RequestId, &Message<'_>),

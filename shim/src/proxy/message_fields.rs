@@ -89,11 +89,11 @@ pub(super) fn acknowledged(message: &Message<'_>) -> (bool, Vec<String>) {
 /// The protocol version in the result of an `initialize`.
 pub(super) fn protocol_version(message: &Message<'_>) -> Option<String> {
     #[derive(Deserialize)]
-    struct Settled {
+    struct InitializeResult {
         #[serde(rename = "protocolVersion")]
         version: String,
     }
-    let settled: Settled = serde_json::from_str(message.result()?.get()).ok()?;
+    let settled: InitializeResult = serde_json::from_str(message.result()?.get()).ok()?;
     Some(settled.version)
 }
 

@@ -35,11 +35,11 @@ pub(crate) mod stdio;
 mod tests;
 
 use backoff::Backoff;
-use connection::{Link, LinkEvent, Up};
-use daemon_link::{Connector, OpenError, Opened};
+use connection::{Connection, Link, LinkEvent};
+use daemon_link::{Connector, OpenConnection, OpenError};
 use message_fields::refusal_frame;
-use pending::{Expired, Pending, Settled};
-use queue::{Kind, Queue};
+use pending::{ExpiredRequests, Pending, ReplyStatus};
+use queue::{FrameKind, Queue};
 use session::McpSession;
 
 /// Frames towards the host past which the daemon is not read.
@@ -102,7 +102,7 @@ struct Proxy<R, F> {
     report: F,
 }
 
-enum Event {
+enum ProxyEvent {
     HostFrame(io::Result<Option<Frame>>),
     HostReadsNoMore,
     HostTakes,
@@ -140,27 +140,27 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             self.host_ended_at.is_none() && self.queue.has_room() && may_read_daemon;
         let unsent = self.queue.frames.front().map(|frame| &frame.bytes[frame.written..]);
         let event = tokio::select! {
-            frame = self.host.next(), if may_read_host => Event::HostFrame(frame),
+            frame = self.host.next(), if may_read_host => ProxyEvent::HostFrame(frame),
             permit = self.out.reserve(), if !self.outbox.is_empty() => match permit {
                 Ok(permit) => {
                     permit.send(take_all(&mut self.outbox));
-                    Event::HostTakes
+                    ProxyEvent::HostTakes
                 }
-                Err(_) => Event::HostReadsNoMore,
+                Err(_) => ProxyEvent::HostReadsNoMore,
             },
-            () = self.out.closed() => Event::HostReadsNoMore,
-            event = self.link.next(unsent, may_read_daemon) => Event::Link(event),
-            () = limit_runs_out => Event::LimitRunsOut,
-            () = drain_ends => Event::DrainEnds,
+            () = self.out.closed() => ProxyEvent::HostReadsNoMore,
+            event = self.link.next(unsent, may_read_daemon) => ProxyEvent::Link(event),
+            () = limit_runs_out => ProxyEvent::LimitRunsOut,
+            () = drain_ends => ProxyEvent::DrainEnds,
         };
         match event {
-            Event::HostFrame(frame) => self.on_host_frame(frame),
-            Event::HostTakes => {}
-            Event::LimitRunsOut => self.on_limit(),
-            Event::HostReadsNoMore | Event::DrainEnds => return STOP,
-            Event::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
-            Event::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
-            Event::Link(LinkEvent::Written(written)) => self.on_written(written),
+            ProxyEvent::HostFrame(frame) => self.on_host_frame(frame),
+            ProxyEvent::HostTakes => {}
+            ProxyEvent::LimitRunsOut => self.on_limit(),
+            ProxyEvent::HostReadsNoMore | ProxyEvent::DrainEnds => return STOP,
+            ProxyEvent::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
+            ProxyEvent::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
+            ProxyEvent::Link(LinkEvent::Written(written)) => self.on_written(written),
         }
         GO_ON
     }
@@ -185,7 +185,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     /// Answers what has taken longer than the shim's share of the ladder. The daemon is told to
     /// give it up, for when it comes to itself.
     fn on_limit(&mut self) {
-        let Expired { answers, unsent, given_up } = self.pending.expire(now());
+        let ExpiredRequests { answers, unsent, given_up } = self.pending.expire(now());
         self.outbox.extend(answers);
         unsent.into_iter().for_each(|number| self.queue.remove(number));
         for raw_id in given_up {
@@ -200,7 +200,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 }
             };
             if matches!(self.link, Link::Up(_)) && self.queue.has_room() {
-                self.queue.push(format!("{cancel}\n").into_bytes(), Kind::Passing);
+                self.queue.push(format!("{cancel}\n").into_bytes(), FrameKind::Passing);
             }
         }
         if self.hello.role == Role::Mcp {
@@ -217,7 +217,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             return;
         }
         let Some(front) = self.queue.frames.front() else { return };
-        if front.written > 0 || front.kind != Kind::Request || front.limit_handed_down {
+        if front.written > 0 || front.kind != FrameKind::Request || front.limit_handed_down {
             return;
         }
         if let Some(remaining_ms) = self.pending.remaining_ms(front.number, now()) {
@@ -258,16 +258,16 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             Err(refusal) => return self.outbox.push_back(refusal_frame(&refusal)),
         };
         let kind = self.kind(&line);
-        line.messages().iter().for_each(|message| self.hear_cancel(message));
+        line.messages().iter().for_each(|message| self.note_cancel(message));
         if matches!(self.link, Link::Down) && !kind.is_request() {
             // Nothing that a daemon would have to be started for.
-            if kind == Kind::Initialized {
+            if kind == FrameKind::Initialized {
                 self.session.mark_initialized();
             }
             return;
         }
         let number = self.queue.next_number;
-        if let Kind::Listen(_, raw_id) = &kind {
+        if let FrameKind::Listen(_, raw_id) = &kind {
             // It has no limit and outlives its daemon, so it is not one of those in flight.
             if !self.session.has_room(self.queue.listens().count()) {
                 let message = format!("{} are listened to", crate::limits::SHIM_SUBSCRIPTIONS);
@@ -285,7 +285,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     }
 
     /// A cancelled request that the daemon does not have yet never gets there.
-    fn hear_cancel(&mut self, message: &Message<'_>) {
+    fn note_cancel(&mut self, message: &Message<'_>) {
         let is_mcp = self.hello.role == Role::Mcp;
         let cancel = if is_mcp { "notifications/cancelled" } else { CANCEL };
         let id = message_fields::cancelled_id(message).filter(|_| message.method() == Some(cancel));
@@ -305,25 +305,25 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         }
     }
 
-    fn kind(&self, line: &Line<'_>) -> Kind {
+    fn kind(&self, line: &Line<'_>) -> FrameKind {
         let is_mcp = self.hello.role == Role::Mcp;
         if let (Line::Single(message), true) = (line, is_mcp) {
             match (message.as_request(), message.method()) {
-                (Some(("initialize", id)), _) => return Kind::Initialize(RequestId::read(id)),
+                (Some(("initialize", id)), _) => return FrameKind::Initialize(RequestId::read(id)),
                 (Some((session::LISTEN, id)), _) => {
-                    return Kind::Listen(RequestId::read(id), id.get().to_owned());
+                    return FrameKind::Listen(RequestId::read(id), id.get().to_owned());
                 }
-                (None, Some("notifications/initialized")) => return Kind::Initialized,
+                (None, Some("notifications/initialized")) => return FrameKind::Initialized,
                 _ => {}
             }
         }
         if is_mcp && McpSession::concerns(line) {
-            return Kind::Subscribing;
+            return FrameKind::Subscribing;
         }
         let has_request = line.messages().iter().any(|message| message.as_answerable().is_some());
         // A batch that holds nothing sound is the daemon's to refuse.
         let is_unsound = line.messages().is_empty();
-        if has_request || is_unsound { Kind::Request } else { Kind::Passing }
+        if has_request || is_unsound { FrameKind::Request } else { FrameKind::Passing }
     }
 
     fn answer(&mut self, raw_id: &str, error: &ErrorBody) {
@@ -342,22 +342,24 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         if front.written == 0 {
             self.pending.mark_written(front.number);
             match &front.kind {
-                Kind::Initialized => self.session.mark_initialized(),
-                Kind::Subscribing => {
+                FrameKind::Initialized => self.session.mark_initialized(),
+                FrameKind::Subscribing => {
                     Line::parse(&front.bytes)
                         .iter()
-                        .for_each(|line| self.session.hear_wishes(line));
+                        .for_each(|line| self.session.note_changes(line));
                 }
-                Kind::Listen(id, _) => self.session.begin_listen(id.clone(), front.bytes.clone()),
-                Kind::Request | Kind::Initialize(_) | Kind::Passing => {}
+                FrameKind::Listen(id, _) => {
+                    self.session.begin_listen(id.clone(), front.bytes.clone())
+                }
+                FrameKind::Request | FrameKind::Initialize(_) | FrameKind::Passing => {}
             }
         }
         front.written += written;
         if front.written == front.bytes.len()
             && let Some(frame) = self.queue.pop()
-            && let Kind::Initialize(id) = frame.kind
+            && let FrameKind::Initialize(id) = frame.kind
         {
-            self.session.ask(id, frame.bytes);
+            self.session.note_initialize(id, frame.bytes);
         }
     }
 
@@ -370,18 +372,18 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 let Some(id) = message.as_reply() else {
                     let is_known = self.session.is_known_to_host(message);
                     if is_known {
-                        let missed = McpSession::missed(message);
-                        self.outbox.extend(Some(missed).filter(|frames| !frames.is_empty()));
+                        let frames = McpSession::catch_up_frames(message);
+                        self.outbox.extend(Some(frames).filter(|frames| !frames.is_empty()));
                     }
                     is_wanted |= !is_known;
                     continue;
                 };
                 let id = RequestId::read(id);
                 // An answer without an id is about something that had none that could be read.
-                is_wanted |= self.pending.settle(&id) == Settled::Awaited
+                is_wanted |= self.pending.settle(&id) == ReplyStatus::Awaited
                     || self.session.end_listen(&id)
                     || id == RequestId::Null;
-                self.session.hear_reply(&id, message);
+                self.session.note_reply(&id, message);
                 self.was_of_use = true;
             }
             // The requests of one frame are due together, so an answer is wanted whole or not at
@@ -394,7 +396,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         GO_ON
     }
 
-    fn on_opened(&mut self, opened: Result<Opened, OpenError>) -> Flow {
+    fn on_opened(&mut self, opened: Result<OpenConnection, OpenError>) -> Flow {
         match opened {
             Ok(mut opened) => {
                 self.exit_code = exit::OK;
@@ -404,8 +406,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 self.pending.retime(&self.timeouts);
                 self.session.handed_over();
                 self.outbox.extend(std::mem::take(&mut opened.strays));
-                let up = Up { opened, half_closed: false, write_failed: false };
-                self.link = Link::Up(Box::new(up));
+                let connection = Connection { opened, half_closed: false, write_failed: false };
+                self.link = Link::Up(Box::new(connection));
                 GO_ON
             }
             Err(OpenError::Lost) => self.on_lost(),
@@ -428,7 +430,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         self.link = Link::Down;
         self.backoff.note(std::mem::take(&mut self.was_of_use), now());
         self.outbox.extend(self.pending.lose());
-        self.session.forget_questions();
+        self.session.forget_unanswered();
         self.fruitless += 1;
         if self.queue.frames.front().is_some_and(|frame| frame.written > 0) {
             self.queue.pop();

@@ -35,7 +35,7 @@ mod tests;
 pub(crate) type FrameNumber = u64;
 
 #[derive(Debug)]
-struct Entry {
+struct PendingRequest {
     id: RequestId,
     /// The id as the host wrote it: answers repeat it to the letter.
     raw_id: Box<RawValue>,
@@ -56,7 +56,7 @@ struct Entry {
 
 /// What becomes of a reply of the daemon's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settled {
+pub(crate) enum ReplyStatus {
     /// It answers a request in flight.
     Awaited,
     /// Nobody waits for it: its request is not known, or has been answered already.
@@ -65,7 +65,7 @@ pub(crate) enum Settled {
 
 /// Requests whose limit has run out.
 #[derive(Debug, Default)]
-pub(crate) struct Expired {
+pub(crate) struct ExpiredRequests {
     /// One answer frame for every frame.
     pub(crate) answers: Vec<Vec<u8>>,
     /// Frames that were not written and hold nothing else any more.
@@ -77,7 +77,7 @@ pub(crate) struct Expired {
 /// The requests in flight, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<PendingRequest>,
 }
 
 impl Pending {
@@ -98,7 +98,7 @@ impl Pending {
             let (method, id) = message.as_answerable()?;
             let time = call_time(method, message.params());
             let deadline = deadline(&time, timeouts, now);
-            Some(Entry {
+            Some(PendingRequest {
                 id: RequestId::read(id),
                 raw_id: id.to_owned(),
                 frame,
@@ -127,7 +127,7 @@ impl Pending {
         } else {
             return Ok(());
         };
-        let refused: Vec<Entry> = self.entries.drain(before..).collect();
+        let refused: Vec<PendingRequest> = self.entries.drain(before..).collect();
         Err(answer(&refused, |_| error.clone()))
     }
 
@@ -159,14 +159,14 @@ impl Pending {
     }
 
     /// Answers the requests whose limit has run out by `now`.
-    pub(crate) fn expire(&mut self, now: Instant) -> Expired {
-        let mut expired = Expired::default();
+    pub(crate) fn expire(&mut self, now: Instant) -> ExpiredRequests {
+        let mut expired = ExpiredRequests::default();
         if self.next_due().is_none_or(|due_at| due_at > now) {
             return expired;
         }
-        let is_due = |entry: &Entry| !entry.expired && entry.due_at <= now;
-        let error = |entry: &Entry| too_late(entry, now);
-        let due: Vec<&Entry> = self.entries.iter().filter(|entry| is_due(entry)).collect();
+        let is_due = |entry: &PendingRequest| !entry.expired && entry.due_at <= now;
+        let error = |entry: &PendingRequest| too_late(entry, now);
+        let due: Vec<&PendingRequest> = self.entries.iter().filter(|entry| is_due(entry)).collect();
         for frame in due.chunk_by(|a, b| a.frame == b.frame) {
             expired.answers.push(answer(frame.iter().copied(), error));
             match frame {
@@ -214,14 +214,14 @@ impl Pending {
 
     /// A reply to `id` has come. Where an id is in use twice, the older request is settled. A reply
     /// under null settles the oldest request whose id the daemon may not have been able to repeat.
-    pub(crate) fn settle(&mut self, id: &RequestId) -> Settled {
+    pub(crate) fn settle(&mut self, id: &RequestId) -> ReplyStatus {
         let place = self.entries.iter().position(|entry| {
             entry.written
                 && (entry.id == *id || (*id == RequestId::Null && entry.id.may_come_back_as_null()))
         });
         match place.and_then(|place| self.entries.remove(place)) {
-            Some(entry) if !entry.expired => Settled::Awaited,
-            _ => Settled::Unwanted,
+            Some(entry) if !entry.expired => ReplyStatus::Awaited,
+            _ => ReplyStatus::Unwanted,
         }
     }
 
@@ -267,14 +267,14 @@ impl Pending {
         self.live().map(|entry| entry.due_at).max()
     }
 
-    fn live(&self) -> impl Iterator<Item = &Entry> {
+    fn live(&self) -> impl Iterator<Item = &PendingRequest> {
         self.entries.iter().filter(|entry| !entry.expired)
     }
 
     fn answer_all(
         &mut self,
-        wanted: impl Fn(&Entry) -> bool,
-        error: impl Fn(&Entry) -> ErrorBody,
+        wanted: impl Fn(&PendingRequest) -> bool,
+        error: impl Fn(&PendingRequest) -> ErrorBody,
     ) -> Vec<Vec<u8>> {
         let (answered, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.entries).into_iter().partition(wanted);
@@ -286,8 +286,8 @@ impl Pending {
 
 /// The reply frame, newline included, to requests of one frame.
 fn answer<'a>(
-    entries: impl IntoIterator<Item = &'a Entry>,
-    error: impl Fn(&Entry) -> ErrorBody,
+    entries: impl IntoIterator<Item = &'a PendingRequest>,
+    error: impl Fn(&PendingRequest) -> ErrorBody,
 ) -> Vec<u8> {
     let mut in_batch = false;
     let replies = entries.into_iter().map(|entry| {
@@ -301,21 +301,21 @@ fn answer<'a>(
     frame_of(&replies, in_batch)
 }
 
-fn too_late(entry: &Entry, now: Instant) -> ErrorBody {
+fn too_late(entry: &PendingRequest, now: Instant) -> ErrorBody {
     let Deadline { limit_ms, .. } = entry.deadline;
     let error =
         ErrorBody::timeout("the request", Layer::Shim, limit_ms, entry.deadline.elapsed_ms(now));
     if entry.written { as_careful(error, entry) } else { error }
 }
 
-fn lost(entry: &Entry) -> ErrorBody {
+fn lost(entry: &PendingRequest) -> ErrorBody {
     let error =
         ErrorBody::new(ErrorCode::DaemonLost, "the daemon ended before it answered this request");
     as_careful(error, entry)
 }
 
 /// What may have been carried out is not to be sent again blindly.
-fn as_careful(error: ErrorBody, entry: &Entry) -> ErrorBody {
+fn as_careful(error: ErrorBody, entry: &PendingRequest) -> ErrorBody {
     if !entry.changes_state {
         return error;
     }

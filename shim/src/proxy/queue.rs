@@ -25,13 +25,13 @@ pub(super) struct Outgoing {
     pub(super) number: FrameNumber,
     pub(super) bytes: Vec<u8>,
     pub(super) written: usize,
-    pub(super) kind: Kind,
+    pub(super) kind: FrameKind,
     /// The daemon is told in the frame how much time is left.
     pub(super) limit_handed_down: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     /// Holds a request: worth starting a daemon for.
     Request,
     /// MCP's first request: a new daemon must hear it too.
@@ -53,7 +53,7 @@ impl Queue {
             && self.bytes < crate::limits::SHIM_QUEUED_BYTES
     }
 
-    pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+    pub(super) fn push(&mut self, bytes: Vec<u8>, kind: FrameKind) {
         self.bytes += bytes.len();
         let number = self.next_number;
         let (written, limit_handed_down) = (0, false);
@@ -75,7 +75,7 @@ impl Queue {
     /// Requests that go on and are not written yet, as the host wrote their ids.
     pub(super) fn listens(&self) -> impl Iterator<Item = &str> {
         self.frames.iter().filter_map(|frame| match &frame.kind {
-            Kind::Listen(_, raw_id) if frame.written == 0 => Some(raw_id.as_str()),
+            FrameKind::Listen(_, raw_id) if frame.written == 0 => Some(raw_id.as_str()),
             _ => None,
         })
     }
@@ -83,7 +83,7 @@ impl Queue {
     /// Takes back a request that goes on, if it is not written yet.
     pub(super) fn withdraw_listen(&mut self, id: &RequestId) {
         self.frames.retain(|frame| {
-            frame.written > 0 || !matches!(&frame.kind, Kind::Listen(other, _) if other == id)
+            frame.written > 0 || !matches!(&frame.kind, FrameKind::Listen(other, _) if other == id)
         });
         self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
     }
@@ -105,7 +105,7 @@ impl Queue {
     /// Drops what means nothing to another daemon. What is left, if anything, begins with a
     /// request.
     pub(super) fn drop_passing(&mut self, session: &mut McpSession) {
-        self.frames.retain(|frame| frame.kind != Kind::Passing);
+        self.frames.retain(|frame| frame.kind != FrameKind::Passing);
         if !self.frames.iter().any(Outgoing::is_request) {
             self.clear(session);
         }
@@ -113,14 +113,14 @@ impl Queue {
     }
 
     pub(super) fn clear(&mut self, session: &mut McpSession) {
-        if self.frames.drain(..).any(|frame| frame.kind == Kind::Initialized) {
+        if self.frames.drain(..).any(|frame| frame.kind == FrameKind::Initialized) {
             session.mark_initialized();
         }
         self.bytes = 0;
     }
 }
 
-impl Kind {
+impl FrameKind {
     /// Whether it is worth starting a daemon for.
     pub(super) fn is_request(&self) -> bool {
         match self {

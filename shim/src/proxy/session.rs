@@ -1,6 +1,6 @@
 //! The host's MCP session: what its next daemon must be told before the session can go on.
 //!
-//! Owns what `initialize` settled on, and what the host has subscribed to: by
+//! Owns what `initialize` handshake on, and what the host has subscribed to: by
 //! `resources/subscribe`, and, in revisions without `initialize`, by `subscriptions/listen`, a
 //! request that is answered when it ends. Hears frames and does no I/O. Must not know how they
 //! travel.
@@ -36,7 +36,7 @@ pub(crate) struct Handshake {
     pub(crate) initialize: Vec<u8>,
     /// Its id.
     pub(crate) id: RequestId,
-    /// The protocol version that was settled on.
+    /// The protocol version that was handshake on.
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
     pub(crate) initialized: bool,
@@ -86,16 +86,16 @@ pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
     /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(RequestId, Vec<u8>)>,
-    settled: Option<Handshake>,
+    unanswered_initialize: Option<(RequestId, Vec<u8>)>,
+    handshake: Option<Handshake>,
     /// Requests about subscriptions that the daemon has and has not answered.
-    wishes: Vec<(RequestId, Wish)>,
+    unanswered_changes: Vec<(RequestId, SubscriptionChange)>,
     subscriptions: Vec<Subscription>,
     listens: Vec<Listen>,
 }
 
 #[derive(Debug)]
-enum Wish {
+enum SubscriptionChange {
     Subscribe(Subscription),
     Unsubscribe(String),
 }
@@ -111,33 +111,36 @@ struct Listen {
 
 impl McpSession {
     /// The daemon has all of the host's `initialize`.
-    pub(crate) fn ask(&mut self, id: RequestId, initialize: Vec<u8>) {
-        self.asked = Some((id, initialize));
+    pub(crate) fn note_initialize(&mut self, id: RequestId, initialize: Vec<u8>) {
+        self.unanswered_initialize = Some((id, initialize));
     }
 
     /// The daemon that was asked is gone.
-    pub(crate) fn forget_questions(&mut self) {
-        self.asked = None;
-        self.wishes.clear();
+    pub(crate) fn forget_unanswered(&mut self) {
+        self.unanswered_initialize = None;
+        self.unanswered_changes.clear();
     }
 
-    /// A reply has come: the one to `initialize` says what the session settled on, and one to a
+    /// A reply has come: the one to `initialize` says what the session handshake on, and one to a
     /// subscription whether it holds.
-    pub(crate) fn hear_reply(&mut self, id: &RequestId, message: &Message<'_>) {
-        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
+    pub(crate) fn note_reply(&mut self, id: &RequestId, message: &Message<'_>) {
+        if let Some((_, initialize)) = self.unanswered_initialize.take_if(|(asked, _)| asked == id)
             && let Some(version) = message_fields::protocol_version(message)
         {
             let id = id.clone();
-            self.settled = Some(Handshake { initialize, id, version, initialized: false });
+            self.handshake = Some(Handshake { initialize, id, version, initialized: false });
         }
-        let Some(place) = self.wishes.iter().position(|(asked, _)| asked == id) else { return };
-        let (_, wish) = self.wishes.remove(place);
+        let Some(place) = self.unanswered_changes.iter().position(|(asked, _)| asked == id) else {
+            return;
+        };
+        let (_, wish) = self.unanswered_changes.remove(place);
         if !message.is_success() {
             return;
         }
-        let (Wish::Subscribe(Subscription { uri, .. }) | Wish::Unsubscribe(uri)) = &wish;
+        let (SubscriptionChange::Subscribe(Subscription { uri, .. })
+        | SubscriptionChange::Unsubscribe(uri)) = &wish;
         self.subscriptions.retain(|held| held.uri != *uri);
-        if let Wish::Subscribe(subscription) = wish
+        if let SubscriptionChange::Subscribe(subscription) = wish
             && self.subscriptions.len() < crate::limits::SHIM_SUBSCRIPTIONS
         {
             self.subscriptions.push(subscription);
@@ -146,8 +149,8 @@ impl McpSession {
 
     /// The host has sent `notifications/initialized`.
     pub(crate) fn mark_initialized(&mut self) {
-        if let Some(settled) = &mut self.settled {
-            settled.initialized = true;
+        if let Some(handshake) = &mut self.handshake {
+            handshake.initialized = true;
         }
     }
 
@@ -161,7 +164,7 @@ impl McpSession {
     }
 
     /// The daemon is being sent requests about subscriptions.
-    pub(crate) fn hear_wishes(&mut self, line: &Line<'_>) {
+    pub(crate) fn note_changes(&mut self, line: &Line<'_>) {
         for message in line.messages() {
             let (Some((method, id)), Some(uri)) =
                 (message.as_request(), message_fields::uri(message))
@@ -169,14 +172,15 @@ impl McpSession {
                 continue;
             };
             let wish = match (method, message.params()) {
-                (SUBSCRIBE, Some(params)) => {
-                    Wish::Subscribe(Subscription { uri, params: params.get().to_owned() })
-                }
-                (UNSUBSCRIBE, _) => Wish::Unsubscribe(uri),
+                (SUBSCRIBE, Some(params)) => SubscriptionChange::Subscribe(Subscription {
+                    uri,
+                    params: params.get().to_owned(),
+                }),
+                (UNSUBSCRIBE, _) => SubscriptionChange::Unsubscribe(uri),
                 _ => continue,
             };
-            if self.wishes.len() < crate::limits::SHIM_PENDING {
-                self.wishes.push((RequestId::read(id), wish));
+            if self.unanswered_changes.len() < crate::limits::SHIM_PENDING {
+                self.unanswered_changes.push((RequestId::read(id), wish));
             }
         }
     }
@@ -217,7 +221,7 @@ impl McpSession {
 
     /// What a host is told in place of an acknowledgement that it knows, newlines included: to look
     /// again, because changes may have been missed while nobody was asked.
-    pub(crate) fn missed(message: &Message<'_>) -> Vec<u8> {
+    pub(crate) fn catch_up_frames(message: &Message<'_>) -> Vec<u8> {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
         let (lists, uris) = message_fields::acknowledged(message);
@@ -233,7 +237,7 @@ impl McpSession {
     /// What the next daemon must be told.
     pub(crate) fn handover(&self) -> Handover {
         Handover {
-            handshake: self.settled.clone(),
+            handshake: self.handshake.clone(),
             subscriptions: self.subscriptions.clone(),
             listens: self.listens.iter().map(|listen| listen.frame.clone()).collect(),
         }

@@ -19,7 +19,7 @@ fn sources(config: &str, env_file: &str, environment: &[(&str, &str)]) -> Source
     }
 }
 
-fn resolved(config: &str, env_file: &str, environment: &[(&str, &str)]) -> Resolved {
+fn resolved(config: &str, env_file: &str, environment: &[(&str, &str)]) -> ResolvedTimeouts {
     resolve(&sources(config, env_file, environment)).unwrap()
 }
 
@@ -29,7 +29,7 @@ fn refused(config: &str, env_file: &str, environment: &[(&str, &str)]) -> ErrorB
 
 #[test]
 fn nothing_set_gives_the_table_of_the_specification() {
-    let Resolved { timeouts, given, unknown } = resolved("", "", &[("PATH", "/bin")]);
+    let ResolvedTimeouts { timeouts, given, unknown } = resolved("", "", &[("PATH", "/bin")]);
     let seconds = Setting::ALL.map(|setting| setting.ms(&timeouts) / 1_000);
     assert_eq!(seconds, [60, 300, 180, 900, 600, 120, 120, 30, 90, 120, 150, 300]);
     assert!(given.is_empty() && unknown.is_empty());
@@ -280,7 +280,7 @@ proptest! {
             && expected.expert_analysis_ms <= expected.workflow_ms
             && expected.workflow_ms <= expected.http_ms;
         prop_assert_eq!(outcome.is_ok(), is_ordered, "{:?}", outcome);
-        let Ok(Resolved { timeouts, .. }) = outcome else { return Ok(()) };
+        let Ok(ResolvedTimeouts { timeouts, .. }) = outcome else { return Ok(()) };
         prop_assert_eq!(&timeouts, &expected);
         for class in Class::ALL {
             let Ladder { work_ms, daemon_ms, shim_ms, client_ms } = timeouts.ladder(class);

@@ -24,12 +24,12 @@ fn what_lacks_its_method_is_awaited_and_a_reply_of_the_host_is_not() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"[{"id":7,"method":"ping"},{"id":9}]"#);
     pending.mark_written(0);
-    assert_eq!(pending.settle(&id(&json!(9))), Settled::Awaited);
+    assert_eq!(pending.settle(&id(&json!(9))), ReplyStatus::Awaited);
     for reply in [r#"{"id":1,"result":null}"#, r#"{"id":1,"result":{}}"#, r#"{"id":1,"error":{}}"#]
     {
         note(&mut pending, 1, reply);
         pending.mark_written(1);
-        assert_eq!(pending.settle(&id(&json!(1))), Settled::Unwanted, "{reply}");
+        assert_eq!(pending.settle(&id(&json!(1))), ReplyStatus::Unwanted, "{reply}");
     }
 }
 
@@ -58,7 +58,7 @@ fn a_lost_batch_is_answered_as_a_batch_of_what_was_left() {
     let batch = r#"[{"id":1,"method":"a"},{"method":"n"},{"id":2.5,"method":"b"},7]"#;
     note(&mut pending, 0, batch);
     pending.mark_written(0);
-    assert_eq!(pending.settle(&id(&json!(1))), Settled::Awaited);
+    assert_eq!(pending.settle(&id(&json!(1))), ReplyStatus::Awaited);
     let answers = read(&pending.lose());
     assert_eq!(answers[0].as_array().unwrap().len(), 1);
     assert_eq!(answers[0][0]["id"], 2.5);
@@ -81,9 +81,9 @@ fn an_id_in_use_twice_is_owed_two_answers() {
     note(&mut pending, 1, r#"{"id":1,"method":"b"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Awaited);
     assert_eq!(pending.lose().len(), 1);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Unwanted);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_null_reply_settles_an_id_the_daemon_cannot_repeat() {
     note(&mut pending, 1, r#"{"id":1.5,"method":"a"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&RequestId::Null), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::Null), ReplyStatus::Awaited);
     assert_eq!(read(&pending.lose())[0]["id"], 1);
 }
 
@@ -161,10 +161,10 @@ fn a_late_answer_reaches_nobody_and_nobody_else() {
     // The id is taken until the daemon has let go of it.
     let refusal = note(&mut pending, 3, r#"{"id":1,"method":"status"}"#).unwrap_err();
     assert_eq!(read(&[refusal])[0]["error"]["data"]["code"], "INVALID_REQUEST");
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Unwanted);
     note(&mut pending, 4, r#"{"id":1,"method":"status"}"#).unwrap();
     pending.mark_written(4);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Awaited);
 }
 
 #[test]
@@ -286,13 +286,13 @@ proptest! {
                 }
                 Step::Reply(id) if model.is_late(id) => {
                     let waited = pending.settle(&RequestId::Integer(id.into()));
-                    prop_assert_eq!(waited, Settled::Unwanted);
+                    prop_assert_eq!(waited, ReplyStatus::Unwanted);
                     *model.late.entry(id).or_default() -= 1;
                 }
                 Step::Reply(id) => {
                     let owed = model.written.get_mut(&id).filter(|owed| **owed > 0);
                     let waited = pending.settle(&RequestId::Integer(id.into()));
-                    prop_assert_eq!(waited == Settled::Awaited, owed.is_some());
+                    prop_assert_eq!(waited == ReplyStatus::Awaited, owed.is_some());
                     if let Some(owed) = owed {
                         *owed -= 1;
                     }
