@@ -1,6 +1,6 @@
-//! The connection as the proxy has it: none, one being made, or one that carries frames.
+//! State of the connection: down, opening or up.
 //!
-//! Owns waiting for whatever it does next. Must not know what a frame holds.
+//! Owns waiting for its next event. Does not know the content of frames.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::proxy::daemon_link::{OpenConnection, OpenError};
 
-/// A connection, or none.
+/// The link to the daemon.
 pub(super) enum Link {
     Down,
     Opening(Pin<Box<dyn Future<Output = Result<OpenConnection, OpenError>>>>),
@@ -20,11 +20,11 @@ pub(super) enum Link {
 pub(super) struct Connection {
     pub(super) opened: OpenConnection,
     pub(super) half_closed: bool,
-    /// Writing has failed. What the daemon said before it went is still to be read.
+    /// Writing has failed. Frames that the daemon sent before it ended are still read.
     pub(super) write_failed: bool,
 }
 
-/// What a connection has done.
+/// An event of the connection.
 pub(super) enum LinkEvent {
     Opened(Box<Result<OpenConnection, OpenError>>),
     DaemonFrame(io::Result<Option<Frame>>),
@@ -32,8 +32,8 @@ pub(super) enum LinkEvent {
 }
 
 impl Link {
-    /// What the connection does next: nothing, ever, while there is none. Dropping the future
-    /// before it is ready loses no byte in either direction.
+    /// Waits for the next event; while the link is down there is none. Dropping the future before
+    /// it is ready loses no byte in either direction.
     pub(super) async fn next(&mut self, unsent: Option<&[u8]>, may_read: bool) -> LinkEvent {
         match self {
             Self::Down => std::future::pending().await,

@@ -1,9 +1,8 @@
-//! The host's MCP session: what its next daemon must be told before the session can go on.
+//! MCP session of the host: the state that is repeated to its next daemon.
 //!
-//! Owns what `initialize` handshake on, and what the host has subscribed to: by
-//! `resources/subscribe`, and, in revisions without `initialize`, by `subscriptions/listen`, a
-//! request that is answered when it ends. Hears frames and does no I/O. Must not know how they
-//! travel.
+//! Owns the handshake, and the host's subscriptions: by `resources/subscribe` and, in revisions
+//! without `initialize`, by `subscriptions/listen`, a request that is answered when it ends. Reads
+//! frames and does no I/O. Does not know how they travel.
 
 use ingle_protocol::jsonrpc::{Line, Message, RequestId};
 use serde_json::value::RawValue;
@@ -18,31 +17,31 @@ const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// What a new daemon must be told before it can go on with the host's session.
+/// The state that a new daemon needs to continue the host's session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Handover {
     /// The handshake, where there was one.
     pub(crate) handshake: Option<Handshake>,
-    /// What the host has subscribed to; the host has had the replies.
+    /// The host's subscriptions; the host has the replies.
     pub(crate) subscriptions: Vec<Subscription>,
-    /// Requests that go on, newlines included.
+    /// Open `subscriptions/listen` requests, newlines included.
     pub(crate) listens: Vec<Vec<u8>>,
 }
 
-/// A handshake that is over.
+/// A completed handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Handshake {
     /// The host's `initialize`, newline included.
     pub(crate) initialize: Vec<u8>,
     /// Its id.
     pub(crate) id: RequestId,
-    /// The protocol version that was handshake on.
+    /// The agreed protocol version.
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
     pub(crate) initialized: bool,
 }
 
-/// A resource that the host hears of when it changes.
+/// A resource whose changes the host is notified of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscription {
     /// Its URI.
@@ -52,7 +51,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The request anew, newline included, under an id of ours.
+    /// The repeated request, newline included, under an id of ours.
     pub(crate) fn request(&self, id: &str) -> String {
         let params = &self.params;
         format!(
@@ -61,8 +60,8 @@ impl Subscription {
         )
     }
 
-    /// What tells the host to look at the resource again, newline included: changes may have been
-    /// missed while nobody was asked.
+    /// The notification that makes the host read the resource again, newline included: it may have
+    /// missed changes while no daemon was connected.
     pub(crate) fn updated(&self) -> String {
         let uri = Value::from(self.uri.as_str());
         format!(
@@ -82,13 +81,13 @@ pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     format!("{frame}\n").into_bytes()
 }
 
-/// What is known of the host's session.
+/// The state of the host's session.
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
-    /// An `initialize` that the daemon has and has not answered.
+    /// An `initialize` that the daemon has not answered.
     unanswered_initialize: Option<(RequestId, Vec<u8>)>,
     handshake: Option<Handshake>,
-    /// Requests about subscriptions that the daemon has and has not answered.
+    /// Changes of subscriptions that the daemon has not answered.
     unanswered_changes: Vec<(RequestId, SubscriptionChange)>,
     subscriptions: Vec<Subscription>,
     listens: Vec<Listen>,
@@ -105,32 +104,34 @@ struct Listen {
     id: RequestId,
     /// The request, newline included.
     frame: Vec<u8>,
-    /// A new daemon has been asked, and will acknowledge to a host that has heard this before.
+    /// Whether a new daemon was asked: it acknowledges to a host that has an acknowledgement.
     repeated: bool,
 }
 
 impl McpSession {
-    /// The daemon has all of the host's `initialize`.
+    /// Notes that the daemon has the whole `initialize` of the host.
     pub(crate) fn note_initialize(&mut self, id: RequestId, initialize: Vec<u8>) {
         self.unanswered_initialize = Some((id, initialize));
     }
 
-    /// The daemon that was asked is gone.
+    /// Forgets unanswered requests: their daemon has ended.
     pub(crate) fn forget_unanswered(&mut self) {
         self.unanswered_initialize = None;
         self.unanswered_changes.clear();
     }
 
-    /// A reply has come: the one to `initialize` says what the session handshake on, and one to a
-    /// subscription whether it holds.
+    /// Notes a reply: the one to `initialize` completes the handshake, and one to a subscription
+    /// shows whether it is accepted.
     pub(crate) fn note_reply(&mut self, id: &RequestId, message: &Message<'_>) {
-        if let Some((_, initialize)) = self.unanswered_initialize.take_if(|(asked, _)| asked == id)
+        if let Some((_, initialize)) =
+            self.unanswered_initialize.take_if(|(request, _)| request == id)
             && let Some(version) = message_fields::protocol_version(message)
         {
             let id = id.clone();
             self.handshake = Some(Handshake { initialize, id, version, initialized: false });
         }
-        let Some(place) = self.unanswered_changes.iter().position(|(asked, _)| asked == id) else {
+        let Some(place) = self.unanswered_changes.iter().position(|(request, _)| request == id)
+        else {
             return;
         };
         let (_, wish) = self.unanswered_changes.remove(place);
@@ -147,7 +148,7 @@ impl McpSession {
         }
     }
 
-    /// The host has sent `notifications/initialized`.
+    /// Notes that the host has sent `notifications/initialized`.
     pub(crate) fn mark_initialized(&mut self) {
         if let Some(handshake) = &mut self.handshake {
             handshake.initialized = true;
@@ -163,7 +164,7 @@ impl McpSession {
         line.messages().iter().any(is_about)
     }
 
-    /// The daemon is being sent requests about subscriptions.
+    /// Notes requests about subscriptions that are being written.
     pub(crate) fn note_changes(&mut self, line: &Line<'_>) {
         for message in line.messages() {
             let (Some((method, id)), Some(uri)) =
@@ -185,32 +186,32 @@ impl McpSession {
         }
     }
 
-    /// Whether one more `subscriptions/listen` can be followed, beside `waiting` that are not
-    /// written yet.
+    /// Whether one more `subscriptions/listen` is allowed, in addition to `waiting` ones that are
+    /// not written yet.
     pub(crate) fn has_room(&self, waiting: usize) -> bool {
         self.listens.len() + waiting < crate::limits::SHIM_SUBSCRIPTIONS
     }
 
-    /// The daemon is being sent a `subscriptions/listen`.
+    /// Notes a `subscriptions/listen` that is being written.
     pub(crate) fn begin_listen(&mut self, id: RequestId, frame: Vec<u8>) {
         self.listens.push(Listen { id, frame, repeated: false });
     }
 
-    /// A `subscriptions/listen` has been answered, or the host wants it no more. Whether there was
-    /// one under that id.
+    /// Ends a `subscriptions/listen` that was answered or cancelled. Returns whether there was one
+    /// of this id.
     pub(crate) fn end_listen(&mut self, id: &RequestId) -> bool {
         let before = self.listens.len();
         self.listens.retain(|listen| listen.id != *id);
         self.listens.len() < before
     }
 
-    /// Whether anything is listened to.
+    /// Whether a `subscriptions/listen` is open.
     pub(crate) fn listens(&self) -> bool {
         !self.listens.is_empty()
     }
 
-    /// Whether a notification acknowledges a `subscriptions/listen` to a host that has heard so
-    /// before.
+    /// Whether a notification acknowledges a `subscriptions/listen` to a host that has an earlier
+    /// acknowledgement.
     pub(crate) fn is_known_to_host(&mut self, message: &Message<'_>) -> bool {
         let id = message_fields::subscription(message)
             .filter(|_| message.method() == Some(ACKNOWLEDGED));
@@ -219,8 +220,8 @@ impl McpSession {
         listen.is_some_and(|listen| std::mem::take(&mut listen.repeated))
     }
 
-    /// What a host is told in place of an acknowledgement that it knows, newlines included: to look
-    /// again, because changes may have been missed while nobody was asked.
+    /// The notifications in place of a repeated acknowledgement, newlines included: they make the
+    /// host read again, because it may have missed changes while no daemon was connected.
     pub(crate) fn catch_up_frames(message: &Message<'_>) -> Vec<u8> {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
@@ -234,7 +235,7 @@ impl McpSession {
         list.into_iter().chain(resources).flatten().collect()
     }
 
-    /// What the next daemon must be told.
+    /// The state for the next daemon.
     pub(crate) fn handover(&self) -> Handover {
         Handover {
             handshake: self.handshake.clone(),
@@ -243,8 +244,8 @@ impl McpSession {
         }
     }
 
-    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is
-    /// not here yet.
+    /// Notes that a new daemon has the state. Requests after [`Self::handover`] wait in the queue,
+    /// and are not here yet.
     pub(crate) fn handed_over(&mut self) {
         self.listens.iter_mut().for_each(|listen| listen.repeated = true);
     }

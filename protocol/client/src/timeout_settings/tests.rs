@@ -1,4 +1,4 @@
-//! The order of sources, every name, every complaint.
+//! The order of sources, every name, every error.
 
 use proptest::prelude::*;
 
