@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::timeouts;
 use crate::cli::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
 use crate::context::Context;
-use crate::install::edit::Form;
+use crate::install::edit::JsonText;
 use crate::install::file::{self, FileError};
-use crate::install::hosts::{self, Entry, Host, Patience, Scope, Surroundings};
-use crate::install::{self, Refusal, Removed, jsonc};
+use crate::install::hosts::{self, Environment, Host, Scope, ServerEntry, TimeoutSetting};
+use crate::install::{self, EditError, Removed, jsonc};
 use crate::output::{Failure, Outcome};
 
 /// Mode of a new file for one user, and of one for all users of a folder.
@@ -24,7 +24,7 @@ const USER_MODE: u32 = 0o600;
 const PROJECT_MODE: u32 = 0o644;
 
 pub(crate) fn run(context: &mut Context, command: &McpCommand) -> Outcome {
-    let around = Surroundings::of_process().ok_or_else(|| {
+    let around = Environment::of_process().ok_or_else(|| {
         ErrorBody::new(ErrorCode::ConfigInvalid, "the home folder or the working folder is unknown")
             .with_remediation("Set HOME to an absolute path, and run this in a folder that exists.")
     })?;
@@ -35,11 +35,11 @@ pub(crate) fn run(context: &mut Context, command: &McpCommand) -> Outcome {
     }
 }
 
-fn install(context: &mut Context, options: &InstallOptions, around: &Surroundings) -> Outcome {
+fn install(context: &mut Context, options: &InstallOptions, around: &Environment) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
     let timeout = host_timeout(context, host, options.host_timeout)?;
-    let entry = Entry::new(host, name, &program()?, timeout, &variables());
+    let entry = ServerEntry::new(host, name, &program()?, timeout, &variables());
     if options.print {
         return print(context, host, &entry, &path);
     }
@@ -71,8 +71,8 @@ fn install(context: &mut Context, options: &InstallOptions, around: &Surrounding
         context.output.line(&format!("backup: {}", backup.display()))?;
     }
     let seconds = timeout.as_secs_f64();
-    context.output.line(&match host.patience() {
-        Patience::Fixed => {
+    context.output.line(&match host.timeout_setting() {
+        TimeoutSetting::Fixed => {
             format!("Its timeout is assumed to be {seconds} s; a longer call continues as a job.")
         }
         _ => format!("Its tool timeout is set to {seconds} s."),
@@ -86,7 +86,7 @@ fn install(context: &mut Context, options: &InstallOptions, around: &Surrounding
     Ok(exit::OK)
 }
 
-fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Surroundings) -> Outcome {
+fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Environment) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
     let snapshot = file::read(&path).map_err(unusable)?;
@@ -126,21 +126,21 @@ fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Surroun
 }
 
 /// Prints the entry and changes nothing.
-fn print(context: &mut Context, host: Host, entry: &Entry, path: &Path) -> Outcome {
+fn print(context: &mut Context, host: Host, entry: &ServerEntry, path: &Path) -> Outcome {
     if context.output.json {
         let servers = json!({ host.servers(): { &entry.name: entry.value() } });
         let shown = json!({ "host": host.name(), "path": path, "config": servers });
         context.output.json(&shown)?;
         return Ok(exit::OK);
     }
-    let named = Form::Object(vec![(entry.name.clone(), entry.form())]);
-    let form = Form::Object(vec![(host.servers().to_owned(), named)]);
+    let named = JsonText::Object(vec![(entry.name.clone(), entry.json_text())]);
+    let form = JsonText::Object(vec![(host.servers().to_owned(), named)]);
     context.output.line(&form.pretty())?;
     context.output.note(&format!("hint: {} reads this from {}", host.title(), path.display()));
     Ok(exit::OK)
 }
 
-fn list(context: &mut Context, around: &Surroundings) -> Outcome {
+fn list(context: &mut Context, around: &Environment) -> Outcome {
     let hosts: Vec<Value> = Host::ALL.iter().map(|&host| describe(host, around)).collect();
     if context.output.json {
         context.output.json(&json!({ "hosts": hosts }))?;
@@ -166,7 +166,7 @@ fn list(context: &mut Context, around: &Surroundings) -> Outcome {
     Ok(exit::OK)
 }
 
-fn describe(host: Host, around: &Surroundings) -> Value {
+fn describe(host: Host, around: &Environment) -> Value {
     let path = host.file(Scope::User, around).unwrap_or_default();
     let found = host.traces(around).iter().any(|trace| trace.exists());
     let mut problem = Value::Null;
@@ -197,7 +197,7 @@ fn describe(host: Host, around: &Surroundings) -> Value {
     })
 }
 
-fn path(host: Host, scope: Scope, around: &Surroundings) -> Result<PathBuf, Failure> {
+fn path(host: Host, scope: Scope, around: &Environment) -> Result<PathBuf, Failure> {
     host.file(scope, around).ok_or_else(|| {
         let message = format!("{} has no servers per project", host.title());
         Failure::usage(message, "Omit `--scope project`.")
@@ -211,8 +211,8 @@ fn host_timeout(
     host: Host,
     wanted: Option<Duration>,
 ) -> Result<Duration, Failure> {
-    let longest = match (host.patience(), wanted) {
-        (Patience::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
+    let longest = match (host.timeout_setting(), wanted) {
+        (TimeoutSetting::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
         _ => {
             let here = timeouts::here(&context.paths)?;
             Duration::from_millis(here.timeouts.ladder(Class::Workflow).client_ms)
@@ -281,8 +281,8 @@ fn unusable(error: FileError) -> ErrorBody {
     ErrorBody::new(code, message).with_remediation(next)
 }
 
-fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody {
-    if *refusal == Refusal::Unsound {
+fn refused(refusal: &EditError, path: &Path, text: &str, name: &str) -> ErrorBody {
+    if *refusal == EditError::Unsound {
         let message = format!(
             "`{}` is unchanged: the edited text would not have had the intended value",
             path.display()
@@ -292,7 +292,7 @@ fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody 
     }
     let message = format!("{}; the file is unchanged", explain(refusal, path, text, name));
     let next = match refusal {
-        Refusal::Foreign { .. } => {
+        EditError::Foreign { .. } => {
             "Give another `--name`, or replace that entry with `--force`.".to_owned()
         }
         _ => format!("Correct the file in an editor. {PRINT_HINT}"),
@@ -300,18 +300,18 @@ fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody 
     ErrorBody::new(ErrorCode::ConfigInvalid, message).with_remediation(next)
 }
 
-fn explain(refusal: &Refusal, path: &Path, text: &str, name: &str) -> String {
+fn explain(refusal: &EditError, path: &Path, text: &str, name: &str) -> String {
     let (at, problem) = match refusal {
-        Refusal::Syntax(error) => (error.at, error.problem.to_owned()),
-        Refusal::NotAnObject { at, name } if name.is_empty() => {
+        EditError::Syntax(error) => (error.at, error.problem.to_owned()),
+        EditError::NotAnObject { at, name } if name.is_empty() => {
             (*at, "an object was expected".to_owned())
         }
-        Refusal::NotAnObject { at, name } => (*at, format!("`{name}` should be an object")),
-        Refusal::Twice { at, name } => (*at, format!("`{name}` occurs for the second time")),
-        Refusal::Foreign { at, command } => {
+        EditError::NotAnObject { at, name } => (*at, format!("`{name}` should be an object")),
+        EditError::Twice { at, name } => (*at, format!("`{name}` occurs for the second time")),
+        EditError::Foreign { at, command } => {
             (*at, format!("the entry `{name}` starts `{command}`, not `ingle mcp`"))
         }
-        Refusal::Unsound => (0, "the edited text would not have the intended value".to_owned()),
+        EditError::Unsound => (0, "the edited text would not have the intended value".to_owned()),
     };
     let (line, column) = jsonc::line_and_column(text, at);
     format!("`{}`, line {line}, column {column}: {problem}", path.display())
