@@ -5,7 +5,7 @@
 //!
 //! Why not `jsonc-parser` (0.34, feature `cst`): it refuses half a surrogate pair in a string and a
 //! byte order mark, which hosts write and read; it accepts a line break inside a string and Unicode
-//! spaces between tokens; and its edits lay out one-line files anew, so that taking an entry out
+//! spaces between tokens; and its edits reformat one-line files, so that removing an entry
 //! would not restore the file.
 
 use std::ops::Range;

@@ -71,8 +71,8 @@ impl Subscription {
     }
 }
 
-/// What tells the host to list resources again, newline included; `meta` where it has asked for
-/// that.
+/// The notification that makes the host list resources again, newline included; with `meta` for a
+/// `subscriptions/listen`.
 pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     let mut frame = json!({ "jsonrpc": "2.0", "method": "notifications/resources/list_changed" });
     if let Some(meta) = meta {
