@@ -23,20 +23,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ingle_engine::model::{EngineModel, Weights};
+use ingle_engine::role::Role;
+use ingle_engine::sampling::{PenaltySettings, SamplerSettings};
+use ingle_engine::settings::EngineSettings;
+use ingle_engine_llama::vocab;
+use ingle_formats::gguf::GgufFile;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
-use ingled::engine::crash_journal::CrashJournal;
-use ingled::engine::handle::{
-    ChoiceOf, Command, Completion, EngineHandle, EngineModel, GenerateRequest, Weights,
-};
-use ingled::engine::memory::{Budget, MemoryOptions, ModelOptions};
-use ingled::engine::role::Role;
-use ingled::engine::sampling::{PenaltySettings, SamplerSettings};
-use ingled::engine::settings::EngineSettings;
-use ingled::formats::gguf::GgufFile;
-use ingled::text::output::TextOutput;
-use ingled::text::{TextModel, llama_vocab};
+use ingle_scheduler::command::{ChoiceOf, Command, Completion, GenerateRequest};
+use ingle_scheduler::crash_journal::CrashJournal;
+use ingle_scheduler::handle::EngineHandle;
+use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions};
+use ingle_text::TextModel;
+use ingle_text::output::TextOutput;
 use llama_cpp_sys_2 as llama;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -178,11 +179,12 @@ impl Ours {
         let settings =
             EngineSettings { threads: Some(options.threads), ..EngineSettings::default() };
         let gguf = Arc::new(GgufFile::open(&options.model).unwrap());
-        let text = llama_vocab::text_model(&gguf).unwrap();
+        let text = vocab::text_model(&gguf).unwrap();
         let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
         let home = tempfile::tempdir().unwrap();
         let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
-        let (engine, _exit) = EngineHandle::spawn(settings, memory, journal).unwrap();
+        let (engine, _exit) =
+            EngineHandle::spawn(ingled::engines::built_in(), settings, memory, journal).unwrap();
         let model = EngineModel {
             name: "bench".to_owned(),
             version: String::new(),

@@ -10,34 +10,37 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::limits;
 use ingle_client::exit;
 use ingle_client::launch::{self, StartReport};
 use ingle_client::paths::Paths;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::crash_journal::CrashJournal;
-use crate::engine::handle::{Command, EngineExit, EngineHandle};
-use crate::engine::heap;
-use crate::engine::memory::MemoryOptions;
-use crate::http::server::{Bound, Ends};
-use crate::jobs::Jobs;
+use crate::listener::{self, Shared};
 use crate::logging;
-use crate::memory_watch::MemoryWatch;
-use crate::models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
-use crate::places;
-use crate::request::RequestNames;
-use crate::rpc::listener::{self, Shared};
 use crate::rpc::methods;
-use crate::service::Service;
-use crate::service::forms::Forms;
-use crate::service::models::Models;
-use crate::watchdog::Watchdog;
-use crate::{signals, system_memory};
+use crate::{engines, signals};
+use ingle_engine::heap;
+use ingle_http::server::{Bound, Ends};
+use ingle_jobs::Jobs;
+use ingle_models::library_paths;
+use ingle_models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
+use ingle_scheduler::command::Command;
+use ingle_scheduler::command::EngineExit;
+use ingle_scheduler::crash_journal::CrashJournal;
+use ingle_scheduler::handle::EngineHandle;
+use ingle_scheduler::memory::MemoryOptions;
+use ingle_scheduler::watchdog::Watchdog;
+use ingle_service::Service;
+use ingle_service::forms::Forms;
+use ingle_service::memory_watch::MemoryWatch;
+use ingle_service::models::Models;
+use ingle_service::request::RequestNames;
+use ingle_service::system_memory;
 
 /// Why the daemon does not run.
 struct StartFailure {
@@ -139,7 +142,7 @@ fn report(launched: bool, report: &StartReport) {
         }
         StartReport::Failed { error, .. } => {
             eprintln!("error: {}", error.message);
-            eprintln!("hint: {}", error.remediation);
+            eprintln!("hint: {}", error.remediation());
         }
     }
 }
@@ -226,7 +229,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
     clear_socket(&paths.http_socket())?;
-    let http = Bound::bind(&paths, &config.http)
+    let http = Bound::bind(&paths, config.http.clone())
         .await
         .map_err(|error| StartFailure::new(error, exit::CANNOT_CREATE))?;
     let unknown_variables = config.unknown_variables.clone();
@@ -235,8 +238,10 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let journal = CrashJournal::open(&paths.crash_journal(), &paths.quarantine());
     journal.watch_signals();
     let stall_mark = journal.stall_mark();
-    let (engine, mut engine_exit) = EngineHandle::spawn(config.engine.clone(), memory, journal)
-        .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
+    let built_in = engines::built_in();
+    let (engine, mut engine_exit) =
+        EngineHandle::spawn(built_in.clone(), config.engine.clone(), memory, journal)
+            .map_err(|error| StartFailure::io("start a thread for", paths.home(), &error))?;
 
     let draining = CancellationToken::new();
     let now = CancellationToken::new();
@@ -247,11 +252,11 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let settings = config.engine.clone();
     let home = std::env::home_dir().filter(|home| home.is_absolute());
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let libraries = places::libraries(&config.library, &env, home.as_ref());
+    let libraries = library_paths::libraries(&config.library, &env, home.as_ref());
     let store = ModelStore::new(paths.models_dir()).with_libraries(libraries.clone());
     let pulls = PullSetup {
         libraries,
-        hub: places::hub(&config.library, &env, home.as_ref()),
+        hub: library_paths::hub(&config.library, &env, home.as_ref()),
         ..PullSetup::new(paths.models_dir())
     };
     let watch = MemoryWatch::default();
@@ -260,22 +265,29 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let watchdog =
         Watchdog::new(config.stall.unwrap_or(Duration::from_millis(limits::ENGINE_STALL_MS)));
     let service = Arc::new(Service {
-        config: Arc::new(config),
+        work_timeouts: config.timeouts,
         names: RequestNames::new(std::process::id()),
         engine: engine.clone(),
-        models: Models::new(store, default_model, settings, engine.cores()),
+        models: Models::new(
+            store,
+            default_model,
+            settings,
+            built_in,
+            engines::gguf_text,
+            engine.cores(),
+        ),
         puller: Puller::new(pulls),
         memory: watch.clone(),
         watchdog: watchdog.clone(),
         metrics: Arc::default(),
         forms: Forms::default(),
-        timeouts: Arc::default(),
+        timeout_counters: Arc::default(),
         draining: draining.clone(),
         http: http.status().clone(),
         started_at: Instant::now(),
         paths,
     });
-    let jobs = Jobs::spawn(Arc::clone(&service)).map_err(|error| {
+    let jobs = Jobs::spawn(Arc::clone(&service), config.jobs).map_err(|error| {
         StartFailure::io("start a thread for", &service.paths.job_store(), &error)
     })?;
     service.metrics.watch_jobs(jobs.counter());
@@ -299,6 +311,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         methods: methods.into(),
         service,
         jobs: jobs.clone(),
+        mcp: config.mcp,
         closing: closing.clone(),
         tracker: tracker.clone(),
     };

@@ -23,15 +23,16 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use self::http::HttpTable;
-pub use self::http::{HttpAuth, HttpConfig, address as http_address};
-pub use self::jobs::JobsConfig;
 use self::jobs::JobsTable;
-pub use self::mcp::McpConfig;
 use self::mcp::McpTable;
 use self::memory::{MemoryTable, MlxTable, ModelTable};
-use crate::engine::memory::MemoryOptions;
-use crate::engine::settings::{EngineSettings, is_built_in};
-use crate::models::hub::Secret;
+use ingle_engine::settings::EngineSettings;
+use ingle_http::settings::HttpSettings;
+use ingle_jobs::settings::JobSettings;
+use ingle_mcp::settings::McpSettings;
+use ingle_models::hub::Secret;
+use ingle_models::library_paths::{LibrarySetting, LibrarySettings};
+use ingle_scheduler::memory::MemoryOptions;
 
 /// All settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,42 +48,15 @@ pub struct Config {
     /// How long the engine thread may work without a word; `limits::ENGINE_STALL_MS` when absent.
     pub stall: Option<Duration>,
     /// Where models of other programs are, and how to reach Hugging Face.
-    pub library: LibraryConfig,
+    pub library: LibrarySettings,
     /// What models may take, and how long they stay. The machine's memory is not filled in.
     pub memory: MemoryOptions,
     /// How many jobs run at once, and how long they are remembered.
-    pub jobs: JobsConfig,
+    pub jobs: JobSettings,
     /// HTTP over TCP, and who may use it.
-    pub http: HttpConfig,
+    pub http: HttpSettings,
     /// What MCP hosts may send.
-    pub mcp: McpConfig,
-}
-
-/// Settings of the `[library]` table.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LibraryConfig {
-    /// The cache of Hugging Face's programs.
-    pub huggingface: LibrarySetting,
-    /// LM Studio's folder.
-    pub lm_studio: LibrarySetting,
-    /// More folders with models, absolute.
-    pub folders: Vec<PathBuf>,
-    /// Hugging Face's address; its public one, or the environment's, when absent.
-    pub huggingface_endpoint: Option<String>,
-    /// What Hugging Face is shown for models that are not everyone's.
-    pub huggingface_token: Option<Secret>,
-}
-
-/// Whether and where the models of another program are looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum LibrarySetting {
-    /// Where that program keeps them.
-    #[default]
-    Usual,
-    /// Nowhere.
-    Off,
-    /// In this folder.
-    At(PathBuf),
+    pub mcp: McpSettings,
 }
 
 /// The file as it is written: durations in seconds.
@@ -229,7 +203,7 @@ fn engine_settings(table: &EngineTable) -> Result<EngineSettings, String> {
     }
     let gguf_context_tokens = table.gguf_context_tokens.unwrap_or(defaults.gguf_context_tokens);
     check("gguf_context_tokens", gguf_context_tokens, CONTEXT_TOKENS)?;
-    if let Some(engine) = table.prefer.filter(|&engine| !is_built_in(engine)) {
+    if let Some(engine) = table.prefer.filter(|&engine| !crate::engines::is_built_in(engine)) {
         return Err(format!("engine.prefer is {engine}, which this daemon was built without"));
     }
     Ok(EngineSettings {
@@ -252,7 +226,7 @@ fn stall(seconds: Option<f64>) -> Result<Option<Duration>, String> {
     }
 }
 
-fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
+fn library(table: LibraryTable) -> Result<LibrarySettings, String> {
     let setting = |key: &str, value: Option<SwitchOrPath>| match value {
         None | Some(SwitchOrPath::Switch(true)) => Ok(LibrarySetting::Usual),
         Some(SwitchOrPath::Switch(false)) => Ok(LibrarySetting::Off),
@@ -268,7 +242,7 @@ fn library(table: LibraryTable) -> Result<LibraryConfig, String> {
             "library.huggingface_endpoint is `{endpoint}`; it must begin with https:// or http://"
         ));
     }
-    Ok(LibraryConfig {
+    Ok(LibrarySettings {
         huggingface: setting("library.huggingface", table.huggingface)?,
         lm_studio: setting("library.lm_studio", table.lm_studio)?,
         folders: folders.collect::<Result<_, _>>()?,
@@ -306,7 +280,7 @@ mod tests {
         assert_eq!(config.default_model.as_deref(), Some("a"));
         let error = ErrorBody::from(&load("[timeouts]\ndaemon = 3\n").unwrap_err());
         assert_eq!(error.code, ErrorCode::ConfigInvalid);
-        assert!(error.remediation.contains("timeouts.workflow"), "{error:?}");
+        assert!(error.remediation().contains("timeouts.workflow"), "{error:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use ingle_protocol::limits;
+use crate::limits;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::{RollingFileAppender, Rotation};

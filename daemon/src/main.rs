@@ -35,7 +35,7 @@ wrong, 80 the engine stood still for `engine.stall_s`.")]
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    ingled::config::http_address(text)
+    ingle_http::settings::address(text)
         .ok_or_else(|| "it must be an address and a port, such as 127.0.0.1:11711".to_owned())
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use ingled::formats::gguf::GgufFile;
+use ingle_formats::gguf::GgufFile;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

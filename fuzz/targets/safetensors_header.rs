@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use ingled::formats::hf::{ModelFolder, Part, Storage};
-use ingled::formats::safetensors::SafetensorsFile;
+use ingle_formats::hf::{ModelFolder, Part, Storage};
+use ingle_formats::safetensors::SafetensorsFile;
 use libfuzzer_sys::fuzz_target;
 
 fn read(folder: &ModelFolder, part: &Part) {

@@ -116,23 +116,68 @@ error_codes! {
 }
 
 /// One error as every edge carries it.
+///
+/// The parameter at fault, its problem and a more precise next step are kept as data, so that an edge
+/// renames the parameter or words the next step for its own callers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
+#[serde(from = "WireError", into = "WireError")]
 pub struct ErrorBody {
     /// The kind of error.
     pub code: ErrorCode,
     /// The description, for a person.
     pub message: String,
-    /// Numbers and names behind the message; an object, or null.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
+    /// Figures and names behind the message; an object, or null.
     pub details: Value,
-    /// The next step.
-    pub remediation: String,
     /// Whether the same request can succeed later without being changed.
     pub retryable: bool,
-    /// The daemon's id of the request, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The daemon's name of the request, where it has one.
     pub request_id: Option<String>,
+    /// What is wrong with the parameter that `details.field` names, where the message says no more.
+    problem: Option<String>,
+    /// A more precise next step than [`ErrorBody::usual_remediation`].
+    remediation: Option<String>,
+}
+
+/// The same on the wire, where every field is filled in.
+#[derive(Serialize, Deserialize)]
+struct WireError {
+    code: ErrorCode,
+    message: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    details: Value,
+    remediation: String,
+    retryable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
+impl From<ErrorBody> for WireError {
+    fn from(error: ErrorBody) -> Self {
+        Self {
+            remediation: error.remediation().to_owned(),
+            code: error.code,
+            message: error.message,
+            details: error.details,
+            retryable: error.retryable,
+            request_id: error.request_id,
+        }
+    }
+}
+
+impl From<WireError> for ErrorBody {
+    fn from(wire: WireError) -> Self {
+        let body = Self {
+            code: wire.code,
+            message: wire.message,
+            details: wire.details,
+            retryable: wire.retryable,
+            request_id: wire.request_id,
+            problem: None,
+            remediation: None,
+        };
+        body.with_remediation(wire.remediation)
+    }
 }
 
 impl ErrorBody {
@@ -143,13 +188,29 @@ impl ErrorBody {
             code,
             message: message.into(),
             details: Value::Null,
-            remediation: code.remediation().to_owned(),
             retryable: code.retryable(),
             request_id: None,
+            problem: None,
+            remediation: None,
         }
     }
 
-    /// A limit is reached; `details` has the time to wait.
+    /// `INVALID_PARAMS` for the parameter `field`, such as `must be at least 1`.
+    #[must_use]
+    pub fn invalid(field: &str, problem: impl Into<String>) -> Self {
+        Self::of_field(ErrorCode::InvalidParams, field, problem)
+    }
+
+    /// An error of the parameter `field`.
+    #[must_use]
+    pub fn of_field(code: ErrorCode, field: &str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        let message = format!("`{field}` {problem}");
+        let body = Self::new(code, message).with_details(json!({ "field": field }));
+        Self { problem: Some(problem), ..body }
+    }
+
+    /// A limit is reached: the caller is told when to come back.
     #[must_use]
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Overloaded, message)
@@ -194,24 +255,39 @@ impl ErrorBody {
         let message = format!(
             "{what} took longer than {limit_ms} ms: {layer_name} stopped it after {elapsed_ms} ms"
         );
-        Self::new(ErrorCode::Timeout, message)
-            .with_remediation(timeout_remediation(layer))
-            .with_details(json!({
-                "layer": layer,
-                "limit_ms": limit_ms,
-                "elapsed_ms": elapsed_ms,
-                "timeout_seconds": timeout_seconds,
-            }))
+        Self::new(ErrorCode::Timeout, message).with_details(json!({
+            "layer": layer,
+            "limit_ms": limit_ms,
+            "elapsed_ms": elapsed_ms,
+            "timeout_seconds": timeout_seconds,
+        }))
     }
 
-    /// Whether the next step is the default of the code or of the layer.
+    /// What to do next.
     #[must_use]
-    pub fn has_usual_remediation(&self) -> bool {
-        let layers = [Layer::Work, Layer::Daemon, Layer::Shim, Layer::Client];
-        let is_usual = |next: &str| self.remediation == next;
-        is_usual(self.code.remediation())
-            || (self.code == ErrorCode::Timeout
-                && layers.map(timeout_remediation).into_iter().any(is_usual))
+    pub fn remediation(&self) -> &str {
+        self.remediation.as_deref().unwrap_or_else(|| self.usual_remediation())
+    }
+
+    /// The next step that was written for this error, where the code's own is not enough.
+    #[must_use]
+    pub fn own_remediation(&self) -> Option<&str> {
+        self.remediation.as_deref()
+    }
+
+    /// What to do next after any error of this code and, for a timeout, of this layer.
+    fn usual_remediation(&self) -> &'static str {
+        let layer = || serde_json::from_value(self.details["layer"].clone()).ok();
+        match self.code {
+            ErrorCode::Timeout => layer().map_or(self.code.remediation(), timeout_remediation),
+            code => code.remediation(),
+        }
+    }
+
+    /// The parameter at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.details["field"].as_str()
     }
 
     /// The same error with details.
@@ -221,13 +297,15 @@ impl ErrorBody {
         self
     }
 
-    /// The same error for a caller that knows the field `ours` as `theirs`. An error about another
-    /// field stays unchanged.
+    /// The same error for a caller that knows the parameter `ours` as `theirs`. An error of another
+    /// parameter stays as it is.
     #[must_use]
     pub fn with_field_renamed(mut self, ours: &str, theirs: &str) -> Self {
-        if self.details["field"] == *ours {
-            self.message = self.message.replace(&format!("`{ours}`"), &format!("`{theirs}`"));
+        if self.field() == Some(ours) {
             self.details["field"] = json!(theirs);
+            if let Some(problem) = &self.problem {
+                self.message = format!("`{theirs}` {problem}");
+            }
         }
         self
     }
@@ -235,7 +313,15 @@ impl ErrorBody {
     /// The same error with a more precise next step.
     #[must_use]
     pub fn with_remediation(mut self, remediation: impl Into<String>) -> Self {
-        self.remediation = remediation.into();
+        let remediation = remediation.into();
+        self.remediation = (remediation != self.usual_remediation()).then_some(remediation);
+        self
+    }
+
+    /// The same error, with another answer to whether a retry can help.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
         self
     }
 
@@ -257,7 +343,7 @@ impl ErrorBody {
     pub fn rpc_data(&self) -> Value {
         let mut data = json!({
             "code": self.code,
-            "remediation": self.remediation,
+            "remediation": self.remediation(),
             "retryable": self.retryable,
         });
         if !self.details.is_null() {
@@ -279,15 +365,15 @@ impl ErrorBody {
             .ok()
             .or_else(|| ErrorCode::of_rpc(error["code"].as_i64()?));
         let mut body = Self::new(code.unwrap_or(ErrorCode::Internal), message);
-        if let Some(remediation) = data["remediation"].as_str() {
-            remediation.clone_into(&mut body.remediation);
-        }
         if let Some(retryable) = data["retryable"].as_bool() {
             body.retryable = retryable;
         }
         body.details = data["details"].clone();
         body.request_id = data["request_id"].as_str().map(str::to_owned);
-        body
+        match data["remediation"].as_str() {
+            Some(remediation) => body.with_remediation(remediation),
+            None => body,
+        }
     }
 }
 
@@ -329,6 +415,26 @@ mod tests {
             .with_details(json!({ "timeout_seconds": 60 }))
             .with_request_id("r-1");
         assert_eq!(ErrorBody::from_rpc(&body.to_rpc()), body);
+    }
+
+    #[test]
+    fn field_rename_renders_the_message_anew() {
+        let body = ErrorBody::invalid("format", "has 2 roots, and `format` may have 1");
+        let renamed = body.clone().with_field_renamed("format", "response_format");
+        assert_eq!(renamed.field(), Some("response_format"));
+        assert_eq!(renamed.message, "`response_format` has 2 roots, and `format` may have 1");
+        assert_eq!(body.clone().with_field_renamed("tools", "functions"), body);
+    }
+
+    #[test]
+    fn usual_remediation_follows_code_and_layer() {
+        let late = ErrorBody::timeout("it", Layer::Shim, 200, 201);
+        assert_eq!(late.own_remediation(), None);
+        assert!(late.remediation().contains("ingle stop --now"));
+        let stored = serde_json::to_value(&late).unwrap();
+        assert_eq!(serde_json::from_value::<ErrorBody>(stored).unwrap(), late);
+        let precise = late.with_remediation("Free a slot.");
+        assert_eq!(precise.own_remediation(), Some("Free a slot."));
     }
 
     #[test]

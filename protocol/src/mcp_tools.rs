@@ -93,8 +93,8 @@ pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
             return next.into();
         }
     }
-    if !error.has_usual_remediation() {
-        return error.remediation.as_str().into();
+    if let Some(next) = error.own_remediation() {
+        return next.into();
     }
     let layer = &details["layer"];
     let is_layer = |known: Layer| *layer == known.as_str();
@@ -142,7 +142,7 @@ pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
         Code::Internal => {
             "Call the tool again; if it fails again, ask the user to look at `ingle logs`."
         }
-        _ => return error.remediation.as_str().into(),
+        _ => return error.remediation().into(),
     };
     next.into()
 }

@@ -182,7 +182,7 @@ impl Output {
     /// Prints an error for a person.
     pub(crate) fn error(&mut self, body: &ErrorBody) {
         self.note(&format!("error: {}", body.message));
-        self.note(&format!("hint: {}", body.remediation));
+        self.note(&format!("hint: {}", body.remediation()));
     }
 
     /// Prints a failure and returns the exit code. With `--json` the error is an object on standard

@@ -1,24 +1,8 @@
 //! `[jobs]` of `config.toml`.
 
-use ingle_protocol::limits;
+use crate::limits;
+use ingle_jobs::settings::JobSettings;
 use serde::Deserialize;
-
-/// Settings of the jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobsConfig {
-    /// Jobs that run at once.
-    pub workers: usize,
-    /// Days after which a job that has ended is forgotten.
-    pub keep_days: u32,
-    /// Jobs that have ended, of which the newest are kept.
-    pub keep_count: usize,
-}
-
-impl Default for JobsConfig {
-    fn default() -> Self {
-        Self { workers: limits::JOB_WORKERS, keep_days: 30, keep_count: 1_000 }
-    }
-}
 
 /// `[jobs]`.
 #[derive(Debug, Default, Deserialize)]
@@ -31,9 +15,9 @@ pub(super) struct JobsTable {
 
 impl JobsTable {
     /// The settings, checked.
-    pub(super) fn settings(&self) -> Result<JobsConfig, String> {
-        let defaults = JobsConfig::default();
-        let settings = JobsConfig {
+    pub(super) fn settings(&self) -> Result<JobSettings, String> {
+        let defaults = JobSettings::default();
+        let settings = JobSettings {
             workers: self.workers.unwrap_or(defaults.workers),
             keep_days: self.keep_days.unwrap_or(defaults.keep_days),
             keep_count: self.keep_count.unwrap_or(defaults.keep_count),

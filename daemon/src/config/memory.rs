@@ -9,8 +9,8 @@ use std::path::Path;
 use ingle_protocol::keep_alive::KeepAlive;
 use serde::Deserialize;
 
-use crate::engine::memory::{Budget, MemoryOptions, ModelOptions, key};
-use crate::engine::settings::EngineSettings;
+use ingle_engine::settings::EngineSettings;
+use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions, key};
 
 /// Smallest budget that is taken for meant, in bytes.
 const MIN_BUDGET: u64 = 1 << 20;

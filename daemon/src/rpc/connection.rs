@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::limits;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use ingle_client::socket::{self, SharedStream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
 use ingle_protocol::jsonrpc::RequestId as WireId;
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::extensions::CancelParams;
 use ingle_protocol::wire::hello::HelloParams;
@@ -30,8 +30,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Edge, Metrics, UNKNOWN};
-use crate::service::counters::TimeoutCounters;
+use ingle_service::counters::TimeoutCounters;
+use ingle_service::metrics::{Edge, Metrics, UNKNOWN};
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
 

@@ -3,10 +3,10 @@
 //! Owns reading JSON-RPC 2.0 (single requests, batches, notifications) and the replies to what
 //! cannot be read. jsonrpsee's `server-core` does the rest: method table, parameters, responses.
 
+use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::jsonrpc::RequestId as WireId;
 use ingle_protocol::jsonrpc::scan;
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::class::call_time;
 use ingle_protocol::wire::extensions::{CANCEL, CancelParams, REMAINING};
@@ -21,7 +21,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Outcome;
+use ingle_service::metrics::Outcome;
 
 /// The future of one method call.
 pub type CallFuture = std::pin::Pin<Box<dyn Future<Output = MethodResponse> + Send>>;

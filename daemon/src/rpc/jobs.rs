@@ -9,9 +9,9 @@ use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::server::RpcModule;
 
 use super::methods::{add, context, first, progress};
-use crate::jobs::Jobs;
-use crate::request::RequestContext;
-use crate::service::Service;
+use ingle_jobs::Jobs;
+use ingle_service::Service;
+use ingle_service::request::RequestContext;
 
 /// Registers them.
 ///

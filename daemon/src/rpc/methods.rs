@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::limits;
 use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::Embed;
@@ -24,9 +24,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::dispatch::{CallScope, error_object};
-use crate::jobs::Jobs;
-use crate::request::{RequestContext, named};
-use crate::service::Service;
+use ingle_jobs::Jobs;
+use ingle_service::Service;
+use ingle_service::request::{RequestContext, named};
 
 /// All methods over one service. `shutdown` is called with whether to end at once.
 ///
@@ -152,7 +152,7 @@ pub(super) fn context(
     budget: Option<Budget>,
     call: &Call,
 ) -> RequestContext {
-    let timeouts = &service.config.timeouts;
+    let timeouts = &service.work_timeouts;
     let budget = match (budget, call.scope.remaining_ms) {
         (budget, None) => budget,
         (None, remaining_ms) => Some(Budget { work_ms: None, remaining_ms }),
@@ -180,7 +180,7 @@ fn hello(service: &Service, params: &HelloParams) -> Result<HelloReply, ErrorBod
         protocol: ingle_protocol::PROTOCOL_VERSION,
         build: ingle_protocol::BUILD.to_owned(),
         pid: std::process::id(),
-        timeouts: service.config.timeouts.clone(),
+        timeouts: service.work_timeouts.clone(),
     })
 }
 

@@ -263,7 +263,7 @@ fn show(output: &mut Output, reply: &JobReply) -> Result<(), Failure> {
     }
     if let Some(error) = &reply.error {
         lines.push(("error", format!("{}: {}", error.code.as_str(), error.message)));
-        lines.push(("hint", error.remediation.clone()));
+        lines.push(("hint", error.remediation().to_owned()));
     }
     for (name, value) in lines {
         output.line(&format!("{name:<12} {value}"))?;

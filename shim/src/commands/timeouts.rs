@@ -91,7 +91,7 @@ async fn running(context: &mut Context) -> Result<Option<HelloReply>, Failure> {
             context
                 .output
                 .note(&format!("warning: the running daemon did not answer: {}", body.message));
-            context.output.note(&format!("hint: {}", body.remediation));
+            context.output.note(&format!("hint: {}", body.remediation()));
             Ok(None)
         }
         Err(failure) => Err(failure),

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 pub(super) fn refusal_frame(refusal: &Refusal) -> Vec<u8> {
     refusal.frame(|error| {
         let mut reply = error.to_rpc();
-        reply["message"] = mcp_tools::sentence(&error.message, &error.remediation).into();
+        reply["message"] = mcp_tools::sentence(&error.message, error.remediation()).into();
         reply
     })
 }

@@ -1,0 +1,242 @@
+//! What the engine thread counts.
+//!
+//! Owns plain atomics: the engine thread writes them, whoever shows metrics reads them, and neither
+//! waits for the other. Per token it is two or three relaxed additions. Knows nothing of how metrics
+//! are shown.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::limits;
+use ingle_protocol::wire::models::EngineKind;
+
+use crate::histogram::{Histogram, LOADS, TOKENS, WAITS};
+
+/// Stands for all models past [`limits::COUNTED_MODELS`].
+pub const OTHER_MODELS: &str = "other";
+
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in labels.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+labelled! {
+    /// How a load ended.
+    LoadOutcome {
+        /// The model is in memory.
+        Loaded = "ok",
+        /// It could not be loaded.
+        Failed = "error",
+        /// Nobody waited for it any more, or it was unloaded before it was there.
+        Cancelled = "cancelled",
+    }
+}
+
+labelled! {
+    /// Why a model went.
+    UnloadReason {
+        /// Another needed its memory.
+        Memory = "memory",
+        /// Its keep-alive ran out.
+        Idle = "idle",
+        /// Somebody said so.
+        Asked = "asked",
+        /// Its files have changed, or it is to run on another engine.
+        Replaced = "replaced",
+    }
+}
+
+labelled! {
+    /// What the engine thread computes.
+    Activity {
+        /// Passes in which a prompt is read; they may give tokens too.
+        Prefill = "prefill",
+        /// Passes that give tokens only.
+        Decode = "decode",
+        /// Embeddings.
+        Embed = "embed",
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds to it.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one model's work has come to.
+#[derive(Debug)]
+pub struct ModelCounters {
+    /// The model, as the engine knows it.
+    pub model: String,
+    /// What runs it.
+    pub engine: EngineKind,
+    /// From a request's acceptance to its first token.
+    pub ttft: Histogram,
+    /// From a request's slot to its first token.
+    pub prefill: Histogram,
+    /// Between two tokens of one text, where they are made.
+    pub inter_token: Histogram,
+    /// Prompt tokens that were read, embedded texts' included.
+    pub read_tokens: Count,
+    /// Prompt tokens that a kept sequence held already.
+    pub cached_tokens: Count,
+    /// Tokens generated, end tokens included.
+    pub generated_tokens: Count,
+}
+
+impl ModelCounters {
+    fn new(model: &str, engine: EngineKind) -> Self {
+        Self {
+            model: model.to_owned(),
+            engine,
+            ttft: Histogram::new(WAITS),
+            prefill: Histogram::new(WAITS),
+            inter_token: Histogram::new(TOKENS),
+            read_tokens: Count::default(),
+            cached_tokens: Count::default(),
+            generated_tokens: Count::default(),
+        }
+    }
+}
+
+/// Everything the engine thread counts.
+#[derive(Debug)]
+pub struct EngineCounters {
+    /// From a request's acceptance to its slot, less its model's load.
+    pub queue_wait: Histogram,
+    /// Loads that went well.
+    pub load_time: Histogram,
+    /// Kept sequences given up to stay within the budget.
+    pub kept_dropped: Count,
+    loads: [Count; LoadOutcome::ALL.len()],
+    unloads: [Count; UnloadReason::ALL.len()],
+    busy_ns: [Count; Activity::ALL.len()],
+    models: Mutex<Vec<Arc<ModelCounters>>>,
+}
+
+impl Default for EngineCounters {
+    fn default() -> Self {
+        Self {
+            queue_wait: Histogram::new(WAITS),
+            load_time: Histogram::new(LOADS),
+            kept_dropped: Count::default(),
+            loads: Default::default(),
+            unloads: Default::default(),
+            busy_ns: Default::default(),
+            models: Mutex::default(),
+        }
+    }
+}
+
+impl EngineCounters {
+    /// The counters of a model that is in memory. They stay when it goes, so that what they count
+    /// never shrinks; past a number of models all others share one.
+    #[must_use]
+    pub fn of(&self, model: &str, engine: EngineKind) -> Arc<ModelCounters> {
+        // Held for a look or a copy, and never across work.
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |models: &[Arc<ModelCounters>], name: &str| {
+            let is_it = |known: &&Arc<ModelCounters>| known.model == name && known.engine == engine;
+            models.iter().find(is_it).cloned()
+        };
+        if let Some(known) = find(&models, model) {
+            return known;
+        }
+        let has_room = models.len() < limits::COUNTED_MODELS;
+        let name = if has_room { model } else { OTHER_MODELS };
+        find(&models, name).unwrap_or_else(|| {
+            let counters = Arc::new(ModelCounters::new(name, engine));
+            models.push(Arc::clone(&counters));
+            counters
+        })
+    }
+
+    /// Every model's counters.
+    #[must_use]
+    pub fn models(&self) -> Vec<Arc<ModelCounters>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a load's end.
+    pub fn load_ended(&self, outcome: LoadOutcome) {
+        self.loads[outcome as usize].add(1);
+    }
+
+    /// Loads that have ended, by outcome.
+    pub fn loads(&self) -> impl Iterator<Item = (LoadOutcome, u64)> {
+        LoadOutcome::ALL.iter().copied().zip(self.loads.iter().map(Count::get))
+    }
+
+    /// Counts a model that went.
+    pub fn unloaded(&self, reason: UnloadReason) {
+        self.unloads[reason as usize].add(1);
+    }
+
+    /// Models that went, by reason.
+    pub fn unloads(&self) -> impl Iterator<Item = (UnloadReason, u64)> {
+        UnloadReason::ALL.iter().copied().zip(self.unloads.iter().map(Count::get))
+    }
+
+    /// Adds time the engine thread has computed for.
+    pub fn busy(&self, activity: Activity, time: Duration) {
+        self.busy_ns[activity as usize].add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How long the engine thread has computed, by what.
+    pub fn busy_times(&self) -> impl Iterator<Item = (Activity, Duration)> {
+        let times = self.busy_ns.iter().map(|time| Duration::from_nanos(time.get()));
+        Activity::ALL.iter().copied().zip(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_models_there_are_the_counters_are_bounded_and_nothing_is_lost() {
+        let counters = EngineCounters::default();
+        let models = limits::COUNTED_MODELS as u64 + 10;
+        for round in 0..2 {
+            for index in 0..models {
+                let model = counters.of(&format!("m{index}"), EngineKind::Sim);
+                model.generated_tokens.add(1);
+                assert_eq!(model.model == OTHER_MODELS, index >= models - 10, "{round} {index}");
+            }
+        }
+        counters.of("m0", EngineKind::Mlx).generated_tokens.add(1);
+        let all = counters.models();
+        assert!(all.len() <= limits::COUNTED_MODELS + EngineKind::ALL.len());
+        let tokens: u64 = all.iter().map(|model| model.generated_tokens.get()).sum();
+        assert_eq!(tokens, 2 * models + 1);
+    }
+}

@@ -1,0 +1,41 @@
+//! The edge between scheduling and numerics, and everything that engines share.
+//!
+//! Owns the traits that an engine implements, the plain types that cross them, sampling, the loader
+//! thread and the engines' counters. Does not know requests, connections, methods or text.
+
+use std::any::Any;
+
+pub mod affine;
+pub mod backend;
+#[cfg(feature = "testing")]
+pub mod conformance;
+pub mod cores;
+pub mod counters;
+pub mod dequantize;
+pub mod engines;
+pub mod error;
+pub mod estimate;
+pub mod heap;
+pub mod histogram;
+pub mod limits;
+pub mod loader;
+pub mod model;
+pub mod passes;
+#[cfg(feature = "testing")]
+pub mod plain;
+pub mod role;
+pub mod sampling;
+pub mod settings;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod tensor;
+
+/// The message of a panic.
+#[must_use]
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

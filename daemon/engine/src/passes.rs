@@ -1,0 +1,130 @@
+//! Forward passes in flight: from the queue to the tokens drawn.
+//!
+//! Owns the tickets, and what is to be drawn from each pass. Knows nothing of how logits come about:
+//! each engine keeps what leads to them with the pass.
+
+use std::collections::BTreeMap;
+
+use super::backend::Ticket;
+use super::error::EngineError;
+use super::sampling::{self, SampleSpec, Sampled};
+
+/// The passes of one generator, with what leads to their logits.
+pub struct Passes<L> {
+    in_flight: BTreeMap<u64, Pass<L>>,
+    next_id: u64,
+}
+
+/// One of them.
+pub struct Pass<L> {
+    /// What leads to its logits.
+    pub logits: L,
+    /// Position of the last token of each row that wants logits, in row order.
+    positions: Vec<usize>,
+    /// What to draw from each of those rows.
+    specs: Vec<SampleSpec>,
+}
+
+impl<L> Passes<L> {
+    /// None in flight.
+    pub fn new() -> Self {
+        Self { in_flight: BTreeMap::new(), next_id: 0 }
+    }
+
+    /// Keeps a pass until it is collected. `positions` are those of the last token of each row that
+    /// wants logits, in row order.
+    pub fn insert(&mut self, logits: L, positions: Vec<usize>) -> Ticket {
+        self.next_id += 1;
+        self.in_flight.insert(self.next_id, Pass { logits, positions, specs: Vec::new() });
+        Ticket(self.next_id)
+    }
+
+    /// What leads to the logits of all passes in flight.
+    pub fn logits_mut(&mut self) -> impl Iterator<Item = &mut L> {
+        self.in_flight.values_mut().map(|pass| &mut pass.logits)
+    }
+
+    /// Notes what to draw, one spec for each row that wants logits. A pass that is refused is given
+    /// up: nobody collects it.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when there is no such pass or the counts differ.
+    pub fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError> {
+        let mut pass = self.remove(ticket)?;
+        if specs.len() != pass.positions.len() {
+            return Err(EngineError::Native(format!(
+                "{} rows want logits, {} sampler settings were given",
+                pass.positions.len(),
+                specs.len()
+            )));
+        }
+        pass.specs = specs.to_vec();
+        self.in_flight.insert(ticket.0, pass);
+        Ok(())
+    }
+
+    /// Takes a pass out to be collected.
+    ///
+    /// # Errors
+    /// [`EngineError::Native`] when there is no such pass, or it has logits and nothing is to be drawn
+    /// from them.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for once")]
+    pub fn take(&mut self, ticket: Ticket) -> Result<Pass<L>, EngineError> {
+        let pass = self.remove(&ticket)?;
+        if pass.specs.len() != pass.positions.len() {
+            let problem = "the pass has logits, but no sampling was queued";
+            return Err(EngineError::Native(problem.to_owned()));
+        }
+        Ok(pass)
+    }
+
+    fn remove(&mut self, ticket: &Ticket) -> Result<Pass<L>, EngineError> {
+        let pass = self.in_flight.remove(&ticket.0);
+        pass.ok_or_else(|| EngineError::Native(format!("pass {} is not in flight", ticket.0)))
+    }
+}
+
+impl<L> Pass<L> {
+    /// Rows that want logits.
+    pub fn wanted(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Draws the token of the `index`th row that wants logits.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFinite`], and [`EngineError::Native`] when there is no such row.
+    pub fn draw(&self, index: usize, logits: &[f32]) -> Result<Sampled, EngineError> {
+        let row = self.specs.get(index).zip(self.positions.get(index));
+        let Some((spec, &position)) = row else {
+            return Err(EngineError::Native(format!("the pass has no row {index}")));
+        };
+        sampling::sample(logits, spec).map_err(|error| EngineError::undrawn(error, position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_collected_once_and_given_up_when_its_sampling_is_refused() {
+        let mut passes = Passes::new();
+        let (first, second, empty) =
+            (passes.insert(1, vec![4]), passes.insert(2, vec![5, 6]), passes.insert(3, vec![]));
+        passes.sample(&first, &[SampleSpec::GREEDY]).unwrap();
+        let refused = passes.sample(&second, &[SampleSpec::GREEDY]).unwrap_err().to_string();
+        assert!(refused.contains("2 rows want logits, 1 sampler"), "{refused}");
+        assert_eq!(passes.logits_mut().map(|logits| *logits).collect::<Vec<_>>(), [1, 3]);
+        assert!(passes.take(second).is_err(), "nothing is kept of it");
+        let pass = passes.take(Ticket(first.0)).unwrap();
+        assert_eq!(pass.draw(0, &[0.0, 1.0]).map(|sampled| sampled.token), Ok(1));
+        let failed = pass.draw(0, &[f32::NAN, 1.0]);
+        assert_eq!(failed, Err(EngineError::NotFinite { what: "NaN", position: 4 }));
+        assert!(passes.take(first).is_err());
+        assert!(passes.take(empty).is_ok(), "there is nothing to draw");
+        let undrawn = passes.insert(4, vec![7]);
+        assert!(passes.take(undrawn).is_err());
+        assert_eq!(passes.logits_mut().count(), 0);
+    }
+}

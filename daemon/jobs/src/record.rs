@@ -1,0 +1,304 @@
+//! One job as the daemon knows it, in memory and in the store alike.
+//!
+//! Owns the record, the text so far of its generation, and the one translation to the wire
+//! (SPEC section 3). Knows nothing of who runs, stores or asks.
+
+use std::sync::Arc;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::timeouts::Class;
+use ingle_protocol::wire::jobs::{
+    JobInfo, JobMetadata, JobParams, JobReply, JobReplyStatus, JobStatus, JobTimeout, JobWarning,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::clock;
+use super::state::as_seconds;
+
+/// Version of the envelope.
+const API_VERSION: &str = "v1";
+
+/// What to do about a job whose time was over: it has a time of its own.
+const TIMEOUT_NEXT: &str = "Give the job more time (`timeout_s`, or `ingle jobs create --timeout`), \
+                            let it be tried again (`retry`), or ask for fewer tokens.";
+
+/// What a job ended with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The result of the method of the same name.
+    Result(Value),
+    /// Why there is none.
+    Error(ErrorBody),
+}
+
+/// Text so far, of each of the texts that were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Partial(pub Vec<String>);
+
+impl Partial {
+    /// Adds to the text of `choice`.
+    pub fn push(&mut self, choice: usize, text: &str) {
+        if self.0.len() <= choice {
+            self.0.resize(choice + 1, String::new());
+        }
+        self.0[choice].push_str(text);
+    }
+
+    /// As a caller sees it, if there is anything to see.
+    #[must_use]
+    pub fn value(&self) -> Option<Value> {
+        let (first, others) = self.0.split_first()?;
+        if self.0.iter().all(String::is_empty) {
+            return None;
+        }
+        let mut value = json!({ "text": first });
+        if !others.is_empty() {
+            value["alternatives"] = json!(others);
+        }
+        Some(value)
+    }
+}
+
+/// One job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// Its name.
+    pub id: String,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// What it was given; shared, because a prompt may be large.
+    pub params: Arc<JobParams>,
+    /// The class of its work.
+    pub class: Class,
+    /// W of the present or last attempt, in milliseconds.
+    pub work_ms: Option<u64>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// When it was made, in milliseconds since 1970 by the wall clock.
+    pub created_ms: i64,
+    /// When its first attempt began.
+    pub started_ms: Option<i64>,
+    /// When it ended.
+    pub ended_ms: Option<i64>,
+    /// Milliseconds it has run, by the monotonic clock.
+    pub duration_ms: u64,
+    /// The daemon's name of the last attempt.
+    pub request_id: Option<String>,
+    /// How far it has come, 0 to 1.
+    pub progress: f32,
+    /// The same in words.
+    pub message: String,
+    /// What it was told about its time.
+    pub warnings: Vec<JobWarning>,
+    /// Text so far.
+    pub partial: Partial,
+    /// What it ended with.
+    pub outcome: Option<Outcome>,
+    /// Why its end is in memory only.
+    pub not_stored: Option<String>,
+}
+
+impl JobRecord {
+    /// A job that waits.
+    #[must_use]
+    pub fn new(
+        id: String,
+        params: Arc<JobParams>,
+        class: Class,
+        work_ms: Option<u64>,
+        created_ms: i64,
+    ) -> Self {
+        Self {
+            id,
+            status: JobStatus::Queued,
+            params,
+            class,
+            work_ms,
+            attempts: 0,
+            created_ms,
+            started_ms: None,
+            ended_ms: None,
+            duration_ms: 0,
+            request_id: None,
+            progress: 0.0,
+            message: "waiting for a worker".to_owned(),
+            warnings: Vec::new(),
+            partial: Partial::default(),
+            outcome: None,
+            not_stored: None,
+        }
+    }
+
+    /// Notes its end: `status` with `outcome`, at `now_ms`. An error is given what the job knows of
+    /// itself.
+    pub fn end(&mut self, status: JobStatus, outcome: Outcome, now_ms: i64) {
+        self.status = status;
+        self.ended_ms = Some(now_ms);
+        if status == JobStatus::Done {
+            self.progress = 1.0;
+        }
+        status.as_str().clone_into(&mut self.message);
+        self.outcome = Some(match outcome {
+            Outcome::Error(error) => Outcome::Error(self.with_details(error)),
+            result @ Outcome::Result(_) => result,
+        });
+        // The result holds the whole of it, and an error's details do.
+        self.partial = Partial::default();
+    }
+
+    /// Adds what SPEC section 3 asks of a job's error.
+    fn with_details(&self, mut error: ErrorBody) -> ErrorBody {
+        if !error.details.is_object() {
+            error.details = json!({});
+        }
+        if error.code == ErrorCode::Timeout
+            && let Some(work_ms) = self.work_ms
+        {
+            error.details["timeout_seconds"] = seconds(work_ms);
+            error.details["attempts"] = json!(self.attempts);
+            if self.class == Class::Job {
+                error = error.with_remediation(TIMEOUT_NEXT);
+            }
+        }
+        if let Some(partial) = self.partial.value() {
+            error.details["partial_result"] = partial;
+        }
+        if error.details.as_object().is_some_and(serde_json::Map::is_empty) {
+            error.details = Value::Null;
+        }
+        if error.request_id.is_none() {
+            error.request_id = Some(self.request_name());
+        }
+        error
+    }
+
+    /// A job found `running` by a daemon that did not start it.
+    pub fn interrupt(&mut self, now_ms: i64) {
+        self.end(JobStatus::Interrupted, Outcome::Error(interrupted()), now_ms);
+    }
+
+    fn request_name(&self) -> String {
+        self.request_id.clone().unwrap_or_else(|| self.id.clone())
+    }
+
+    /// The job without its result.
+    #[must_use]
+    pub fn info(&self) -> JobInfo {
+        JobInfo {
+            id: self.id.clone(),
+            status: self.status,
+            kind: self.params.work.kind().to_owned(),
+            class: self.class,
+            model: self.params.work.model().map(str::to_owned),
+            timeout_s: self
+                .work_ms
+                .map_or(JobTimeout::None, |work_ms| JobTimeout::Seconds(as_seconds(work_ms))),
+            attempts: self.attempts,
+            created_at: clock::rfc3339(self.created_ms),
+            started_at: self.started_ms.map(clock::rfc3339),
+            ended_at: self.ended_ms.map(clock::rfc3339),
+            duration_ms: self.duration_ms,
+            progress: self.progress,
+            message: self.message.clone(),
+            warnings: self.warnings.clone(),
+            not_stored: self.not_stored.clone(),
+        }
+    }
+
+    /// The job as every edge shows it, at `now_ms`.
+    #[must_use]
+    pub fn reply(&self, now_ms: i64) -> JobReply {
+        let (status, result, error) = match &self.outcome {
+            Some(Outcome::Result(result)) => (JobReplyStatus::Success, Some(result.clone()), None),
+            Some(Outcome::Error(error)) => (JobReplyStatus::Error, None, Some(error.clone())),
+            None => (JobReplyStatus::Pending, None, None),
+        };
+        JobReply {
+            status,
+            result,
+            error,
+            partial_result: self.partial.value(),
+            metadata: JobMetadata {
+                request_id: self.request_name(),
+                timestamp: clock::rfc3339(self.ended_ms.unwrap_or(now_ms)),
+                duration_ms: self.duration_ms,
+                api_version: API_VERSION.to_owned(),
+            },
+            job: self.info(),
+        }
+    }
+}
+
+/// The error of a job whose daemon ended.
+#[must_use]
+pub fn interrupted() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Interrupted, "the daemon ended while the job ran")
+}
+
+/// Whole seconds as a whole number.
+fn seconds(ms: u64) -> Value {
+    if ms.is_multiple_of(1_000) { json!(ms / 1_000) } else { json!(as_seconds(ms)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ingle_protocol::wire::generate::GenerateParams;
+    use ingle_protocol::wire::jobs::JobWork;
+
+    fn record() -> JobRecord {
+        let work = JobWork::Generate(GenerateParams::default());
+        let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
+        JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, Some(60_000), 0)
+    }
+
+    /// The form of SPEC section 3, to the letter.
+    #[test]
+    fn a_job_that_timed_out_reads_as_the_specification_says() {
+        let mut job = record();
+        job.request_id = Some("7-1".to_owned());
+        job.attempts = 1;
+        job.duration_ms = 60_010;
+        job.partial.push(0, "so ");
+        job.partial.push(0, "far");
+        let error = ErrorBody::new(ErrorCode::Timeout, "the work took longer than 60000 ms");
+        job.end(JobStatus::TimedOut, Outcome::Error(error), 1_000);
+        let mut reply = serde_json::to_value(job.reply(5_000)).unwrap();
+        assert_eq!(reply["job"]["status"], "timed_out");
+        reply.as_object_mut().unwrap().remove("job");
+        let expected = json!({
+            "status": "error",
+            "error": {
+                "code": "TIMEOUT",
+                "message": "the work took longer than 60000 ms",
+                "details": {
+                    "timeout_seconds": 60, "attempts": 1, "partial_result": { "text": "so far" },
+                },
+                "remediation": TIMEOUT_NEXT,
+                "retryable": true,
+                "request_id": "7-1",
+            },
+            "metadata": {
+                "request_id": "7-1", "timestamp": "1970-01-01T00:00:01.000Z",
+                "duration_ms": 60_010, "api_version": "v1",
+            },
+        });
+        assert_eq!(reply, expected);
+    }
+
+    #[test]
+    fn a_job_without_text_has_no_partial_result() {
+        let mut job = record();
+        assert_eq!(job.reply(0).partial_result, None);
+        job.partial.push(1, "second");
+        let partial = json!({ "text": "", "alternatives": ["second"] });
+        assert_eq!(job.reply(0).partial_result, Some(partial));
+        job.interrupt(9);
+        let Some(Outcome::Error(error)) = &job.outcome else { panic!("no error") };
+        assert_eq!(error.details["partial_result"]["alternatives"][0], "second");
+        assert_eq!(error.request_id.as_deref(), Some("j-1"));
+    }
+}

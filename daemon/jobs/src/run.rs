@@ -1,0 +1,443 @@
+//! One job's run: its attempts, its time, its reports, and the storing of its end.
+//!
+//! Owns what happens between a worker that takes a job and the end that everybody is told. Limits
+//! are measured by the monotonic clock; the wall clock is shown only.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use futures_util::FutureExt;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::wire::embed::EmbedParams;
+use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, TokenLogprob};
+use ingle_protocol::wire::jobs::{JobStatus, JobWarning, JobWork};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Inner;
+use super::clock;
+use super::live::LiveJob;
+use super::record::{JobRecord, Outcome, Partial, interrupted};
+use super::state::{Ending, Move, Phase, Times, status_of};
+use ingle_service::request::RequestContext;
+
+/// Shares of a generation's progress: loading and reading the prompt, then the text.
+const LOADED: f32 = 0.05;
+const PREFILLED: f32 = 0.15;
+
+impl Inner {
+    /// Runs a job to its end and stores that, if the job is stored at all.
+    pub(super) async fn run(self: &Arc<Self>, job: &Arc<LiveJob>) {
+        let started = Instant::now();
+        let work = std::panic::AssertUnwindSafe(self.attempts(job, started)).catch_unwind();
+        let stopped = || Err(if self.ending.is_cancelled() { interrupted() } else { cancelled() });
+        let outcome = tokio::select! {
+            biased;
+            // First, so that a result that is there is not thrown away.
+            outcome = work => match outcome {
+                Ok(Err(error))
+                    if error.code == ErrorCode::Cancelled && job.cancel.is_cancelled() =>
+                {
+                    stopped()
+                }
+                Ok(outcome) => outcome,
+                Err(_) => Err(ErrorBody::new(ErrorCode::Internal, "the job's work panicked")),
+            },
+            () = job.cancel.cancelled() => stopped(),
+        };
+        let ending = match outcome.as_ref().map_err(|error| error.code) {
+            Err(ErrorCode::Timeout) => Ending::TimedOut,
+            Err(ErrorCode::ShuttingDown | ErrorCode::Interrupted) => Ending::Interrupted,
+            Err(ErrorCode::Cancelled) => Ending::Cancelled,
+            _ => Ending::Result,
+        };
+        self.end(job, ending, outcome, Some(started)).await;
+    }
+
+    /// Ends a job: the first ending that was claimed holds, whatever came of the work since.
+    pub(super) async fn end(
+        &self,
+        job: &Arc<LiveJob>,
+        ending: Ending,
+        outcome: Result<Value, ErrorBody>,
+        started: Option<Instant>,
+    ) {
+        let _ = job.claim.make(Move::End(ending));
+        let phase = job.claim.phase();
+        let won = match phase {
+            Phase::Ended { ending, .. } => ending,
+            Phase::Attached | Phase::Detached => ending,
+        };
+        let outcome = match (won == ending, outcome) {
+            (true, Ok(result)) => Outcome::Result(result),
+            (true, Err(error)) => Outcome::Error(error),
+            (false, _) if won == Ending::Interrupted => Outcome::Error(interrupted()),
+            (false, _) => Outcome::Error(cancelled()),
+        };
+        let mut record = job.record();
+        if let Some(started) = started {
+            record.duration_ms = elapsed_ms(started);
+        }
+        let status = status_of(won, matches!(outcome, Outcome::Result(_)));
+        record.end(status, outcome, clock::unix_ms());
+        if phase.is_detached() {
+            self.service.metrics.job_ended(status);
+            tokio::select! {
+                biased;
+                () = job.refused.cancelled() => record.not_stored = None,
+                () = self.store_end(job, &mut record) => {}
+            }
+        }
+        job.state.send_replace(record);
+        self.live.remove(&job.id);
+        tracing::debug!(job = job.id, status = status.as_str(), "a job ended");
+    }
+
+    /// Stores a job's end, and does not give up while the daemon lives: what was computed is not
+    /// lost to a disk that is full for a while. Meanwhile the job's worker takes no other job, so
+    /// that no more results pile up than there are workers.
+    async fn store_end(&self, job: &LiveJob, record: &mut JobRecord) {
+        let mut pause_ms = limits::JOB_STORE_RETRY_MS;
+        while let Err(error) = self.store.end(record.clone()).await {
+            tracing::warn!(job = job.id, %error, "the end of a job is not stored yet");
+            record.not_stored = Some(error.to_string());
+            job.state.send_replace(record.clone());
+            tokio::select! {
+                () = self.ending.cancelled() => {
+                    // It stays `not_stored` for whoever still looks.
+                    tracing::error!(job = job.id, "the daemon ends before a job's end was stored");
+                    return;
+                }
+                () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+            }
+            pause_ms = (pause_ms * 2).min(limits::JOB_STORE_RETRY_MAX_MS);
+        }
+        record.not_stored = None;
+    }
+
+    /// Tries until the work has come to an end that another attempt would not change.
+    async fn attempts(&self, job: &LiveJob, started: Instant) -> Result<Value, ErrorBody> {
+        let params = Arc::clone(&job.state.borrow().params);
+        let mut attempt = 1;
+        loop {
+            let times = job.plan.times(attempt);
+            let context = self.begin(job, attempt, times).await;
+            let result = self.patiently(job, &context, |context| async {
+                match &params.work {
+                    JobWork::Generate(params) => {
+                        self.generate(job, params.clone(), context, times, started).await
+                    }
+                    JobWork::Embed(params) => self.embed(job, params.clone(), &context).await,
+                }
+            });
+            match result.await {
+                Err(error)
+                    if error.code == ErrorCode::Timeout && job.plan.has_retry_after(attempt) =>
+                {
+                    job.state.send_modify(|record| {
+                        warn(record, JobWarning::Retry);
+                        record.message = format!("attempt {attempt} timed out; trying again");
+                    });
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Begins an attempt, in the store too.
+    async fn begin(&self, job: &LiveJob, attempt: u32, times: Times) -> RequestContext {
+        let work_ms = times.work_ms.unwrap_or(limits::JOB_NO_TIMEOUT_MS);
+        let class = job.state.borrow().class;
+        // A token of its own: an attempt that ends fires it, and the next one must live.
+        let cancel = job.cancel.child_token();
+        let context = RequestContext::of_job(
+            self.service.names.next(),
+            class,
+            work_ms,
+            cancel,
+            Instant::now(),
+        );
+        job.state.send_modify(|record| {
+            record.status = JobStatus::Running;
+            record.attempts = attempt;
+            record.work_ms = times.work_ms;
+            record.request_id = Some(context.id.clone());
+            record.started_ms.get_or_insert_with(clock::unix_ms);
+            "starting".clone_into(&mut record.message);
+        });
+        if job.claim.phase().is_detached() {
+            self.store.started(job.record()).await;
+        }
+        context
+    }
+
+    async fn embed(
+        &self,
+        job: &LiveJob,
+        params: EmbedParams,
+        context: &RequestContext,
+    ) -> Result<Value, ErrorBody> {
+        job.state.send_modify(|record| {
+            record.message = format!("embedding {} texts", params.input.len());
+        });
+        to_result(&self.service.embed(params, context).await?)
+    }
+
+    async fn generate(
+        &self,
+        job: &LiveJob,
+        params: GenerateParams,
+        context: RequestContext,
+        times: Times,
+        started: Instant,
+    ) -> Result<Value, ErrorBody> {
+        let params = GenerateParams { stream: true, ..params };
+        let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
+        let wants_logprobs = params.logprobs || params.top_logprobs > 0;
+        let wrap_up = Arc::clone(&context.wrap_up);
+        let mut generation = self.service.generate(params, context).await?;
+        let mut watch = Watch { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 };
+        let tick = Duration::from_millis(limits::JOB_REPORT_MS);
+        let mut next_tick = tokio::time::Instant::now() + tick;
+        loop {
+            let due_at = generation.work_since().and_then(|since| {
+                let next_ms = times.next_due_ms(elapsed_ms(since))?;
+                Some(tokio::time::Instant::from_std(since + Duration::from_millis(next_ms)))
+            });
+            let wake_at = due_at.map_or(next_tick, |due_at| due_at.min(next_tick));
+            tokio::select! {
+                biased;
+                event = generation.event() => match event {
+                    Some(event) => watch.take(event),
+                    None => break,
+                },
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            let work_ms = generation.work_since().map_or(0, elapsed_ms);
+            for warning in times.due(work_ms) {
+                if warning == JobWarning::SoftTimeout {
+                    wrap_up.store(true, Ordering::Relaxed);
+                }
+                watch.warn(warning);
+            }
+            if tokio::time::Instant::now() >= next_tick {
+                next_tick += tick;
+                watch.report(elapsed_ms(started));
+                if watch.is_partial_due() && job.claim.phase().is_detached() {
+                    self.store.progress(job.record());
+                }
+            }
+        }
+        // The end may have been quicker than the last look at the time.
+        for warning in times.due(generation.work_since().map_or(0, elapsed_ms)) {
+            watch.warn(warning);
+        }
+        let (rest, mut result) = generation.finish().await?;
+        for event in rest {
+            watch.take(event);
+        }
+        if wants_logprobs {
+            // They were streamed to us, and are the caller's.
+            let mut choices = watch.choices.into_iter();
+            result.logprobs = choices.next().map(|choice| choice.logprobs).unwrap_or_default();
+            for (alternative, choice) in result.alternatives.iter_mut().zip(choices) {
+                alternative.logprobs = choice.logprobs;
+            }
+        }
+        to_result(&result)
+    }
+
+    /// Tries `work`. A job is patient: where a caller would be refused because the engine has too
+    /// much to do, it tries again, within the daemon's limit of this attempt.
+    async fn patiently<F: Future<Output = Result<Value, ErrorBody>>>(
+        &self,
+        job: &LiveJob,
+        context: &RequestContext,
+        mut work: impl FnMut(RequestContext) -> F,
+    ) -> Result<Value, ErrorBody> {
+        let pause = Duration::from_millis(limits::RETRY_AFTER_MS);
+        loop {
+            // Work that fails fires its token.
+            let cancel = job.cancel.child_token();
+            match work(RequestContext { cancel, ..context.clone() }).await {
+                Err(error)
+                    if error.code == ErrorCode::Overloaded
+                        && Instant::now() + pause < context.deadline.expires_at() =>
+                {
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+pub(super) fn cancelled() -> ErrorBody {
+    ErrorBody::new(ErrorCode::Cancelled, "the job was cancelled")
+        .with_remediation("Create the job again if its result is still wanted.")
+}
+
+/// What a generation has said so far of one of its texts.
+#[derive(Debug, Default)]
+struct Heard {
+    logprobs: Vec<TokenLogprob>,
+    pieces: usize,
+}
+
+/// One attempt as its job sees it.
+struct Watch<'a> {
+    job: &'a LiveJob,
+    max_tokens: u32,
+    choices: Vec<Heard>,
+    /// Whether there is anything that was not reported.
+    is_new: bool,
+    /// Reports since the partial result was written.
+    ticks: u64,
+}
+
+impl Watch<'_> {
+    fn take(&mut self, event: GenerateEvent) {
+        self.is_new = true;
+        let (progress, message) = match event {
+            GenerateEvent::Queued { position } => (0.0, format!("waiting behind {position}")),
+            GenerateEvent::Loading { fraction } => {
+                (fraction * LOADED, format!("loading the model, {:.0} %", fraction * 100.0))
+            }
+            GenerateEvent::Prefill { done_tokens, total_tokens } => {
+                let read = share(done_tokens, total_tokens);
+                let message = format!("read {done_tokens} of {total_tokens} tokens");
+                (LOADED + read * (PREFILLED - LOADED), message)
+            }
+            GenerateEvent::Delta { choice, text, logprobs } => {
+                if self.choices.is_empty() {
+                    // Whichever of the texts speaks first.
+                    self.begin_text();
+                }
+                if self.choices.len() <= choice {
+                    self.choices.resize_with(choice + 1, Heard::default);
+                }
+                let heard = &mut self.choices[choice];
+                // Pieces are joined where the engine is quicker than its reader, so this is a count
+                // from below.
+                heard.pieces += logprobs.len().max(1);
+                heard.logprobs.extend(logprobs);
+                let pieces = heard.pieces;
+                self.quietly(|record| record.partial.push(choice, &text));
+                let all = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
+                let progress = PREFILLED + share(pieces, all) * (1.0 - PREFILLED);
+                (progress, format!("generating, {pieces} of at most {all} tokens"))
+            }
+            GenerateEvent::Reasoning { .. } => (PREFILLED, "thinking".to_owned()),
+            GenerateEvent::ToolCall { .. } => (PREFILLED, "calling a tool".to_owned()),
+        };
+        self.quietly(|record| {
+            // What comes late, or from another of the texts, takes nothing back.
+            record.progress = record.progress.max(progress.min(0.99));
+            record.message = message;
+        });
+    }
+
+    /// The text of an attempt that failed stays until there is another one.
+    fn begin_text(&self) {
+        self.quietly(|record| record.partial = Partial::default());
+    }
+
+    /// Changes the record without waking who waits for it.
+    fn quietly(&self, change: impl FnOnce(&mut JobRecord)) {
+        self.job.state.send_if_modified(|record| {
+            change(record);
+            false
+        });
+    }
+
+    fn warn(&mut self, warning: JobWarning) {
+        self.job.state.send_if_modified(|record| warn(record, warning));
+    }
+
+    fn report(&mut self, duration_ms: u64) {
+        self.ticks += 1;
+        let is_new = std::mem::take(&mut self.is_new);
+        self.job.state.send_if_modified(|record| {
+            record.duration_ms = duration_ms;
+            is_new
+        });
+    }
+
+    /// Whether the partial result is to be written now.
+    fn is_partial_due(&mut self) -> bool {
+        let is_due = self.ticks * limits::JOB_REPORT_MS >= limits::JOB_PARTIAL_MS;
+        if is_due {
+            self.ticks = 0;
+        }
+        is_due
+    }
+}
+
+/// Notes a warning, once; whether it is new.
+fn warn(record: &mut JobRecord, warning: JobWarning) -> bool {
+    let is_new = !record.warnings.contains(&warning);
+    if is_new {
+        record.warnings.push(warning);
+    }
+    is_new
+}
+
+fn to_result(result: &impl Serialize) -> Result<Value, ErrorBody> {
+    let internal =
+        |error: serde_json::Error| ErrorBody::new(ErrorCode::Internal, error.to_string());
+    let bytes = serde_json::to_vec(result).map_err(internal)?;
+    if bytes.len() > limits::JOB_RESULT_BYTES {
+        let (found, most) = (bytes.len(), limits::JOB_RESULT_BYTES);
+        let message = format!("the result has {found} bytes, and a job's may have {most}");
+        return Err(ErrorBody::new(ErrorCode::FrameTooLarge, message)
+            .with_remediation("Ask for less in one job."));
+    }
+    serde_json::from_slice(&bytes).map_err(internal)
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn share(done: usize, all: usize) -> f32 {
+    (done as f32 / all.max(1) as f32).min(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::state::Plan;
+    use super::*;
+    use ingle_protocol::timeouts::Class;
+    use ingle_protocol::wire::jobs::JobParams;
+
+    #[test]
+    fn a_second_attempt_begins_its_text_anew_whichever_choice_speaks_first() {
+        let work = JobWork::Generate(GenerateParams::default());
+        let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
+        let plan = Plan::new(&params, 1_000).unwrap();
+        let record = JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, None, 0);
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let job = LiveJob::new(record, plan, Phase::Detached, CancellationToken::new(), room);
+        let say = |watch: &mut Watch<'_>, choice, text: &str| {
+            let text = text.to_owned();
+            watch.take(GenerateEvent::Delta { choice, text, logprobs: Vec::new() });
+        };
+        let attempt =
+            || Watch { job: &job, max_tokens: 9, choices: Vec::new(), is_new: false, ticks: 0 };
+        let mut first = attempt();
+        say(&mut first, 0, "old");
+        say(&mut first, 1, "old");
+        let mut second = attempt();
+        say(&mut second, 1, "new ");
+        say(&mut second, 0, "new");
+        say(&mut second, 1, "text");
+        assert_eq!(job.record().partial, Partial(vec!["new".to_owned(), "new text".to_owned()]));
+    }
+}

@@ -1,0 +1,269 @@
+//! Jobs over a real service with the sim engine: calls that become jobs, or do not.
+
+use std::path::Path;
+use std::time::Instant;
+
+use ingle_client::paths::Paths;
+use ingle_protocol::timeouts::WorkTimeouts;
+use ingle_protocol::wire::generate::GenerateParams;
+use ingle_protocol::wire::status::HttpStatus;
+
+use super::promote::Promotion;
+use super::*;
+use ingle_engine::engines::{Engine, Engines};
+use ingle_engine::settings::EngineSettings;
+use ingle_engine::sim::SimEngine;
+use ingle_models::{ModelStore, PullSetup, Puller};
+use ingle_scheduler::command::Command;
+use ingle_scheduler::crash_journal::CrashJournal;
+use ingle_scheduler::handle::EngineHandle;
+use ingle_scheduler::memory::MemoryOptions;
+use ingle_scheduler::watchdog::Watchdog;
+use ingle_service::forms::Forms;
+use ingle_service::memory_watch::MemoryWatch;
+use ingle_service::models::Models;
+use ingle_service::request::RequestNames;
+use ingle_text::gguf_vocab;
+
+/// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
+fn jobs(folder: &Path) -> Jobs {
+    let paths = Paths::new(folder.join("i"), None).unwrap();
+    for (name, tokens) in [("sim", 100), ("slow", 30_000)] {
+        let model = paths.models_dir().join(name);
+        std::fs::create_dir_all(&model).unwrap();
+        let reply = "x".repeat(tokens);
+        let config = json!({ "model_type": "sim", "reply": reply, "token_delay_ms": 2 });
+        std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    }
+    let settings = EngineSettings::default();
+    let memory = MemoryOptions { memory_bytes: 1 << 30, ..MemoryOptions::default() };
+    let journal = CrashJournal::open(&folder.join("journal"), &folder.join("quarantine"));
+    let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
+    let (engine, _) =
+        EngineHandle::spawn(engines.clone(), settings.clone(), memory, journal).unwrap();
+    let store = ModelStore::new(paths.models_dir());
+    let service = Service {
+        work_timeouts: WorkTimeouts::default(),
+        names: RequestNames::new(1),
+        models: Models::new(
+            store,
+            "sim".to_owned(),
+            settings,
+            engines,
+            |gguf, _| gguf_vocab::text_model(gguf),
+            engine.cores(),
+        ),
+        engine,
+        puller: Puller::new(PullSetup::new(paths.models_dir())),
+        timeout_counters: Arc::default(),
+        metrics: Arc::default(),
+        forms: Forms::default(),
+        memory: MemoryWatch::default(),
+        watchdog: Watchdog::new(Duration::from_secs(60)),
+        http: HttpStatus::default(),
+        draining: CancellationToken::new(),
+        started_at: Instant::now(),
+        paths,
+    };
+    Jobs::spawn(Arc::new(service), JobSettings::default()).unwrap()
+}
+
+fn store_in(folder: &Path) -> std::path::PathBuf {
+    Paths::new(folder.join("i"), None).unwrap().job_store()
+}
+
+fn params(model: &str) -> JobParams {
+    let work = JobWork::Generate(GenerateParams {
+        model: Some(model.to_owned()),
+        prompt: Some("hi".to_owned()),
+        max_tokens: Some(100_000),
+        ..GenerateParams::default()
+    });
+    JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None }
+}
+
+fn context(jobs: &Jobs) -> RequestContext {
+    let service = &jobs.inner.service;
+    let cancel = CancellationToken::new();
+    let (id, timeouts) = (service.names.next(), &service.work_timeouts);
+    RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
+}
+
+async fn listed(jobs: &Jobs) -> usize {
+    jobs.list(ListJobsParams::default(), &context(jobs)).await.unwrap().jobs.len()
+}
+
+fn in_a_minute() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(60)
+}
+
+async fn stop(jobs: &Jobs) {
+    jobs.inner.service.draining.cancel();
+    let _ = jobs.inner.service.engine.send(Command::Shutdown { now: true });
+    jobs.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_ends_by_itself_leaves_no_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    let reply = call.ended().await;
+    assert_eq!(reply.result.as_ref().unwrap()["text"].as_str().map(str::len), Some(100));
+    assert_eq!(reply.job.class, Class::Workflow);
+    // Too late: the result won.
+    let Promotion::Ended(late) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("promoted")
+    };
+    assert_eq!(*late, reply);
+    assert_eq!(listed(&jobs).await, 0);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    // `promote` takes the call, and what is left of it is dropped at its end.
+    let Promotion::Stored(reply) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("not promoted")
+    };
+    let id = reply.job.id;
+    let live = jobs.inner.live.get(&id).unwrap();
+    assert_eq!(live.ended().await.status, JobStatus::Done);
+    let stored = jobs.get(&id, &context(&jobs)).await.unwrap();
+    assert_eq!((stored.job.status, stored.job.class), (JobStatus::Done, Class::Workflow));
+    assert_eq!(stored.result.unwrap()["text"].as_str().map(str::len), Some(100));
+
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let state = call.watch();
+    drop(call);
+    let mut state = state;
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!(ended.status, JobStatus::Cancelled);
+    assert_eq!(listed(&jobs).await, 1);
+
+    // Its own time still ends it, and so does `jobs.cancel`.
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let Promotion::Stored(reply) = call.promote(in_a_minute()).await.unwrap() else {
+        panic!("not promoted")
+    };
+    let cancelled = jobs.cancel(&reply.job.id, &context(&jobs)).await.unwrap();
+    assert_eq!(cancelled.job.status, JobStatus::Cancelled);
+    assert_eq!(listed(&jobs).await, 2);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    // A folder stands where the file should be.
+    std::fs::create_dir_all(store_in(folder.path())).unwrap();
+    let jobs = jobs(folder.path());
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let mut state = call.watch();
+    let error = call.promote(in_a_minute()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    assert!(error.message.contains("jobs.sqlite3"), "{error:?}");
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!(ended.status, JobStatus::Cancelled);
+    stop(&jobs).await;
+}
+
+/// The store is asked once before, so that a fault can be put into its file.
+async fn break_store(jobs: &Jobs) -> rusqlite::Connection {
+    listed(jobs).await;
+    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    file.execute_batch(
+        "CREATE TRIGGER no_room BEFORE INSERT ON jobs BEGIN SELECT RAISE(FAIL, 'no room'); END",
+    )
+    .unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_refused_never_comes_to_light_and_gives_its_room_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let file = break_store(&jobs).await;
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let mut state = call.watch();
+    let error = call.promote(in_a_minute()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
+    assert_eq!((ended.status, ended.not_stored), (JobStatus::Cancelled, None));
+    // All that calls may hold is there once its run is over, and no retry waits for the disk.
+    let all = u32::try_from(limits::PROMOTED_JOBS).unwrap();
+    drop(jobs.inner.promotable.acquire_many(all).await.unwrap());
+    assert_eq!(jobs.counts(), JobCounts { running: 0, queued: 0 });
+    file.execute_batch("DROP TRIGGER no_room").unwrap();
+    assert_eq!(listed(&jobs).await, 0);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_that_the_store_keeps_waiting_is_answered_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    // The store never opens while this is held, so that nothing can be claimed.
+    let opening = jobs.inner.is_open.lock().await;
+    let call = jobs.start(params("slow"), Class::Workflow).unwrap();
+    let error = call.promote(tokio::time::Instant::now()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
+    drop(opening);
+    assert_eq!(listed(&jobs).await, 0);
+    // Claimed, but not on disk: it has a name, and can be waited for.
+    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let call = jobs.start(params("sim"), Class::Workflow).unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(100);
+    let Promotion::Stored(reply) = call.promote(soon).await.unwrap() else { panic!("ended") };
+    let live = jobs.inner.live.get(&reply.job.id).unwrap();
+    file.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(live.ended().await.status, JobStatus::Done);
+    assert_eq!(listed(&jobs).await, 1);
+    stop(&jobs).await;
+}
+
+/// On one thread, so that no worker opens the store before the call does.
+#[tokio::test]
+async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
+    let folder = tempfile::tempdir().unwrap();
+    // As a daemon before this one has left it.
+    let last = Store::spawn(store_in(folder.path()), Keep { ms: 1_000, count: 9 }).unwrap();
+    last.open().await.unwrap();
+    let params = Arc::new(params("slow"));
+    let waiting = JobRecord::new("j-1".to_owned(), params, Class::Job, None, clock::unix_ms());
+    last.insert(waiting).await.unwrap();
+    last.close().await;
+    let jobs = jobs(folder.path());
+    let cancelled = jobs.cancel("j-1", &context(&jobs)).await.unwrap();
+    assert_eq!(cancelled.job.status, JobStatus::Cancelled);
+    stop(&jobs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_without_time_says_how_the_job_stands_and_one_at_the_drain_does_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = jobs(folder.path());
+    let plain = context(&jobs);
+    let made = jobs.create(params("slow"), &plain).await.unwrap();
+    let wait = WaitParams { id: made.job.id, ..WaitParams::default() };
+    // Its time was over before the store was asked.
+    let mut short = context(&jobs);
+    (short.deadline.work_ms, short.deadline.limit_ms) = (1, 0);
+    let (events, _heard) = mpsc::channel(8);
+    let reply = jobs.wait(&wait, events.clone(), &short).await.unwrap();
+    assert!(!reply.job.status.has_ended() && reply.error.is_none(), "{reply:?}");
+    // Nobody takes what waits once the daemon drains.
+    jobs.inner.service.draining.cancel();
+    let record = jobs.inner.record(params("slow"), Class::Job, None);
+    let plan = jobs.inner.plan(&record.params, Class::Job).unwrap();
+    let job = jobs.inner.queued(record, plan).unwrap();
+    jobs.inner.live.add(&job);
+    let wait = WaitParams { id: job.id.clone(), ..WaitParams::default() };
+    let reply = jobs.wait(&wait, events, &plain).await.unwrap();
+    assert_eq!(reply.job.status, JobStatus::Queued);
+    stop(&jobs).await;
+}

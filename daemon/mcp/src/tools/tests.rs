@@ -1,0 +1,306 @@
+//! Every result fits the schema that its tool shows, and the catalogue fits the protocol's table.
+
+use crate::limits;
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::mcp_tools::TOOLS;
+use ingle_protocol::timeouts::{Class, Layer};
+use ingle_protocol::wire::jobs::{
+    JobInfo, JobMetadata, JobReply, JobReplyStatus, JobStatus, JobTimeout,
+};
+use ingle_protocol::wire::models::{LoadedModel, ModelList};
+use ingle_protocol::wire::status::JobCounts;
+use rmcp::model::CallToolResult;
+use serde_json::{Value, json};
+
+use super::outputs::{self, answer};
+use super::work::Asker;
+use super::{known_by_tools, tool_list};
+
+/// A call of `tool` by a host of a revision with structured content.
+fn asker(tool: &str) -> Asker<'_> {
+    Asker { tool, wait_ms: 60_000, has_structure: true }
+}
+
+/// The texts of a result.
+fn texts(given: &CallToolResult) -> Vec<&str> {
+    given.content.iter().map(|block| block.as_text().unwrap().text.as_str()).collect()
+}
+
+/// Asserts that what a tool gives is what it said it would give.
+fn assert_fits(tool: &str, given: &CallToolResult) {
+    let tools = tool_list();
+    let tool = tools.iter().find(|known| known.name == tool).unwrap();
+    let schema = Value::Object(tool.output_schema.as_deref().unwrap().clone());
+    let content = given.structured_content.as_ref().unwrap();
+    let errors: Vec<_> = jsonschema::validator_for(&schema)
+        .unwrap()
+        .iter_errors(content)
+        .map(|error| error.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{}: {errors:?} in {content}", tool.name);
+    assert!(!given.content.is_empty(), "{} gives a text too", tool.name);
+}
+
+fn reply(status: JobStatus, result: Option<Value>) -> JobReply {
+    let word = if result.is_some() { JobReplyStatus::Success } else { JobReplyStatus::Pending };
+    let metadata = JobMetadata {
+        request_id: "1-1".to_owned(),
+        timestamp: "2026-01-01T00:00:00Z".to_owned(),
+        duration_ms: 3,
+        api_version: "v1".to_owned(),
+    };
+    let job = JobInfo {
+        id: "j-1".to_owned(),
+        status,
+        kind: "generate".to_owned(),
+        class: Class::Workflow,
+        model: Some("sim".to_owned()),
+        timeout_s: JobTimeout::None,
+        attempts: 1,
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+        started_at: None,
+        ended_at: None,
+        duration_ms: 3,
+        progress: 0.25,
+        message: "generating".to_owned(),
+        warnings: Vec::new(),
+        not_stored: None,
+    };
+    let partial_result = result.is_none().then(|| json!({ "text": "so f" }));
+    JobReply { status: word, result, error: None, partial_result, metadata, job }
+}
+
+#[test]
+fn every_tool_of_the_protocol_is_described_and_no_other() {
+    let tools = tool_list();
+    let names: Vec<_> = tools.iter().map(|tool| tool.name.as_ref()).collect();
+    assert_eq!(names, TOOLS.iter().map(|tool| tool.name).collect::<Vec<_>>());
+    for (tool, kind) in tools.iter().zip(TOOLS) {
+        let hints = tool.annotations.as_ref().unwrap();
+        assert_eq!(hints.read_only_hint, Some(!kind.changes_state), "{}", kind.name);
+        assert_eq!(hints.open_world_hint, Some(false), "{}", kind.name);
+        assert!(hints.destructive_hint.is_some() && hints.idempotent_hint.is_some());
+        assert!(tool.title.is_some() && tool.description.is_some(), "{}", kind.name);
+    }
+}
+
+/// Looks at every schema inside a schema.
+fn walk(schema: &Value, look: &mut impl FnMut(&serde_json::Map<String, Value>)) {
+    match schema {
+        Value::Object(object) => {
+            look(object);
+            object.values().for_each(|schema| walk(schema, look));
+        }
+        Value::Array(items) => items.iter().for_each(|schema| walk(schema, look)),
+        _ => {}
+    }
+}
+
+#[test]
+fn schemas_are_plain_objects_that_say_what_each_member_means() {
+    for tool in tool_list() {
+        let input = Value::Object((*tool.input_schema).clone());
+        let output = Value::Object(tool.output_schema.as_deref().unwrap().clone());
+        for schema in [&input, &output] {
+            jsonschema::draft202012::meta::validate(schema).unwrap();
+            assert_eq!(schema["type"], "object", "{}", tool.name);
+            walk(schema, &mut |part| {
+                assert!(!part.contains_key("$ref"), "{}: {part:?}", tool.name);
+                assert!(!part.contains_key("format") || part["format"].is_object(), "{part:?}");
+                assert_ne!(part.get("type"), Some(&json!("null")), "{part:?}");
+                assert_ne!(part.get("default"), Some(&Value::Null), "{part:?}");
+            });
+            for (name, member) in schema["properties"].as_object().unwrap() {
+                assert!(member["description"].is_string(), "{}: {name}: {member}", tool.name);
+            }
+        }
+        assert_eq!(input["additionalProperties"], false, "{}", tool.name);
+        // Some hosts take no alternatives there.
+        assert!(["anyOf", "oneOf", "allOf"].iter().all(|key| input.get(key).is_none()));
+    }
+}
+
+#[test]
+fn texts_vectors_and_unfinished_work_fit_their_schemas() {
+    let text = json!({
+        "request_id": "1-1",
+        "model": "sim",
+        "text": "crackle",
+        "reasoning": "hm",
+        "finish_reason": "stop",
+        "seed": u64::MAX,
+        "usage": { "prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 7 },
+        "timings": {},
+    });
+    let vectors = json!({
+        "model": "minilm",
+        "dimensions": 2,
+        "embeddings": [[f64::from(0.1_f32), -1.0], [0.0, 1.0]],
+        "usage": { "prompt_tokens": 3 },
+    });
+    let of = |tool, reply: JobReply| asker(tool).result(&reply).unwrap();
+    for tool in ["chat", "generate", "complete_code", "job_wait", "job_get"] {
+        let given = of(tool, reply(JobStatus::Done, Some(text.clone())));
+        assert_fits(tool, &given);
+        assert_eq!(texts(&given), ["crackle"]);
+        let is_job = given.structured_content.as_ref().unwrap().get("job_id").is_some();
+        assert_eq!(is_job, tool.starts_with("job"), "{tool}");
+        let running = of(tool, reply(JobStatus::Running, None));
+        assert_fits(tool, &running);
+        assert_eq!(running.structured_content.as_ref().unwrap()["partial_text"], "so f");
+        // Who waits would read it again with every wait.
+        assert_eq!(texts(&running)[0].ends_with("so far:\nso f"), tool == "job_get", "{tool}");
+    }
+    for tool in ["embed", "job_wait", "job_get"] {
+        let given = of(tool, reply(JobStatus::Done, Some(vectors.clone())));
+        assert_fits(tool, &given);
+        let words = "2 vectors of 2 numbers from `minilm`; they are in the structured content.";
+        assert_eq!(texts(&given), [words], "a model reads no vectors");
+        assert_fits(tool, &of(tool, reply(JobStatus::Queued, None)));
+    }
+}
+
+#[test]
+fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
+    let old = Asker { has_structure: false, ..asker("embed") };
+    let of = |texts: usize| {
+        let vectors = vec![vec![f64::from(0.1_f32), -1.0]; texts];
+        let result = json!({ "model": "minilm", "dimensions": 2, "embeddings": vectors });
+        old.result(&reply(JobStatus::Done, Some(result))).unwrap()
+    };
+    let few = of(1);
+    assert_fits("embed", &few);
+    assert!(texts(&few)[0].starts_with("1 vector of 2 numbers"), "{few:?}");
+    assert!(texts(&few)[1].contains("[0.1,-1.0]"), "{few:?}");
+    let many = of(100_000);
+    assert_eq!(texts(&many).len(), 1);
+    assert!(texts(&many)[0].contains("fewer texts"), "{:?}", texts(&many));
+    assert!(many.structured_content.is_some());
+}
+
+/// A result as large as a job may have is still one frame.
+#[test]
+fn the_largest_result_of_embed_fits_a_frame() {
+    let vectors = vec![vec![-0.123_456_79; 384]; 1_650];
+    let result = json!({ "model": "minilm", "dimensions": 384, "embeddings": vectors });
+    let bytes = result.to_string().len();
+    assert!((limits::JOB_RESULT_BYTES / 10 * 9..limits::JOB_RESULT_BYTES).contains(&bytes));
+    for has_structure in [true, false] {
+        let asker = Asker { has_structure, ..asker("job_get") };
+        let given = asker.result(&reply(JobStatus::Done, Some(result.clone()))).unwrap();
+        let bytes = serde_json::to_vec(&given).unwrap().len();
+        assert!(bytes + 1_024 < limits::FRAME_BYTES, "{bytes}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_whole_says_so() {
+    let notes = |reason: &str, text: &str, reasoning: Option<&str>| {
+        let mut result = json!({
+            "model": "sim", "text": text, "finish_reason": reason,
+            "usage": { "prompt_tokens": 3, "completion_tokens": 16 },
+        });
+        if let Some(reasoning) = reasoning {
+            result["reasoning"] = json!(reasoning);
+        }
+        let given = asker("chat").result(&reply(JobStatus::Done, Some(result))).unwrap();
+        assert_fits("chat", &given);
+        assert_eq!(texts(&given)[0], text);
+        texts(&given)[1..].join("|")
+    };
+    assert_eq!(notes("stop", "all", None), "");
+    assert_eq!(notes("tool_calls", "", None), "");
+    let cut = notes("length", "so f", None);
+    assert!(cut.starts_with("[Cut off after 16 tokens.") && cut.contains("`max_tokens`"), "{cut}");
+    assert!(notes("length", "", Some("hm")).contains("still thinking"));
+    assert!(notes("soft_timeout", "so far.", None).starts_with("[Ended early after 16 tokens"));
+}
+
+#[test]
+fn job_wait_promises_no_more_time_than_there_is() {
+    let seconds = |wait_ms| {
+        let given = Asker { wait_ms, ..asker("chat") }.result(&reply(JobStatus::Running, None));
+        texts(&given.unwrap())[0].to_owned()
+    };
+    assert!(seconds(300_000).contains("it waits up to 300 seconds"));
+    assert!(seconds(59_001).contains("it waits up to 60 seconds"));
+}
+
+#[test]
+fn work_that_was_ended_from_outside_can_be_had_again() {
+    let next = |tool, kind: &str, code| {
+        let mut reply = reply(JobStatus::Cancelled, None);
+        reply.status = JobReplyStatus::Error;
+        reply.job.kind = kind.to_owned();
+        let error = ErrorBody::new(code, "it ended").with_remediation("Create the job again.");
+        reply.error = Some(error.with_details(json!({ "partial_result": { "text": "so f" } })));
+        let error = asker(tool).result(&reply).unwrap_err();
+        texts(&outputs::failure(&known_by_tools(error)))[0].to_owned()
+    };
+    for code in [ErrorCode::Cancelled, ErrorCode::Interrupted] {
+        assert!(next("job_get", "embed", code).contains("Call `embed` again"));
+        let text = next("job_wait", "generate", code);
+        assert!(text.contains("(`chat`, `generate` or `complete_code`) again"), "{text}");
+        assert!(text.ends_with("so far:\nso f") && !text.contains("Create"), "{text}");
+        assert!(next("chat", "generate", code).contains("Call `chat` again"));
+    }
+    assert!(next("chat", "generate", ErrorCode::Internal).contains("Create the job again"));
+}
+
+#[test]
+fn everything_else_fits_its_schema_and_so_does_every_error() {
+    let list = json!({ "default": "sim", "models": [
+        { "name": "sim", "format": "sim", "size_bytes": 1, "state": "on_disk", "description": "" },
+    ] });
+    let list: ModelList = serde_json::from_value(list).unwrap();
+    assert_fits("list_models", &answer(&outputs::Models::from(list), None).unwrap());
+    let loaded = json!({
+        "name": "sim", "engine": "sim", "architecture": "sim", "weight_bytes": 1, "kv_bytes": 0,
+        "context_tokens": 64, "active": 0, "load_ms": 1.5,
+    });
+    let loaded: LoadedModel = serde_json::from_value(loaded).unwrap();
+    assert_fits("load_model", &answer(&outputs::Load::from(loaded), None).unwrap());
+    let loading = outputs::Load::under_way("sim".to_owned(), 0.5);
+    assert_fits("load_model", &answer(&loading, None).unwrap());
+    let unloaded = outputs::Unloaded { model: "sim".to_owned(), was_loaded: true };
+    assert_fits("unload_model", &answer(&unloaded, None).unwrap());
+    let count = outputs::TokenCount { model: "sim".to_owned(), tokens: 1, characters: 2 };
+    assert_fits("count_tokens", &answer(&count, None).unwrap());
+    let status = json!({
+        "build": "b", "pid": 1, "uptime_s": 1, "socket": "s", "connections": 1, "active": 0,
+        "queued": 0, "generations": 0, "resident_bytes": 0, "models": [],
+        "health": { "state": "ok", "phase": { "name": "idle" }, "heartbeat_age_ms": 1 },
+    });
+    let status = serde_json::from_value(status).unwrap();
+    let server = outputs::Server::new(status, JobCounts::default());
+    assert_fits("server_status", &answer(&server, None).unwrap());
+    let job = || outputs::JobLine::from(reply(JobStatus::Cancelled, None).job);
+    assert_fits("job_cancel", &answer(&job(), None).unwrap());
+    let jobs = outputs::JobLines { jobs: vec![job()] };
+    assert_fits("job_list", &answer(&jobs, None).unwrap());
+    for error in [
+        ErrorBody::new(ErrorCode::ModelNotFound, "no"),
+        ErrorBody::timeout("it", Layer::Work, 1, 2).with_request_id("1-1"),
+    ] {
+        let failure = outputs::failure(&error);
+        assert_eq!(failure.is_error, Some(true));
+        let text = &failure.content[0].as_text().unwrap().text;
+        assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation()));
+        tool_list().iter().for_each(|tool| assert_fits(&tool.name, &failure));
+    }
+}
+
+#[test]
+fn a_failure_says_how_long_to_wait_and_what_there_is_so_far() {
+    let text = |error: ErrorBody| {
+        let failure = serde_json::to_value(outputs::failure(&known_by_tools(error))).unwrap();
+        failure["content"][0]["text"].as_str().unwrap().to_owned()
+    };
+    let full = ErrorBody::overloaded("full");
+    let wait = format!("Wait {} ms", full.details["retry_after_ms"]);
+    assert!(text(full).contains(&wait));
+    let mut late = ErrorBody::timeout("the request", Layer::Work, 10, 11);
+    assert!(!text(late.clone()).contains("so far"));
+    late.details["partial_result"] = json!({ "text": "once upon" });
+    assert!(text(late).ends_with("so far:\nonce upon"));
+}

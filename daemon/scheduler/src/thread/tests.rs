@@ -1,0 +1,511 @@
+//! Who gets what, on the engine thread driven by hand: sim models, no thread of its own, no waiting.
+
+use std::pin::Pin;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use ingle_protocol::deadline::Deadline;
+use ingle_protocol::timeouts::Layer;
+use ingle_protocol::wire::models::{EngineKind, Fit, LoadEstimate, LoadedModel};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::memory::Asker;
+use super::*;
+use crate::command::{ChoiceOf, Completion, EmbedRequest};
+use crate::memory::{Budget, ModelOptions};
+use ingle_engine::engines::{Engine, Engines};
+use ingle_engine::error::EngineError;
+use ingle_engine::model::{EngineModel, Weights};
+use ingle_engine::role::Role;
+use ingle_engine::sampling::{PenaltySettings, SamplerSettings};
+use ingle_engine::sim::SimEngine;
+use ingle_text::output::TextOutput;
+use ingle_text::tokenizer::ByteTokenizer;
+
+type Answer<T> = oneshot::Receiver<Result<T, EngineFailure>>;
+
+/// A generation as its caller holds it.
+struct Call {
+    done: Answer<Completion>,
+    cancel: CancellationToken,
+    _events: mpsc::Receiver<GenerateEvent>,
+}
+
+struct Bench {
+    worker: Worker,
+    status: StatusCell,
+    _commands: SyncSender<Command>,
+    _folder: tempfile::TempDir,
+}
+
+fn model(name: &str, config: &Value) -> EngineModel {
+    let mut config = config.clone();
+    config["model_type"] = json!("sim");
+    EngineModel {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        engine: EngineKind::Sim,
+        role: Role::Generates,
+        weights: Weights::Sim(serde_json::from_value(config).unwrap()),
+    }
+}
+
+fn weights(bytes: u64) -> Value {
+    json!({ "weight_bytes": bytes, "kv_bytes_per_token": 0 })
+}
+
+/// A model that goes on until it is stopped.
+fn talkative(name: &str, bytes: u64) -> EngineModel {
+    let config = json!({
+        "weight_bytes": bytes, "kv_bytes_per_token": 0, "reply": "x".repeat(100_000),
+        "context_tokens": 200_000,
+    });
+    model(name, &config)
+}
+
+/// A model whose load does not end.
+fn slow(name: &str) -> EngineModel {
+    model(name, &json!({ "load_delay_ms": 600_000 }))
+}
+
+fn embedder(name: &str, bytes: u64) -> EngineModel {
+    EngineModel { role: Role::Embeds, ..model(name, &weights(bytes)) }
+}
+
+fn changed(model: &EngineModel) -> EngineModel {
+    EngineModel { version: "2".to_owned(), ..model.clone() }
+}
+
+fn deadline() -> Deadline {
+    Deadline::new(Layer::Daemon, 600_000, None, Instant::now())
+}
+
+/// A time so long ago that who has waited since has waited long.
+fn long_ago() -> Option<Instant> {
+    Instant::now().checked_sub(Duration::from_millis(2 * limits::MEMORY_PATIENCE_MS))
+}
+
+impl Bench {
+    fn new(budget: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let journal = CrashJournal::open(&path("journal"), &path("quarantine.json"));
+        let (commands, inbox) = sync_channel(1);
+        let status = StatusCell::new(Instant::now());
+        let memory = MemoryOptions { budget: Budget::Bytes(budget), ..MemoryOptions::default() };
+        let settings = EngineSettings::default();
+        let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
+        let worker = Worker::new(
+            inbox,
+            status.clone(),
+            engines,
+            settings,
+            memory,
+            Cores::default(),
+            journal,
+        );
+        Self { worker, status, _commands: commands, _folder: folder }
+    }
+
+    fn generate_prompt(&mut self, model: &EngineModel, prompt: &[u32], max_tokens: usize) -> Call {
+        let (request, call) = request(model, prompt, max_tokens);
+        self.worker.handle(Command::Generate(Box::new(request)));
+        call
+    }
+
+    fn generate(&mut self, model: &EngineModel, max_tokens: usize) -> Call {
+        self.generate_prompt(model, &[104, 105], max_tokens)
+    }
+
+    fn embed(&mut self, model: &EngineModel) -> Answer<Vec<Vec<f32>>> {
+        let (request, done) = texts(model, deadline());
+        self.worker.handle(Command::Embed(Box::new(request)));
+        done
+    }
+
+    fn load(&mut self, model: &EngineModel, options: ModelOptions) -> Answer<LoadedModel> {
+        let (done, outcome) = oneshot::channel();
+        let (progress, _) = mpsc::channel(1);
+        let model = model.clone();
+        self.worker.handle(Command::Load { model, options, force: false, progress, done });
+        outcome
+    }
+
+    fn estimate(&mut self, model: &EngineModel) -> LoadEstimate {
+        let (done, mut outcome) = oneshot::channel();
+        self.worker.handle(Command::Estimate { model: model.clone(), done });
+        outcome.try_recv().unwrap().unwrap()
+    }
+
+    fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
+        let (done, mut outcome) = oneshot::channel();
+        self.worker.handle(Command::Unload { name: name.to_owned(), done });
+        outcome.try_recv().unwrap()
+    }
+
+    /// Turns the loop until `answer` is there.
+    fn outcome<T>(&mut self, answer: &mut Answer<T>) -> Result<T, EngineFailure> {
+        let started_at = Instant::now();
+        loop {
+            self.worker.turn();
+            if let Ok(outcome) = answer.try_recv() {
+                return outcome;
+            }
+            assert!(started_at.elapsed() < Duration::from_secs(20), "no answer");
+        }
+    }
+
+    /// Loads a model, which stays idle.
+    fn warm(&mut self, model: &EngineModel) {
+        let mut load = self.load(model, ModelOptions::default());
+        self.outcome(&mut load).unwrap();
+    }
+
+    fn resident(&self) -> Vec<String> {
+        self.status.read().models.into_iter().map(|model| model.name).collect()
+    }
+
+    /// Lets everything that waits for memory have waited long.
+    fn age(&mut self) {
+        let worker = &mut self.worker;
+        let generations = worker.waiting.iter_mut().map(|waiting| &mut waiting.memory_since);
+        let jobs = worker.embeddings.iter_mut().map(|job| &mut job.memory_since);
+        let loads = worker.loads.iter_mut().map(|load| &mut load.memory_since);
+        for since in generations.chain(jobs).chain(loads) {
+            *since = since.and(long_ago());
+        }
+    }
+}
+
+fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateRequest, Call) {
+    let (done_tx, done) = oneshot::channel();
+    let (events, kept) = mpsc::channel(ingle_protocol::limits::ENGINE_EVENTS);
+    let cancel = CancellationToken::new();
+    let request = GenerateRequest {
+        request_id: "r".to_owned(),
+        model: model.clone(),
+        output: TextOutput::new(Arc::new(ByteTokenizer), Vec::new()).unwrap(),
+        constraint: None,
+        end_tokens: vec![257],
+        prompt: prompt.to_vec(),
+        max_tokens,
+        settings: SamplerSettings::GREEDY,
+        penalties: PenaltySettings::NONE,
+        logit_bias: Arc::new([]),
+        seed: 1,
+        logprobs: None,
+        stream_text: false,
+        deadline: deadline(),
+        wrap_up: Arc::default(),
+        choice: ChoiceOf::default(),
+        cancel: cancel.clone(),
+        events,
+        done: done_tx,
+    };
+    (request, Call { done, cancel, _events: kept })
+}
+
+fn texts(model: &EngineModel, deadline: Deadline) -> (EmbedRequest, Answer<Vec<Vec<f32>>>) {
+    let (done, outcome) = oneshot::channel();
+    let request = EmbedRequest {
+        request_id: "e".to_owned(),
+        model: model.clone(),
+        inputs: vec![vec![1, 2, 3]],
+        deadline,
+        cancel: CancellationToken::new(),
+        done,
+    };
+    (request, outcome)
+}
+
+fn is_busy<T>(answer: &mut Answer<T>) -> bool {
+    matches!(answer.try_recv(), Ok(Err(EngineFailure::Busy { .. })))
+}
+
+#[test]
+fn a_request_for_another_version_never_ends_what_others_wait_for() {
+    let mut bench = Bench::new(100);
+    let (old, new) = (slow("m"), changed(&slow("m")));
+    let mut load = bench.load(&old, ModelOptions::default());
+    assert_eq!(bench.status.read().engines, [("m".to_owned(), EngineKind::Sim)]);
+    assert!(is_busy(&mut bench.generate(&new, 1).done));
+    assert!(is_busy(&mut bench.load(&new, ModelOptions::default())));
+    assert!(is_busy(&mut bench.embed(&new)));
+    // Whoever asks for the same one joins.
+    let mut queued = bench.generate(&old, 1);
+    bench.worker.turn();
+    assert!(load.try_recv().is_err() && queued.done.try_recv().is_err());
+    // Its load is nobody's any more, and makes way.
+    drop((load, queued));
+    bench.worker.drop_ended();
+    let mut call = bench.generate(&changed(&model("m", &weights(1))), 1);
+    bench.outcome(&mut call.done).unwrap();
+}
+
+#[test]
+fn an_embedding_model_whose_files_have_changed_is_loaded_anew() {
+    let mut bench = Bench::new(100);
+    let old = embedder("e", 1);
+    let mut job = bench.embed(&old);
+    bench.outcome(&mut job).unwrap();
+    let mut job = bench.embed(&changed(&old));
+    assert_eq!(bench.outcome(&mut job).unwrap().len(), 1);
+    assert!(bench.worker.registry.is_ready(&changed(&old)));
+}
+
+#[test]
+fn tokens_of_one_version_never_meet_the_weights_of_another() {
+    let mut bench = Bench::new(100);
+    let old = talkative("m", 1);
+    bench.warm(&old);
+    let _running = bench.generate(&old, 50_000);
+    // Past the door, as if the model had been replaced while it waited.
+    let (waiting, mut call) = request(&changed(&old), &[104], 1);
+    let arrival = bench.worker.next_arrival();
+    assert!(bench.worker.waiting.push(Waiting::new(waiting, arrival)).is_ok());
+    assert!(bench.worker.next_admitted(Instant::now()).is_none());
+    bench.worker.turn();
+    assert!(is_busy(&mut call.done));
+    assert_eq!(bench.worker.running.len(), 1);
+}
+
+#[test]
+fn another_version_goes_only_once_its_successor_is_being_loaded() {
+    let mut bench = Bench::new(10);
+    let old = model("m", &weights(4));
+    let mut load = bench.load(&old, ModelOptions { pin: Some(true), keep_alive: None });
+    assert!(bench.outcome(&mut load).unwrap().pinned);
+    let larger = changed(&model("m", &weights(20)));
+    let mut load = bench.load(&larger, ModelOptions::default());
+    let refused = bench.outcome(&mut load);
+    assert!(matches!(refused, Err(EngineFailure::InsufficientMemory(_))), "{refused:?}");
+    let unsupported = EngineModel { engine: EngineKind::Gguf, ..changed(&old) };
+    let mut load = bench.load(&unsupported, ModelOptions::default());
+    let refused = bench.outcome(&mut load);
+    assert!(
+        matches!(refused, Err(EngineFailure::Engine(EngineError::Unsupported { .. }))),
+        "{refused:?}"
+    );
+    assert!(bench.worker.registry.is_ready(&old));
+    // The two would not fit beside each other.
+    let new = changed(&model("m", &weights(8)));
+    let estimate = bench.estimate(&new);
+    assert_eq!((estimate.fit, estimate.evictions.len()), (Fit::AfterEvictions, 1));
+    let mut load = bench.load(&new, ModelOptions::default());
+    let loaded = bench.outcome(&mut load).unwrap();
+    assert!(loaded.pinned && bench.worker.registry.is_ready(&new));
+}
+
+#[test]
+fn a_token_that_the_weights_do_not_know_fails_its_own_request_only() {
+    let mut bench = Bench::new(100);
+    let sim = talkative("m", 1);
+    bench.warm(&sim);
+    let mut good = bench.generate(&sim, 3);
+    let mut bad = bench.generate_prompt(&sim, &[104, 258], 3);
+    let unknown =
+        EngineFailure::UnknownToken { model: "m".to_owned(), token: 258, vocab_size: 258 };
+    assert_eq!(bench.outcome(&mut bad.done), Err(unknown));
+    assert_eq!(bench.outcome(&mut good.done).unwrap().usage.completion_tokens, 3);
+}
+
+#[test]
+fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
+    for (extra, cached) in [(10, 20), (-2, 17)] {
+        let mut bench = Bench::new(60);
+        let config = json!({ "weight_bytes": 0, "kv_bytes_per_token": 1, "reply": "x".repeat(90) });
+        let sim = model("m", &config);
+        // Two turns are kept, 20 bytes each; the first is the least recently used one.
+        let (first, other) = (vec![1; 20], vec![2; 20]);
+        for prompt in [&first, &other] {
+            let mut call = bench.generate_prompt(&sim, prompt, 1);
+            bench.outcome(&mut call.done).unwrap();
+        }
+        // There is room for the next turn once one of them has gone.
+        let length = usize::try_from(20 + extra).unwrap();
+        let max_tokens = 50 - length - if extra < 0 { 20 } else { 0 };
+        let mut call = bench.generate_prompt(&sim, &vec![1; length], max_tokens);
+        let usage = bench.outcome(&mut call.done).unwrap().usage;
+        assert_eq!(usage.cached_tokens, cached, "{extra}");
+    }
+}
+
+#[test]
+fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
+    let mut bench = Bench::new(10);
+    let (busy, idle) = (talkative("busy", 5), model("idle", &weights(4)));
+    let cold = model("cold", &weights(4));
+    bench.warm(&busy);
+    bench.warm(&idle);
+    let (cancelled, call) = request(&cold, &[104], 1);
+    call.cancel.cancel();
+    bench.worker.handle(Command::Generate(Box::new(cancelled)));
+    let (done, gone) = oneshot::channel();
+    drop(gone);
+    let (options, (progress, _)) = (ModelOptions::default(), mpsc::channel(1));
+    let load = Command::Load { model: cold.clone(), options, force: false, progress, done };
+    bench.worker.handle(load);
+    let (late, _outcome) = texts(&cold, Deadline { limit_ms: 0, ..deadline() });
+    bench.worker.handle(Command::Embed(Box::new(late)));
+    let most = limits::QUEUED_GENERATIONS + limits::CONCURRENT_GENERATIONS;
+    let _calls: Vec<_> = (0..most).map(|_| bench.generate(&busy, 50_000)).collect();
+    let mut refused = bench.generate(&cold, 1);
+    assert!(matches!(refused.done.try_recv(), Ok(Err(EngineFailure::Overloaded { .. }))));
+    bench.worker.turn();
+    assert_eq!(bench.resident(), ["busy", "idle"]);
+    assert!(bench.worker.registry.loading().is_none());
+    assert_eq!(bench.status.read().accepted, most as u64);
+}
+
+#[test]
+fn a_cold_embedding_model_has_its_turn_before_later_generations() {
+    let mut bench = Bench::new(10);
+    let (rival, cold) = (talkative("rival", 6), embedder("cold", 6));
+    bench.warm(&rival);
+    let first = bench.generate(&rival, 50_000);
+    let mut job = bench.embed(&cold);
+    bench.worker.turn();
+    bench.age();
+    let mut later = bench.generate(&rival, 1);
+    bench.worker.turn();
+    assert_eq!((bench.worker.running.len(), bench.worker.waiting.len()), (1, 1));
+    drop(first);
+    bench.outcome(&mut job).unwrap();
+    assert!(later.done.try_recv().is_err());
+    bench.outcome(&mut later.done).unwrap();
+}
+
+#[test]
+fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
+    let mut bench = Bench::new(10);
+    let (warm, cold) = (embedder("warm", 6), model("cold", &weights(6)));
+    bench.warm(&warm);
+    let mut first = bench.embed(&warm);
+    let mut call = bench.generate(&cold, 1);
+    assert_eq!(bench.worker.waiting.len(), 1, "the request before it keeps its model");
+    bench.age();
+    let mut later = bench.embed(&warm);
+    bench.outcome(&mut first).unwrap();
+    bench.outcome(&mut call.done).unwrap();
+    assert!(later.try_recv().is_err());
+    bench.outcome(&mut later).unwrap();
+}
+
+#[test]
+fn later_embeddings_do_not_begin_while_something_has_waited_long() {
+    let mut bench = Bench::new(10);
+    let (warm, busy, cold) =
+        (embedder("warm", 2), talkative("busy", 6), model("cold", &weights(5)));
+    bench.warm(&warm);
+    bench.warm(&busy);
+    let running = bench.generate(&busy, 50_000);
+    let mut call = bench.generate(&cold, 1);
+    bench.age();
+    let mut later = bench.embed(&warm);
+    bench.worker.turn();
+    bench.worker.turn();
+    assert!(later.try_recv().is_err());
+    drop(running);
+    bench.outcome(&mut call.done).unwrap();
+    bench.outcome(&mut later).unwrap();
+}
+
+#[test]
+fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_alone() {
+    let mut bench = Bench::new(10);
+    let (running, idle) = (talkative("running", 1), model("idle", &weights(4)));
+    let (wanted, small) = (model("wanted", &weights(9)), model("small", &weights(1)));
+    bench.warm(&running);
+    bench.warm(&idle);
+    let slots: Vec<_> = (0..5).map(|_| bench.generate(&running, 50_000)).collect();
+    let earlier = bench.generate(&idle, 1);
+    let mut load = bench.load(&wanted, ModelOptions::default());
+    bench.age();
+    let later = bench.generate(&idle, 1);
+    let late = bench.generate(&small, 1);
+    bench.worker.turn();
+    assert_eq!(bench.resident(), ["idle", "running"], "an earlier request needs it");
+    assert!(bench.worker.registry.loading().is_none(), "a later request must not get ahead");
+    let arrival = bench.worker.loads[0].arrival;
+    assert_eq!(bench.worker.protectors("idle", Asker::Since(arrival)).queued, 1);
+    earlier.cancel.cancel();
+    bench.worker.drop_ended();
+    bench.worker.admit();
+    assert_eq!(bench.worker.registry.loading_names(), ["wanted"]);
+    assert!(!bench.worker.registry.is_resident("idle"), "a later request does not keep it");
+    bench.outcome(&mut load).unwrap();
+    drop((slots, later, late));
+}
+
+#[test]
+fn an_unload_treats_all_who_wait_alike() {
+    let mut bench = Bench::new(10);
+    let (cold, sim) = (slow("cold"), model("warm", &weights(9)));
+    let mut load = bench.load(&cold, ModelOptions::default());
+    let (mut call, mut job) = (bench.generate(&cold, 1), bench.embed(&cold));
+    assert_eq!(bench.unload("cold"), Ok(true));
+    assert_eq!(load.try_recv().unwrap(), Err(EngineFailure::Cancelled));
+    assert_eq!(call.done.try_recv().unwrap(), Err(EngineFailure::Cancelled));
+    assert_eq!(job.try_recv().unwrap(), Err(EngineFailure::Cancelled));
+    assert_eq!(bench.unload("cold"), Ok(false));
+    // A load that waits for memory goes too.
+    bench.warm(&sim);
+    let running = bench.generate(&talkative("warm", 9), 50_000);
+    let mut load = bench.load(&model("cold", &weights(9)), ModelOptions::default());
+    assert_eq!(bench.unload("cold"), Ok(true));
+    assert_eq!(load.try_recv().unwrap(), Err(EngineFailure::Cancelled));
+    assert!(matches!(bench.unload("warm"), Err(EngineFailure::Busy { active: 1, .. })));
+    drop(running);
+    bench.worker.turn();
+    assert_eq!(bench.unload("warm"), Ok(true));
+    assert!(bench.resident().is_empty(), "an answer is in the status when it goes out");
+}
+
+/// Looks at the status the moment an answer is sent.
+struct Witness(StatusCell, Mutex<Vec<usize>>);
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        let status = self.0.read();
+        let used = status.models.iter().map(|model| model.active).sum::<usize>();
+        self.1.lock().unwrap().push(status.active + used);
+    }
+}
+
+#[test]
+fn who_hears_of_an_outcome_finds_it_in_the_status() {
+    let mut bench = Bench::new(10);
+    let witness = Arc::new(Witness(bench.status.clone(), Mutex::default()));
+    let waker = Waker::from(Arc::clone(&witness));
+    let mut context = Context::from_waker(&waker);
+    let mut call = bench.generate(&model("m", &weights(1)), 4);
+    assert!(Pin::new(&mut call.done).poll(&mut context).is_pending());
+    bench.outcome(&mut call.done).unwrap();
+    let mut job = bench.embed(&embedder("e", 1));
+    assert!(Pin::new(&mut job).poll(&mut context).is_pending());
+    bench.outcome(&mut job).unwrap();
+    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use when they were told");
+    assert_eq!(bench.status.read().accepted, 2);
+}
+
+#[test]
+fn waiting_for_an_embedding_model_counts_against_the_daemons_limit_only() {
+    let mut bench = Bench::new(100);
+    let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
+    let accepted = |accepted_at| Deadline { work_ms: 60_000, limit_ms: 90_000, accepted_at };
+    // Its W is over, counted from when it came.
+    let (request, mut patient) = texts(&embedder("e", 1), accepted(ago(70_000)));
+    bench.worker.handle(Command::Embed(Box::new(request)));
+    bench.outcome(&mut patient).unwrap();
+    let (request, mut late) = texts(&embedder("e", 1), accepted(ago(90_000)));
+    bench.worker.handle(Command::Embed(Box::new(request)));
+    let Ok(Err(EngineFailure::Timeout { layer, limit_ms, .. })) = late.try_recv() else {
+        panic!("no time-out")
+    };
+    assert_eq!((layer, limit_ms), (Layer::Daemon, 90_000));
+}

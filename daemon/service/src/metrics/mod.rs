@@ -1,0 +1,339 @@
+//! What the edges count, and the form in which metrics are shown.
+//!
+//! Owns the counts of requests, errors and connections, and Prometheus' text. Knows nobody but the
+//! protocol: edges, jobs and the service call it, the service gathers what is shown. What happens on
+//! the engine thread is counted in `engine::counters`.
+//!
+//! A label never holds what a caller wrote: methods are `&'static str`, codes and edges enums. So the
+//! number of series is bounded by the program's own text.
+
+pub mod families;
+mod gather;
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use ingle_protocol::error::ErrorCode;
+use ingle_protocol::wire::jobs::JobStatus;
+use ingle_protocol::wire::status::JobCounts;
+
+use self::families::{Families, labels};
+use ingle_engine::histogram::{Histogram, WAITS};
+
+/// A method that nobody knows, or a request that names none.
+pub const UNKNOWN: &str = "unknown";
+
+/// Where a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Edge {
+    /// JSON-RPC on the local socket.
+    Rpc,
+    /// A tool call of an MCP host.
+    Mcp,
+    /// HTTP.
+    Http,
+}
+
+impl Edge {
+    /// Every edge.
+    pub const ALL: [Self; 3] = [Self::Rpc, Self::Mcp, Self::Http];
+
+    /// The name in labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rpc => "rpc",
+            Self::Mcp => "mcp",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// How a request ended.
+pub type Outcome = Result<(), ErrorCode>;
+
+/// In one word; the code is counted apart.
+const OUTCOMES: [&str; 4] = ["ok", "error", "timeout", "cancelled"];
+
+const fn outcome_index(outcome: Outcome) -> usize {
+    match outcome {
+        Ok(()) => 0,
+        Err(ErrorCode::Timeout) => 2,
+        Err(ErrorCode::Cancelled) => 3,
+        Err(_) => 1,
+    }
+}
+
+/// What one edge has counted.
+#[derive(Debug)]
+struct EdgeCounts {
+    /// As [`ErrorCode::ALL`].
+    errors: Vec<AtomicU64>,
+    in_flight: AtomicUsize,
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Default for EdgeCounts {
+    fn default() -> Self {
+        Self {
+            errors: ErrorCode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            in_flight: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+/// What one method of one edge has counted.
+#[derive(Debug)]
+struct MethodCounts {
+    /// As [`OUTCOMES`].
+    outcomes: [u64; OUTCOMES.len()],
+    took: Histogram,
+}
+
+/// When the counting began: the daemon's start.
+#[derive(Debug)]
+struct StartTime(SystemTime);
+
+impl Default for StartTime {
+    fn default() -> Self {
+        Self(SystemTime::now())
+    }
+}
+
+/// How many jobs there are now.
+type JobsNow = Box<dyn Fn() -> JobCounts + Send + Sync>;
+
+/// The counts of everything above the engine. Made once by `app`.
+#[derive(Default)]
+pub struct Metrics {
+    started: StartTime,
+    edges: [EdgeCounts; Edge::ALL.len()],
+    methods: Mutex<BTreeMap<(Edge, &'static str), MethodCounts>>,
+    /// As [`JobStatus::ALL`].
+    jobs: [AtomicU64; JobStatus::ALL.len()],
+    jobs_now: OnceLock<JobsNow>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// A request has come. It counts as in flight until the answer is counted with [`Asked::end`],
+    /// or as cancelled if it is dropped before. `method` is a name of this program's, never one that
+    /// a caller wrote.
+    pub fn begin(self: &Arc<Self>, edge: Edge, method: &'static str) -> Asked {
+        self.edge(edge).in_flight.fetch_add(1, Ordering::Relaxed);
+        let (metrics, began_at) = (Arc::clone(self), Instant::now());
+        Asked { metrics, edge, method, began_at, has_ended: false }
+    }
+
+    /// A request was answered at once, without ever being in flight.
+    pub fn request(&self, edge: Edge, method: &'static str, outcome: Outcome) {
+        self.count(edge, method, outcome, Duration::ZERO);
+    }
+
+    /// A connection has come; it counts as open until the guard is dropped.
+    pub fn connected(self: &Arc<Self>, edge: Edge) -> Connected {
+        let counts = self.edge(edge);
+        counts.accepted.fetch_add(1, Ordering::Relaxed);
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Connected { metrics: Arc::clone(self), edge }
+    }
+
+    /// Connections open now, over all edges.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.edges.iter().map(|counts| counts.open.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A connection was refused: there are too many.
+    pub fn connection_refused(&self, edge: Edge) {
+        self.edge(edge).refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stored job has ended.
+    pub fn job_ended(&self, status: JobStatus) {
+        if let Some(index) = JobStatus::ALL.iter().position(|&known| known == status) {
+            self.jobs[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Where to ask how many jobs there are: jobs are above the service, which shows their number.
+    /// Only the first call counts.
+    pub fn watch_jobs(&self, now: impl Fn() -> JobCounts + Send + Sync + 'static) {
+        let _ = self.jobs_now.set(Box::new(now));
+    }
+
+    fn count(&self, edge: Edge, method: &'static str, outcome: Outcome, took: Duration) {
+        if let Err(code) = outcome
+            && let Some(index) = ErrorCode::ALL.iter().position(|&known| known == code)
+        {
+            self.edge(edge).errors[index].fetch_add(1, Ordering::Relaxed);
+        }
+        let mut methods = self.methods();
+        let counts = methods.entry((edge, method)).or_insert_with(|| MethodCounts {
+            outcomes: [0; OUTCOMES.len()],
+            took: Histogram::new(WAITS),
+        });
+        counts.outcomes[outcome_index(outcome)] += 1;
+        counts.took.record(took);
+    }
+
+    fn edge(&self, edge: Edge) -> &EdgeCounts {
+        &self.edges[edge as usize]
+    }
+
+    fn methods(&self) -> MutexGuard<'_, BTreeMap<(Edge, &'static str), MethodCounts>> {
+        // Counts that are whole after every statement: a panic cannot have torn them.
+        self.methods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the families of everything that is counted here.
+    pub fn describe(&self, families: &mut Families) {
+        let since_1970 = self.started.0.duration_since(SystemTime::UNIX_EPOCH);
+        families
+            .gauge("ingle_start_time_seconds", "When the daemon started, in seconds since 1970.")
+            .seconds([], since_1970.unwrap_or_default());
+        self.describe_requests(families);
+        self.describe_connections(families);
+        self.describe_jobs(families);
+    }
+
+    fn describe_requests(&self, families: &mut Families) {
+        let methods = self.methods();
+        let mut requests = families.counter(
+            "ingle_requests_total",
+            "Requests that have ended, by edge, method (a tool's name for MCP, an endpoint for HTTP) and outcome.",
+        );
+        for ((edge, method), counts) in methods.iter() {
+            for (outcome, count) in OUTCOMES.into_iter().zip(counts.outcomes) {
+                let labels = [("edge", edge.as_str()), ("method", method), ("outcome", outcome)];
+                requests.count(labels, count);
+            }
+        }
+        let mut took = families.histogram(
+            "ingle_request_duration_seconds",
+            "Time from a request's arrival to its answer, streams to their end.",
+        );
+        for ((edge, method), counts) in methods.iter() {
+            took.buckets(&[("edge", edge.as_str()), ("method", method)], &counts.took.read());
+        }
+        drop(methods);
+        let mut errors = families
+            .counter("ingle_errors_total", "Requests that ended with an error, by edge and code.");
+        for (edge, counts) in self.by_edge() {
+            for (code, count) in ErrorCode::ALL.iter().zip(&counts.errors) {
+                let labels = [("edge", edge.as_str()), ("code", code.as_str())];
+                errors.count(labels, count.load(Ordering::Relaxed));
+            }
+        }
+        let mut in_flight =
+            families.gauge("ingle_requests_in_flight", "Requests that have not been answered.");
+        for (edge, counts) in self.by_edge() {
+            in_flight.size(labels(edge), counts.in_flight.load(Ordering::Relaxed));
+        }
+    }
+
+    fn describe_connections(&self, families: &mut Families) {
+        let mut open = families.gauge("ingle_connections", "Connections open now.");
+        for (edge, counts) in self.by_edge() {
+            open.size(labels(edge), counts.open.load(Ordering::Relaxed));
+        }
+        let mut accepted = families.counter(
+            "ingle_connections_total",
+            "Connections since the start. One of the socket's that turns to MCP is counted for both.",
+        );
+        for (edge, counts) in self.by_edge() {
+            accepted.count(labels(edge), counts.accepted.load(Ordering::Relaxed));
+        }
+        let mut refused = families.counter(
+            "ingle_connections_refused_total",
+            "Connections that were refused because too many were open.",
+        );
+        for (edge, counts) in self.by_edge() {
+            refused.count(labels(edge), counts.refused.load(Ordering::Relaxed));
+        }
+    }
+
+    fn describe_jobs(&self, families: &mut Families) {
+        let mut now = families.gauge("ingle_jobs", "Jobs that have not ended, by status.");
+        if let Some(jobs) = self.jobs_now.get().map(|jobs_now| jobs_now()) {
+            for (status, count) in
+                [(JobStatus::Queued, jobs.queued), (JobStatus::Running, jobs.running)]
+            {
+                now.size([("status", status.as_str())], count);
+            }
+        }
+        let mut ended =
+            families.counter("ingle_jobs_ended_total", "Stored jobs that have ended, by status.");
+        for (status, count) in JobStatus::ALL.into_iter().zip(&self.jobs) {
+            if status.has_ended() {
+                ended.count([("status", status.as_str())], count.load(Ordering::Relaxed));
+            }
+        }
+    }
+
+    fn by_edge(&self) -> impl Iterator<Item = (Edge, &EdgeCounts)> {
+        Edge::ALL.into_iter().zip(&self.edges)
+    }
+}
+
+/// A request in flight.
+#[derive(Debug)]
+#[must_use = "it counts as cancelled when it is dropped"]
+pub struct Asked {
+    metrics: Arc<Metrics>,
+    edge: Edge,
+    method: &'static str,
+    began_at: Instant,
+    has_ended: bool,
+}
+
+impl Asked {
+    /// Counts how it ended.
+    pub fn end(mut self, outcome: Outcome) {
+        self.has_ended = true;
+        self.count(outcome);
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.metrics.edge(self.edge).in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.count(self.edge, self.method, outcome, self.began_at.elapsed());
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.count(Err(ErrorCode::Cancelled));
+        }
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+#[must_use = "it counts as closed when it is dropped"]
+pub struct Connected {
+    metrics: Arc<Metrics>,
+    edge: Edge,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.metrics.edge(self.edge).open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

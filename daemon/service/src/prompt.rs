@@ -1,0 +1,243 @@
+//! What a request asks, as a prompt, and how its answer is to be read.
+//!
+//! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and which form an
+//! answer must have: the caller's, that of a call, or either. Knows nothing of sampling or engines.
+//! Blocks: templates and tokenizers take their time.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::wire::chat::{Message, OutputFormat, Tool, ToolChoice};
+use ingle_protocol::wire::generate::GenerateParams;
+use serde_json::{Map, Value, json};
+
+use super::models::{OpenModel, blocking};
+use super::validate::grammar_beside_tools;
+use ingle_engine::role::Role;
+use ingle_text::chat::Chat;
+use ingle_text::reading::{Calling, Reader, Reading};
+use ingle_text::tool_calls::ToolStyle;
+use ingle_text::tool_calls::grammar::{self, CallGrammar};
+use ingle_text::{TextError, TextModel, fim, reasoning};
+
+/// What of a request's parameters makes its prompt.
+#[derive(Debug, Default)]
+pub(super) struct Question {
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    tokens: Option<Vec<u32>>,
+    suffix: Option<String>,
+    tools: Vec<Tool>,
+    tool_choice: ToolChoice,
+    is_parallel: bool,
+    format: OutputFormat,
+    options: Map<String, Value>,
+    stops: Vec<String>,
+}
+
+/// A prompt, and what follows from it for its answer.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    /// Its token ids.
+    pub(super) tokens: Vec<u32>,
+    /// The tokens that end the answer.
+    pub(super) end_tokens: Vec<u32>,
+    /// Special tokens that are tags of the answer.
+    pub(super) tags: Vec<u32>,
+    /// Reads the answer; absent where it is passed on as it is.
+    pub(super) reader: Option<Reader>,
+    /// Whether it may call several tools.
+    pub(super) is_parallel: bool,
+    /// What ends an answer that is passed on as it is.
+    pub(super) stops: Vec<String>,
+    /// The form that the answer must have.
+    pub(super) form: Form,
+}
+
+/// The form that an answer must have.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// The caller's own, or any.
+    Format(OutputFormat),
+    /// That of calls, or of content in their stead.
+    Calls(CallGrammar),
+}
+
+impl Form {
+    /// The parameter that asked for it.
+    pub(super) fn parameter(&self) -> &'static str {
+        match self {
+            Self::Calls(CallGrammar { content: None, .. }) => "tools",
+            Self::Format(_) | Self::Calls(_) => "format",
+        }
+    }
+}
+
+impl Question {
+    /// Takes it out of checked parameters.
+    pub(super) fn take(params: &mut GenerateParams) -> Self {
+        Self {
+            messages: params.messages.take(),
+            prompt: params.prompt.take(),
+            tokens: params.prompt_tokens.take(),
+            suffix: params.suffix.take(),
+            tools: std::mem::take(&mut params.tools),
+            tool_choice: params.tool_choice.take().unwrap_or_default(),
+            is_parallel: params.parallel_tool_calls.unwrap_or(true),
+            format: params.format.take().unwrap_or_default(),
+            options: std::mem::take(&mut params.template_options),
+            stops: std::mem::take(&mut params.stop),
+        }
+    }
+
+    /// Nothing but messages or a text.
+    pub(super) fn of_text(messages: Option<Vec<Message>>, prompt: Option<String>) -> Self {
+        Self { messages, prompt, ..Self::default() }
+    }
+
+    /// Makes the prompt, on a thread that may take its time.
+    pub(super) async fn prepare(
+        self,
+        open: Arc<OpenModel>,
+    ) -> Result<(Arc<OpenModel>, Prompt), ErrorBody> {
+        blocking(move || {
+            let prompt = self.prompt(&open.text, open.engine.role)?;
+            Ok((open, prompt))
+        })
+        .await
+    }
+
+    fn prompt(self, text: &TextModel, role: Role) -> Result<Prompt, ErrorBody> {
+        let raw = |tokens, end_tokens, format, stops| Prompt {
+            tokens,
+            end_tokens,
+            tags: Vec::new(),
+            reader: None,
+            is_parallel: false,
+            stops,
+            form: Form::Format(format),
+        };
+        if let Some(tokens) = self.tokens {
+            let ids = text.tokenizer.vocab_size();
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= ids) {
+                let problem = format!(
+                    "names token {id}, and the model's ids end at {}",
+                    ids.saturating_sub(1)
+                );
+                return Err(ErrorBody::invalid("prompt_tokens", &problem));
+            }
+            return Ok(raw(tokens, text.eos.clone(), self.format, self.stops));
+        }
+        match (self.messages, self.prompt, self.suffix) {
+            (Some(messages), ..) => {
+                let Self { tools, tool_choice, is_parallel, format, options, stops, .. } = self;
+                chat(text, messages, (tools, tool_choice, is_parallel), format, options, stops)
+            }
+            (None, prompt, Some(suffix)) => {
+                let filled = text.fim_prompt(&prompt.unwrap_or_default(), &suffix)?;
+                let (Some(tokens), Some(fim)) = (filled, &text.fim) else {
+                    return Err(no_fim());
+                };
+                let mut ends = text.eos.clone();
+                ends.extend(fim.ends.iter().filter(|id| !text.eos.contains(id)));
+                Ok(raw(tokens, ends, self.format, self.stops))
+            }
+            (None, prompt, None) => {
+                let prompt = prompt.unwrap_or_default();
+                let tokens = match role {
+                    Role::Embeds => text.tokenizer.encode_whole(&prompt)?,
+                    Role::Generates => text.encode_prompt(&prompt)?,
+                };
+                Ok(raw(tokens, text.eos.clone(), self.format, self.stops))
+            }
+        }
+    }
+}
+
+fn chat(
+    text: &TextModel,
+    messages: Vec<Message>,
+    (tools, choice, is_parallel): (Vec<Tool>, ToolChoice, bool),
+    format: OutputFormat,
+    options: Map<String, Value>,
+    stops: Vec<String>,
+) -> Result<Prompt, ErrorBody> {
+    let style = text.tool_style().ok_or(TextError::NoChatTemplate)?;
+    let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
+    let is_demanded = matches!(choice, ToolChoice::Required | ToolChoice::Tool(_));
+    // A call that is demanded has no content that a form could bind.
+    let is_formed = format != OutputFormat::Text && !is_demanded;
+    let form = form(text, style, &tools, &choice, is_parallel, format)?;
+    let skips_reasoning = !matches!(form, Form::Format(OutputFormat::Text));
+    let unix_time_s = unix_time_s();
+    let chat = Chat { messages, tools, options, skips_reasoning, unix_time_s };
+    let prompt = text.chat_prompt(&chat)?;
+    let names: Vec<String> = chat.tools.into_iter().map(|tool| tool.name).collect();
+    let markers = if names.is_empty() { &[] } else { style.format.markers() };
+    let tags = reasoning::MARKERS.iter().chain(markers);
+    let calling = Calling { format: style.format, names, is_formed };
+    let reading = Reading {
+        // What has the caller's own form is read as it is, whatever it looks like.
+        may_think: !is_formed,
+        thought: prompt.thought,
+        tools: (!calling.names.is_empty()).then_some(calling),
+        stops: if is_demanded { Vec::new() } else { stops },
+    };
+    Ok(Prompt {
+        tokens: prompt.tokens,
+        end_tokens: text.eos.clone(),
+        tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
+        reader: Some(Reader::new(reading)?),
+        is_parallel,
+        stops: Vec::new(),
+        form,
+    })
+}
+
+/// The form of an answer that must be a call, or must have the caller's form unless it is one.
+///
+/// # Errors
+/// `INVALID_PARAMS` for a grammar beside tools, which has been refused before.
+fn form(
+    text: &TextModel,
+    style: ToolStyle,
+    tools: &[Tool],
+    choice: &ToolChoice,
+    is_parallel: bool,
+    format: OutputFormat,
+) -> Result<Form, ErrorBody> {
+    let special = |tag: &str| text.special_id(tag);
+    let of_calls = |tools: &[Tool], is_parallel, content| {
+        Form::Calls(grammar::of_calls(style.format, tools, is_parallel, content, special))
+    };
+    Ok(match (choice, format) {
+        (ToolChoice::Required, _) => of_calls(tools, is_parallel, None),
+        (ToolChoice::Tool(name), _) => {
+            let named: Vec<Tool> =
+                tools.iter().filter(|tool| tool.name == *name).cloned().collect();
+            of_calls(&named, false, None)
+        }
+        (_, format) if tools.is_empty() => Form::Format(format),
+        (_, OutputFormat::Text) => Form::Format(OutputFormat::Text),
+        (_, OutputFormat::JsonObject) => {
+            of_calls(tools, is_parallel, Some(json!({ "type": "object" })))
+        }
+        (_, OutputFormat::JsonSchema { schema }) => of_calls(tools, is_parallel, Some(schema)),
+        (_, OutputFormat::Grammar { .. }) => return Err(grammar_beside_tools()),
+    })
+}
+
+fn no_fim() -> ErrorBody {
+    let message = "`suffix` needs a model that can fill a gap, and this one's vocabulary has no \
+                   tokens for it";
+    ErrorBody::new(ErrorCode::InvalidParams, message)
+        .with_details(json!({ "field": "suffix" }))
+        .with_remediation(format!("Leave `suffix` out, or use one of the {}.", fim::KINDS))
+}
+
+/// Now, for templates that write today's date.
+fn unix_time_s() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

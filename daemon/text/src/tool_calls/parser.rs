@@ -1,0 +1,425 @@
+//! Tool calls in a model's text, found as it comes.
+//!
+//! Owns what is held back of a text because it may be a call. Works character by character, so that
+//! it makes no difference where the text is cut. What turns out to be no call is text, all of it.
+//! From the moment a call's name has been said it is a call, whatever becomes of its arguments.
+//!
+//! Beside a form of the caller's own ([`super::grammar`] with content) an answer is calls or content,
+//! never both: what does not begin as a call is content to its end, whatever is in it. Where a call is a
+//! bare object, which the content may be too, it is a call only once it is whole, has nothing but what
+//! the grammar puts into a call, and names a tool that there is.
+
+use crate::limits;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::envelope::{Envelope, NoCall, Said};
+use super::{ToolFormat, is_name_byte, is_tool_name};
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text.
+    Text(String),
+    /// A call begins.
+    Begin {
+        /// The tool.
+        name: String,
+    },
+    /// More of the arguments' JSON text, as the model wrote it.
+    Arguments(String),
+    /// The call has ended, whole or not.
+    End,
+}
+
+/// Reads one answer.
+#[derive(Debug, Clone)]
+pub struct ToolParser {
+    format: ToolFormat,
+    /// The tools there are: what else looks like a bare call is text.
+    names: Vec<String>,
+    /// Whether content has the caller's form.
+    is_formed: bool,
+    state: State,
+    /// White space that is text only if text follows.
+    space: String,
+    /// What may be the beginning of a tag.
+    tag: String,
+    /// What is text after all if no call comes of it.
+    raw: String,
+    /// Calls so far.
+    calls: usize,
+    /// Whether no text has come since the beginning or the last call.
+    is_fresh: bool,
+    out: Vec<Piece>,
+}
+
+/// The bare object of a call, with nothing else in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BareCall {
+    #[serde(rename = "name")]
+    _name: String,
+    #[serde(rename = "parameters")]
+    _parameters: Map<String, Value>,
+}
+
+/// What has been read of such an object.
+#[derive(Debug, Clone, Default)]
+struct WrittenCall {
+    /// Empty until it is known.
+    name: String,
+    arguments: String,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Text,
+    /// Behind the tag that opens calls.
+    Opened,
+    /// In Mistral's list, before a call.
+    Item,
+    /// In Mistral's list, behind a call.
+    AfterItem,
+    /// A tool's name outside of JSON.
+    Name(String),
+    /// Behind such a name: the tag before its arguments.
+    Tag {
+        name: String,
+        tag: String,
+    },
+    /// The call's id, which is not ours.
+    CallId {
+        name: String,
+    },
+    /// In the object of a call.
+    Call {
+        envelope: Envelope,
+        is_item: bool,
+        is_bare: bool,
+    },
+    /// In an object that is a call or content: nobody knows before its end.
+    Either {
+        envelope: Envelope,
+        call: WrittenCall,
+    },
+}
+
+impl ToolParser {
+    /// Before the first token of an answer, to somebody who may call the tools of these names.
+    #[must_use]
+    pub fn new(format: ToolFormat, names: Vec<String>) -> Self {
+        Self {
+            format,
+            names,
+            is_formed: false,
+            state: State::Text,
+            space: String::new(),
+            tag: String::new(),
+            raw: String::new(),
+            calls: 0,
+            is_fresh: true,
+            out: Vec::new(),
+        }
+    }
+
+    /// The same for an answer that has a form of the caller's own if it calls nothing.
+    #[must_use]
+    pub fn beside_a_form(mut self) -> Self {
+        self.is_formed = true;
+        self
+    }
+
+    /// What is certain after `text`.
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+        text.chars().for_each(|c| self.step(c));
+        std::mem::take(&mut self.out)
+    }
+
+    /// What was held back, when no text follows.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        match std::mem::replace(&mut self.state, State::Text) {
+            State::Text => {
+                // White space behind a call is nobody's, nor is the beginning of its end tag.
+                let is_end = self.tag.is_empty()
+                    || self.format.closer().is_some_and(|closer| closer.starts_with(&self.tag));
+                if !(self.is_fresh && self.calls > 0 && is_end) {
+                    self.flush_tag();
+                }
+            }
+            State::Call { envelope, .. } if envelope.has_begun() => self.out.push(Piece::End),
+            State::AfterItem => {}
+            _ => self.give_up(),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn step(&mut self, c: char) {
+        let state = std::mem::replace(&mut self.state, State::Text);
+        match state {
+            State::Text => self.text(c),
+            State::Opened => self.opened(c),
+            State::Item => self.item(c),
+            State::AfterItem => match c {
+                ',' => self.hold(c, State::Item),
+                ']' => {}
+                c if c.is_ascii_whitespace() => self.state = State::AfterItem,
+                _ => self.text(c),
+            },
+            State::Name(name) => self.name(name, c),
+            State::Tag { name, tag } => self.tag_behind(name, tag, c),
+            State::CallId { name } => match c {
+                '[' => self.hold(c, State::Tag { name, tag: "[".to_owned() }),
+                c if c.is_ascii_alphanumeric() => self.hold(c, State::CallId { name }),
+                _ => self.no_call(c),
+            },
+            State::Call { envelope, is_item, is_bare } => self.call(envelope, is_item, is_bare, c),
+            State::Either { envelope, call } => self.either(envelope, call, c),
+        }
+    }
+
+    fn text(&mut self, c: char) {
+        if !self.tag.is_empty() {
+            self.tag.push(c);
+            if self.tag == self.format.opener() {
+                self.raw = std::mem::take(&mut self.tag);
+                self.state = State::Opened;
+            } else if self.is_fresh && self.format.closer() == Some(&self.tag) {
+                self.tag.clear();
+                self.space.clear();
+            } else if !self.may_be_tag() {
+                self.tag.pop();
+                self.flush_tag();
+                self.text(c);
+            }
+            return;
+        }
+        let is_separator = self.is_fresh && self.calls > 0 && c == ';';
+        if c.is_whitespace() || (is_separator && self.format == ToolFormat::Llama3) {
+            self.space.push(c);
+            return;
+        }
+        let has_room = self.calls < limits::TOOL_CALLS;
+        if c == '{' && self.is_fresh && has_room && self.may_be_bare() {
+            let envelope = Envelope::new(true);
+            let state = match self.is_formed {
+                true => State::Either { envelope, call: WrittenCall::default() },
+                false => State::Call { envelope, is_item: false, is_bare: true },
+            };
+            self.hold(c, state);
+            return;
+        }
+        self.tag.push(c);
+        if !self.may_be_tag() {
+            self.flush_tag();
+        }
+    }
+
+    /// Whether an object that stands where a call may is perhaps one. A grammar writes no call bare that
+    /// has tags.
+    fn may_be_bare(&self) -> bool {
+        self.format.may_be_bare() && !(self.is_formed && self.format.closer().is_some())
+    }
+
+    /// Whether what is held may become a tag.
+    fn may_be_tag(&self) -> bool {
+        let has_room = self.calls < limits::TOOL_CALLS && (self.is_fresh || !self.is_formed);
+        let opens = has_room && self.format.opener().starts_with(&self.tag);
+        let closes =
+            |closer: &str| self.calls > 0 && self.is_fresh && closer.starts_with(&self.tag);
+        opens || self.format.closer().is_some_and(closes)
+    }
+
+    fn opened(&mut self, c: char) {
+        match (self.format, c) {
+            (_, c) if c.is_ascii_whitespace() => self.hold(c, State::Opened),
+            (_, '{') => {
+                let envelope = Envelope::new(false);
+                self.hold(c, State::Call { envelope, is_item: false, is_bare: false });
+            }
+            (ToolFormat::MistralList | ToolFormat::MistralNamed, '[') => self.hold(c, State::Item),
+            (ToolFormat::MistralList | ToolFormat::MistralNamed, c)
+                if u8::try_from(c).is_ok_and(is_name_byte) =>
+            {
+                self.hold(c, State::Name(c.to_string()));
+            }
+            _ => self.no_call(c),
+        }
+    }
+
+    fn item(&mut self, c: char) {
+        match c {
+            '{' if self.calls < limits::TOOL_CALLS => {
+                let envelope = Envelope::new(false);
+                self.hold(c, State::Call { envelope, is_item: true, is_bare: false });
+            }
+            c if c.is_ascii_whitespace() => self.hold(c, State::Item),
+            _ => self.no_call(c),
+        }
+    }
+
+    fn name(&mut self, mut name: String, c: char) {
+        match c {
+            '[' if is_tool_name(&name) => {
+                self.hold(c, State::Tag { name, tag: "[".to_owned() });
+            }
+            '{' if is_tool_name(&name) => self.arguments_of(name, c),
+            c if u8::try_from(c).is_ok_and(is_name_byte)
+                && name.len() < limits::TOOL_NAME_CHARS =>
+            {
+                name.push(c);
+                self.hold(c, State::Name(name));
+            }
+            _ => self.no_call(c),
+        }
+    }
+
+    fn tag_behind(&mut self, name: String, mut tag: String, c: char) {
+        const ARGUMENTS: &str = "[ARGS]";
+        const CALL_ID: &str = "[CALL_ID]";
+        if tag == ARGUMENTS {
+            return match c {
+                '{' => self.arguments_of(name, c),
+                c if c.is_ascii_whitespace() => self.hold(c, State::Tag { name, tag }),
+                _ => self.no_call(c),
+            };
+        }
+        tag.push(c);
+        if tag == CALL_ID {
+            self.hold(c, State::CallId { name });
+        } else if ARGUMENTS.starts_with(&tag) || CALL_ID.starts_with(&tag) {
+            self.hold(c, State::Tag { name, tag });
+        } else {
+            self.no_call(c);
+        }
+    }
+
+    fn arguments_of(&mut self, name: String, c: char) {
+        let envelope = Envelope::arguments_of(name);
+        self.call(envelope, false, false, c);
+    }
+
+    fn call(&mut self, mut envelope: Envelope, is_item: bool, is_bare: bool, c: char) {
+        let mut said = Vec::new();
+        let outcome = envelope.step(c, &mut |piece| said.push(piece));
+        let mut has_ended = false;
+        for piece in said {
+            match piece {
+                Said::Name(name) => {
+                    if is_bare && !self.names.contains(&name) {
+                        return self.no_call(c);
+                    }
+                    self.raw.clear();
+                    self.space.clear();
+                    self.calls += 1;
+                    self.is_fresh = true;
+                    self.out.push(Piece::Begin { name });
+                }
+                Said::Arguments(text) => match self.out.last_mut() {
+                    Some(Piece::Arguments(arguments)) => arguments.push_str(&text),
+                    _ => self.out.push(Piece::Arguments(text)),
+                },
+                Said::End => {
+                    self.out.push(Piece::End);
+                    has_ended = true;
+                }
+            }
+        }
+        match outcome {
+            Ok(()) if has_ended => {
+                self.state = if is_item { State::AfterItem } else { State::Text };
+            }
+            Ok(()) => {
+                self.state = State::Call { envelope, is_item, is_bare };
+                if !self.holds_call() {
+                    self.raw.push(c);
+                    if self.raw.len() > limits::TOOL_CALL_HELD_BYTES {
+                        self.state = State::Text;
+                        self.give_up();
+                    }
+                }
+            }
+            Err(NoCall) if envelope.has_begun() => {
+                self.out.push(Piece::End);
+                self.text(c);
+            }
+            Err(NoCall) => self.no_call(c),
+        }
+    }
+
+    /// In an object that may be content as well as a call.
+    fn either(&mut self, mut envelope: Envelope, mut call: WrittenCall, c: char) {
+        let mut is_whole = false;
+        let outcome = envelope.step(c, &mut |piece| match piece {
+            Said::Name(name) => call.name = name,
+            Said::Arguments(more) => call.arguments.push_str(&more),
+            Said::End => is_whole = true,
+        });
+        let may_be_call = call.name.is_empty() || self.names.contains(&call.name);
+        if outcome.is_err() || !may_be_call {
+            return self.no_call(c);
+        }
+        if !is_whole && call.name.is_empty() {
+            return self.hold(c, State::Either { envelope, call });
+        }
+        self.raw.push(c);
+        if !is_whole {
+            // What has a tool's name is a call, in all likelihood, and may be as long as one.
+            self.state = State::Either { envelope, call };
+            return;
+        }
+        if serde_json::from_str::<BareCall>(&self.raw).is_err() {
+            return self.give_up();
+        }
+        self.raw.clear();
+        self.space.clear();
+        self.calls += 1;
+        let WrittenCall { name, arguments } = call;
+        self.out.extend([Piece::Begin { name }, Piece::Arguments(arguments), Piece::End]);
+    }
+
+    /// Whether the call under way is known to be one.
+    fn holds_call(&self) -> bool {
+        matches!(&self.state, State::Call { envelope, .. } if envelope.has_begun())
+    }
+
+    /// Keeps a character that may belong to a call.
+    fn hold(&mut self, c: char, state: State) {
+        self.raw.push(c);
+        self.state = state;
+        if self.raw.len() > limits::TOOL_CALL_HELD_BYTES {
+            self.state = State::Text;
+            self.give_up();
+        }
+    }
+
+    /// What is held is text, and `c` is the next character.
+    fn no_call(&mut self, c: char) {
+        self.give_up();
+        self.text(c);
+    }
+
+    fn give_up(&mut self) {
+        let raw = std::mem::take(&mut self.raw);
+        self.emit(&raw);
+    }
+
+    fn flush_tag(&mut self) {
+        let tag = std::mem::take(&mut self.tag);
+        self.emit(&tag);
+    }
+
+    /// Gives out text, and the white space before it.
+    fn emit(&mut self, text: &str) {
+        let mut all = std::mem::take(&mut self.space);
+        all.push_str(text);
+        if all.is_empty() {
+            return;
+        }
+        self.is_fresh = false;
+        match self.out.last_mut() {
+            Some(Piece::Text(before)) => before.push_str(&all),
+            _ => self.out.push(Piece::Text(all)),
+        }
+    }
+}
