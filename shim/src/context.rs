@@ -17,7 +17,7 @@ pub(crate) struct Context {
     pub(crate) paths: Paths,
     /// The daemon's program.
     pub(crate) program: PathBuf,
-    /// Where to print.
+    /// The output.
     pub(crate) output: Output,
 }
 

@@ -315,7 +315,7 @@ pub struct WaitParams {
     /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// How long to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
+    /// The time to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }

@@ -68,7 +68,7 @@ pub(crate) async fn generate(
     params: &GenerateParams,
     text: &mut String,
 ) -> Result<GenerateResult, Failure> {
-    // Events are for a person; a script that wants one object needs none.
+    // Events are for a person; a script that reads one object needs none.
     let is_shown = !output.json && params.choices() == 1;
     let params = GenerateParams { stream: is_shown || output.is_watched(), ..params.clone() };
     let mut call = client.start::<Generate>(&params, params.class())?;

@@ -204,8 +204,8 @@ fn path(host: Host, scope: Scope, around: &Environment) -> Result<PathBuf, Failu
     })
 }
 
-/// How long the host will wait. What a tool can use at most is what the client library waits for a
-/// workflow.
+/// The tool timeout of the host. A tool can use at most the time that the client library waits for
+/// a workflow.
 fn host_timeout(
     context: &Context,
     host: Host,

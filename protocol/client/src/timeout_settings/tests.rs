@@ -236,7 +236,7 @@ fn older_hello_leaves_the_defaults() {
     assert_eq!(found, WorkTimeouts { chat_ms: 5_000, ..WorkTimeouts::default() });
 }
 
-/// What is set for one setting: by the config, by `.env`, by the environment.
+/// The values of one setting: in the config, in `.env`, in the environment.
 type Choice = [Option<u64>; 3];
 
 fn choices() -> impl Strategy<Value = Vec<Choice>> {

@@ -217,7 +217,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How many answers each id is owed, kept in the plainest way that can be right.
+/// A model of the number of replies due to each id, as simple as possible.
 #[derive(Default)]
 struct Model {
     unwritten: VecDeque<(FrameNumber, Vec<u8>)>,

@@ -44,7 +44,7 @@ fn host_before_initialized_gets_no_list_changed() {
     });
 }
 
-/// What a model is shown is the message, and often nothing else.
+/// A model often sees the message only.
 #[test]
 fn errors_of_the_proxy_name_the_next_step() {
     on_one_thread(async {
@@ -189,7 +189,7 @@ fn listens_continue_with_the_next_daemon() {
             assert_eq!(host.read().await, acknowledged(id));
         }
         drop(daemon);
-        // The one call in flight gets its one error; what goes on gets none.
+        // The call in flight gets one error; the open request gets none.
         let answer = host.read().await;
         assert_eq!(
             (&answer["id"], &answer["error"]["data"]["code"]),
