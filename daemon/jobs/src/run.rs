@@ -241,10 +241,8 @@ impl Inner {
         }
         if wants_logprobs {
             // They were streamed to us, and are the caller's.
-            let mut choices = watch.choices.into_iter();
-            result.logprobs = choices.next().map(|choice| choice.logprobs).unwrap_or_default();
-            for (alternative, choice) in result.alternatives.iter_mut().zip(choices) {
-                alternative.logprobs = choice.logprobs;
+            for (choice, heard) in result.choices.iter_mut().zip(watch.choices) {
+                choice.logprobs = heard.logprobs;
             }
         }
         to_result(&result)

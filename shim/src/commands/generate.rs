@@ -105,7 +105,7 @@ async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOp
     let result = result?;
     if app.output.json {
         app.output.json(&result)?;
-    } else if !result.alternatives.is_empty() {
+    } else if result.choices.len() > 1 {
         choices(&mut app.output, &result)?;
     } else {
         end_answer(&mut app.output, &result, &text)?;
@@ -180,11 +180,10 @@ fn end_thoughts(output: &mut Output, thoughts: &mut String) {
 
 /// Prints several texts, each under a line that tells them apart.
 fn choices(output: &mut Output, result: &GenerateResult) -> Result<(), Failure> {
-    let others = result.alternatives.iter().map(|choice| (&choice.text, choice.seed));
-    let all: Vec<_> = std::iter::once((&result.text, result.seed)).chain(others).collect();
-    for (index, (text, seed)) in all.iter().enumerate() {
-        output.line(&format!("--- {} of {}, seed {seed} ---", index + 1, all.len()))?;
-        output.line(text.trim_end_matches('\n'))?;
+    let all = &result.choices;
+    for (index, choice) in all.iter().enumerate() {
+        output.line(&format!("--- {} of {}, seed {} ---", index + 1, all.len(), choice.seed))?;
+        output.line(choice.text.trim_end_matches('\n'))?;
     }
     Ok(())
 }
@@ -198,7 +197,7 @@ pub(crate) fn end_answer(
     if !text.ends_with('\n') {
         output.line("")?;
     }
-    if result.finish_reason == FinishReason::Length && output.is_watched() {
+    if result.first().finish_reason == FinishReason::Length && output.is_watched() {
         output.note(&format!(
             "note: cut off after {} tokens; --max-tokens allows more",
             result.usage.completion_tokens
@@ -222,7 +221,7 @@ pub(crate) fn stats(result: &GenerateResult) -> String {
         output::milliseconds(timings.ttft_ms),
         timings.prefill_tokens_per_s,
         timings.decode_tokens_per_s,
-        result.seed
+        result.first().seed
     )
 }
 

@@ -186,7 +186,7 @@ async fn with_json_an_answer_is_one_object() {
     let timeout = Some(std::time::Duration::from_millis(1_500));
     let options = GenerateOptions { timeout, ..GenerateOptions::default() };
     question(&mut app, &options).await.unwrap();
-    assert_eq!(printed(&out.text())["text"], "Hello");
+    assert_eq!(printed(&out.text())["choices"][0]["text"], "Hello");
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn several_texts_are_told_apart() {
         assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
         let mut result = generated("one\n");
         let other = json!({ "text": "two", "finish_reason": "stop", "seed": 9 });
-        result["alternatives"] = json!([other]);
+        result["choices"].as_array_mut().unwrap().push(other);
         reply(result)
     });
     let logit_bias = vec![(5, -1.5)];

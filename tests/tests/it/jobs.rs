@@ -279,7 +279,7 @@ async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
     client.call::<ListJobs>(&ListJobsParams::default()).await.unwrap_err();
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text, "alive");
+    assert_eq!(call.reply().await.unwrap().first().text, "alive");
     // Moved away, it is begun anew without a restart.
     fs::remove_file(home.paths().job_store()).unwrap();
     let made = create(&client, &job("sim")).await;
@@ -307,7 +307,7 @@ async fn a_full_disk_loses_no_result() {
     assert!(cancelled.job.not_stored.is_some(), "{cancelled:?}");
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text.len(), 20_000);
+    assert_eq!(call.reply().await.unwrap().first().text.len(), 20_000);
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(None)).unwrap();
     loop {
         let reply = client.call::<GetJob>(&id(&slow)).await.unwrap();

@@ -417,8 +417,7 @@ mod tests {
         for schema in [&chat, &text, &code] {
             let known = schema["properties"].as_object().unwrap();
             let said = known["max_tokens"]["description"].as_str().unwrap();
-            let default =
-                format!("{} when absent", ingle_service::limits::DEFAULT_MAX_TOKENS);
+            let default = format!("{} when absent", ingle_service::limits::DEFAULT_MAX_TOKENS);
             assert!(said.contains(&default), "{said}");
             let stop = &known["stop"];
             assert_eq!(
