@@ -329,7 +329,7 @@ async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_tex
         });
         let reply = match calls {
             1 => job("pending", "running", json!({})),
-            _ => job("success", "done", json!({ "result": { "text": "the end\n" } })),
+            _ => job("success", "done", json!({ "result": generated("the end\n") })),
         };
         (vec![event], Ok(reply))
     });
