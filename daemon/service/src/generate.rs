@@ -188,22 +188,8 @@ impl Generation {
             });
         }
         let rest = if self.stream_text { rest.into() } else { Vec::new() };
-        let mut choices = choices.into_iter();
-        let first = choices.next()?;
-        let result = GenerateResult {
-            request_id: self.context.id,
-            model: self.model,
-            text: first.text,
-            reasoning: first.reasoning,
-            tool_calls: first.tool_calls,
-            finish_reason: first.finish_reason,
-            stop_string: first.stop_string,
-            seed: first.seed,
-            usage,
-            timings,
-            logprobs: first.logprobs,
-            alternatives: choices.collect(),
-        };
+        let (request_id, model) = (self.context.id, self.model);
+        let result = GenerateResult { request_id, model, choices, usage, timings };
         Some((rest, result))
     }
 }
