@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ingle_client::paths::Paths;
-use ingle_client::timeout_settings::{self, SettingName, SettingError, Sources};
+use ingle_client::timeout_settings::{self, SettingError, SettingName, Sources};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::models::EngineKind;

@@ -29,8 +29,9 @@ pub(crate) fn context(json: bool) -> (Context, TestHome, Captured, Captured) {
 /// The result of a `generate`.
 pub(crate) fn generated(text: &str) -> Value {
     json!({
-        "request_id": "r-1", "model": "smollm2", "text": text, "finish_reason": "stop",
-        "seed": 7, "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
+        "request_id": "r-1", "model": "smollm2",
+        "choices": [{ "text": text, "finish_reason": "stop", "seed": 7 }],
+        "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
         "timings": {
             "queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 2.0, "total_ms": 3.0,
             "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 20.0,

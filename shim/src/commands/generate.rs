@@ -43,7 +43,7 @@ pub(super) async fn answer_once(
     let result = result?;
     if context.output.json {
         context.output.json(&result)?;
-    } else if !result.alternatives.is_empty() {
+    } else if result.choices.len() > 1 {
         choices(&mut context.output, &result)?;
     } else {
         end_answer(&mut context.output, &result, &text)?;
@@ -118,11 +118,10 @@ fn end_reasoning(output: &mut Output, reasoning: &mut String) {
 
 /// Prints several choices, each under a heading.
 fn choices(output: &mut Output, result: &GenerateResult) -> Result<(), Failure> {
-    let others = result.alternatives.iter().map(|choice| (&choice.text, choice.seed));
-    let all: Vec<_> = std::iter::once((&result.text, result.seed)).chain(others).collect();
-    for (index, (text, seed)) in all.iter().enumerate() {
-        output.line(&format!("--- {} of {}, seed {seed} ---", index + 1, all.len()))?;
-        output.line(text.trim_end_matches('\n'))?;
+    let all = &result.choices;
+    for (index, choice) in all.iter().enumerate() {
+        output.line(&format!("--- {} of {}, seed {} ---", index + 1, all.len(), choice.seed))?;
+        output.line(choice.text.trim_end_matches('\n'))?;
     }
     Ok(())
 }
@@ -136,7 +135,7 @@ pub(crate) fn end_answer(
     if !text.ends_with('\n') {
         output.line("")?;
     }
-    if result.finish_reason == FinishReason::Length && output.is_watched() {
+    if result.first().finish_reason == FinishReason::Length && output.is_watched() {
         output.note(&format!(
             "note: cut off after {} tokens; raise --max-tokens for more",
             result.usage.completion_tokens
@@ -160,7 +159,7 @@ pub(crate) fn stats(result: &GenerateResult) -> String {
         output::milliseconds(timings.ttft_ms),
         timings.prefill_tokens_per_s,
         timings.decode_tokens_per_s,
-        result.seed
+        result.first().seed
     )
 }
 

@@ -11,10 +11,10 @@ use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::jobs::{
     CancelJob, CreateJob, DeleteJobs, DeleteJobsParams, GetJob, JobEvent, JobId, JobInfo,
-    JobParams, JobReply, JobReplyStatus, JobRetry, JobTimeout, JobWork, ListJobs, ListJobsParams,
-    WaitJob, WaitParams,
+    JobParams, JobReply, JobReplyStatus, JobResult, JobRetry, JobTimeout, JobWork, ListJobs,
+    ListJobsParams, WaitJob, WaitParams,
 };
-use serde_json::Value;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::generate::{fill_in, message};
@@ -205,14 +205,15 @@ fn end_wait(output: &mut Output, reply: &JobReply) -> Outcome {
     }
 }
 
-/// A result for a person: its text, or its vectors, one per line.
-fn result_text(result: &Value) -> String {
-    if let Some(text) = result["text"].as_str() {
-        return text.to_owned();
-    }
-    match result["embeddings"].as_array() {
-        Some(vectors) => vectors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
-        None => result.to_string(),
+/// A result for a person: the first completion, or the vectors, one a line.
+fn result_text(result: &JobResult) -> String {
+    match result {
+        JobResult::Generate(result) => result.first().text.clone(),
+        JobResult::Embed(result) => {
+            let lines = result.embeddings.iter().map(|vector| json!(vector).to_string());
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        JobResult::Unknown(result) => result.to_string(),
     }
 }
 
@@ -268,10 +269,14 @@ fn show(output: &mut Output, reply: &JobReply) -> Result<(), Failure> {
     for (name, value) in lines {
         output.line(&format!("{name:<12} {value}"))?;
     }
-    let error = reply.error.as_ref();
-    let partial = error.map(|error| &error.details["partial_result"]);
-    let partial = partial.or(reply.partial_result.as_ref()).filter(|partial| !partial.is_null());
-    if let Some(text) = reply.result.as_ref().or(partial).map(result_text) {
+    let text = match (&reply.result, &reply.error, &reply.partial_result) {
+        (Some(result), ..) => Some(result_text(result)),
+        (None, Some(error), _) => {
+            error.details["partial_result"]["text"].as_str().map(str::to_owned)
+        }
+        (None, None, partial) => partial.as_ref().map(|partial| partial.text.clone()),
+    };
+    if let Some(text) = text {
         output.line("")?;
         output.line(text.trim_end_matches('\n'))?;
     }

@@ -190,7 +190,7 @@ async fn json_answer_is_one_object() {
     let timeout = Some(std::time::Duration::from_millis(1_500));
     let options = GenerateOptions { timeout, ..GenerateOptions::default() };
     question(&mut context, &options).await.unwrap();
-    assert_eq!(printed(&out.text())["text"], "Hello");
+    assert_eq!(printed(&out.text())["choices"][0]["text"], "Hello");
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn choices_are_printed_under_headings() {
         assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
         let mut result = generated("one\n");
         let other = json!({ "text": "two", "finish_reason": "stop", "seed": 9 });
-        result["alternatives"] = json!([other]);
+        result["choices"].as_array_mut().unwrap().push(other);
         reply(result)
     });
     let logit_bias = vec![(5, -1.5)];
@@ -333,7 +333,7 @@ async fn wait_repeats_until_the_job_has_ended() {
         });
         let reply = match calls {
             1 => job("pending", "running", json!({})),
-            _ => job("success", "done", json!({ "result": { "text": "the end\n" } })),
+            _ => job("success", "done", json!({ "result": generated("the end\n") })),
         };
         (vec![event], Ok(reply))
     });
