@@ -77,8 +77,8 @@ def parse():
                         help="folder of ingle and ingled (default: target/debug)")
     parser.add_argument("--models", type=pathlib.Path, required=True,
                         help="folder with the models smollm2 and minilm")
-    parser.add_argument("--timeout", type=float, default=240.0,
-                        help="seconds that one block may take (default: 240)")
+    parser.add_argument("--timeout", type=float, default=480.0,
+                        help="seconds that one block may take (default: 480)")
     parser.add_argument("documents", nargs="*", type=pathlib.Path, metavar="DOCUMENT")
     return parser.parse_args()
 
