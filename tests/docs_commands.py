@@ -1,191 +1,285 @@
 #!/usr/bin/env python3
-"""Runs the code blocks of the documents, as a reader would.
+"""Runs the code blocks of README and docs, so that they stay true.
 
-Owns which blocks run and their surroundings. Knows no command of Ingle but `stop`.
+Owns the extraction of fenced code blocks, a private home for each document, and the end of the
+daemon in it. Does not know the commands: a block passes if its exit status is 0.
 
     python3 tests/docs_commands.py --bin target/debug --models DIR [DOCUMENT]...
 
-DIR holds the models `smollm2` and `minilm`. The documents are README.md and docs/*.md, or those that
-are named. In each document, in order:
+The info string of a block decides:
 
-- a block `sh` runs with bash; it fails with its first command that fails;
-- a block `sh no-run` does not run: it needs a network, a terminal or another program;
-- blocks `json` and `toml` are parsed;
-- a block `toml apply` also becomes config.toml, with every port replaced by 0, so that documents may
-  show a fixed one.
+- `sh` runs in bash, in the order of the document. Blocks of one document share a home, a working
+  folder and their exported variables.
+- `sh no-run` is not run: installers, services, downloads, interactive sessions.
+- `json` and `toml` are parsed.
+- `toml apply` also becomes the `config.toml` of the document's home, with port 0 in place of a
+  fixed port, so that two runs do not collide.
+- Any other block is only text.
 
-Each document has an Ingle folder, a home and a working folder of its own, and its daemon is stopped
-at the end, whatever happens.
+DIR holds `smollm2` and `minilm` (INGLE_TEST_MODELS). The home has links to both. Python 3.11 or
+later; standard library only.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAMS = ("ingle", "ingled")
-# Variables that pass to the commands. None of Ingle's own: a reader starts without them.
-PASSED = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "docs/*.md", "examples/README.md")
+MODELS = ("smollm2", "minilm")
+
+# Seconds that one block may take, and that a daemon may take to stop.
+BLOCK_LIMIT_S = 480
+STOP_LIMIT_S = 20
+# Lines of output that a failed block shows.
+SHOWN_LINES = 30
+
+FENCE = re.compile(r"^( {0,3})(`{3,})[ \t]*([^`]*)$")
+# A fixed port in a setting; `port 0` takes any free one.
+PORT = re.compile(r'^(\s*listen\s*=\s*"[^"]*:)\d+(")', re.MULTILINE)
+
+# The block runs in this shell, so that what it exports reaches the next block. A block that fails
+# anywhere, also inside a pipe, fails as a whole.
+SCRIPT = """set -eo pipefail
+trap 'status=$?; env -0 >"$DOCS_ENVIRONMENT"; exit $status' EXIT
+. "$DOCS_BLOCK"
+"""
 
 
-class Failure(Exception):
-    """A block that does not do what the document promises."""
+class Block:
+    """One fenced code block of a document."""
+
+    def __init__(self, line, info, text):
+        self.line = line
+        self.words = info.split()
+        self.text = text
+
+    @property
+    def language(self):
+        return self.words[0] if self.words else ""
+
+    @property
+    def is_run(self):
+        return self.language == "sh" and "no-run" not in self.words
+
+
+def blocks_of(path):
+    """Yields the code blocks of a document."""
+    lines = iter(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+    for number, line in lines:
+        opening = FENCE.match(line)
+        if not opening:
+            continue
+        indent, fence, info = opening.groups()
+        body = []
+        for _, inner in lines:
+            closing = FENCE.match(inner)
+            if closing and not closing.group(3) and len(closing.group(2)) >= len(fence):
+                break
+            body.append(inner.removeprefix(indent))
+        else:
+            raise ValueError(f"line {number}: the code block is not closed")
+        yield Block(number, info, "\n".join(body) + "\n")
+
+
+class Home:
+    """A private home with links to the models. Its daemon is stopped when it closes."""
+
+    def __init__(self, bin_dir, models):
+        # Short, because the path of a socket has about 100 bytes at most.
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ingle-docs-"))
+        self.ingle = self.folder / ".ingle"
+        (self.ingle / "models").mkdir(mode=0o700, parents=True)
+        self.ingle.chmod(0o700)
+        self.work = self.folder / "work"
+        self.work.mkdir()
+        for name in MODELS:
+            (self.ingle / "models" / name).symlink_to(models / name)
+        self.bin_dir = bin_dir
+        path = os.environ.get("PATH", "/usr/bin:/bin")
+        self.environment = {
+            "HOME": str(self.folder),
+            "INGLE_HOME": str(self.ingle),
+            "LANG": "C.UTF-8",
+            "PATH": f"{bin_dir}:{path}",
+            "TMPDIR": str(self.work),
+        }
+
+    def run(self, block):
+        """Runs a block. Returns None, or the reason why it failed."""
+        state = self.folder / "environment"
+        state.unlink(missing_ok=True)
+        script = self.folder / "block.sh"
+        script.write_text(block.text, encoding="utf-8")
+        output = self.folder / "output"
+        environment = dict(
+            self.environment, DOCS_ENVIRONMENT=str(state), DOCS_BLOCK=str(script)
+        )
+        # Output goes to a file: a daemon that a block started may keep a pipe open. The new
+        # session lets a block that takes too long be ended with everything it started.
+        with open(output, "wb") as sink:
+            process = subprocess.Popen(
+                ["bash", "-c", SCRIPT], cwd=self.work, env=environment,
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(BLOCK_LIMIT_S)
+                reason = f"exit status {status}"
+            except subprocess.TimeoutExpired:
+                status, reason = None, f"not finished after {BLOCK_LIMIT_S} s"
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        if status == 0:
+            self._keep_environment(state)
+            return None
+        shown = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join([reason, *(f"  | {line}" for line in shown[-SHOWN_LINES:])])
+
+    def _keep_environment(self, state):
+        kept = {}
+        for entry in state.read_bytes().split(b"\0"):
+            name, equals, value = entry.partition(b"=")
+            if equals:
+                kept[os.fsdecode(name)] = os.fsdecode(value)
+        for name in ("DOCS_ENVIRONMENT", "DOCS_BLOCK", "SHLVL", "OLDPWD", "PWD", "_"):
+            kept.pop(name, None)
+        self.environment = kept
+
+    def configure(self, text):
+        """Writes the settings, which the next daemon reads."""
+        (self.ingle / "config.toml").write_text(PORT.sub(r"\g<1>0\2", text), encoding="utf-8")
+
+    def close(self):
+        """Stops the daemon, whatever happened, and removes the folder."""
+        try:
+            pid = self._daemon()
+            if pid is None:
+                return
+            try:
+                subprocess.run(
+                    [self.bin_dir / "ingle", "stop", "--now"], env=self._plain_environment(),
+                    stdin=subprocess.DEVNULL, capture_output=True, timeout=STOP_LIMIT_S,
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+            limit = time.monotonic() + STOP_LIMIT_S
+            while self._daemon() == pid:
+                if time.monotonic() > limit:
+                    os.kill(pid, signal.SIGKILL)
+                    break
+                time.sleep(0.1)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _plain_environment(self):
+        return {
+            "HOME": str(self.folder), "INGLE_HOME": str(self.ingle),
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        }
+
+    def _daemon(self):
+        """The process id of the daemon in this home, or None. Asks the socket itself, so that
+        the answer does not depend on the commands under test."""
+        request = b'{"jsonrpc":"2.0","id":1,"method":"status"}\n'
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(STOP_LIMIT_S)
+                client.connect(str(self.ingle / "run" / "ingled.sock"))
+                client.sendall(request)
+                with client.makefile("rb") as replies:
+                    return json.loads(replies.readline())["result"]["pid"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def check(path, bin_dir, models):
+    """Runs the blocks of one document. Returns (blocks run, blocks parsed, failures)."""
+    ran = parsed = 0
+    failures = []
+    home = None
+    try:
+        for block in blocks_of(path):
+            reason = None
+            try:
+                if block.language == "json":
+                    json.loads(block.text)
+                    parsed += 1
+                elif block.language == "toml":
+                    tomllib.loads(block.text)
+                    parsed += 1
+            except ValueError as error:
+                reason = f"not valid {block.language}: {error}"
+            applies = block.language == "toml" and "apply" in block.words
+            if reason is None and (block.is_run or applies):
+                home = home or Home(bin_dir, models)
+                if applies:
+                    home.configure(block.text)
+                else:
+                    ran += 1
+                    reason = home.run(block)
+            if reason is not None:
+                failures.append(f"{path.relative_to(ROOT)}:{block.line}: {reason}")
+    except ValueError as error:
+        failures.append(f"{path.relative_to(ROOT)}: {error}")
+    finally:
+        if home is not None:
+            home.close()
+    return ran, parsed, failures
 
 
 def main():
-    """The command."""
-    signal.signal(signal.SIGTERM, end)
-    arguments = parse()
+    parser = argparse.ArgumentParser(description="Runs the code blocks of README and docs.")
+    parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the binaries")
+    parser.add_argument(
+        "--models", type=pathlib.Path, default=os.environ.get("INGLE_TEST_MODELS"),
+        help="folder with smollm2 and minilm; default: INGLE_TEST_MODELS",
+    )
+    parser.add_argument("documents", nargs="*", type=pathlib.Path, help="default: all")
+    arguments = parser.parse_args()
     bin_dir = arguments.bin.resolve()
-    for program in PROGRAMS:
-        if not (bin_dir / program).is_file():
-            sys.exit(f"error: `{bin_dir / program}` is not built\nhint: run cargo build --bins")
-    failures, ran = [], 0
-    for path in arguments.documents or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        started = time.monotonic()
-        count, failure = run_document(path.resolve(), bin_dir, arguments)
-        ran += count
-        seconds = time.monotonic() - started
-        print(f"{path.name}: {failure or f'{count} blocks'} ({seconds:.0f} s)", flush=True)
-        if failure:
-            failures.append(path.name)
-    if failures:
-        sys.exit(f"error: the code of {', '.join(failures)} does not work")
-    print(f"{ran} blocks of the documents work")
+    for name in ("ingle", "ingled"):
+        if not (bin_dir / name).is_file():
+            sys.exit(f"{bin_dir} has no {name}; build it with `cargo build --bins`")
+    if arguments.models is None:
+        sys.exit("no models: use --models DIR or set INGLE_TEST_MODELS; ./test fetches them")
+    models = pathlib.Path(arguments.models).resolve()
+    for name in MODELS:
+        if not (models / name).is_dir():
+            sys.exit(f"{models} has no {name}; `./test` fetches it")
+    documents = [path.resolve() for path in arguments.documents]
+    if not documents:
+        documents = sorted(path for pattern in DOCUMENTS for path in ROOT.glob(pattern))
 
-
-def end(_signal, _frame):
-    """Ends the run as an exception does, so that daemons and folders go."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit("error: ended by SIGTERM")
-
-
-def parse():
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Runs the code blocks of the documents.")
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target" / "debug",
-                        help="folder of ingle and ingled (default: target/debug)")
-    parser.add_argument("--models", type=pathlib.Path, required=True,
-                        help="folder with the models smollm2 and minilm")
-    parser.add_argument("--timeout", type=float, default=480.0,
-                        help="seconds that one block may take (default: 480)")
-    parser.add_argument("documents", nargs="*", type=pathlib.Path, metavar="DOCUMENT")
-    return parser.parse_args()
-
-
-def run_document(path, bin_dir, arguments):
-    """Runs one document. Gives the number of blocks that worked, and the failure if there is one."""
-    # A short path: a socket's path has some hundred bytes at most.
-    home = pathlib.Path(tempfile.mkdtemp(prefix="ingle-docs-"))
-    environment = {name: os.environ[name] for name in PASSED if name in os.environ}
-    environment |= {
-        "HOME": str(home),
-        "INGLE_HOME": str(home / "ingle"),
-        "PATH": f"{bin_dir}{os.pathsep}{os.environ['PATH']}",
-    }
-    count = 0
-    try:
-        models = home / "ingle" / "models"
-        models.mkdir(parents=True)
-        models.parent.chmod(0o700)
-        for model in sorted(arguments.models.resolve().iterdir()):
-            (models / model.name).symlink_to(model)
-        (home / "work").mkdir()
-        for line, kind, text in blocks(path.read_text(encoding="utf-8")):
-            try:
-                count += run_block(kind, text, home, environment, arguments.timeout)
-            except Failure as failure:
-                return count, f"line {line}: {failure}"
-    finally:
-        stop(home / "ingle", bin_dir, environment)
-        shutil.rmtree(home, ignore_errors=True)
-    return count, None
-
-
-def blocks(text):
-    """Yields line, kind and text of every fenced code block."""
-    pattern = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    for block in pattern.finditer(text):
-        yield text.count("\n", 0, block.start()) + 1, block.group(1).strip(), block.group(2)
-
-
-def run_block(kind, text, home, environment, timeout):
-    """Runs or parses one block. Gives 1 for a block that was checked, otherwise 0."""
-    match kind:
-        case "sh":
-            run_shell(text, home / "work", environment, timeout)
-        case "json":
-            try:
-                json.loads(text)
-            except ValueError as error:
-                raise Failure(f"no JSON: {error}") from error
-        case "toml" | "toml apply":
-            try:
-                tomllib.loads(text)
-            except tomllib.TOMLDecodeError as error:
-                raise Failure(f"no TOML: {error}") from error
-            if kind == "toml apply":
-                text = re.sub(r'^(listen = "[^"]*):\d+"', r'\1:0"', text, flags=re.MULTILINE)
-                (home / "ingle" / "config.toml").write_text(text, encoding="utf-8")
-        case "sh no-run" | "text" | "yaml":
-            return 0
-        case other:
-            raise Failure(f"a block of the unknown kind `{other}`")
-    return 1
-
-
-def run_shell(text, folder, environment, timeout):
-    """Runs one block with bash."""
-    # A file and not a pipe: a program left behind must not keep this waiting.
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+    # A signal becomes an exception, so that the daemon is stopped then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
+    total = 0
+    failures = []
+    for path in documents:
+        begun = time.monotonic()
+        ran, parsed, failed = check(path, bin_dir, models)
+        total += ran + parsed
+        failures += failed
+        print(
+            f"{path.relative_to(ROOT)}: {ran} run, {parsed} parsed, {len(failed)} failed,"
+            f" {time.monotonic() - begun:.1f} s", flush=True,
         )
-        try:
-            status = process.wait(timeout)
-            outcome = f"exit code {status}"
-        except subprocess.TimeoutExpired:
-            status, outcome = None, f"not finished after {timeout:.0f} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if status != 0:
-            output.seek(0)
-            shown = output.read().decode("utf-8", "replace")[-2_000:]
-            raise Failure(f"{outcome}\n{text}---\n{shown}")
-
-
-def stop(ingle_home, bin_dir, environment):
-    """Ends the daemon of this folder, if there is one: asked first, then by a signal."""
-    if not (ingle_home / "run" / "ingled.lock").exists():
-        return
-    try:
-        subprocess.run([bin_dir / "ingle", "stop", "--now"], env=environment, timeout=20, check=False,
-                       stdin=subprocess.DEVNULL, capture_output=True)
-    except (OSError, subprocess.TimeoutExpired):
-        pass
-    try:
-        with open(ingle_home / "run" / "ingled.lock", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # The daemon holds its lock for life, and the file has its process id.
-                os.kill(int(lock.read()), signal.SIGKILL)
-    except (OSError, ValueError):
-        pass
+    if failures:
+        print("\n".join(failures))
+        sys.exit(f"{len(failures)} code blocks failed")
+    print(f"{total} code blocks are sound")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@
 
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::wire::jobs::{JobInfo, JobReply};
+use ingle_protocol::wire::embed::EmbedResult;
+use ingle_protocol::wire::generate::GenerateResult;
+use ingle_protocol::wire::jobs::{JobInfo, JobReply, JobResult};
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::{JobCounts, StatusReply};
 use rmcp::model::{CallToolResult, ContentBlock};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::schema::Form;
@@ -40,7 +42,7 @@ pub(super) struct Work {
     seed: Option<u64>,
     /// Numbers of one vector.
     #[serde(skip_serializing_if = "Option::is_none")]
-    dimensions: Option<u64>,
+    dimensions: Option<usize>,
     /// One vector of length 1 for each text, in their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     embeddings: Option<Vec<Vec<f64>>>,
@@ -59,16 +61,16 @@ pub(super) struct Work {
 }
 
 /// Tokens in and out.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Tokens {
     /// Tokens of the prompt, or of all texts.
-    prompt_tokens: u64,
+    prompt_tokens: usize,
     /// How many of them did not have to be read again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cached_tokens: Option<u64>,
+    cached_tokens: Option<usize>,
     /// Tokens generated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    completion_tokens: Option<u64>,
+    completion_tokens: Option<usize>,
 }
 
 /// A text is there.
@@ -85,26 +87,52 @@ pub(super) const VECTORS: Form = Form {
 pub(super) const RUNNING: Form =
     Form { required: &["status", "job_id", "progress", "message"], optional: &["partial_text"] };
 
-/// Reads one member of a stored result, if it is there and what it should be.
-fn member<T: for<'de> Deserialize<'de>>(result: &Value, name: &str) -> Option<T> {
-    result.get(name).and_then(|value| T::deserialize(value).ok())
-}
-
 impl Work {
     /// Work that has ended with `result`.
-    pub(super) fn done(result: &Value, job_id: Option<String>) -> Self {
-        let embeddings: Option<Vec<Vec<f64>>> = member(result, "embeddings");
+    ///
+    /// # Errors
+    /// `INTERNAL` for a stored result that this version of Ingle cannot read.
+    pub(super) fn done(result: &JobResult, job_id: Option<String>) -> Result<Self, ErrorBody> {
+        let work = match result {
+            JobResult::Generate(result) => Self::generated(result),
+            JobResult::Embed(result) => Self::embedded(result),
+            JobResult::Unknown(_) => {
+                let message = "the result was stored by another version of Ingle";
+                let next = "Read it with `ingle jobs get --json`.";
+                return Err(ErrorBody::new(ErrorCode::Internal, message).with_remediation(next));
+            }
+        };
+        Ok(Self { status: "done".to_owned(), job_id, ..work })
+    }
+
+    fn generated(result: &GenerateResult) -> Self {
+        let (choice, usage) = (result.first(), &result.usage);
         Self {
-            status: "done".to_owned(),
-            job_id,
-            model: member(result, "model"),
-            text: member(result, "text"),
-            reasoning: member(result, "reasoning"),
-            finish_reason: member(result, "finish_reason"),
-            seed: member(result, "seed"),
-            dimensions: member(result, "dimensions"),
-            embeddings: embeddings.map(|vectors| vectors.into_iter().map(shortened).collect()),
-            usage: member(result, "usage"),
+            model: Some(result.model.clone()),
+            text: Some(choice.text.clone()),
+            reasoning: choice.reasoning.clone(),
+            finish_reason: Some(word(&choice.finish_reason)),
+            seed: Some(choice.seed),
+            usage: Some(Tokens {
+                prompt_tokens: usage.prompt_tokens,
+                cached_tokens: Some(usage.cached_tokens),
+                completion_tokens: Some(usage.completion_tokens),
+            }),
+            ..Self::default()
+        }
+    }
+
+    fn embedded(result: &EmbedResult) -> Self {
+        let shortened = |vector: &Vec<f32>| vector.iter().copied().map(shortened).collect();
+        Self {
+            model: Some(result.model.clone()),
+            dimensions: Some(result.dimensions),
+            embeddings: Some(result.embeddings.iter().map(shortened).collect()),
+            usage: Some(Tokens {
+                prompt_tokens: result.usage.prompt_tokens,
+                cached_tokens: None,
+                completion_tokens: None,
+            }),
             ..Self::default()
         }
     }
@@ -174,18 +202,16 @@ impl Work {
             job_id: Some(reply.job.id.clone()),
             progress: Some(reply.job.progress),
             message: Some(reply.job.message.clone()),
-            partial_text: partial.and_then(|partial| member(partial, "text")),
+            partial_text: partial.map(|partial| partial.text.clone()),
             ..Self::default()
         }
     }
 }
 
-/// The numbers that 32-bit floats came from, with as few digits as tell these apart: half the bytes
-/// of the same float as a double.
-fn shortened(vector: Vec<f64>) -> Vec<f64> {
-    #[expect(clippy::cast_possible_truncation, reason = "they were 32-bit floats before")]
-    let short = |number: f64| (number as f32).to_string().parse().unwrap_or(number);
-    vector.into_iter().map(short).collect()
+/// The double with the fewest digits that still is this 32-bit float: half the bytes of the float
+/// as an exact double.
+fn shortened(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
 }
 
 /// Tokens of a text.

@@ -4,8 +4,10 @@ use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::mcp_tools::TOOLS;
 use ingle_protocol::timeouts::{Class, Layer};
+use ingle_protocol::wire::embed::{EmbedResult, EmbedUsage};
+use ingle_protocol::wire::generate::Timings;
 use ingle_protocol::wire::jobs::{
-    JobInfo, JobMetadata, JobReply, JobReplyStatus, JobStatus, JobTimeout,
+    JobInfo, JobMetadata, JobReply, JobReplyStatus, JobResult, JobStatus, JobTimeout, PartialResult,
 };
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::JobCounts;
@@ -41,7 +43,7 @@ fn assert_fits(tool: &str, given: &CallToolResult) {
     assert!(!given.content.is_empty(), "{} gives a text too", tool.name);
 }
 
-fn reply(status: JobStatus, result: Option<Value>) -> JobReply {
+fn reply(status: JobStatus, result: Option<JobResult>) -> JobReply {
     let word = if result.is_some() { JobReplyStatus::Success } else { JobReplyStatus::Pending };
     let metadata = JobMetadata {
         request_id: "1-1".to_owned(),
@@ -66,8 +68,29 @@ fn reply(status: JobStatus, result: Option<Value>) -> JobReply {
         warnings: Vec::new(),
         not_stored: None,
     };
-    let partial_result = result.is_none().then(|| json!({ "text": "so f" }));
+    let so_far = PartialResult { text: "so f".to_owned(), alternatives: Vec::new() };
+    let partial_result = result.is_none().then_some(so_far);
     JobReply { status: word, result, error: None, partial_result, metadata, job }
+}
+
+/// The result of a `generate` with this choice.
+fn generated(choice: Value) -> JobResult {
+    let result = json!({
+        "request_id": "1-1", "model": "sim", "choices": [choice], "timings": Timings::default(),
+        "usage": { "prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 16 },
+    });
+    JobResult::Generate(serde_json::from_value(result).unwrap())
+}
+
+fn embedded(embeddings: Vec<Vec<f32>>) -> JobResult {
+    JobResult::Embed(EmbedResult {
+        request_id: "1-1".to_owned(),
+        model: "minilm".to_owned(),
+        dimensions: embeddings[0].len(),
+        embeddings,
+        truncated: Vec::new(),
+        usage: EmbedUsage { prompt_tokens: 3 },
+    })
 }
 
 #[test]
@@ -122,22 +145,10 @@ fn schemas_are_plain_objects_that_say_what_each_member_means() {
 
 #[test]
 fn texts_vectors_and_unfinished_work_fit_their_schemas() {
-    let text = json!({
-        "request_id": "1-1",
-        "model": "sim",
-        "text": "crackle",
-        "reasoning": "hm",
-        "finish_reason": "stop",
-        "seed": u64::MAX,
-        "usage": { "prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 7 },
-        "timings": {},
-    });
-    let vectors = json!({
-        "model": "minilm",
-        "dimensions": 2,
-        "embeddings": [[f64::from(0.1_f32), -1.0], [0.0, 1.0]],
-        "usage": { "prompt_tokens": 3 },
-    });
+    let text = generated(json!({
+        "text": "crackle", "reasoning": "hm", "finish_reason": "stop", "seed": u64::MAX,
+    }));
+    let vectors = embedded(vec![vec![0.1, -1.0], vec![0.0, 1.0]]);
     let of = |tool, reply: JobReply| asker(tool).result(&reply).unwrap();
     for tool in ["chat", "generate", "complete_code", "job_wait", "job_get"] {
         let given = of(tool, reply(JobStatus::Done, Some(text.clone())));
@@ -164,8 +175,7 @@ fn texts_vectors_and_unfinished_work_fit_their_schemas() {
 fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
     let old = Asker { has_structure: false, ..asker("embed") };
     let of = |texts: usize| {
-        let vectors = vec![vec![f64::from(0.1_f32), -1.0]; texts];
-        let result = json!({ "model": "minilm", "dimensions": 2, "embeddings": vectors });
+        let result = embedded(vec![vec![0.1, -1.0]; texts]);
         old.result(&reply(JobStatus::Done, Some(result))).unwrap()
     };
     let few = of(1);
@@ -181,9 +191,8 @@ fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
 /// A result as large as a job may have is still one frame.
 #[test]
 fn the_largest_result_of_embed_fits_a_frame() {
-    let vectors = vec![vec![-0.123_456_79; 384]; 1_650];
-    let result = json!({ "model": "minilm", "dimensions": 384, "embeddings": vectors });
-    let bytes = result.to_string().len();
+    let result = embedded(vec![vec![-0.123_456_79; 384]; 1_650]);
+    let bytes = serde_json::to_vec(&result).unwrap().len();
     assert!((limits::JOB_RESULT_BYTES / 10 * 9..limits::JOB_RESULT_BYTES).contains(&bytes));
     for has_structure in [true, false] {
         let asker = Asker { has_structure, ..asker("job_get") };
@@ -196,13 +205,9 @@ fn the_largest_result_of_embed_fits_a_frame() {
 #[test]
 fn a_text_that_is_not_whole_says_so() {
     let notes = |reason: &str, text: &str, reasoning: Option<&str>| {
-        let mut result = json!({
-            "model": "sim", "text": text, "finish_reason": reason,
-            "usage": { "prompt_tokens": 3, "completion_tokens": 16 },
-        });
-        if let Some(reasoning) = reasoning {
-            result["reasoning"] = json!(reasoning);
-        }
+        let result = generated(json!({
+            "text": text, "reasoning": reasoning, "finish_reason": reason, "seed": 1,
+        }));
         let given = asker("chat").result(&reply(JobStatus::Done, Some(result))).unwrap();
         assert_fits("chat", &given);
         assert_eq!(texts(&given)[0], text);

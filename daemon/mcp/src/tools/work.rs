@@ -32,7 +32,7 @@ impl Asker<'_> {
             (JobReplyStatus::Success, Some(result), _) => {
                 // Work that has ended within its own call is nobody's job.
                 let is_job = matches!(self.tool, "job_wait" | "job_get");
-                let work = Work::done(result, is_job.then(|| job.id.clone()));
+                let work = Work::done(result, is_job.then(|| job.id.clone()))?;
                 let texts = work.texts(self.has_structure);
                 answer(&work, texts)
             }
