@@ -39,6 +39,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let result = call.reply().await?;
     println!();
-    eprintln!("{} tokens, {:?}", result.usage.completion_tokens, result.finish_reason);
+    eprintln!("{} tokens, {:?}", result.usage.completion_tokens, result.first().finish_reason);
     Ok(())
 }
