@@ -67,7 +67,8 @@ pub async fn create(
     for result in generations.results().await? {
         usage = Some(Usage::from(result.usage));
         result.model.clone_into(&mut model);
-        responses = choices(result)
+        responses = result
+            .choices
             .into_iter()
             .enumerate()
             .map(|(index, choice)| chat_choice(index, choice, logprobs))
@@ -82,20 +83,6 @@ pub async fn create(
         usage: usage.unwrap_or_else(|| Usage::sum([])),
         system_fingerprint: fingerprint(),
     })?)
-}
-
-/// All choices of a result. The result itself holds the first.
-pub(super) fn choices(result: GenerateResult) -> Vec<Choice> {
-    let first = Choice {
-        text: result.text,
-        reasoning: result.reasoning,
-        tool_calls: result.tool_calls,
-        finish_reason: result.finish_reason,
-        stop_string: result.stop_string,
-        seed: result.seed,
-        logprobs: result.logprobs,
-    };
-    std::iter::once(first).chain(result.alternatives).collect()
 }
 
 fn chat_choice(index: usize, choice: Choice, logprobs: bool) -> ChatChoice {
@@ -326,9 +313,8 @@ impl ChunkFormat for ChatChunks {
     }
 
     fn finish(&mut self, _: usize, result: &GenerateResult, out: &mut EventBuffer) {
-        let others = result.alternatives.iter().map(|choice| choice.finish_reason);
-        for (index, ended) in std::iter::once(result.finish_reason).chain(others).enumerate() {
-            let finish_reason = Some(ended.into());
+        for (index, ended) in result.choices.iter().enumerate() {
+            let finish_reason = Some(ended.finish_reason.into());
             let choice = ChunkChoice { index, finish_reason, ..ChunkChoice::default() };
             self.chunk(vec![choice], None, out);
         }

@@ -16,7 +16,6 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Json, json_response};
-use super::chat::choices;
 use super::middleware::{RequestId, SharedTimer};
 use super::problem::Problem;
 use super::sse::{self, ChunkFormat, EventBuffer};
@@ -72,7 +71,7 @@ pub async fn create(
     let usage = Usage::sum(results.iter().map(|result| result.usage));
     let mut completions = Vec::new();
     for (prompt, result) in results.into_iter().enumerate() {
-        for choice in choices(result) {
+        for choice in result.choices {
             let logprobs = request.logprobs;
             let logprobs = logprobs.map(|_| logprobs::completion(&choice.logprobs, &mut 0));
             let echo = echoes.get(prompt).map(String::as_str).unwrap_or_default();
@@ -278,10 +277,9 @@ impl ChunkFormat for CompletionChunks {
     }
 
     fn finish(&mut self, prompt: usize, result: &GenerateResult, out: &mut EventBuffer) {
-        let others = result.alternatives.iter().map(|choice| choice.finish_reason);
-        for (choice, ended) in std::iter::once(result.finish_reason).chain(others).enumerate() {
+        for (choice, ended) in result.choices.iter().enumerate() {
             let index = prompt * self.per_prompt + choice;
-            let finish_reason = Some(ended.into());
+            let finish_reason = Some(ended.finish_reason.into());
             let choice = CompletionChoice { index, finish_reason, ..CompletionChoice::default() };
             self.chunk(vec![choice], None, out);
         }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::Method;
-use super::embed::EmbedParams;
-use super::generate::GenerateParams;
+use super::embed::{EmbedParams, EmbedResult};
+use super::generate::{GenerateParams, GenerateResult};
 use crate::deadline::Budget;
 use crate::error::ErrorBody;
 use crate::timeouts::Class;
@@ -73,6 +73,28 @@ impl JobWork {
             Self::Embed(params) => params.model.as_deref(),
         }
     }
+}
+
+/// The result of a job's work, as the method of the same name gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum JobResult {
+    /// The result of a `generate`.
+    Generate(GenerateResult),
+    /// The result of an `embed`.
+    Embed(EmbedResult),
+    /// A result that another version of Ingle stored and this one cannot read.
+    Unknown(Value),
+}
+
+/// The text so far of a job that has no result.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialResult {
+    /// The text so far of the first completion.
+    pub text: String,
+    /// The same of the other completions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<String>,
 }
 
 /// W of a job: seconds on the wire, or the word `none`.
@@ -251,15 +273,15 @@ pub struct JobReply {
     pub status: JobReplyStatus,
     /// The result of the method of the same name, once it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
-    /// Why there is no result; `details` has `partial_result` where there is one, and after a
-    /// timeout `timeout_seconds`.
+    pub result: Option<JobResult>,
+    /// Why there is none; `details` has `partial_result` where there is any, and after a timeout
+    /// `timeout_seconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
-    /// The partial result of a job that has not ended: `text` and `alternatives`.
+    /// The text so far of a job that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partial_result: Option<Value>,
-    /// Request id and times.
+    pub partial_result: Option<PartialResult>,
+    /// Who, when, how long.
     pub metadata: JobMetadata,
     /// The job itself.
     pub job: JobInfo,
@@ -315,7 +337,7 @@ pub struct WaitParams {
     /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// How long to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
+    /// The time to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }
@@ -413,6 +435,7 @@ pub struct JobsDeleted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::generate::Timings;
     use serde_json::json;
 
     #[test]
@@ -425,6 +448,26 @@ mod tests {
         for bad in [json!("30s"), json!(null), json!(true)] {
             serde_json::from_value::<JobTimeout>(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn result_is_read_by_its_fields() {
+        let read = |result: Value| serde_json::from_value::<JobResult>(result).unwrap();
+        let usage = json!({ "prompt_tokens": 1, "completion_tokens": 1 });
+        let generated = json!({
+            "request_id": "1-1", "model": "m", "usage": usage, "timings": Timings::default(),
+            "choices": [{ "text": "a", "finish_reason": "stop", "seed": u64::MAX }],
+        });
+        let JobResult::Generate(result) = read(generated) else { panic!("no completion") };
+        assert_eq!((result.first().text.as_str(), result.first().seed), ("a", u64::MAX));
+        let embedded = json!({
+            "request_id": "1-1", "model": "m", "dimensions": 2, "embeddings": [[0.1, -1.0]],
+            "usage": { "prompt_tokens": 1 },
+        });
+        let JobResult::Embed(result) = read(embedded) else { panic!("no vectors") };
+        assert_eq!(result.embeddings, [[0.1, -1.0]]);
+        let other = json!({ "pixels": [1, 2] });
+        assert_eq!(read(other.clone()), JobResult::Unknown(other));
     }
 
     #[test]

@@ -137,27 +137,21 @@ fn stream_has_role_deltas_finish_and_usage() {
         arguments: "{}".to_owned(),
     };
     chunks.event(0, more, &mut out);
+    let ended = |text: &str, finish_reason, seed| Choice {
+        text: text.to_owned(),
+        reasoning: None,
+        tool_calls: Vec::new(),
+        finish_reason,
+        stop_string: None,
+        seed,
+        logprobs: Vec::new(),
+    };
     let result = GenerateResult {
         request_id: "1".to_owned(),
         model: "m".to_owned(),
-        text: String::new(),
-        reasoning: None,
-        tool_calls: Vec::new(),
-        finish_reason: FinishReason::ToolCalls,
-        stop_string: None,
-        seed: 1,
+        choices: vec![ended("", FinishReason::ToolCalls, 1), ended("hi", FinishReason::Length, 2)],
         usage: Counted { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 },
         timings: Default::default(),
-        logprobs: Vec::new(),
-        alternatives: vec![Choice {
-            text: "hi".to_owned(),
-            reasoning: None,
-            tool_calls: Vec::new(),
-            finish_reason: FinishReason::Length,
-            stop_string: None,
-            seed: 2,
-            logprobs: Vec::new(),
-        }],
     };
     chunks.finish(0, &result, &mut out);
     chunks.close(&mut out);

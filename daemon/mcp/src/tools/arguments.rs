@@ -1,6 +1,6 @@
-//! What the tools take: argument types, and errors that a model can repair a call by.
+//! Arguments of the tools, and errors from which a model can correct a call.
 //!
-//! Owns names, meaning and bounds of arguments. Knows nothing of what is done with them.
+//! Owns names, descriptions and bounds of arguments. Does not run tools.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::keep_alive::KeepAlive;
@@ -13,19 +13,19 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::schema;
-use crate::brief::{EXPECTED, brief, problem};
+use crate::truncate::{EXPECTED, serde_message, truncated};
 
 /// Arguments of `chat`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Chat {
-    /// What to say to the model. Give either this or `messages`.
+    /// The prompt. Give either this or `messages`.
     prompt: Option<String>,
-    /// The conversation so far, instead of `prompt`; its last message is answered.
+    /// The conversation so far, instead of `prompt`. The model responds to the last message.
     messages: Option<Vec<ChatMessage>>,
-    /// How the model should behave.
+    /// System prompt: instructions for the model.
     system: Option<String>,
-    /// Name of a model from list_models; the default model when absent.
+    /// Name of a model from list_models (default: the default model).
     model: Option<String>,
     /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
@@ -38,10 +38,10 @@ pub(super) struct Chat {
     repetition_penalty: Option<f32>,
     /// With the same seed, the same text is drawn again.
     seed: Option<u64>,
-    /// Strings that end the answer.
+    /// Strings that end the response.
     stop: Option<Vec<String>>,
-    /// The form of the answer: "text" (the default), "json" for some JSON object, or a JSON Schema
-    /// that the answer is made to fit.
+    /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema that
+    /// constrains the response.
     format: Option<Format>,
 }
 
@@ -49,13 +49,13 @@ pub(super) struct Chat {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ChatMessage {
-    /// Who says it.
+    /// Role of the speaker.
     role: ChatRole,
-    /// What is said.
+    /// Text of the message.
     content: String,
 }
 
-/// Who says a message.
+/// Role of a message's speaker.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ChatRole {
@@ -74,7 +74,7 @@ impl ChatRole {
     }
 }
 
-/// The form of an answer.
+/// Format of a response.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be \"text\", \"json\" or a JSON Schema object")]
 enum Format {
@@ -90,18 +90,18 @@ enum FormatWord {
 }
 
 impl Chat {
-    /// The argument that says what is to be answered.
-    pub(super) fn question(&self) -> &'static str {
+    /// The argument that holds the prompt.
+    pub(super) fn prompt_field(&self) -> &'static str {
         if self.prompt.is_some() { "prompt" } else { "messages" }
     }
 
-    /// What the service is asked for.
+    /// The service's parameters.
     ///
     /// # Errors
     /// `INVALID_PARAMS` unless exactly one of `prompt` and `messages` is given.
     pub(super) fn params(self) -> Result<GenerateParams, ErrorBody> {
         let system = self.system.map(|content| Message::new("system", content));
-        let said = match (self.prompt, self.messages) {
+        let messages = match (self.prompt, self.messages) {
             (Some(prompt), None) => vec![Message::new("user", prompt)],
             (None, Some(messages)) if !messages.is_empty() => messages
                 .into_iter()
@@ -112,7 +112,7 @@ impl Chat {
                 return Err(invalid("messages", problem, "Give at least one message."));
             }
             (None, None) => {
-                let problem = "`chat` was given neither `prompt` nor `messages`";
+                let problem = "`chat` has neither `prompt` nor `messages`";
                 return Err(invalid(
                     "prompt",
                     problem,
@@ -120,8 +120,8 @@ impl Chat {
                 ));
             }
             (Some(_), Some(_)) => {
-                let problem = "`chat` was given both `prompt` and `messages`";
-                let next = "Leave `prompt` out and make it the last of `messages`.";
+                let problem = "`chat` has both `prompt` and `messages`";
+                let next = "Remove `prompt` and append it to `messages`.";
                 return Err(invalid("prompt", problem, next));
             }
         };
@@ -132,7 +132,7 @@ impl Chat {
         });
         Ok(GenerateParams {
             model: self.model,
-            messages: Some(system.into_iter().chain(said).collect()),
+            messages: Some(system.into_iter().chain(messages).collect()),
             max_tokens: self.max_tokens,
             temperature: self.temperature,
             top_p: self.top_p,
@@ -149,9 +149,9 @@ impl Chat {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Generate {
-    /// Raw text for the model to continue, without a chat template.
+    /// Text for the model to continue, without a chat template.
     prompt: String,
-    /// Name of a model from list_models; the default model when absent.
+    /// Name of a model from list_models (default: the default model).
     model: Option<String>,
     /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
@@ -169,7 +169,7 @@ pub(super) struct Generate {
 }
 
 impl Generate {
-    /// What the service is asked for.
+    /// The service's parameters.
     pub(super) fn params(self) -> GenerateParams {
         GenerateParams {
             model: self.model,
@@ -191,9 +191,9 @@ impl Generate {
 pub(super) struct CompleteCode {
     /// The code before the gap.
     prefix: String,
-    /// The code after the gap; without it the code is continued at its end.
+    /// The code after the gap (default: continue `prefix`).
     suffix: Option<String>,
-    /// Name of a code model from list_models; the default model when absent.
+    /// Name of a code model from list_models (default: the default model).
     model: Option<String>,
     /// Most tokens to generate; 4096 when absent.
     max_tokens: Option<u32>,
@@ -206,7 +206,7 @@ pub(super) struct CompleteCode {
 }
 
 impl CompleteCode {
-    /// What the service is asked for.
+    /// The service's parameters.
     pub(super) fn params(self) -> GenerateParams {
         GenerateParams {
             model: self.model,
@@ -225,9 +225,9 @@ impl CompleteCode {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Embed {
-    /// The texts; each gets a vector of its own.
+    /// The texts. Each gets a vector.
     pub(super) texts: Vec<String>,
-    /// Name of an embedding model from list_models; the default model when absent.
+    /// Name of an embedding model from list_models (default: the default model).
     pub(super) model: Option<String>,
 }
 
@@ -235,27 +235,27 @@ pub(super) struct Embed {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CountTokens {
-    /// The text to count.
+    /// The text whose tokens are counted.
     pub(super) text: String,
-    /// Name of the model whose tokens are meant; the default model when absent.
+    /// Name of the model that tokenizes the text (default: the default model).
     pub(super) model: Option<String>,
 }
 
-/// Arguments of tools that take none.
+/// Arguments of tools without arguments.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+pub(super) struct NoArguments {}
 
 /// Arguments of `load_model`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LoadModel {
-    /// Name of a model from list_models; the default model when absent.
+    /// Name of a model from list_models (default: the default model).
     pub(super) model: Option<String>,
-    /// How long it stays in memory after its last use: such as "10m", "1h30m", "0" or "forever".
+    /// How long the model stays in memory after its last use, such as "10m", "1h30m", "0" or "forever".
     #[schemars(with = "Option<String>")]
     pub(super) keep_alive: Option<KeepAlive>,
-    /// Whether it stays in memory whatever else needs room.
+    /// Whether the model stays in memory when other models need space.
     pub(super) pin: Option<bool>,
 }
 
@@ -263,7 +263,7 @@ pub(super) struct LoadModel {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UnloadModel {
-    /// Name of a model that list_models shows as loaded.
+    /// Name of a model that is loaded according to list_models.
     pub(super) model: String,
 }
 
@@ -271,7 +271,7 @@ pub(super) struct UnloadModel {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Job {
-    /// The job's id, from the reply that named it.
+    /// Id of the job, from an earlier reply.
     pub(super) job_id: String,
 }
 
@@ -279,18 +279,18 @@ pub(super) struct Job {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobList {
-    /// Only jobs that stand there.
+    /// Status of the jobs to list (default: all).
     #[schemars(with = "Option<StatusWord>")]
     pub(super) status: Option<JobStatus>,
-    /// At most so many, the newest first; 20 when absent.
+    /// Maximum number of jobs, the newest first (default 20).
     #[schemars(range(min = 1, max = 1000))]
     pub(super) limit: Option<usize>,
 }
 
-/// Where a job stands.
+/// Status of a job.
 #[derive(JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "it is there for its schema")]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) enum StatusWord {
     Queued,
     Running,
@@ -304,14 +304,14 @@ pub(super) enum StatusWord {
 /// Reads the arguments of `tool`.
 ///
 /// # Errors
-/// `INVALID_PARAMS` naming the argument and what was expected of it.
+/// `INVALID_PARAMS` with the argument at fault and its expected type.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     tool: &str,
     arguments: JsonObject,
 ) -> Result<T, ErrorBody> {
     serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|error| {
         let (path, problem) = (error.path().to_string(), in_plain_words(error.inner()));
-        let path = brief(&path);
+        let path = truncated(&path);
         let known = schema::input::<T>();
         let field = path.split(['.', '[']).next().unwrap_or_default();
         match known["properties"].get(field) {
@@ -330,7 +330,7 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
                 };
                 let message = format!("the arguments of `{tool}`: {problem}");
                 let mut next = format!("Call `{tool}` again with arguments corrected.");
-                // Of an unknown argument the problem itself says which there are.
+                // The message about an unknown argument already lists the known ones.
                 if !problem.contains("expected one of") {
                     next.push_str(&format!(" It takes {takes}."));
                 }
@@ -340,9 +340,9 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     })
 }
 
-/// Serde's words for types, as a model knows them from schemas.
+/// The message of a serde error with the type names of JSON Schema.
 fn in_plain_words(error: &serde_json::Error) -> String {
-    let text = problem(error);
+    let text = serde_message(error);
     let Some((problem, expected)) = text.rsplit_once(EXPECTED) else { return text };
     let expected = match expected {
         "u32" | "u64" | "usize" => "a whole number, 0 or more",
@@ -355,14 +355,14 @@ fn in_plain_words(error: &serde_json::Error) -> String {
     format!("{problem}{EXPECTED}{expected}")
 }
 
-/// What an argument's schema says of it.
+/// The type and description of an argument from its schema.
 fn hint(schema: &Value) -> String {
     let kind = schema["type"].as_str().map(|kind| format!("It is of type {kind}. "));
     let meaning = schema["description"].as_str().unwrap_or_default();
     format!("{}{}", kind.unwrap_or_default(), meaning.replace('\n', " "))
 }
 
-/// An argument that is not what it should be.
+/// The error of an invalid argument.
 pub(super) fn invalid(field: &str, problem: &str, next: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidParams, problem)
         .with_details(json!({ "field": field }))
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_argument_is_named_with_what_was_expected() {
+    fn invalid_argument_is_named_with_its_type() {
         for (arguments, field, words) in [
             (json!({ "prompt": "x", "max_tokens": "ten" }), "max_tokens", "a whole number"),
             (json!({ "prompt": "x", "max_tokens": -1 }), "max_tokens", "a whole number"),
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_left_out_may_be_null_and_says_what_holds_then() {
+    fn optional_arguments_may_be_null_and_state_defaults() {
         let (chat, text, code) =
             (schema::input::<Chat>(), schema::input::<Generate>(), schema::input::<CompleteCode>());
         for schema in [&chat, &text, &code] {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_has_a_prompt_or_a_conversation() {
+    fn chat_needs_either_prompt_or_messages() {
         let params = |arguments| read::<Chat>("chat", object(arguments)).unwrap().params();
         let messages = json!([
             { "role": "user", "content": "a" },
@@ -450,7 +450,8 @@ mod tests {
         ]);
         let chat =
             params(json!({ "system": "s", "messages": messages, "format": "json" })).unwrap();
-        let roles: Vec<_> = chat.messages.unwrap().into_iter().map(|said| said.role).collect();
+        let roles: Vec<_> =
+            chat.messages.unwrap().into_iter().map(|message| message.role).collect();
         assert_eq!(roles, ["system", "user", "assistant", "user"]);
         assert_eq!(chat.format, Some(OutputFormat::JsonObject));
         let schema = json!({ "type": "object" });
