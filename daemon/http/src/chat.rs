@@ -106,9 +106,9 @@ fn chat_choice(index: usize, choice: Choice, logprobs: bool) -> ChatChoice {
     }
 }
 
-/// The service's parameters for a request. OpenAI's defaults apply instead of ours: the temperature
-/// is 1.
+/// The service's parameters for a request.
 fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
+    let sampling = request.sampling();
     for (field, is_there, next) in [
         ("audio", request.audio.is_some(), "is not supported: text is the only output"),
         ("functions", request.functions.is_some(), "is not supported; use `tools`"),
@@ -153,21 +153,12 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
         format: request.response_format.map(format).transpose()?,
         template_options,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        temperature: Some(request.temperature.unwrap_or(1.0)),
-        top_k: request.top_k,
-        top_p: request.top_p,
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
-        logit_bias: request.logit_bias.unwrap_or_default(),
         n: request.n,
-        seed: request.seed.map(i64::cast_unsigned),
         stop: request.stop.map(Vec::from).unwrap_or_default(),
         logprobs,
         top_logprobs,
         stream: request.stream.unwrap_or_default(),
-        ..GenerateParams::default()
+        ..sampling
     })
 }
 

@@ -201,21 +201,12 @@ fn params(request: &CompletionRequest) -> GenerateParams {
         model: request.model.clone().filter(|model| !model.is_empty()),
         suffix: request.suffix.clone().filter(|suffix| !suffix.is_empty()),
         max_tokens: Some(request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
-        temperature: Some(request.temperature.unwrap_or(1.0)),
-        top_k: request.top_k,
-        top_p: request.top_p,
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
-        logit_bias: request.logit_bias.clone().unwrap_or_default(),
         n: request.n,
-        seed: request.seed.map(i64::cast_unsigned),
         stop: request.stop.clone().map(Vec::from).unwrap_or_default(),
         logprobs: request.logprobs.is_some(),
         top_logprobs: request.logprobs.unwrap_or_default(),
         stream: request.stream.unwrap_or_default(),
-        ..GenerateParams::default()
+        ..request.sampling()
     }
 }
 

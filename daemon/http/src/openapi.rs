@@ -262,7 +262,14 @@ mod tests {
         assert!(!required("AnswerMessage").contains("tool_calls"), "{}", required("AnswerMessage"));
         assert!(required("Problem").contains("request_id"));
         assert!(!required("Problem").contains("details"), "{}", required("Problem"));
-        assert_eq!(schemas["ChatRequest"]["properties"]["n"]["maximum"], 8);
+        for name in ["ChatRequest", "CompletionRequest"] {
+            let fields = &schemas[name]["properties"];
+            assert_eq!(
+                (&fields["n"]["maximum"], &fields["temperature"]["maximum"]),
+                (&json!(8), &json!(100.0))
+            );
+            assert_eq!(fields["min_p"]["description"], ingle_protocol::sampling::MIN_P.description);
+        }
         let open = serde_json::from_slice::<Value>(&describe(false)).unwrap();
         assert!(open["paths"]["/v1/models"]["get"]["responses"]["401"].is_null());
     }

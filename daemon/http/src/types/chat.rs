@@ -2,96 +2,73 @@
 
 use std::collections::BTreeMap;
 
+use ingle_protocol::sampling;
+use ingle_protocol::wire::generate::GenerateParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::sampling::request_with_sampling;
 use super::shared::{OneOrMany, StreamOptions};
 
-/// A conversation. Fields of OpenAI's API that are not listed are ignored.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct ChatRequest {
-    /// Name of the model (default: the default model).
-    pub model: Option<String>,
-    /// The conversation.
-    #[schemars(length(min = 1, max = 4096))]
-    pub messages: Vec<ChatMessage>,
-    /// Maximum number of tokens to generate, including reasoning (default 4096).
-    #[schemars(range(min = 1, max = u32::MAX))]
-    pub max_completion_tokens: Option<u32>,
-    /// The old name of `max_completion_tokens`.
-    #[schemars(range(min = 1, max = u32::MAX))]
-    pub max_tokens: Option<u32>,
-    /// 0 is greedy; 1 when absent.
-    #[schemars(range(min = 0, max = 100))]
-    pub temperature: Option<f32>,
-    /// Keep the likeliest tokens that sum to this probability; 1 when absent.
-    #[schemars(range(min = 0, max = 1))]
-    pub top_p: Option<f32>,
-    /// Ours: keep the likeliest `top_k` tokens; 0 keeps all.
-    #[schemars(range(min = 0, max = u32::MAX))]
-    pub top_k: Option<u32>,
-    /// Ours: drop tokens less likely than this share of the likeliest.
-    #[schemars(range(min = 0, max = 1))]
-    pub min_p: Option<f32>,
-    /// Ours: above 1 makes what the last 64 tokens held less likely.
-    #[schemars(range(min = 0.01, max = 100))]
-    pub repetition_penalty: Option<f32>,
-    /// Taken off a token's logit for each time it has been generated.
-    #[schemars(range(min = -2, max = 2))]
-    pub frequency_penalty: Option<f32>,
-    /// Taken off a token's logit if it has been generated at all.
-    #[schemars(range(min = -2, max = 2))]
-    pub presence_penalty: Option<f32>,
-    /// Added to the logits of these token ids of the model, -100 to 100.
-    #[serde(default)]
-    #[schemars(schema_with = "super::shared::logit_bias_schema")]
-    pub logit_bias: Option<BTreeMap<u32, f32>>,
-    /// Number of choices.
-    #[schemars(range(min = 1, max = 8))]
-    pub n: Option<u32>,
-    /// Seed of the draws.
-    #[schemars(range(min = i64::MIN, max = i64::MAX))]
-    pub seed: Option<i64>,
-    /// Strings that end the content. In reasoning and tool calls they have no effect.
-    pub stop: Option<OneOrMany>,
-    /// Whether to report the log-probability of each token.
-    pub logprobs: Option<bool>,
-    /// Number of likeliest tokens to report at each position; requires `logprobs`.
-    #[schemars(range(min = 0, max = 20))]
-    pub top_logprobs: Option<usize>,
-    /// Whether to stream the response as server-sent events.
-    pub stream: Option<bool>,
-    /// Further content of the stream.
-    pub stream_options: Option<StreamOptions>,
-    /// Response format of the content. It does not apply to a response that calls tools.
-    #[schemars(with = "Option<ResponseFormatSchema>")]
-    pub response_format: Option<ResponseFormat>,
-    /// The tools that the model may call.
-    #[schemars(length(max = 128))]
-    pub tools: Option<Vec<Tool>>,
-    /// Whether the model calls tools (default `auto`).
-    pub tool_choice: Option<ToolChoice>,
-    /// Whether the model may call several tools in one response (default true).
-    pub parallel_tool_calls: Option<bool>,
-    /// Effort of a reasoning model; passed to the chat template.
-    pub reasoning_effort: Option<ReasoningEffort>,
-    /// Extension: further variables of the model's chat template, such as `enable_thinking`.
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Must be `["text"]` or absent: text is the only output.
-    pub modalities: Option<Vec<Modality>>,
-    /// Not supported: must be absent.
-    #[schemars(with = "Option<()>")]
-    pub audio: Option<Value>,
-    /// Not supported: must be absent. Use `tools`.
-    #[schemars(with = "Option<()>")]
-    pub functions: Option<Value>,
-    /// Not supported: must be absent. Use `tool_choice`.
-    #[schemars(with = "Option<()>")]
-    pub function_call: Option<Value>,
-    /// Not supported: must be absent.
-    #[schemars(with = "Option<()>")]
-    pub web_search_options: Option<Value>,
+request_with_sampling! {
+    /// A conversation. Fields of OpenAI's API that are not listed are ignored.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    pub struct ChatRequest {
+        /// Name of the model (default: the default model).
+        pub model: Option<String>,
+        /// The conversation.
+        #[schemars(length(min = 1, max = 4096))]
+        pub messages: Vec<ChatMessage>,
+        /// Maximum number of tokens to generate, including reasoning (default 4096).
+        #[schemars(range(min = 1, max = u32::MAX))]
+        pub max_completion_tokens: Option<u32>,
+        /// The old name of `max_completion_tokens`.
+        #[schemars(range(min = 1, max = u32::MAX))]
+        pub max_tokens: Option<u32>,
+        /// Number of choices.
+        #[schemars(range(min = 1, max = 8))]
+        pub n: Option<u32>,
+        /// Strings that end the content. In reasoning and tool calls they have no effect.
+        pub stop: Option<OneOrMany>,
+        /// Whether to report the log-probability of each token.
+        pub logprobs: Option<bool>,
+        /// Number of likeliest tokens to report at each position; requires `logprobs`.
+        #[schemars(range(min = 0, max = 20))]
+        pub top_logprobs: Option<usize>,
+        /// Whether to stream the response as server-sent events.
+        pub stream: Option<bool>,
+        /// Further content of the stream.
+        pub stream_options: Option<StreamOptions>,
+        /// Response format of the content. It does not apply to a response that calls tools.
+        #[schemars(with = "Option<ResponseFormatSchema>")]
+        pub response_format: Option<ResponseFormat>,
+        /// The tools that the model may call.
+        #[schemars(length(max = 128))]
+        pub tools: Option<Vec<Tool>>,
+        /// Whether the model calls tools (default `auto`).
+        pub tool_choice: Option<ToolChoice>,
+        /// Whether the model may call several tools in one response (default true).
+        pub parallel_tool_calls: Option<bool>,
+        /// Effort of a reasoning model; passed to the chat template.
+        pub reasoning_effort: Option<ReasoningEffort>,
+        /// Extension: further variables of the model's chat template, such as `enable_thinking`.
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Must be `["text"]` or absent: text is the only output.
+        pub modalities: Option<Vec<Modality>>,
+        /// Not supported: must be absent.
+        #[schemars(with = "Option<()>")]
+        pub audio: Option<Value>,
+        /// Not supported: must be absent. Use `tools`.
+        #[schemars(with = "Option<()>")]
+        pub functions: Option<Value>,
+        /// Not supported: must be absent. Use `tool_choice`.
+        #[schemars(with = "Option<()>")]
+        pub function_call: Option<Value>,
+        /// Not supported: must be absent.
+        #[schemars(with = "Option<()>")]
+        pub web_search_options: Option<Value>,
+    }
 }
 
 /// One message of a conversation.

@@ -2,70 +2,47 @@
 
 use std::collections::BTreeMap;
 
+use ingle_protocol::sampling;
+use ingle_protocol::wire::generate::GenerateParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::input::Input;
+use super::sampling::request_with_sampling;
 use super::shared::{FinishReason, OneOrMany, StreamOptions, Usage};
 
-/// Prompts to complete. Fields of OpenAI's API that are not listed are ignored.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct CompletionRequest {
-    /// Name of the model (default: the default model).
-    pub model: Option<String>,
-    /// One prompt or several, as text or as token ids of the model's own vocabulary. A request may
-    /// have 64 completions in total.
-    pub prompt: Input,
-    /// Text after the gap that the model fills; `prompt` is the text before it.
-    pub suffix: Option<String>,
-    /// Maximum number of tokens to generate (default 16).
-    #[schemars(range(min = 1, max = u32::MAX))]
-    pub max_tokens: Option<u32>,
-    /// 0 is greedy; 1 when absent.
-    #[schemars(range(min = 0, max = 100))]
-    pub temperature: Option<f32>,
-    /// Keep the likeliest tokens that sum to this probability; 1 when absent.
-    #[schemars(range(min = 0, max = 1))]
-    pub top_p: Option<f32>,
-    /// Ours: keep the likeliest `top_k` tokens; 0 keeps all.
-    #[schemars(range(min = 0, max = u32::MAX))]
-    pub top_k: Option<u32>,
-    /// Ours: drop tokens less likely than this share of the likeliest.
-    #[schemars(range(min = 0, max = 1))]
-    pub min_p: Option<f32>,
-    /// Ours: above 1 makes what the last 64 tokens held less likely.
-    #[schemars(range(min = 0.01, max = 100))]
-    pub repetition_penalty: Option<f32>,
-    /// Taken off a token's logit for each time it has been generated.
-    #[schemars(range(min = -2, max = 2))]
-    pub frequency_penalty: Option<f32>,
-    /// Taken off a token's logit if it has been generated at all.
-    #[schemars(range(min = -2, max = 2))]
-    pub presence_penalty: Option<f32>,
-    /// Added to the logits of these token ids of the model, -100 to 100.
-    #[serde(default)]
-    #[schemars(schema_with = "super::shared::logit_bias_schema")]
-    pub logit_bias: Option<BTreeMap<u32, f32>>,
-    /// Number of completions per prompt.
-    #[schemars(range(min = 1, max = 8))]
-    pub n: Option<u32>,
-    /// Must equal `n` or be absent: every completion is returned.
-    #[schemars(range(min = 1, max = 8))]
-    pub best_of: Option<u32>,
-    /// Seed of the draws.
-    #[schemars(range(min = i64::MIN, max = i64::MAX))]
-    pub seed: Option<i64>,
-    /// Strings that end a completion.
-    pub stop: Option<OneOrMany>,
-    /// Number of likeliest tokens to report at each position, with their log-probabilities.
-    #[schemars(range(min = 0, max = 20))]
-    pub logprobs: Option<usize>,
-    /// Whether each completion begins with its prompt; not together with `logprobs`.
-    pub echo: Option<bool>,
-    /// Whether to stream the completions as server-sent events.
-    pub stream: Option<bool>,
-    /// Further content of the stream.
-    pub stream_options: Option<StreamOptions>,
+request_with_sampling! {
+    /// Prompts to complete. Fields of OpenAI's API that are not listed are ignored.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    pub struct CompletionRequest {
+        /// Name of the model (default: the default model).
+        pub model: Option<String>,
+        /// One prompt or several, as text or as token ids of the model's own vocabulary. A request may
+        /// have 64 completions in total.
+        pub prompt: Input,
+        /// Text after the gap that the model fills; `prompt` is the text before it.
+        pub suffix: Option<String>,
+        /// Maximum number of tokens to generate (default 16).
+        #[schemars(range(min = 1, max = u32::MAX))]
+        pub max_tokens: Option<u32>,
+        /// Number of completions per prompt.
+        #[schemars(range(min = 1, max = 8))]
+        pub n: Option<u32>,
+        /// Must equal `n` or be absent: every completion is returned.
+        #[schemars(range(min = 1, max = 8))]
+        pub best_of: Option<u32>,
+        /// Strings that end a completion.
+        pub stop: Option<OneOrMany>,
+        /// Number of likeliest tokens to report at each position, with their log-probabilities.
+        #[schemars(range(min = 0, max = 20))]
+        pub logprobs: Option<usize>,
+        /// Whether each completion begins with its prompt; not together with `logprobs`.
+        pub echo: Option<bool>,
+        /// Whether to stream the completions as server-sent events.
+        pub stream: Option<bool>,
+        /// Further content of the stream.
+        pub stream_options: Option<StreamOptions>,
+    }
 }
 
 /// The completions, or a chunk of them.

@@ -10,4 +10,5 @@ pub mod embeddings;
 pub mod input;
 pub mod models;
 pub mod problem;
+mod sampling;
 pub mod shared;

@@ -1,7 +1,7 @@
 //! Types that chat and completions share.
 
 use ingle_protocol::wire::generate::{FinishReason as Ended, Usage as Counted};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One string or several.
@@ -21,16 +21,6 @@ impl From<OneOrMany> for Vec<String> {
             OneOrMany::Many(strings) => strings,
         }
     }
-}
-
-/// The schema of logit biases by token id. The ids are strings in JSON.
-pub(super) fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": ["object", "null"],
-        "propertyNames": { "pattern": "^[0-9]{1,9}$" },
-        "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
-        "maxProperties": 1024,
-    })
 }
 
 /// Further content of a stream.

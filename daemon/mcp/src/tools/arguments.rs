@@ -4,6 +4,7 @@
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::keep_alive::KeepAlive;
+use ingle_protocol::sampling;
 use ingle_protocol::wire::generate::{GenerateParams, Message, OutputFormat};
 use ingle_protocol::wire::jobs::JobStatus;
 use rmcp::model::JsonObject;
@@ -15,34 +16,61 @@ use serde_json::{Map, Value, json};
 use super::schema;
 use crate::truncate::{EXPECTED, serde_message, truncated};
 
-/// Arguments of `chat`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Chat {
-    /// The prompt. Give either this or `messages`.
-    prompt: Option<String>,
-    /// The conversation so far, instead of `prompt`. The model responds to the last message.
-    messages: Option<Vec<ChatMessage>>,
-    /// System prompt: instructions for the model.
-    system: Option<String>,
-    /// Name of a model from list_models (default: the default model).
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest answer; 1 varies freely.
-    temperature: Option<f32>,
-    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
-    top_p: Option<f32>,
-    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
-    /// against a text that goes in circles.
-    repetition_penalty: Option<f32>,
-    /// With the same seed, the same text is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the response.
-    stop: Option<Vec<String>>,
-    /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema that
-    /// constrains the response.
-    format: Option<Format>,
+/// Declares the arguments of a tool that generates text: its own and the shared ones.
+///
+/// serde's `flatten` would not do: it does not combine with `deny_unknown_fields`.
+macro_rules! with_generation_arguments {
+    ($(#[$meta:meta])* pub(super) struct $name:ident { $($own:tt)* }) => {
+        $(#[$meta])*
+        pub(super) struct $name {
+            $($own)*
+            /// Name of a model from list_models (default: the default model).
+            model: Option<String>,
+            /// Maximum number of tokens to generate (default 4096).
+            max_tokens: Option<u32>,
+            /// Sampling temperature; 0 (the default) is greedy, 1 is the model's own distribution.
+            temperature: Option<f32>,
+            #[schemars(description = sampling::SEED)]
+            seed: Option<u64>,
+            /// Stop strings: each ends the text.
+            stop: Option<Vec<String>>,
+        }
+
+        impl $name {
+            /// The service's parameters with the shared arguments only.
+            fn shared(&mut self) -> GenerateParams {
+                GenerateParams {
+                    model: self.model.take(),
+                    max_tokens: self.max_tokens,
+                    temperature: self.temperature,
+                    seed: self.seed,
+                    stop: self.stop.take().unwrap_or_default(),
+                    ..GenerateParams::default()
+                }
+            }
+        }
+    };
+}
+
+with_generation_arguments! {
+    /// Arguments of `chat`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Chat {
+        /// The prompt. Give either this or `messages`.
+        prompt: Option<String>,
+        /// The conversation so far, instead of `prompt`. The model responds to the last message.
+        messages: Option<Vec<ChatMessage>>,
+        /// System prompt: instructions for the model.
+        system: Option<String>,
+        #[schemars(description = sampling::TOP_P.description)]
+        top_p: Option<f32>,
+        #[schemars(description = sampling::REPETITION_PENALTY.description)]
+        repetition_penalty: Option<f32>,
+        /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema that
+        /// constrains the response.
+        format: Option<Format>,
+    }
 }
 
 /// One message of a conversation.
@@ -99,7 +127,8 @@ impl Chat {
     ///
     /// # Errors
     /// `INVALID_PARAMS` unless exactly one of `prompt` and `messages` is given.
-    pub(super) fn params(self) -> Result<GenerateParams, ErrorBody> {
+    pub(super) fn params(mut self) -> Result<GenerateParams, ErrorBody> {
+        let shared = self.shared();
         let system = self.system.map(|content| Message::new("system", content));
         let messages = match (self.prompt, self.messages) {
             (Some(prompt), None) => vec![Message::new("user", prompt)],
@@ -131,93 +160,59 @@ impl Chat {
             Format::Schema(schema) => OutputFormat::JsonSchema { schema: Value::Object(schema) },
         });
         Ok(GenerateParams {
-            model: self.model,
             messages: Some(system.into_iter().chain(messages).collect()),
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
             format,
-            ..GenerateParams::default()
+            ..shared
         })
     }
 }
 
-/// Arguments of `generate`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Generate {
-    /// Text for the model to continue, without a chat template.
-    prompt: String,
-    /// Name of a model from list_models (default: the default model).
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest text; 1 varies freely.
-    temperature: Option<f32>,
-    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
-    top_p: Option<f32>,
-    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
-    /// against a text that goes in circles.
-    repetition_penalty: Option<f32>,
-    /// With the same seed, the same text is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the text.
-    stop: Option<Vec<String>>,
+with_generation_arguments! {
+    /// Arguments of `generate`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Generate {
+        /// Text for the model to continue, without a chat template.
+        prompt: String,
+        #[schemars(description = sampling::TOP_P.description)]
+        top_p: Option<f32>,
+        #[schemars(description = sampling::REPETITION_PENALTY.description)]
+        repetition_penalty: Option<f32>,
+    }
 }
 
 impl Generate {
     /// The service's parameters.
-    pub(super) fn params(self) -> GenerateParams {
+    pub(super) fn params(mut self) -> GenerateParams {
+        let shared = self.shared();
         GenerateParams {
-            model: self.model,
             prompt: Some(self.prompt),
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
-            ..GenerateParams::default()
+            ..shared
         }
     }
 }
 
-/// Arguments of `complete_code`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CompleteCode {
-    /// The code before the gap.
-    prefix: String,
-    /// The code after the gap (default: continue `prefix`).
-    suffix: Option<String>,
-    /// Name of a code model from list_models (default: the default model).
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest code; 1 varies freely.
-    temperature: Option<f32>,
-    /// With the same seed, the same code is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the code, such as a blank line.
-    stop: Option<Vec<String>>,
+with_generation_arguments! {
+    /// Arguments of `complete_code`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct CompleteCode {
+        /// The code before the gap.
+        prefix: String,
+        /// The code after the gap (default: continue `prefix`).
+        suffix: Option<String>,
+    }
 }
 
 impl CompleteCode {
     /// The service's parameters.
-    pub(super) fn params(self) -> GenerateParams {
-        GenerateParams {
-            model: self.model,
-            prompt: Some(self.prefix),
-            suffix: self.suffix,
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
-            ..GenerateParams::default()
-        }
+    pub(super) fn params(mut self) -> GenerateParams {
+        let shared = self.shared();
+        GenerateParams { prompt: Some(self.prefix), suffix: self.suffix, ..shared }
     }
 }
 
@@ -417,7 +412,7 @@ mod tests {
         for schema in [&chat, &text, &code] {
             let known = schema["properties"].as_object().unwrap();
             let said = known["max_tokens"]["description"].as_str().unwrap();
-            let default = format!("{} when absent", ingle_service::limits::DEFAULT_MAX_TOKENS);
+            let default = format!("(default {})", ingle_service::limits::DEFAULT_MAX_TOKENS);
             assert!(said.contains(&default), "{said}");
             let stop = &known["stop"];
             assert_eq!(
