@@ -33,7 +33,7 @@ use ingle_formats::gguf::GgufFile;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
-use ingle_scheduler::command::{ChoiceOf, Command, Completion, GenerateRequest};
+use ingle_scheduler::command::{RequestChoice, Command, Completion, GenerateRequest};
 use ingle_scheduler::crash_journal::CrashJournal;
 use ingle_scheduler::handle::EngineHandle;
 use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions};
@@ -211,7 +211,10 @@ impl Ours {
         let (progress, _progress) = mpsc::channel(64);
         let (done, loaded) = oneshot::channel();
         let (model, options) = (self.model.clone(), ModelOptions::default());
-        self.engine.send(Command::Load { model, options, force: false, progress, done }).unwrap();
+        let span = tracing::Span::current();
+        self.engine
+            .send(Command::Load { model, options, force: false, span, progress, done })
+            .unwrap();
         loaded.blocking_recv().unwrap().unwrap();
     }
 
@@ -229,6 +232,7 @@ impl Ours {
         let (done, outcome) = oneshot::channel();
         let request = GenerateRequest {
             request_id: "bench".to_owned(),
+            span: tracing::Span::current(),
             model: self.model.clone(),
             output: TextOutput::new(Arc::clone(&self.text.tokenizer), Vec::new()).unwrap(),
             constraint: None,
@@ -242,8 +246,8 @@ impl Ours {
             logprobs: None,
             stream_text: true,
             deadline: Deadline::new(Layer::Daemon, 600_000, None, Instant::now()),
-            choice: ChoiceOf::default(),
-            wrap_up: Arc::default(),
+            choice: RequestChoice::default(),
+            finish_at_sentence: Arc::default(),
             cancel: CancellationToken::new(),
             events,
             done,
