@@ -14,14 +14,12 @@
 mod mask;
 mod penalties;
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+use ingle_protocol::sampling::{MIN_P, SamplingParameter, TEMPERATURE, TOP_P};
 
 pub use mask::{Mask, MaskSource, TokenSet};
 pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
-
-/// Largest temperature accepted; beyond it every distribution is flat.
-pub const MAX_TEMPERATURE: f32 = 100.0;
 
 /// Maximum number of likeliest tokens that one scan finds with a small sorted list.
 const SHORT_LIST: usize = 64;
@@ -119,21 +117,16 @@ impl SamplerSettings {
     /// # Errors
     /// [`InvalidSetting`] naming the first invalid field and its valid values.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let temperature = 0.0..=MAX_TEMPERATURE;
-        check("temperature", self.temperature, temperature, "a number from 0 to 100")?;
-        check("top_p", self.top_p, 0.0..=1.0, "a number from 0 to 1")?;
-        check("min_p", self.min_p, 0.0..=1.0, "a number from 0 to 1")
+        check(&TEMPERATURE, self.temperature)?;
+        check(&TOP_P, self.top_p)?;
+        check(&MIN_P, self.min_p)
     }
 }
 
-fn check(
-    field: &'static str,
-    found: f32,
-    range: RangeInclusive<f32>,
-    expected: &'static str,
-) -> Result<(), InvalidSetting> {
+fn check(parameter: &SamplingParameter, found: f32) -> Result<(), InvalidSetting> {
+    let SamplingParameter { name: field, expected, .. } = *parameter;
     // NaN is in no range, so it is refused too.
-    let is_fine = range.contains(&found);
+    let is_fine = parameter.range().contains(&found);
     is_fine.then_some(()).ok_or(InvalidSetting { field, expected, found })
 }
 

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use ingle_protocol::wire::chat::ToolCall;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, TokenLogprob};
 
-use ingle_text::reading::{self, Reader};
+use ingle_text::response_parser::{ResponseParser, ResponsePart};
 
 /// One text under way.
 #[derive(Debug)]
 pub(super) struct Answer {
     choice: usize,
     /// Absent where the text is passed on as it is.
-    reader: Option<Reader>,
+    reader: Option<ResponseParser>,
     is_parallel: bool,
     said: Said,
     /// Probabilities that wait for text to go with.
@@ -53,7 +53,7 @@ impl Said {
 impl Answer {
     /// The text of this number, before its first token. `is_parallel`: whether it may make several
     /// calls.
-    pub(super) fn new(choice: usize, reader: Option<Reader>, is_parallel: bool) -> Self {
+    pub(super) fn new(choice: usize, reader: Option<ResponseParser>, is_parallel: bool) -> Self {
         Self { choice, reader, is_parallel, said: Said::default(), logprobs: Vec::new() }
     }
 
@@ -85,9 +85,9 @@ impl Answer {
         self.said
     }
 
-    fn say(&mut self, said: reading::Said<'_>, events: &mut VecDeque<GenerateEvent>) {
+    fn say(&mut self, said: ResponsePart<'_>, events: &mut VecDeque<GenerateEvent>) {
         match said {
-            reading::Said::Reasoning(text) => {
+            ResponsePart::Reasoning(text) => {
                 self.said.reasoning.get_or_insert_default().push_str(text);
                 match events.back_mut() {
                     // Characters come one by one, and are one event.
@@ -102,21 +102,21 @@ impl Answer {
                     }),
                 }
             }
-            reading::Said::Content(text) => self.delta(text, events),
-            reading::Said::Begin(name) => {
+            ResponsePart::Content(text) => self.delta(text, events),
+            ResponsePart::Begin(name) => {
                 let id = call_id();
                 let call =
                     ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
                 self.said.tool_calls.push(call);
                 self.call(Some((id, name)), String::new(), events);
             }
-            reading::Said::Arguments(more) => {
+            ResponsePart::Arguments(more) => {
                 if let Some(call) = self.said.tool_calls.last_mut() {
                     call.arguments.push_str(&more);
                 }
                 self.call(None, more, events);
             }
-            reading::Said::End => {
+            ResponsePart::End => {
                 // Calls that were not wanted are read, so that they are not taken for text, and
                 // left out.
                 if !self.is_parallel {
@@ -169,18 +169,27 @@ fn call_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ingle_text::reading::{Calling, Reading};
+    use ingle_text::response_parser::{ResponseSyntax, ToolSyntax};
     use ingle_text::tool_calls::ToolFormat;
 
     const TEXT: &str = "<think>\nwhich city?</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \
         \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"time\"}\n\
         </tool_call>";
 
-    fn reader(stops: &[&str]) -> Option<Reader> {
+    fn reader(stops: &[&str]) -> Option<ResponseParser> {
         let names = Vec::new();
-        let tools = Some(Calling { format: ToolFormat::Hermes, names, is_formed: false });
+        let tools =
+            Some(ToolSyntax { format: ToolFormat::Hermes, names, has_response_format: false });
         let stops = stops.iter().map(|&stop| stop.to_owned()).collect();
-        Some(Reader::new(Reading { may_think: true, thought: None, tools, stops }).unwrap())
+        Some(
+            ResponseParser::new(ResponseSyntax {
+                may_reason: true,
+                reasoning_end: None,
+                tools,
+                stops,
+            })
+            .unwrap(),
+        )
     }
 
     fn logprob(token: u32) -> TokenLogprob {
@@ -194,7 +203,11 @@ mod tests {
     }
 
     /// What the events say, with the ids of calls left out, and what the result says.
-    fn answer(reader: Option<Reader>, is_parallel: bool, pieces: &[&str]) -> (Said, Said, usize) {
+    fn answer(
+        reader: Option<ResponseParser>,
+        is_parallel: bool,
+        pieces: &[&str],
+    ) -> (Said, Said, usize) {
         let mut answer = Answer::new(3, reader, is_parallel);
         let mut events = VecDeque::new();
         let (mut heard, mut heard_logprobs) = (Said::default(), 0);

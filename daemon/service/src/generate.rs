@@ -42,7 +42,7 @@ use ingle_scheduler::stall_alarm::StallAlarm;
 use ingle_scheduler::time::millis;
 use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
-use ingle_text::reading::Reader;
+use ingle_text::response_parser::ResponseParser;
 
 pub(crate) use super::validate::validate;
 
@@ -188,22 +188,8 @@ impl Generation {
             });
         }
         let rest = if self.stream_text { rest.into() } else { Vec::new() };
-        let mut choices = choices.into_iter();
-        let first = choices.next()?;
-        let result = GenerateResult {
-            request_id: self.context.id,
-            model: self.model,
-            text: first.text,
-            reasoning: first.reasoning,
-            tool_calls: first.tool_calls,
-            finish_reason: first.finish_reason,
-            stop_string: first.stop_string,
-            seed: first.seed,
-            usage,
-            timings,
-            logprobs: first.logprobs,
-            alternatives: choices.collect(),
-        };
+        let (request_id, model) = (self.context.id, self.model);
+        let result = GenerateResult { request_id, model, choices, usage, timings };
         Some((rest, result))
     }
 }
@@ -257,8 +243,8 @@ impl Service {
             let (done_tx, done) = oneshot::channel();
             let mut output = TextOutput::new(Arc::clone(&open.text.tokenizer), stops.clone())?;
             // Where there are none, nobody has to look for them.
-            if let Some(reader) = reader.clone().filter(Reader::has_stops) {
-                output = output.read_by(reader);
+            if let Some(reader) = reader.clone().filter(ResponseParser::has_stops) {
+                output = output.with_parser(reader);
             }
             let answer = Answer::new(index, reader.clone(), is_parallel);
             let request = GenerateRequest {

@@ -16,7 +16,7 @@ use super::models::{OpenModel, blocking};
 use super::validate::grammar_beside_tools;
 use ingle_engine::role::Role;
 use ingle_text::chat::Chat;
-use ingle_text::reading::{Calling, Reader, Reading};
+use ingle_text::response_parser::{ResponseParser, ResponseSyntax, ToolSyntax};
 use ingle_text::tool_calls::ToolStyle;
 use ingle_text::tool_calls::grammar::{self, CallGrammar};
 use ingle_text::{TextError, TextModel, fim, reasoning};
@@ -46,7 +46,7 @@ pub(super) struct Prompt {
     /// Special tokens that are tags of the answer.
     pub(super) tags: Vec<u32>,
     /// Reads the answer; absent where it is passed on as it is.
-    pub(super) reader: Option<Reader>,
+    pub(super) reader: Option<ResponseParser>,
     /// Whether it may call several tools.
     pub(super) is_parallel: bool,
     /// What ends an answer that is passed on as it is.
@@ -167,7 +167,7 @@ fn chat(
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
     let is_demanded = matches!(choice, ToolChoice::Required | ToolChoice::Tool(_));
     // A call that is demanded has no content that a form could bind.
-    let is_formed = format != OutputFormat::Text && !is_demanded;
+    let has_response_format = format != OutputFormat::Text && !is_demanded;
     let form = form(text, style, &tools, &choice, is_parallel, format)?;
     let skips_reasoning = !matches!(form, Form::Format(OutputFormat::Text));
     let unix_time_s = unix_time_s();
@@ -176,11 +176,11 @@ fn chat(
     let names: Vec<String> = chat.tools.into_iter().map(|tool| tool.name).collect();
     let markers = if names.is_empty() { &[] } else { style.format.markers() };
     let tags = reasoning::MARKERS.iter().chain(markers);
-    let calling = Calling { format: style.format, names, is_formed };
-    let reading = Reading {
+    let calling = ToolSyntax { format: style.format, names, has_response_format };
+    let reading = ResponseSyntax {
         // What has the caller's own form is read as it is, whatever it looks like.
-        may_think: !is_formed,
-        thought: prompt.thought,
+        may_reason: !has_response_format,
+        reasoning_end: prompt.reasoning_end,
         tools: (!calling.names.is_empty()).then_some(calling),
         stops: if is_demanded { Vec::new() } else { stops },
     };
@@ -188,7 +188,7 @@ fn chat(
         tokens: prompt.tokens,
         end_tokens: text.eos.clone(),
         tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
-        reader: Some(Reader::new(reading)?),
+        reader: Some(ResponseParser::new(reading)?),
         is_parallel,
         stops: Vec::new(),
         form,
