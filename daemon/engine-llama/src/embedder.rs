@@ -4,7 +4,7 @@
 
 use llama_guard::{Context, Pass};
 
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use llama_guard::{Context, ErrorKind, Pass, Stop};
 
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{
     Capacity, Generator, IsWanted, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len,
     check_rows, not_open,

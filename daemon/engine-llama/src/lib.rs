@@ -10,16 +10,20 @@
 
 mod check;
 mod embedder;
+mod error;
 mod generator;
 pub mod limits;
 mod load;
+mod log;
 mod sizes;
 #[cfg(test)]
 mod tests;
 pub mod vocab;
 
+pub use self::log::forward_log;
+
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
 
 use ingle_engine::engines::{Engine, LoadStart, LoadTarget, cannot_run};
 use ingle_engine::error::EngineError;
@@ -81,34 +85,6 @@ impl Engine for LlamaEngine {
             kv_per_token: if model.role == Role::Generates { kv_per_token } else { 0 },
             kv_up_front: true,
             context_tokens,
-        }
-    }
-}
-
-/// Converts llama.cpp's error to the engine's.
-fn native(error: llama_guard::Error) -> EngineError {
-    EngineError::Native(format!("llama.cpp: {error}"))
-}
-
-/// Forwards llama.cpp's log to the daemon's log.
-pub fn forward_log() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let wants_debug = tracing::enabled!(target: "llama.cpp", tracing::Level::TRACE);
-        llama_guard::set_log(log, wants_debug);
-    });
-}
-
-fn log(level: llama_guard::Level, line: &str) {
-    use llama_guard::Level;
-    match level {
-        Level::Debug => tracing::trace!(target: "llama.cpp", "{line}"),
-        Level::Info => tracing::debug!(target: "llama.cpp", "{line}"),
-        Level::Warn | Level::Error => tracing::warn!(target: "llama.cpp", "{line}"),
-        Level::Abort => {
-            tracing::error!(target: "llama.cpp", "an assertion failed, the daemon aborts: {line}");
-            // Another thread writes the log, and will not run again before the abort.
-            eprintln!("llama.cpp: an assertion failed, the daemon aborts: {line}");
         }
     }
 }

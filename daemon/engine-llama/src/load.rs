@@ -15,7 +15,7 @@ use super::check;
 use super::embedder::LlamaEmbedder;
 use super::generator::{LlamaGenerator, Shape};
 use super::sizes::{self, BATCH_TOKENS};
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;
 use ingle_engine::loader::{self, LoadSink, LoadStream};
@@ -79,7 +79,7 @@ fn spawn<T: Send + 'static>(
     cancel: Arc<AtomicBool>,
     build: impl FnOnce(&GgufFile, &EngineSettings, &LoadSink) -> Result<T, EngineError> + Send + 'static,
 ) -> Result<(ModelHandoff<T>, LoadStream), EngineError> {
-    super::forward_log();
+    crate::log::forward_log();
     let handoff = ModelHandoff(Arc::default());
     let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&handoff.0));
     let stream = loader::spawn_work(cancel, move |sink| {

@@ -3,7 +3,9 @@
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 
 // Limits of other crates that this one enforces too.
-pub(crate) use ingle_protocol::limits::{CONCURRENT_GENERATIONS, RETRY_AFTER_MS};
+#[cfg(feature = "sim")]
+pub(crate) use ingle_protocol::limits::CONCURRENT_GENERATIONS;
+pub(crate) use ingle_protocol::limits::RETRY_AFTER_MS;
 
 /// Tensors between the loader thread and the engine thread.
 pub const LOADER_TENSORS: usize = 4;

@@ -19,12 +19,11 @@ use super::tensor::{HostTensor, WeightPrecision};
 
 mod folder;
 mod gguf;
+mod source;
 
 pub use folder::folder_loaded_bytes;
 pub use gguf::{check_readable, loaded_bytes};
-
-/// Approximate bytes read between two checks of the cancel flag.
-const CHUNK_BYTES: usize = 4 << 20;
+pub use source::Source;
 
 /// Interval at which a loader with a full channel checks the cancel flag.
 const WAIT_POLL: Duration = Duration::from_millis(1);
@@ -123,36 +122,6 @@ impl LoadStream {
         self.ended = true;
         LoadItem::Failed(EngineError::Native("the loader thread ended without a result".to_owned()))
     }
-}
-
-/// A source of tensors. Reading moves no file position, so a source may be shared.
-pub trait Source: Send + Sync + 'static {
-    /// Refuses unreadable tensor types, without reading.
-    ///
-    /// # Errors
-    /// [`EngineError::Unsupported`] naming the first such tensor.
-    fn check_readable(&self) -> Result<(), EngineError>;
-
-    /// Number of tensors.
-    fn tensor_count(&self) -> usize;
-
-    /// Bytes of all tensors together, as stored.
-    fn stored_bytes(&self) -> u64;
-
-    /// Reads and converts the tensor of that index, and returns its bytes in the file.
-    ///
-    /// Reads pieces of at most a few MiB into `buffer`, and calls `check_cancel` before each.
-    ///
-    /// # Errors
-    /// [`EngineError::InvalidModel`] naming the tensor and the fault, [`EngineError::NoMemory`],
-    /// [`EngineError::Io`], and the errors of `check_cancel`.
-    fn read(
-        &self,
-        index: usize,
-        precision: WeightPrecision,
-        buffer: &mut Vec<u8>,
-        check_cancel: &dyn Fn() -> Result<(), EngineError>,
-    ) -> Result<(HostTensor, u64), EngineError>;
 }
 
 /// Starts the loader thread for all tensors of `source`, in its order.

@@ -11,7 +11,7 @@ use ingle_protocol::wire::models::EngineKind;
 
 use crate::role::Role;
 #[cfg(feature = "sim")]
-use crate::sim::SimConfig;
+use crate::sim::config::SimConfig;
 
 /// A model as the engine knows it.
 #[derive(Debug, Clone)]

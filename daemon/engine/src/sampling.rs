@@ -11,13 +11,16 @@
 //! these, as in vLLM (`raw_logprobs`) and llama.cpp's server (`n_probs`): they do not depend on the
 //! sampler settings.
 
+mod invalid_setting;
 mod mask;
 mod penalties;
 
 use std::sync::Arc;
 
-use ingle_protocol::sampling::{MIN_P, SamplingParameter, TEMPERATURE, TOP_P};
+use ingle_protocol::sampling::{MIN_P, TEMPERATURE, TOP_P};
 
+pub use invalid_setting::InvalidSetting;
+use invalid_setting::check;
 pub use mask::{Mask, MaskSource, TokenSet};
 pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
 
@@ -82,18 +85,6 @@ pub struct SampledToken {
     pub top: Vec<(u32, f32)>,
 }
 
-/// A sampler setting out of its range.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("`{field}` must be {expected}, not {found}")]
-pub struct InvalidSetting {
-    /// The parameter's name.
-    pub field: &'static str,
-    /// The valid values.
-    pub expected: &'static str,
-    /// The found value.
-    pub found: f32,
-}
-
 /// Why no token can be sampled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
@@ -121,13 +112,6 @@ impl SamplerSettings {
         check(&TOP_P, self.top_p)?;
         check(&MIN_P, self.min_p)
     }
-}
-
-fn check(parameter: &SamplingParameter, found: f32) -> Result<(), InvalidSetting> {
-    let SamplingParameter { name: field, expected, .. } = *parameter;
-    // NaN is in no range, so it is refused too.
-    let is_fine = parameter.range().contains(&found);
-    is_fine.then_some(()).ok_or(InvalidSetting { field, expected, found })
 }
 
 /// Samples one token from the logits of the whole vocabulary.

@@ -2,7 +2,7 @@
 //!
 //! Owns the conversion of their tensors. Does not know threads.
 
-use super::{CHUNK_BYTES, Source};
+use super::source::{CHUNK_BYTES, Source};
 use crate::affine;
 use crate::dequantize::{Converter, reserve};
 use crate::error::EngineError;

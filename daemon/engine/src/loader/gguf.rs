@@ -2,7 +2,7 @@
 //!
 //! Owns the readable tensor types and their conversion. Does not know threads.
 
-use super::{CHUNK_BYTES, Source};
+use super::source::{CHUNK_BYTES, Source};
 use crate::dequantize::Converter;
 use crate::error::EngineError;
 use crate::tensor::{HostTensor, WeightPrecision};

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use ingle_protocol::sampling::{FREQUENCY_PENALTY, PRESENCE_PENALTY, REPETITION_PENALTY};
 
-use super::{InvalidSetting, check};
+use super::invalid_setting::{InvalidSetting, check};
 
 /// Default window of the repetition penalty, in tokens.
 pub const DEFAULT_REPETITION_WINDOW: usize = 64;
