@@ -5,7 +5,8 @@
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::{Array, ops};
 
-use super::{Device, cpu, dim};
+use super::cpu;
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 
 /// Attention for `new` tokens that end a sequence.

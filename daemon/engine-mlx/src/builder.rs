@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::Device;
 use super::embedder::MlxEmbedder;
 use super::generator::MlxGenerator;
 use super::models::{self, Assembly, Encoder, Model, Plan, Source};
 use super::weights::Weights;
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;

@@ -7,8 +7,9 @@ use std::ops::Range;
 use crate::limits;
 use mlx_rs::{Array, Dtype, ops};
 
+use super::cpu;
 use super::models::{Encoder, TextBatch};
-use super::{Device, cpu, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;

@@ -8,10 +8,11 @@ use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Dtype};
 
 use super::attention::Attention;
+use super::cpu;
 use super::kv_cache::{KvCache, Staged};
 use super::layers::padded_rows;
 use super::models::{Batch, BatchRow, IsWanted, Model};
-use super::{Device, cpu, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::backend::{
     Capacity, Generator, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len, check_rows,

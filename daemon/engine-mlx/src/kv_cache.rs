@@ -10,7 +10,7 @@
 use mlx_rs::ops::indexing::{TryIndexOp, TryIndexUpdateOp, UpdateMode};
 use mlx_rs::{Array, Dtype, ops};
 
-use super::dim;
+use crate::device::dim;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 

@@ -12,6 +12,7 @@ mod affinity;
 mod attention;
 mod builder;
 mod cpu;
+mod device;
 mod embedder;
 mod error;
 mod generator;
@@ -36,13 +37,12 @@ use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_protocol::wire::models::EngineKind;
-use mlx_rs::DeviceType;
 
 use builder::{EncoderBuilder, ModelBuilder};
+use device::{device, weight_precision};
 use error::MlxError;
 use ingle_engine::backend::{Builder, EmbedderBuilder};
 use ingle_engine::error::EngineError;
-use ingle_engine::tensor::WeightPrecision;
 use ingle_formats::gguf::GgufFile;
 use ingle_formats::hf::ModelFolder;
 use memory::Limits;
@@ -134,41 +134,4 @@ fn folder_builder(folder: &ModelFolder) -> Result<Box<dyn Builder>, MlxError> {
 fn folder_embedder(folder: &ModelFolder) -> Result<Box<dyn EmbedderBuilder>, MlxError> {
     memory::start()?;
     Ok(Box::new(EncoderBuilder::from_folder(folder, device()?)?))
-}
-
-/// The precision that the loader must convert weights to.
-///
-/// MLX's CPU backend has fast kernels for 32-bit floats only; on a GPU weights keep their type.
-fn weight_precision() -> WeightPrecision {
-    match device() {
-        Ok(Device::Gpu) => WeightPrecision::AsStored,
-        // A device that cannot be named is reported by `builder`.
-        Ok(Device::Cpu) | Err(_) => WeightPrecision::Float32,
-    }
-}
-
-/// The device that MLX computes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Device {
-    /// The processor.
-    Cpu,
-    /// Metal or CUDA.
-    Gpu,
-}
-
-/// The device MLX works on: the GPU where there is one.
-fn device() -> Result<Device, MlxError> {
-    Ok(match mlx_rs::Device::try_default()?.get_type()? {
-        DeviceType::Cpu => Device::Cpu,
-        DeviceType::Gpu => Device::Gpu,
-    })
-}
-
-/// A size as MLX's `i32`.
-///
-/// # Errors
-/// [`EngineError::Native`] past 2^31 - 1.
-fn dim(size: usize) -> Result<i32, MlxError> {
-    i32::try_from(size)
-        .map_err(|_| EngineError::Native(format!("a size of {size} is too large")).into())
 }

@@ -8,7 +8,7 @@
 
 use mlx_rs::{Array, Dtype};
 
-use super::dim;
+use crate::device::dim;
 use crate::error::MlxError;
 
 /// Where a file keeps the two numbers of a rotated pair.

@@ -9,8 +9,8 @@ use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::WeightPrecision;
 use ingle_protocol::wire::models::EngineKind;
 
+use crate::device::weight_precision;
 use crate::embedder::pass_bytes;
-use crate::weight_precision;
 
 /// What `model` will take.
 pub(crate) fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {

@@ -12,7 +12,7 @@ use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
-use super::{Device, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 use ingle_engine::tensor::{Floats, HostData, HostTensor};

@@ -11,10 +11,10 @@ mod qwen3;
 
 use mlx_rs::{Array, Dtype};
 
-use super::Device;
 use super::attention::Attention;
 use super::kv_cache::{Append, Layout};
 use super::weights::{Expected, Weights};
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 use ingle_formats::gguf::GgufFile;
