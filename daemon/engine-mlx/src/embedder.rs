@@ -15,7 +15,7 @@ use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;
 use ingle_formats::hf::{ModelFolder, Pooling};
 
-/// What is added to the scores of padding: little enough that its weight is nothing beside any
+/// What is added to the scores of padding: little enough that its weight is nothing next to any
 /// other's, and a number in every type that models compute in.
 const MASKED: f32 = -30_000.0;
 

@@ -99,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    /// The counts are the process's, and other tests run beside this one: so only what holds
-    /// whatever they do.
+    /// The counts are those of the process, in which other tests run too, so only bounds that hold
+    /// with them are checked.
     #[test]
     fn arrays_are_counted_while_they_live() {
         start().unwrap();

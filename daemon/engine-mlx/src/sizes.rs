@@ -40,7 +40,7 @@ pub(crate) fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estima
             }
         }
         // Present when the sim engine is built in.
-        #[allow(unreachable_patterns, reason = "reached only beside the sim engine")]
+        #[allow(unreachable_patterns, reason = "reachable only in builds with the sim engine")]
         _ => Estimate::unknown(EngineKind::Mlx, tokens(None)),
     }
 }
