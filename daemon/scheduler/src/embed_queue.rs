@@ -115,7 +115,7 @@ impl EmbedQueue {
     pub fn answer(&mut self, now: Instant) {
         for (job, outcome) in self.outcomes.drain(..) {
             job.log_end(outcome.as_ref().err(), now);
-            // A caller that has gone needs no answer.
+            // A closed channel is no error: the caller has gone.
             let _ = job.request.done.send(outcome.map(|()| job.vectors));
         }
     }
