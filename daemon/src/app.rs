@@ -333,7 +333,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         stall = watchdog.run(engine.clone()) => {
             tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
             stall_mark.write();
-            engine.alarm().ring(stall);
+            engine.alarm().trigger(stall);
             exit::ENGINE_STALLED
         }
     };

@@ -19,7 +19,7 @@ pub mod timeouts;
 pub mod wire;
 
 /// Version of the wire protocol. Raised when an old peer would misread a new one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Version of the build, as both binaries report it.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");

@@ -70,7 +70,7 @@ impl SampleSpec {
 
 /// One drawn token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampled {
+pub struct SampledToken {
     /// Its id.
     pub token: u32,
     /// Its natural-log probability under the model's own distribution, before bias, penalties and
@@ -137,7 +137,7 @@ fn check(parameter: &SamplingParameter, found: f32) -> Result<(), InvalidSetting
 /// # Errors
 /// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is possible;
 /// [`SampleError::Mask`] when the mask does not come.
-pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, SampleError> {
+pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<SampledToken, SampleError> {
     let likeliest_id = argmax(logits)?;
     let mask = spec.mask.as_ref().map(Mask::wait).transpose().map_err(SampleError::Mask)?;
     let token = match (&spec.penalties, mask) {
@@ -154,13 +154,13 @@ pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, SampleError>
         }
     };
     let Some(count) = spec.logprobs else {
-        return Ok(Sampled { token, logprob: 0.0, top: Vec::new() });
+        return Ok(SampledToken { token, logprob: 0.0, top: Vec::new() });
     };
     let max = logits[likeliest_id as usize];
     let log_total = sum(&weights(logits, max, 1.0)).ln();
     let logprob = |id: u32| (f64::from(logits[id as usize]) - f64::from(max) - log_total) as f32;
     let top = likeliest(logits, count);
-    Ok(Sampled {
+    Ok(SampledToken {
         token,
         logprob: logprob(token),
         top: top.into_iter().map(|id| (id, logprob(id))).collect(),

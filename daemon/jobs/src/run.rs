@@ -196,7 +196,7 @@ impl Inner {
         let params = GenerateParams { stream: true, ..params };
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let wants_logprobs = params.logprobs || params.top_logprobs > 0;
-        let wrap_up = Arc::clone(&context.wrap_up);
+        let finish_at_sentence = Arc::clone(&context.finish_at_sentence);
         let mut generation = self.service.generate(params, context).await?;
         let mut watch = Watch { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 };
         let tick = Duration::from_millis(limits::JOB_REPORT_MS);
@@ -218,7 +218,7 @@ impl Inner {
             let work_ms = generation.work_since().map_or(0, elapsed_ms);
             for warning in times.due(work_ms) {
                 if warning == JobWarning::SoftTimeout {
-                    wrap_up.store(true, Ordering::Relaxed);
+                    finish_at_sentence.store(true, Ordering::Relaxed);
                 }
                 watch.warn(warning);
             }
