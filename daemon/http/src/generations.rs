@@ -9,7 +9,7 @@ use ingle_service::generate::Generation;
 use ingle_service::request::RequestContext;
 use tracing::Span;
 
-use super::Api;
+use super::api::Api;
 
 /// The running generations of one request. Dropping it cancels them.
 #[derive(Debug)]

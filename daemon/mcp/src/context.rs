@@ -1,7 +1,7 @@
 //! Host context: the service as one host sees it.
 //!
-//! Owns what tools, resources, completions and subscriptions share: service, jobs, settings, the host's
-//! timeout, its cancel tokens and its permits. Does not know MCP's methods.
+//! Owns what tools, resources, completions and subscriptions share: service, jobs, settings, the
+//! host's timeout, its cancel tokens and its permits. Does not know MCP's methods.
 
 use std::sync::Arc;
 use std::time::Instant;

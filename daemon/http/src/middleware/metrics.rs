@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use ingle_service::metrics::{Asked as RequestTimer, Edge};
 
-use super::{Middleware, route_name};
+use super::state::{Middleware, route_name};
 use crate::problem::Problem;
 
 /// The timer of one request, which its stream can take over.
@@ -24,7 +24,8 @@ impl SharedTimer {
     }
 }
 
-/// Counts a request. A request that its client leaves counts as cancelled when the timer is dropped.
+/// Counts a request. A request that its client leaves counts as cancelled when the timer is
+/// dropped.
 pub(super) async fn count(
     State(middleware): State<Arc<Middleware>>,
     mut request: Request,

@@ -61,8 +61,8 @@ impl<'a> ToolCall<'a> {
         }
     }
 
-    /// Checks the length of the call's texts, and returns it in characters. It is checked before any
-    /// work, so that a host that sends a whole source tree gets an error at once.
+    /// Checks the length of the call's texts, and returns it in characters. It is checked before
+    /// any work, so that a host that sends a whole source tree gets an error at once.
     pub(super) fn check_length<'b>(
         &self,
         texts: impl IntoIterator<Item = &'b str>,

@@ -73,8 +73,8 @@ pub(super) async fn load(
     }
     guard.disarm();
     let text = format!(
-        "Not loaded yet ({:.0} %): the load of `{name}` continues. Call load_model again to wait for \
-         it, or use the model: a call waits for it too.",
+        "Not loaded yet ({:.0} %): the load of `{name}` continues. Call load_model again to wait \
+         for it, or use the model: a call waits for it too.",
         share * 100.0
     );
     result(&LoadingModel::new(name, share), Some(text))
