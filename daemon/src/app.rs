@@ -142,7 +142,7 @@ fn report(launched: bool, report: &StartReport) {
         }
         StartReport::Failed { error, .. } => {
             eprintln!("error: {}", error.message);
-            eprintln!("hint: {}", error.remediation);
+            eprintln!("hint: {}", error.remediation());
         }
     }
 }

@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(config.default_model.as_deref(), Some("a"));
         let error = ErrorBody::from(&load("[timeouts]\ndaemon = 3\n").unwrap_err());
         assert_eq!(error.code, ErrorCode::ConfigInvalid);
-        assert!(error.remediation.contains("timeouts.workflow"), "{error:?}");
+        assert!(error.remediation().contains("timeouts.workflow"), "{error:?}");
     }
 
     #[test]

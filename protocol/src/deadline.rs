@@ -1,4 +1,4 @@
-//! How much time a request has: [`Budget`] on the wire, [`Deadline`] inside a process.
+//! Time limits of a request: [`Budget`] on the wire, [`Deadline`] inside a process.
 //!
 //! Owns the translation between the two. The wire never carries an absolute time, because two
 //! processes (or one that was stopped) need not agree on the clock.
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::timeouts::{self, Layer};
 
-/// What a sender tells the next layer about its own limit.
+/// The sender's limit, as it tells the next layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// W the sender asks for, in milliseconds; less than the class's W or ignored.
+    /// W that the sender requests, in milliseconds; less than the class's W or ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work_ms: Option<u64>,
-    /// What is left of the sender's own limit, in milliseconds.
+    /// Time left of the sender's own limit, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_ms: Option<u64>,
 }
@@ -28,7 +28,7 @@ pub struct Deadline {
     pub work_ms: u64,
     /// The layer's limit, in milliseconds from `accepted_at`.
     pub limit_ms: u64,
-    /// When the layer took the request.
+    /// When the layer accepted the request.
     pub accepted_at: Instant,
 }
 
@@ -43,8 +43,8 @@ impl Deadline {
         budget: Option<Budget>,
         accepted_at: Instant,
     ) -> Self {
-        let asked_ms = budget.and_then(|budget| budget.work_ms).unwrap_or(class_work_ms);
-        let work_ms = asked_ms.min(class_work_ms).max(1);
+        let requested_ms = budget.and_then(|budget| budget.work_ms).unwrap_or(class_work_ms);
+        let work_ms = requested_ms.min(class_work_ms).max(1);
         let remaining_ms = budget.and_then(|budget| budget.remaining_ms);
         let limit_ms = timeouts::layer_limit_ms(layer, work_ms, remaining_ms);
         Self { work_ms, limit_ms, accepted_at }
@@ -67,14 +67,14 @@ impl Deadline {
         own.min(before_layer)
     }
 
-    /// What is left at `now`, in milliseconds.
+    /// Time left at `now`, in milliseconds.
     #[must_use]
     pub fn remaining_ms(&self, now: Instant) -> u64 {
         let left = self.expires_at().saturating_duration_since(now);
         u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long it has taken at `now`, in milliseconds.
+    /// Time taken at `now`, in milliseconds.
     #[must_use]
     pub fn elapsed_ms(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.accepted_at);
@@ -93,15 +93,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_may_ask_for_less_time_but_not_for_more() {
+    fn budget_shortens_but_never_extends() {
         let now = Instant::now();
-        let ask = |work_ms| Some(Budget { work_ms: Some(work_ms), remaining_ms: None });
-        assert_eq!(Deadline::new(Layer::Daemon, 1_000, ask(200), now).limit_ms, 300);
-        assert_eq!(Deadline::new(Layer::Daemon, 1_000, ask(9_000), now).limit_ms, 1_500);
+        let request = |work_ms| Some(Budget { work_ms: Some(work_ms), remaining_ms: None });
+        assert_eq!(Deadline::new(Layer::Daemon, 1_000, request(200), now).limit_ms, 300);
+        assert_eq!(Deadline::new(Layer::Daemon, 1_000, request(9_000), now).limit_ms, 1_500);
     }
 
     #[test]
-    fn work_that_waited_long_still_ends_before_its_daemon_answers() {
+    fn late_work_ends_before_the_daemon_limit() {
         let now = Instant::now();
         let deadline = Deadline::new(Layer::Daemon, 1_000, None, now);
         let prompt = deadline.work_ends_at(now);

@@ -1,7 +1,7 @@
 //! The one list of errors: code, message, remediation, and whether a retry can help.
 //!
-//! Owns the codes and the shape every edge carries (SPEC section 3); only the envelope differs
-//! between RPC, HTTP and MCP. Knows nothing of where an error arose.
+//! Owns the codes and the error body that every edge carries; only the envelope differs between
+//! RPC, HTTP and MCP. Does not know where an error arose.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::timeouts::Layer;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
-        /// What went wrong, as a stable name.
+        /// The kind of error, as a stable name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $wire)] $name,)*
@@ -45,7 +45,7 @@ macro_rules! error_codes {
                 match self { $(Self::$name => $retryable,)* }
             }
 
-            /// What to do next, when nothing more precise is known.
+            /// The next step, when nothing more precise is known.
             #[must_use]
             pub const fn remediation(self) -> &'static str {
                 match self { $(Self::$name => $remediation,)* }
@@ -67,11 +67,11 @@ error_codes! {
     Internal, "INTERNAL", -32603, true, "Try again; if it happens again, report it with the lines of `ingle logs`.";
     /// A layer's limit was reached.
     Timeout, "TIMEOUT", -32001, true, "Ask for fewer tokens, use a smaller model, or raise the class's timeout (`ingle timeouts` shows them).";
-    /// The caller cancelled, or went away.
+    /// The caller cancelled, or disconnected.
     Cancelled, "CANCELLED", -32002, true, "Send the request again if it is still wanted.";
     /// A queue or limit is full.
     Overloaded, "OVERLOADED", -32003, true, "Wait for `retry_after_ms`, then send the request again.";
-    /// The named model is not here.
+    /// There is no model of this name here.
     ModelNotFound, "MODEL_NOT_FOUND", -32004, false, "Run `ingle models` to see what is here, or `ingle pull smollm2` to get the default model.";
     /// The model's files are broken.
     ModelInvalid, "MODEL_INVALID", -32005, false, "Fetch the model again; the message names the file and what is wrong with it.";
@@ -97,15 +97,15 @@ error_codes! {
     ShuttingDown, "SHUTTING_DOWN", -32013, true, "Send the request again: the next connection starts a new daemon.";
     /// Shim and daemon are of different protocol versions.
     VersionSkew, "VERSION_SKEW", -32014, false, "Run `ingle stop`; the next command starts the daemon that fits.";
-    /// Somebody else owns the folder or the socket.
+    /// Another user owns the folder or the socket.
     PermissionDenied, "PERMISSION_DENIED", -32015, false, "Give the Ingle folder to the user who runs Ingle, or set INGLE_HOME to a folder of your own.";
-    /// The token that the edge wants is missing or wrong.
+    /// The bearer token is missing or wrong.
     Unauthorized, "UNAUTHORIZED", -32034, false, "Send `Authorization: Bearer` with the token; `ingle http --show-token` prints it.";
     /// A model could not be fetched.
     PullFailed, "PULL_FAILED", -32016, true, "Check the network and the free space, then run `ingle pull` again.";
     /// A setting is wrong.
     ConfigInvalid, "CONFIG_INVALID", -32017, false, "Correct the setting that the message names.";
-    /// What was asked for exists but cannot be done in the present state.
+    /// The request is valid but cannot be done in the present state.
     Conflict, "CONFLICT", -32018, true, "Wait until the model is idle, then try again.";
     /// There is no such job.
     JobNotFound, "JOB_NOT_FOUND", -32031, false, "Run `ingle jobs list` to see the jobs there are; old ones are cleaned up.";
@@ -116,23 +116,68 @@ error_codes! {
 }
 
 /// One error as every edge carries it.
+///
+/// The parameter at fault, its problem and a more precise next step are kept as data, so that an edge
+/// renames the parameter or words the next step for its own callers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
+#[serde(from = "WireError", into = "WireError")]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The kind of error.
     pub code: ErrorCode,
-    /// What went wrong, for a person.
+    /// The description, for a person.
     pub message: String,
     /// Figures and names behind the message; an object, or null.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub details: Value,
-    /// What to do next.
-    pub remediation: String,
     /// Whether the same request can succeed later without being changed.
     pub retryable: bool,
     /// The daemon's name of the request, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// What is wrong with the parameter that `details.field` names, where the message says no more.
+    problem: Option<String>,
+    /// A more precise next step than [`ErrorBody::usual_remediation`].
+    remediation: Option<String>,
+}
+
+/// The same on the wire, where every field is filled in.
+#[derive(Serialize, Deserialize)]
+struct WireError {
+    code: ErrorCode,
+    message: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    details: Value,
+    remediation: String,
+    retryable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+}
+
+impl From<ErrorBody> for WireError {
+    fn from(error: ErrorBody) -> Self {
+        Self {
+            remediation: error.remediation().to_owned(),
+            code: error.code,
+            message: error.message,
+            details: error.details,
+            retryable: error.retryable,
+            request_id: error.request_id,
+        }
+    }
+}
+
+impl From<WireError> for ErrorBody {
+    fn from(wire: WireError) -> Self {
+        let body = Self {
+            code: wire.code,
+            message: wire.message,
+            details: wire.details,
+            retryable: wire.retryable,
+            request_id: wire.request_id,
+            problem: None,
+            remediation: None,
+        };
+        body.with_remediation(wire.remediation)
+    }
 }
 
 impl ErrorBody {
@@ -143,10 +188,26 @@ impl ErrorBody {
             code,
             message: message.into(),
             details: Value::Null,
-            remediation: code.remediation().to_owned(),
             retryable: code.retryable(),
             request_id: None,
+            problem: None,
+            remediation: None,
         }
+    }
+
+    /// `INVALID_PARAMS` for the parameter `field`, such as `must be at least 1`.
+    #[must_use]
+    pub fn invalid(field: &str, problem: impl Into<String>) -> Self {
+        Self::of_field(ErrorCode::InvalidParams, field, problem)
+    }
+
+    /// An error of the parameter `field`.
+    #[must_use]
+    pub fn of_field(code: ErrorCode, field: &str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        let message = format!("`{field}` {problem}");
+        let body = Self::new(code, message).with_details(json!({ "field": field }));
+        Self { problem: Some(problem), ..body }
     }
 
     /// A limit is reached: the caller is told when to come back.
@@ -156,27 +217,34 @@ impl ErrorBody {
             .with_details(json!({ "retry_after_ms": limits::RETRY_AFTER_MS }))
     }
 
-    /// The answer in place of one that no frame can carry.
+    /// A request that is longer than a frame, and was not kept.
     #[must_use]
-    pub fn answer_too_large() -> Self {
-        let message =
-            format!("the answer has more than the {} bytes of a frame", limits::FRAME_BYTES);
-        Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Ask for less at a time.")
+    pub fn frame_too_large() -> Self {
+        let limit = limits::FRAME_BYTES;
+        let message = format!("the request exceeds the frame limit of {limit} bytes");
+        Self::new(ErrorCode::FrameTooLarge, message)
     }
 
-    /// The answer in place of those to a batch that has too many requests.
+    /// The reply in place of one that is longer than a frame.
+    #[must_use]
+    pub fn answer_too_large() -> Self {
+        let message = format!("the reply exceeds the frame limit of {} bytes", limits::FRAME_BYTES);
+        Self::new(ErrorCode::FrameTooLarge, message).with_remediation("Request less at a time.")
+    }
+
+    /// The reply to a batch that has too many requests.
     #[must_use]
     pub fn batch_too_large(requests: usize) -> Self {
         let most = limits::BATCH_REQUESTS;
-        let message = format!("the batch has {requests} requests, and {most} are allowed");
+        let message = format!("the batch has {requests} requests, and the limit is {most}");
         Self::new(ErrorCode::InvalidRequest, message)
             .with_remediation("Send smaller batches, or each request by itself.")
     }
 
-    /// A layer's limit is reached: which, what it was, and how long it took, in milliseconds.
+    /// A timeout: the layer, its limit and the time taken, in milliseconds.
     #[must_use]
     pub fn timeout(what: &str, layer: Layer, limit_ms: u64, elapsed_ms: u64) -> Self {
-        let who = match layer {
+        let layer_name = match layer {
             Layer::Work => "the engine",
             Layer::Daemon => "the daemon",
             Layer::Shim => "the shim",
@@ -185,9 +253,9 @@ impl ErrorBody {
         #[expect(clippy::cast_precision_loss, reason = "seconds for people, of ten days at most")]
         let timeout_seconds = limit_ms as f64 / 1_000.0;
         let message = format!(
-            "{what} took longer than {limit_ms} ms: {who} gave it up after {elapsed_ms} ms"
+            "{what} took longer than {limit_ms} ms: {layer_name} stopped it after {elapsed_ms} ms"
         );
-        Self::new(ErrorCode::Timeout, message).with_remediation(after(layer)).with_details(json!({
+        Self::new(ErrorCode::Timeout, message).with_details(json!({
             "layer": layer,
             "limit_ms": limit_ms,
             "elapsed_ms": elapsed_ms,
@@ -195,13 +263,31 @@ impl ErrorBody {
         }))
     }
 
-    /// Whether the next step is the one that is always told, and nothing more precise is known.
+    /// What to do next.
     #[must_use]
-    pub fn has_usual_remediation(&self) -> bool {
-        let layers = [Layer::Work, Layer::Daemon, Layer::Shim, Layer::Client];
-        let is_usual = |next: &str| self.remediation == next;
-        is_usual(self.code.remediation())
-            || (self.code == ErrorCode::Timeout && layers.map(after).into_iter().any(is_usual))
+    pub fn remediation(&self) -> &str {
+        self.remediation.as_deref().unwrap_or_else(|| self.usual_remediation())
+    }
+
+    /// The next step that was written for this error, where the code's own is not enough.
+    #[must_use]
+    pub fn own_remediation(&self) -> Option<&str> {
+        self.remediation.as_deref()
+    }
+
+    /// What to do next after any error of this code and, for a timeout, of this layer.
+    fn usual_remediation(&self) -> &'static str {
+        let layer = || serde_json::from_value(self.details["layer"].clone()).ok();
+        match self.code {
+            ErrorCode::Timeout => layer().map_or(self.code.remediation(), timeout_remediation),
+            code => code.remediation(),
+        }
+    }
+
+    /// The parameter at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.details["field"].as_str()
     }
 
     /// The same error with details.
@@ -211,13 +297,15 @@ impl ErrorBody {
         self
     }
 
-    /// The same error in the words of a caller who knows the member `ours` as `theirs`. An error about
-    /// another member stays as it is.
+    /// The same error for a caller that knows the parameter `ours` as `theirs`. An error of another
+    /// parameter stays as it is.
     #[must_use]
     pub fn with_field_renamed(mut self, ours: &str, theirs: &str) -> Self {
-        if self.details["field"] == *ours {
-            self.message = self.message.replace(&format!("`{ours}`"), &format!("`{theirs}`"));
+        if self.field() == Some(ours) {
             self.details["field"] = json!(theirs);
+            if let Some(problem) = &self.problem {
+                self.message = format!("`{theirs}` {problem}");
+            }
         }
         self
     }
@@ -225,11 +313,19 @@ impl ErrorBody {
     /// The same error with a more precise next step.
     #[must_use]
     pub fn with_remediation(mut self, remediation: impl Into<String>) -> Self {
-        self.remediation = remediation.into();
+        let remediation = remediation.into();
+        self.remediation = (remediation != self.usual_remediation()).then_some(remediation);
         self
     }
 
-    /// The same error, naming its request.
+    /// The same error, with another answer to whether a retry can help.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    /// The same error with the id of its request.
     #[must_use]
     pub fn with_request_id(mut self, request_id: impl Into<String>) -> Self {
         self.request_id = Some(request_id.into());
@@ -242,12 +338,12 @@ impl ErrorBody {
         json!({ "code": self.code.rpc_code(), "message": self.message, "data": self.rpc_data() })
     }
 
-    /// The `data` member of a JSON-RPC error object.
+    /// The `data` field of a JSON-RPC error object.
     #[must_use]
     pub fn rpc_data(&self) -> Value {
         let mut data = json!({
             "code": self.code,
-            "remediation": self.remediation,
+            "remediation": self.remediation(),
             "retryable": self.retryable,
         });
         if !self.details.is_null() {
@@ -269,20 +365,20 @@ impl ErrorBody {
             .ok()
             .or_else(|| ErrorCode::of_rpc(error["code"].as_i64()?));
         let mut body = Self::new(code.unwrap_or(ErrorCode::Internal), message);
-        if let Some(remediation) = data["remediation"].as_str() {
-            remediation.clone_into(&mut body.remediation);
-        }
         if let Some(retryable) = data["retryable"].as_bool() {
             body.retryable = retryable;
         }
         body.details = data["details"].clone();
         body.request_id = data["request_id"].as_str().map(str::to_owned);
-        body
+        match data["remediation"].as_str() {
+            Some(remediation) => body.with_remediation(remediation),
+            None => body,
+        }
     }
 }
 
-/// What to do when a layer's limit is reached.
-const fn after(layer: Layer) -> &'static str {
+/// The next step after a timeout of a layer.
+const fn timeout_remediation(layer: Layer) -> &'static str {
     match layer {
         Layer::Work => ErrorCode::Timeout.remediation(),
         Layer::Daemon => {
@@ -305,7 +401,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_code_has_its_own_number_and_a_next_step() {
+    fn every_code_has_a_number_and_a_next_step() {
         let numbers: HashSet<i32> = ErrorCode::ALL.iter().map(|code| code.rpc_code()).collect();
         assert_eq!(numbers.len(), ErrorCode::ALL.len());
         for code in ErrorCode::ALL {
@@ -314,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_survives_the_rpc_envelope() {
+    fn error_round_trips_through_rpc() {
         let body = ErrorBody::new(ErrorCode::Timeout, "too slow")
             .with_details(json!({ "timeout_seconds": 60 }))
             .with_request_id("r-1");
@@ -322,7 +418,27 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_error_keeps_its_message() {
+    fn field_rename_renders_the_message_anew() {
+        let body = ErrorBody::invalid("format", "has 2 roots, and `format` may have 1");
+        let renamed = body.clone().with_field_renamed("format", "response_format");
+        assert_eq!(renamed.field(), Some("response_format"));
+        assert_eq!(renamed.message, "`response_format` has 2 roots, and `format` may have 1");
+        assert_eq!(body.clone().with_field_renamed("tools", "functions"), body);
+    }
+
+    #[test]
+    fn usual_remediation_follows_code_and_layer() {
+        let late = ErrorBody::timeout("it", Layer::Shim, 200, 201);
+        assert_eq!(late.own_remediation(), None);
+        assert!(late.remediation().contains("ingle stop --now"));
+        let stored = serde_json::to_value(&late).unwrap();
+        assert_eq!(serde_json::from_value::<ErrorBody>(stored).unwrap(), late);
+        let precise = late.with_remediation("Free a slot.");
+        assert_eq!(precise.own_remediation(), Some("Free a slot."));
+    }
+
+    #[test]
+    fn foreign_error_keeps_its_message() {
         let body = ErrorBody::from_rpc(&json!({ "code": -1, "message": "no" }));
         assert_eq!((body.code, body.message.as_str()), (ErrorCode::Internal, "no"));
     }

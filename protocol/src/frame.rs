@@ -1,14 +1,15 @@
 //! Newline-delimited JSON frames, bounded in size.
 //!
 //! Owns finding frame boundaries in a byte stream and recovering after a frame that is too long, of
-//! which it keeps only what [`Scan`] finds. Knows no method, reads no clock: its owner decides how
-//! long half a frame may lie ([`FrameReader::has_partial`], [`FrameReader::discard_partial`]).
+//! which it keeps only the id that [`Scan`] finds. Knows no method and reads no clock: its owner
+//! decides how long half a frame may wait ([`FrameReader::has_partial`],
+//! [`FrameReader::discard_partial`]).
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::wire::scan::Scan;
+use crate::jsonrpc::scan::Scan;
 
 const READ_BYTES: usize = 16 * 1024;
 
@@ -17,10 +18,10 @@ const READ_BYTES: usize = 16 * 1024;
 pub enum Frame {
     /// A whole line without its newline. Empty lines are skipped.
     Line(Vec<u8>),
-    /// A line passed the limit; its bytes are thrown away and reading goes on at the next line. The
+    /// A line passed the limit; its bytes are discarded and reading resumes at the next line. The
     /// id of the request that it was, as JSON, where that is certain.
     TooLong(Option<String>),
-    /// The stream ended inside a line: what there was of it.
+    /// The stream ended inside a line: the bytes of it that came.
     Torn(Vec<u8>),
 }
 
@@ -36,15 +37,15 @@ pub struct FrameReader<R> {
     present: Present,
 }
 
-/// What becomes of the present line.
+/// The fate of the present line.
 #[derive(Debug, Default)]
 enum Present {
     /// It is kept.
     #[default]
     Kept,
-    /// It is too long: read as it goes by, and reported at its end.
+    /// It is too long: it is scanned as it passes, and reported at its end.
     TooLong(Box<Scan>),
-    /// It is thrown away up to its newline without a word.
+    /// It is discarded up to its newline, without a report.
     GivenUp,
 }
 
@@ -64,14 +65,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Throws the unfinished frame away, and the rest of it when it comes. Whether it was too long
-    /// already.
+    /// Discards the unfinished frame, and the rest of it when it comes. Returns whether it was too
+    /// long already.
     pub fn discard_partial(&mut self) -> bool {
         self.clear_buffer();
         matches!(std::mem::replace(&mut self.present, Present::GivenUp), Present::TooLong(_))
     }
 
-    /// Goes on with bytes that somebody else has read from the same stream already.
+    /// Continues with bytes that another reader of the same stream has read already.
     #[must_use]
     pub fn with_buffered(mut self, bytes: Vec<u8>) -> Self {
         self.buffer = bytes;
@@ -109,7 +110,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.reader.read_buf(&mut self.buffer).await? > 0)
     }
 
-    /// What the end of the stream cut off, if it cut something off.
+    /// The frame that the end of the stream cut off, if any.
     pub fn finish(&mut self) -> Option<Frame> {
         let torn = std::mem::take(&mut self.buffer);
         self.scanned = 0;
@@ -169,7 +170,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     fn clear_buffer(&mut self) {
         self.scanned = 0;
-        // A huge line must not leave its memory behind.
+        // The memory of a huge line is freed.
         self.buffer = Vec::new();
     }
 }
@@ -203,18 +204,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_split_and_blank_ones_skipped() {
+    async fn lines_are_split_and_blanks_skipped() {
         assert_eq!(frames(&[b"a\r\n\n  \nbc\n"], 8).await, [line("a"), line("bc")]);
     }
 
     #[tokio::test]
-    async fn a_long_line_is_reported_once_and_the_next_is_whole() {
+    async fn long_line_is_reported_once() {
         let long = vec![b'x'; 100_000];
         assert_eq!(frames(&[&long, b"\nok\n"], 8).await, [Frame::TooLong(None), line("ok")]);
     }
 
     #[tokio::test]
-    async fn a_long_request_is_named_by_its_id_however_it_comes() {
+    async fn long_request_is_reported_with_its_id() {
         let text = "x".repeat(100_000);
         let first = format!(r#"{{"id":1,"method":"x","params":"{text}"}}"#);
         let last = format!(r#"{{"method":"x","params":"{text}","id":"a"}}"#);
@@ -223,7 +224,7 @@ mod tests {
         let stream = format!("{first}\n{last}\r\nok\n{last}");
         let expected = [one, a.clone(), line("ok"), a];
         assert_eq!(frames(&[stream.as_bytes()], 64).await, expected);
-        // In the buffer of somebody else, whole or not.
+        // From the buffer of another reader, whole or not.
         for cut in [0, 60, 200, first.len() + 1] {
             let (buffered, rest) = stream.as_bytes().split_at(cut);
             let mut reader = FrameReader::new(rest, 64).with_buffered(buffered.to_vec());
@@ -236,12 +237,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_torn_line_is_told_from_a_whole_one() {
+    async fn torn_line_differs_from_whole_line() {
         assert_eq!(frames(&[b"a\nb"], 8).await, [line("a"), Frame::Torn(b"b".to_vec())]);
     }
 
     #[tokio::test]
-    async fn a_discarded_half_frame_does_not_harm_the_next() {
+    async fn discarded_half_frame_leaves_the_next_whole() {
         let (mut writer, reader) = tokio::io::duplex(64);
         let mut reader = FrameReader::new(reader, 64);
         tokio::io::AsyncWriteExt::write_all(&mut writer, b"half").await.unwrap();

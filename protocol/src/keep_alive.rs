@@ -1,7 +1,7 @@
-//! How long an idle model stays in memory, as people write it.
+//! Keep-alive: the time that an idle model stays in memory.
 //!
-//! Owns the spelling: `10m`, `90s`, `1h30m`, `forever`, `0`, or a number of seconds. Knows nothing
-//! of models or clocks.
+//! Owns the spelling: a duration (see [`duration`]), `0` or `forever`. Knows nothing of models or
+//! clocks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::duration;
+
 /// Longest keep-alive that is not `forever`: a year.
 const MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How long an idle model stays in memory.
+/// The time that an idle model stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeepAlive {
-    /// So long after its last use; zero drops it as soon as nothing uses it.
+    /// This time after its last use; zero unloads it as soon as it is idle.
     For(Duration),
-    /// Until it is unloaded or its memory is needed.
+    /// Until it is unloaded, or evicted for its memory.
     Forever,
 }
 
@@ -27,9 +29,9 @@ impl Default for KeepAlive {
     }
 }
 
-/// A keep-alive nobody can make sense of.
+/// A keep-alive that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no keep-alive; expected such as `10m`, `1h30m`, `90s`, `0` or `forever`")]
+#[error("`{0}` is not a keep-alive; use a value such as `10m`, `1h30m`, `90s`, `0` or `forever`")]
 pub struct BadKeepAlive(String);
 
 impl FromStr for KeepAlive {
@@ -41,55 +43,35 @@ impl FromStr for KeepAlive {
         if trimmed.eq_ignore_ascii_case("forever") {
             return Ok(Self::Forever);
         }
-        let seconds = match trimmed.parse::<u64>() {
-            Ok(seconds) => seconds,
-            Err(_) => with_units(trimmed).ok_or_else(bad)?,
-        };
-        Self::from_seconds(seconds).ok_or_else(bad)
+        duration::parse(trimmed).and_then(Self::of).ok_or_else(bad)
     }
-}
-
-/// Seconds of text such as `1h30m`.
-fn with_units(text: &str) -> Option<u64> {
-    let (mut seconds, mut digits) = (0_u64, String::new());
-    for character in text.chars() {
-        if character.is_ascii_digit() {
-            digits.push(character);
-            continue;
-        }
-        let unit = match character {
-            'd' => 86_400,
-            'h' => 3_600,
-            'm' => 60,
-            's' => 1,
-            _ => return None,
-        };
-        let count: u64 = std::mem::take(&mut digits).parse().ok()?;
-        seconds = seconds.checked_add(count.checked_mul(unit)?)?;
-    }
-    (digits.is_empty() && !text.is_empty()).then_some(seconds)
 }
 
 impl KeepAlive {
-    /// So many seconds; `None` for more than a year.
+    /// A number of seconds; `None` for more than a year.
     #[must_use]
     pub fn from_seconds(seconds: u64) -> Option<Self> {
-        let duration = Duration::from_secs(seconds);
-        (duration <= MAX).then_some(Self::For(duration))
+        Self::of(Duration::from_secs(seconds))
+    }
+
+    /// A duration, cut to whole milliseconds; `None` for more than a year.
+    fn of(duration: Duration) -> Option<Self> {
+        let ms = u64::try_from(duration.as_millis()).ok()?;
+        (duration <= MAX).then_some(Self::For(Duration::from_millis(ms)))
     }
 }
 
 impl fmt::Display for KeepAlive {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::For(duration) = self else { return formatter.write_str("forever") };
-        let mut left = duration.as_secs();
+        let mut left = duration.as_millis();
         if left == 0 {
             return formatter.write_str("0");
         }
-        for (unit, seconds) in [("h", 3_600), ("m", 60), ("s", 1)] {
-            if left >= seconds {
-                write!(formatter, "{}{unit}", left / seconds)?;
-                left %= seconds;
+        for (unit, ms) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+            if left >= ms {
+                write!(formatter, "{}{unit}", left / ms)?;
+                left %= ms;
             }
         }
         Ok(())
@@ -123,12 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn keep_alive_round_trips() {
         for (text, seconds, shown) in [
             ("10m", 600, "10m"),
             ("1h30m", 5_400, "1h30m"),
             ("90s", 90, "1m30s"),
             ("2d", 172_800, "48h"),
+            ("1.5h", 5_400, "1h30m"),
             ("45", 45, "45s"),
             (" 0 ", 0, "0"),
         ] {
@@ -138,14 +121,19 @@ mod tests {
             assert_eq!(shown.parse(), Ok(keep));
         }
         assert_eq!("Forever".parse(), Ok(KeepAlive::Forever));
-        for bad in ["", "m", "10", "-1", "1.5h", "10 m", "10x", "10m5", "4000d"] {
+        let short: KeepAlive = "1500ms".parse().unwrap();
+        assert_eq!(
+            (short, short.to_string().parse()),
+            (KeepAlive::For(Duration::from_millis(1_500)), Ok(short))
+        );
+        for bad in ["", "m", "10", "-1", "10 m", "10x", "10m5", "4000d"] {
             let parsed = bad.parse::<KeepAlive>();
             assert_eq!(parsed.is_ok(), bad == "10", "{bad}: {parsed:?}");
         }
     }
 
     #[test]
-    fn the_wire_takes_seconds_and_text() {
+    fn json_takes_seconds_and_text() {
         let read = |json: &str| serde_json::from_str::<KeepAlive>(json);
         assert_eq!(read("0").unwrap(), KeepAlive::For(Duration::ZERO));
         assert_eq!(read("\"5m\"").unwrap(), KeepAlive::For(Duration::from_secs(300)));

@@ -1,7 +1,7 @@
-//! The MCP tools, as far as daemon and shim must agree on them: class, whether they change anything,
-//! and what is said of an error to a model, which has tools and no terminal.
+//! The MCP tools: class of each, whether it changes state, and the next step after an error.
 //!
-//! Owns the table and those words. Knows nothing of arguments or results; the daemon's `mcp` does.
+//! Owns this table and the wording of errors for a model, which has tools and no terminal: daemon
+//! and shim must agree on both. Knows no arguments or results; the daemon's `mcp` does.
 
 use std::borrow::Cow;
 
@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::error::{ErrorBody, ErrorCode};
 use crate::timeouts::{Class, Layer};
 
-/// One tool.
+/// An entry of the table of tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToolKind {
     /// Its name.
     pub name: &'static str,
     /// The class whose ladder bounds a call.
     pub class: Class,
-    /// Whether a second call could do harm.
+    /// Whether a call changes state, so that repeating it may do harm.
     pub changes_state: bool,
 }
 
@@ -46,22 +46,21 @@ pub const TOOLS: &[ToolKind] = &[
     changes("job_cancel", Class::Simple),
 ];
 
-/// The tool of that name. One that this build does not know is of the default class, and is taken
-/// to change something.
+/// The tool of that name. An unknown one has the default class and counts as changing state.
 #[must_use]
 pub fn tool(name: &str) -> ToolKind {
     let known = TOOLS.iter().copied().find(|tool| tool.name == name);
     known.unwrap_or(ToolKind { name: "", class: Class::Workflow, changes_state: true })
 }
 
-/// The class of a call of `embed` with so many texts: one is quickly done.
+/// The class of a call of `embed` with this number of texts: a single one is quick.
 #[must_use]
 pub const fn embed_class(texts: usize) -> Class {
     if texts == 1 { Class::Simple } else { Class::Workflow }
 }
 
-/// The error object of the JSON-RPC reply to a call of a tool. Many hosts show a model its message
-/// only, so that says the next step too; `data` is the same for everybody.
+/// The error object of the JSON-RPC reply to a tool call. Many hosts show a model the message only,
+/// so it includes the next step; `data` is the same as for other clients.
 #[must_use]
 pub fn rpc_error(error: &ErrorBody) -> Value {
     let mut reply = error.to_rpc();
@@ -69,20 +68,20 @@ pub fn rpc_error(error: &ErrorBody) -> Value {
     reply
 }
 
-/// What happened and what to do, for hosts that show no more than a message.
+/// Problem and next step in one text, for hosts that show only the message.
 #[must_use]
 pub fn sentence(message: &str, next: &str) -> String {
     format!("{}. {next}", message.trim_end_matches('.'))
 }
 
-/// The next step after an error in words of tools. What is known more precisely than usual stays as
-/// it is.
+/// The next step after an error, in terms of tools. A remediation that is not the default stays
+/// unchanged.
 #[must_use]
 pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
     use ErrorCode as Code;
     let details = &error.details;
     if error.code == Code::ModelNotFound {
-        // The usual words, and those where a name was nearly right, are of commands.
+        // The default text, and the one for a name that was nearly right, name commands.
         if let Some(near) = details["suggestion"].as_str().filter(|_| details["can_pull"] != true) {
             let next = format!("Did you mean `{near}`? Call list_models to see what is here.");
             return next.into();
@@ -94,8 +93,8 @@ pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
             return next.into();
         }
     }
-    if !error.has_usual_remediation() {
-        return error.remediation.as_str().into();
+    if let Some(next) = error.own_remediation() {
+        return next.into();
     }
     let layer = &details["layer"];
     let is_layer = |known: Layer| *layer == known.as_str();
@@ -143,7 +142,7 @@ pub fn next_step(error: &ErrorBody) -> Cow<'_, str> {
         Code::Internal => {
             "Call the tool again; if it fails again, ask the user to look at `ingle logs`."
         }
-        _ => return error.remediation.as_str().into(),
+        _ => return error.remediation().into(),
     };
     next.into()
 }
@@ -153,20 +152,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_is_told_of_no_command_that_it_could_not_run() {
+    fn next_steps_name_no_command_for_the_model() {
         let plain = ErrorCode::ALL.iter().map(|code| ErrorBody::new(*code, "it failed"));
         let layers = [Layer::Work, Layer::Daemon, Layer::Shim];
-        let late = layers.map(|layer| ErrorBody::timeout("it", layer, 1, 2));
-        for error in plain.chain(late) {
+        let timeouts = layers.map(|layer| ErrorBody::timeout("it", layer, 1, 2));
+        for error in plain.chain(timeouts) {
             let next = next_step(&error);
-            // Commands of the terminal are the user's.
-            let is_told = !next.contains("`ingle ") || next.to_lowercase().contains("user");
-            // Pulls, files and settings are nothing that tools do.
+            // Only the user can run commands in a terminal.
+            let is_for_user = !next.contains("`ingle ") || next.to_lowercase().contains("user");
+            // No tool pulls models, or changes files and settings.
             let is_foreign = matches!(
                 error.code,
                 ErrorCode::Unauthorized | ErrorCode::PullFailed | ErrorCode::PermissionDenied
             );
-            assert!(is_told || is_foreign, "{}: {next}", error.code.as_str());
+            assert!(is_for_user || is_foreign, "{}: {next}", error.code.as_str());
             assert!(next.ends_with('.') && !next.contains("--now"), "{next}");
             let reply = rpc_error(&error);
             assert_eq!(reply["message"], format!("{}. {next}", error.message));
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_precisely_is_said_so() {
+    fn precise_remediations_are_kept() {
         let full = ErrorBody::overloaded("full");
         assert!(next_step(&full).contains(&format!("{} ms", full.details["retry_after_ms"])));
         let own = ErrorBody::new(ErrorCode::Cancelled, "no").with_remediation("Do this.");

@@ -1,8 +1,8 @@
-//! The timeout ladder: one configured number a class of work, everything else derived.
+//! The timeout ladder: one configured number for each class of work, the others derived.
 //!
 //! Owns the classes, their defaults, the ratios, the order that must hold between them, and the
-//! arithmetic (SPEC section 1). Reads no clock and no configuration: times come in and go out as whole
-//! milliseconds. Where they are set is `timeout_settings`.
+//! arithmetic. Reads no clock and no configuration: times come in and go out as
+//! whole milliseconds. `ingle_client::timeout_settings` reads them.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class, in the order of SPEC's table.
+    /// Every class, in the order in which they are shown.
     pub const ALL: [Self; 7] = [
         Self::Simple,
         Self::Workflow,
@@ -94,7 +94,7 @@ impl Class {
     }
 }
 
-/// Who may answer a request, innermost first.
+/// The layers that a request passes, innermost first. Each may end it by a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layer {
@@ -144,7 +144,7 @@ impl Layer {
 /// The four limits of one class, in whole milliseconds, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ladder {
-    /// W: what the work itself may take.
+    /// W: the limit of the work itself.
     pub work_ms: u64,
     /// 1.5 W: queue, load and work, as the daemon sees it.
     pub daemon_ms: u64,
@@ -183,7 +183,7 @@ const fn share(work_ms: u64, layer: Layer) -> u64 {
     work_ms.saturating_mul(layer.halves()).div_ceil(2)
 }
 
-/// What a layer keeps back from the limit it hands inwards, so that the inner answer arrives
+/// The margin that a layer keeps from the limit it hands inwards, so that the inner answer arrives
 /// first: W/50, at least 5 ms and at most 1 s.
 #[must_use]
 pub const fn margin_ms(work_ms: u64) -> u64 {
@@ -239,12 +239,12 @@ pub struct WorkTimeouts {
     pub upstream_kimi_ms: u64,
     /// The same for Kimi when it searches the web.
     pub upstream_kimi_web_search_ms: u64,
-    /// Milliseconds a whole call of the HTTP client may take, for classes whose W is not longer; see
-    /// [`WorkTimeouts::http_limit_ms`].
+    /// Milliseconds a whole call of the HTTP client may take, for classes whose W is not longer;
+    /// see [`WorkTimeouts::http_limit_ms`].
     pub http_ms: u64,
 }
 
-/// What holds when nothing is configured.
+/// The defaults.
 const DEFAULTS: WorkTimeouts = WorkTimeouts {
     simple_ms: Class::Simple.default_work_ms(),
     workflow_ms: Class::Workflow.default_work_ms(),
@@ -287,8 +287,8 @@ impl WorkTimeouts {
         Ladder::derive(self.work_ms(class))
     }
 
-    /// The outer limit of the HTTP client for one class, in milliseconds: never under its W, so that
-    /// the same class has the same W whether it is worked on here or elsewhere.
+    /// The outer limit of the HTTP client for one class, in milliseconds: never under its W, so
+    /// that the same class has the same W whether it is worked on here or elsewhere.
     #[must_use]
     pub const fn http_limit_ms(&self, class: Class) -> u64 {
         let work_ms = self.work_ms(class);
@@ -299,7 +299,7 @@ impl WorkTimeouts {
     /// later than the one inside it.
     ///
     /// # Errors
-    /// The first rule that does not hold.
+    /// The first rule that is broken.
     pub const fn check_order(&self) -> Result<(), Disorder> {
         if self.simple_ms > self.workflow_ms {
             return Err(Disorder::SimpleAboveWorkflow);
@@ -323,14 +323,14 @@ impl WorkTimeouts {
     }
 }
 
-/// A rule of the ladder that does not hold.
+/// A rule of the ladder that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disorder {
-    /// A simple tool may not take longer than a workflow.
+    /// A simple tool must not take longer than a workflow.
     SimpleAboveWorkflow,
-    /// Nor may one step of a workflow.
+    /// One step of a workflow must not take longer than the workflow.
     ExpertAboveWorkflow,
-    /// The HTTP client would end before the workflow that waits for it.
+    /// The HTTP client must not end before the workflow that waits for it.
     HttpBelowWorkflow,
     /// Two layers of this class answer at the same time, or in the wrong order.
     Layers(Class),
@@ -358,7 +358,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_allowed_work_timeout_gives_an_ordered_ladder(work_ms in MIN_WORK_MS..=MAX_WORK_MS) {
+        fn every_ladder_is_ordered(work_ms in MIN_WORK_MS..=MAX_WORK_MS) {
             let ladder = Ladder::derive(work_ms);
             prop_assert!(ladder.work_ms < ladder.daemon_ms);
             prop_assert!(ladder.daemon_ms < ladder.shim_ms);
@@ -373,7 +373,7 @@ mod tests {
 
         /// From client to shim to daemon to work, whatever the outermost has left.
         #[test]
-        fn a_limit_never_grows_across_a_hop(
+        fn limit_never_grows_across_a_hop(
             work_ms in MIN_WORK_MS..=MAX_WORK_MS,
             remaining_ms in 0..=MAX_WORK_MS * 3,
         ) {

@@ -183,7 +183,7 @@ impl Output {
     /// Prints an error for a person.
     pub(crate) fn error(&mut self, body: &ErrorBody) {
         self.note(&format!("error: {}", body.message));
-        self.note(&format!("hint: {}", body.remediation));
+        self.note(&format!("hint: {}", body.remediation()));
     }
 
     /// Prints why a command ends early and gives the exit code. With `--json` the error is an

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Edge;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 
 /// A body that is JSON of this type.
 #[derive(Debug)]
@@ -154,8 +154,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let path = error.path().to_string();
         let problem = error.into_inner();
         match problem.classify() {
-            Category::Data if path == "." => invalid("body", &format!("is wrong: {problem}")),
-            Category::Data => invalid(&path, &format!("is wrong: {problem}")),
+            Category::Data if path == "." => {
+                ErrorBody::invalid("body", &format!("is wrong: {problem}"))
+            }
+            Category::Data => ErrorBody::invalid(&path, &format!("is wrong: {problem}")),
             _ => not_json(&problem),
         }
     })?;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
 use super::gate::Asked;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::run::answer;
 use super::sse::{self, Frames, Script};
 use super::types::chat::{
@@ -116,22 +116,25 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
         ("web_search_options", request.web_search_options.is_some(), "is not supported"),
     ] {
         if is_there {
-            return Err(invalid(field, next));
+            return Err(ErrorBody::invalid(field, next));
         }
     }
     let logprobs = request.logprobs.unwrap_or_default();
     let top_logprobs = request.top_logprobs.unwrap_or_default();
     if top_logprobs > 0 && !logprobs {
-        return Err(invalid("top_logprobs", "wants `logprobs` to be true"));
+        return Err(ErrorBody::invalid("top_logprobs", "wants `logprobs` to be true"));
     }
     if request.max_completion_tokens == Some(0) {
-        return Err(invalid("max_completion_tokens", "must be at least 1"));
+        return Err(ErrorBody::invalid("max_completion_tokens", "must be at least 1"));
     }
     let messages = request.messages.into_iter().enumerate();
     let messages = messages.map(|(index, one)| message(index, one)).collect::<Result<_, _>>()?;
     let tools = request.tools.unwrap_or_default();
     if tools.len() > limits::TOOLS {
-        return Err(invalid("tools", &format!("has more than {} entries", limits::TOOLS)));
+        return Err(ErrorBody::invalid(
+            "tools",
+            &format!("has more than {} entries", limits::TOOLS),
+        ));
     }
     let mut template_options = request.chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = request.reasoning_effort {
@@ -178,7 +181,7 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
     };
     if message.function_call.is_some() {
         let problem = "is not supported; use `tool_calls`";
-        return Err(invalid(&format!("{path}.function_call"), problem));
+        return Err(ErrorBody::invalid(&format!("{path}.function_call"), problem));
     }
     let tool_calls = message.tool_calls.unwrap_or_default();
     let content = match message.content {
@@ -192,17 +195,17 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
                     "refusal" => ("refusal", part.refusal),
                     kind => {
                         let problem = format!("is `{kind}`; only `text` can be read here");
-                        return Err(invalid(&format!("{path}.type"), &problem));
+                        return Err(ErrorBody::invalid(&format!("{path}.type"), &problem));
                     }
                 };
-                let more =
-                    more.ok_or_else(|| invalid(&format!("{path}.{member}"), "is missing"))?;
+                let more = more
+                    .ok_or_else(|| ErrorBody::invalid(&format!("{path}.{member}"), "is missing"))?;
                 text.push_str(&more);
             }
             text
         }
         None if role == "assistant" => String::new(),
-        None => return Err(invalid(&format!("{path}.content"), "is missing")),
+        None => return Err(ErrorBody::invalid(&format!("{path}.content"), "is missing")),
     };
     let tool_calls = tool_calls.into_iter().map(|call| WireCall {
         id: call.id,
@@ -246,7 +249,9 @@ fn format(format: ResponseFormat) -> Result<OutputFormat, ErrorBody> {
             Some(schema) => OutputFormat::JsonSchema { schema: Value::Object(schema) },
             None => OutputFormat::JsonObject,
         }),
-        (FormatKind::JsonSchema, None) => Err(invalid("response_format.json_schema", "is missing")),
+        (FormatKind::JsonSchema, None) => {
+            Err(ErrorBody::invalid("response_format.json_schema", "is missing"))
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Json;
 use super::gate::Asked;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::run::answer;
 use super::sse::{self, Frames, Script};
 use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
@@ -98,16 +98,22 @@ fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
     let n = request.n.unwrap_or(1);
     // First of all: room is made for each of the texts.
     if !usize::try_from(n).is_ok_and(|n| (1..=limits::CHOICES).contains(&n)) {
-        return Err(invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+        return Err(ErrorBody::invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
     }
     if request.logprobs.is_some_and(|logprobs| logprobs > limits::TOP_LOGPROBS) {
-        return Err(invalid("logprobs", &format!("must be at most {}", limits::TOP_LOGPROBS)));
+        return Err(ErrorBody::invalid(
+            "logprobs",
+            &format!("must be at most {}", limits::TOP_LOGPROBS),
+        ));
     }
     if request.best_of.is_some_and(|best_of| best_of != n) {
-        return Err(invalid("best_of", "must be `n`: nothing is generated that is not given"));
+        return Err(ErrorBody::invalid(
+            "best_of",
+            "must be `n`: nothing is generated that is not given",
+        ));
     }
     if request.echo.unwrap_or_default() && request.logprobs.is_some() {
-        return Err(invalid("logprobs", "cannot be given for an echoed prompt"));
+        return Err(ErrorBody::invalid("logprobs", "cannot be given for an echoed prompt"));
     }
     Ok(())
 }
@@ -131,7 +137,7 @@ fn prompts(input: Input, n: u32) -> Result<Vec<Prompt>, ErrorBody> {
             "has {count} entries, of each of which {n} texts are asked; together they must be 1 to {}",
             limits::HTTP_TEXTS
         );
-        return Err(invalid("prompt", &problem));
+        return Err(ErrorBody::invalid("prompt", &problem));
     }
     Ok(match input {
         Input::Text(text) => vec![Prompt::Text(text)],

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Edge;
 use super::body::Json;
 use super::gate::Asked;
-use super::problem::{Problem, invalid};
+use super::problem::Problem;
 use super::run::answer;
 use super::types::embeddings::{
     Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage, EncodingFormat, Numbers,
@@ -67,7 +67,7 @@ fn inputs(input: Input) -> Result<Vec<EmbedInput>, ErrorBody> {
         Input::Text(text) => Ok(vec![EmbedInput::Text(text)]),
         Input::Texts(texts) => Ok(texts.into_iter().map(EmbedInput::Text).collect()),
         Input::Tokens(_) | Input::TokenLists(_) => {
-            let error = invalid("input", "has token ids; it must be a text, or several");
+            let error = ErrorBody::invalid("input", "has token ids; it must be a text, or several");
             Err(error.with_remediation(
                 "Send the texts themselves; with LangChain, make OpenAIEmbeddings with \
                  `check_embedding_ctx_length=False`. Tokens of the model's own vocabulary can be \

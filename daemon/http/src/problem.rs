@@ -79,12 +79,6 @@ pub fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
-/// A parameter that is not what it should be. `field` is its path, such as `messages[0].role`.
-pub(super) fn invalid(field: &str, problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
-        .with_details(json!({ "field": field }))
-}
-
 impl Problem {
     /// The same with a status that its code alone does not say.
     #[must_use]
@@ -144,7 +138,7 @@ impl Problem {
 
     /// The problem details.
     fn to_json(&self) -> Value {
-        let ErrorBody { code, message, details, remediation, retryable, request_id } = &*self.body;
+        let ErrorBody { code, message, details, retryable, request_id, .. } = &*self.body;
         let name = code.as_str().to_ascii_lowercase();
         let mut problem = json!({
             "type": format!("urn:ingle:problem:{}", name.replace('_', "-")),
@@ -153,7 +147,7 @@ impl Problem {
             "detail": message,
             "instance": format!("urn:ingle:request:{}", request_id.as_deref().unwrap_or_default()),
             "code": code,
-            "remediation": remediation,
+            "remediation": self.body.remediation(),
             "retryable": retryable,
             "request_id": request_id,
             "error": openai_error(&self.body),
@@ -202,7 +196,7 @@ pub(super) fn openai_error(error: &ErrorBody) -> Value {
         _ => error.details["field"].clone(),
     };
     json!({
-        "message": format!("{}. {}", error.message.trim_end_matches('.'), error.remediation),
+        "message": format!("{}. {}", error.message.trim_end_matches('.'), error.remediation()),
         "type": kind,
         "param": param,
         "code": code,
@@ -273,10 +267,10 @@ mod tests {
 
     #[test]
     fn the_field_at_fault_is_openais_param() {
-        let (response, shown) = rendered(invalid("messages[0].role", "is missing"));
+        let (response, shown) = rendered(ErrorBody::invalid("messages[0].role", "is missing"));
         assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(shown["error"]["param"], "messages[0].role");
-        let (_, renamed) = rendered(invalid("format", "is wrong"));
+        let (_, renamed) = rendered(ErrorBody::invalid("format", "is wrong"));
         assert_eq!(renamed["detail"], "`response_format` is wrong");
         assert_eq!(renamed["error"]["param"], "response_format");
         assert_eq!(shown["title"], "Invalid params");

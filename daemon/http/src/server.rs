@@ -70,7 +70,7 @@ impl Bound {
                 Err(error) if settings.is_demanded => return Err(error),
                 Err(error) => {
                     tracing::warn!(%listen, error = error.message, "no HTTP over TCP");
-                    status.problem = Some(format!("{}. {}", error.message, error.remediation));
+                    status.problem = Some(format!("{}. {}", error.message, error.remediation()));
                     None
                 }
             },

@@ -247,7 +247,7 @@ impl<S: Script> Outlet<S> {
                 object[member] = error.details[member].clone();
             }
         }
-        object["remediation"] = json!(error.remediation);
+        object["remediation"] = json!(error.remediation());
         object["retryable"] = json!(error.retryable);
         object["request_id"] = json!(error.request_id);
         self.frames.0.extend_from_slice(b"event: error\n");

@@ -141,7 +141,7 @@ impl Jobs {
             // A caller that sends it again would have it twice.
             ErrorCode::Timeout | ErrorCode::Cancelled => {
                 let next = "It may have been created: see `ingle jobs list`.";
-                ErrorBody { retryable: false, ..error.with_remediation(next) }
+                error.with_remediation(next).with_retryable(false)
             }
             _ => error,
         })?;
@@ -168,7 +168,10 @@ impl Jobs {
     ) -> Result<JobList, ErrorBody> {
         let limit = params.limit.unwrap_or(limits::DEFAULT_JOB_LIST);
         if !(1..=limits::JOB_LIST).contains(&limit) {
-            return Err(invalid("limit", &format!("must be from 1 to {}", limits::JOB_LIST)));
+            return Err(ErrorBody::invalid(
+                "limit",
+                &format!("must be from 1 to {}", limits::JOB_LIST),
+            ));
         }
         let read = async {
             self.inner.opened().await?;
@@ -269,7 +272,12 @@ impl Jobs {
                     deleted => deleted,
                 },
                 (None, true) => store.delete_ended().await?,
-                _ => return Err(invalid("id", "or `all_ended` must be given, and not both")),
+                _ => {
+                    return Err(ErrorBody::invalid(
+                        "id",
+                        "or `all_ended` must be given, and not both",
+                    ));
+                }
             };
             self.inner.live.announce();
             Ok(JobsDeleted { deleted })
@@ -348,10 +356,11 @@ impl Inner {
             }
         };
         if budget.is_some() {
-            return Err(invalid("budget", "is for calls; a job's time is `timeout_s`"));
+            return Err(ErrorBody::invalid("budget", "is for calls; a job's time is `timeout_s`"));
         }
         let default_ms = self.service.work_timeouts.work_ms(class);
-        Plan::new(params, default_ms).map_err(|(field, problem)| invalid(field, &problem))
+        Plan::new(params, default_ms)
+            .map_err(|(field, problem)| ErrorBody::invalid(field, &problem))
     }
 
     fn record(&self, params: JobParams, class: Class, work_ms: Option<u64>) -> JobRecord {
@@ -461,11 +470,6 @@ async fn joined<T>(task: tokio::task::JoinHandle<Result<T, ErrorBody>>) -> Resul
         Ok(outcome) => outcome,
         Err(error) => Err(ErrorBody::new(ErrorCode::Internal, error.to_string())),
     }
-}
-
-fn invalid(field: &str, problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
-        .with_details(json!({ "field": field }))
 }
 
 /// A name no other job has: 60 random bits, in letters and digits that are easily told apart.

@@ -157,7 +157,7 @@ impl JobRecord {
             error.details["timeout_seconds"] = seconds(work_ms);
             error.details["attempts"] = json!(self.attempts);
             if self.class == Class::Job {
-                TIMEOUT_NEXT.clone_into(&mut error.remediation);
+                error = error.with_remediation(TIMEOUT_NEXT);
             }
         }
         if let Some(partial) = self.partial.result() {

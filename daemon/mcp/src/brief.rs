@@ -41,7 +41,10 @@ pub(super) fn shortened(mut error: ErrorBody) -> ErrorBody {
         let Some(long) = error.details[member].as_str().map(str::to_owned) else { continue };
         if let Cow::Owned(short) = brief(&long) {
             error.message = error.message.replace(&long, &short);
-            error.remediation = error.remediation.replace(&long, &short);
+            if let Some(next) = error.own_remediation() {
+                let next = next.replace(&long, &short);
+                error = error.with_remediation(next);
+            }
             error.details[member] = Value::from(short);
         }
     }

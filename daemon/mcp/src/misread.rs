@@ -6,8 +6,8 @@
 //! methods that the request's own revision no longer has.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::jsonrpc::scan;
 use ingle_protocol::mcp_tools;
-use ingle_protocol::wire::scan;
 use rmcp::RoleServer;
 use rmcp::model::{
     CallToolRequestParams, ClientRequest, CompleteRequestParams, GetMeta, GetPromptRequestParams,
@@ -183,7 +183,10 @@ mod tests {
             assert_eq!((found.as_deref(), error.code), (Some(id), ErrorCode::InvalidParams));
             assert!(error.message.starts_with("`tools/call` cannot be read: "), "{error}");
             assert!(error.message.contains(named), "{error}");
-            assert!(error.message.contains(&error.remediation), "hosts show the message: {error}");
+            assert!(
+                error.message.contains(&error.remediation()),
+                "hosts show the message: {error}"
+            );
         }
         // Nobody waits for an answer to a notification.
         assert_eq!(of(r#"{"jsonrpc":"2.0","method":"x","params":{"a":1e999}}"#), None);

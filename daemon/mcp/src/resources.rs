@@ -206,7 +206,7 @@ pub(super) fn not_found(uri: &str) -> ErrorData {
 /// An error of the service as a protocol error, with all that is known of it.
 fn internal(error: &ErrorBody) -> ErrorData {
     ErrorData::internal_error(
-        format!("{} {}", error.message, error.remediation),
+        format!("{} {}", error.message, error.remediation()),
         Some(error.rpc_data()),
     )
 }

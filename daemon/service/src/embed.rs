@@ -91,18 +91,13 @@ pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody
     Err(ErrorBody::new(ErrorCode::ModelUnsupported, message).with_remediation(next))
 }
 
-fn invalid(field: &str, problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
-        .with_details(json!({ "field": field }))
-}
-
 /// Refuses another number of dimensions than the model's own.
 fn check_dimensions(open: &OpenModel, asked: Option<usize>, own: usize) -> Result<(), ErrorBody> {
     match asked {
         Some(asked) if asked != own => {
             let name = &open.engine.name;
             let problem = format!("is {asked}, and the vectors of `{name}` have {own} numbers");
-            Err(invalid("dimensions", &problem)
+            Err(ErrorBody::invalid("dimensions", &problem)
                 .with_remediation("Leave `dimensions` out, or name a model with as many."))
         }
         _ => Ok(()),
@@ -112,7 +107,10 @@ fn check_dimensions(open: &OpenModel, asked: Option<usize>, own: usize) -> Resul
 /// Checks what needs no model.
 pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
     if input.is_empty() || input.len() > limits::EMBED_INPUTS {
-        return Err(invalid("input", &format!("must have 1 to {} texts", limits::EMBED_INPUTS)));
+        return Err(ErrorBody::invalid(
+            "input",
+            &format!("must have 1 to {} texts", limits::EMBED_INPUTS),
+        ));
     }
     for (index, input) in input.iter().enumerate() {
         let (found, most, unit) = match input {
@@ -121,7 +119,7 @@ pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
         };
         if found > most {
             let problem = format!("has {found} {unit} in text {index}, expected {most} at most");
-            return Err(invalid("input", &problem));
+            return Err(ErrorBody::invalid("input", &problem));
         }
     }
     Ok(())
@@ -152,12 +150,12 @@ fn tokenize(open: &OpenModel, input: Vec<EmbedInput>, truncate: bool) -> Result<
         };
         let count = tokens.len();
         if tokens.is_empty() {
-            return Err(invalid("input", &format!("has no tokens in text {index}")));
+            return Err(ErrorBody::invalid("input", &format!("has no tokens in text {index}")));
         }
         if let Some(token) = tokens.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
             let ids = tokenizer.vocab_size();
             let problem = format!("has token {token} in text {index}; the model has {ids} tokens");
-            return Err(invalid("input", &problem));
+            return Err(ErrorBody::invalid("input", &problem));
         }
         if count > most {
             if !truncate {

@@ -32,7 +32,7 @@ use super::counters::TimeoutCounters;
 use super::embed::check_role;
 use super::models::{OpenModel, blocking};
 use super::prompt::{Form, Prompt, Question};
-use super::validate::{invalid, logit_bias, one_of};
+use super::validate::{logit_bias, one_of};
 use crate::request::RequestContext;
 use ingle_engine::role::Role;
 use ingle_engine::sampling;
@@ -365,7 +365,7 @@ impl Service {
 fn check_context(prompt: &[u32], open: &OpenModel) -> Result<(), ErrorBody> {
     let (prompt_tokens, context_tokens) = (prompt.len(), open.context_tokens);
     if prompt_tokens == 0 {
-        return Err(invalid("prompt", "has no tokens"));
+        return Err(ErrorBody::invalid("prompt", "has no tokens"));
     }
     if prompt_tokens < context_tokens {
         return Ok(());

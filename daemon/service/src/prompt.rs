@@ -13,7 +13,7 @@ use ingle_protocol::wire::generate::GenerateParams;
 use serde_json::{Map, Value, json};
 
 use super::models::{OpenModel, blocking};
-use super::validate::{grammar_beside_tools, invalid};
+use super::validate::grammar_beside_tools;
 use ingle_engine::role::Role;
 use ingle_text::chat::Chat;
 use ingle_text::reading::{Calling, Reader, Reading};
@@ -125,7 +125,7 @@ impl Question {
                     "names token {id}, and the model's ids end at {}",
                     ids.saturating_sub(1)
                 );
-                return Err(invalid("prompt_tokens", &problem));
+                return Err(ErrorBody::invalid("prompt_tokens", &problem));
             }
             return Ok(raw(tokens, text.eos.clone(), self.format, self.stops));
         }

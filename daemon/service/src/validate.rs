@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::limits;
-use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::error::ErrorBody;
 use ingle_protocol::wire::chat::{OutputFormat, ToolChoice};
 use ingle_protocol::wire::generate::GenerateParams;
 use serde_json::json;
@@ -15,16 +15,13 @@ use ingle_engine::sampling::{MAX_BIAS, PenaltySettings, SamplerSettings};
 use ingle_text::chat_template::RESERVED;
 use ingle_text::tool_calls::is_tool_name;
 
-pub(super) fn invalid(field: &str, problem: &str) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidParams, format!("`{field}` {problem}"))
-        .with_details(json!({ "field": field }))
-}
-
 pub(super) fn one_of(field: &str, has_text: bool, has_messages: bool) -> Result<(), ErrorBody> {
     match (has_text, has_messages) {
         (true, false) | (false, true) => Ok(()),
-        (true, true) => Err(invalid(field, "and `messages` exclude each other; give one")),
-        (false, false) => Err(invalid(field, "or `messages` must be given")),
+        (true, true) => {
+            Err(ErrorBody::invalid(field, "and `messages` exclude each other; give one"))
+        }
+        (false, false) => Err(ErrorBody::invalid(field, "or `messages` must be given")),
     }
 }
 
@@ -34,22 +31,25 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
         None => one_of("prompt", params.prompt.is_some(), params.messages.is_some())?,
         Some(_) if params.prompt.is_some() || params.messages.is_some() => {
             let problem = "excludes `prompt` and `messages`; give one";
-            return Err(invalid("prompt_tokens", problem));
+            return Err(ErrorBody::invalid("prompt_tokens", problem));
         }
         Some(tokens) if tokens.is_empty() => {
-            return Err(invalid("prompt_tokens", "must not be empty"));
+            return Err(ErrorBody::invalid("prompt_tokens", "must not be empty"));
         }
         Some(_) if params.suffix.is_some() => {
-            return Err(invalid("suffix", "goes with `prompt`, not with `prompt_tokens`"));
+            return Err(ErrorBody::invalid(
+                "suffix",
+                "goes with `prompt`, not with `prompt_tokens`",
+            ));
         }
         Some(_) => {}
     }
     if let Some(messages) = &params.messages {
         if messages.is_empty() {
-            return Err(invalid("messages", "must not be empty"));
+            return Err(ErrorBody::invalid("messages", "must not be empty"));
         }
         if messages.len() > limits::MESSAGES {
-            return Err(invalid(
+            return Err(ErrorBody::invalid(
                 "messages",
                 &format!("has more than {} entries", limits::MESSAGES),
             ));
@@ -61,20 +61,26 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
         || matches!(params.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
     if is_held && params.ignore_eos {
         let problem = "and `format` exclude each other: a text that has its form must end";
-        return Err(invalid("ignore_eos", problem));
+        return Err(ErrorBody::invalid("ignore_eos", problem));
     }
     if params.max_tokens == Some(0) {
-        return Err(invalid("max_tokens", "must be at least 1"));
+        return Err(ErrorBody::invalid("max_tokens", "must be at least 1"));
     }
     if params.stop.len() > limits::STOP_STRINGS {
-        return Err(invalid("stop", &format!("has more than {} entries", limits::STOP_STRINGS)));
+        return Err(ErrorBody::invalid(
+            "stop",
+            &format!("has more than {} entries", limits::STOP_STRINGS),
+        ));
     }
     if params.stop.iter().any(|stop| stop.is_empty() || stop.len() > limits::STOP_STRING_BYTES) {
         let problem = format!("entries must have 1 to {} bytes", limits::STOP_STRING_BYTES);
-        return Err(invalid("stop", &problem));
+        return Err(ErrorBody::invalid("stop", &problem));
     }
     if params.top_logprobs > limits::TOP_LOGPROBS {
-        return Err(invalid("top_logprobs", &format!("must be at most {}", limits::TOP_LOGPROBS)));
+        return Err(ErrorBody::invalid(
+            "top_logprobs",
+            &format!("must be at most {}", limits::TOP_LOGPROBS),
+        ));
     }
     let settings = SamplerSettings {
         temperature: params.temperature.unwrap_or(0.0),
@@ -95,10 +101,10 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
     penalties.validate()?;
     if penalties.repetition_window == 0 {
         let problem = "must be at least 1; a `repetition_penalty` of 1 turns the penalty off";
-        return Err(invalid("repetition_window", problem));
+        return Err(ErrorBody::invalid("repetition_window", problem));
     }
     if !(1..=limits::CHOICES).contains(&params.choices()) {
-        return Err(invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+        return Err(ErrorBody::invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
     }
     Ok((settings, penalties))
 }
@@ -110,18 +116,18 @@ pub(super) fn logit_bias(
 ) -> Result<Arc<[(u32, f32)]>, ErrorBody> {
     if biases.len() > limits::LOGIT_BIASES {
         let problem = format!("has more than {} entries", limits::LOGIT_BIASES);
-        return Err(invalid("logit_bias", &problem));
+        return Err(ErrorBody::invalid("logit_bias", &problem));
     }
     for (&id, &bias) in biases {
         if id as usize >= vocab_size {
             let problem =
                 format!("names token {id}, and the model's ids end at {}", vocab_size - 1);
-            return Err(invalid("logit_bias", &problem));
+            return Err(ErrorBody::invalid("logit_bias", &problem));
         }
         if !(-MAX_BIAS..=MAX_BIAS).contains(&bias) {
             let range = format!("from -{MAX_BIAS} to {MAX_BIAS}");
             let problem = format!("of token {id} must be a number {range}, not {bias}");
-            return Err(invalid("logit_bias", &problem));
+            return Err(ErrorBody::invalid("logit_bias", &problem));
         }
     }
     Ok(biases.iter().map(|(&id, &bias)| (id, bias)).collect())
@@ -131,25 +137,28 @@ pub(super) fn logit_bias(
 fn check_question(params: &GenerateParams) -> Result<(), ErrorBody> {
     let is_chat = params.messages.is_some();
     if params.suffix.is_some() && is_chat {
-        return Err(invalid("suffix", "goes with `prompt`, not with `messages`"));
+        return Err(ErrorBody::invalid("suffix", "goes with `prompt`, not with `messages`"));
     }
     if !params.tools.is_empty() && !is_chat {
-        return Err(invalid("tools", "go with `messages`, not with `prompt`"));
+        return Err(ErrorBody::invalid("tools", "go with `messages`, not with `prompt`"));
     }
     let options = &params.template_options;
     if !options.is_empty() && !is_chat {
-        return Err(invalid("template_options", "go with `messages`, not with `prompt`"));
+        return Err(ErrorBody::invalid(
+            "template_options",
+            "go with `messages`, not with `prompt`",
+        ));
     }
     if options.len() > limits::TEMPLATE_OPTIONS {
         let problem = format!("has more than {} entries", limits::TEMPLATE_OPTIONS);
-        return Err(invalid("template_options", &problem));
+        return Err(ErrorBody::invalid("template_options", &problem));
     }
     if let Some(name) = RESERVED.iter().find(|name| options.contains_key(**name)) {
-        return Err(invalid("template_options", &format!("cannot set `{name}`")));
+        return Err(ErrorBody::invalid("template_options", &format!("cannot set `{name}`")));
     }
     if json!(options).to_string().len() > limits::TEMPLATE_OPTION_BYTES {
         let problem = format!("has more than {} bytes", limits::TEMPLATE_OPTION_BYTES);
-        return Err(invalid("template_options", &problem));
+        return Err(ErrorBody::invalid("template_options", &problem));
     }
     Ok(())
 }
@@ -157,7 +166,10 @@ fn check_question(params: &GenerateParams) -> Result<(), ErrorBody> {
 fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
     let tools = &params.tools;
     if tools.len() > limits::TOOLS {
-        return Err(invalid("tools", &format!("has more than {} entries", limits::TOOLS)));
+        return Err(ErrorBody::invalid(
+            "tools",
+            &format!("has more than {} entries", limits::TOOLS),
+        ));
     }
     let mut names = HashSet::new();
     for (tool, index) in tools.iter().zip(0..) {
@@ -167,15 +179,21 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
             let problem = format!(
                 "entry {index} must have a `name` of 1 to {most} letters, digits, `_` and `-`"
             );
-            return Err(invalid("tools", &problem));
+            return Err(ErrorBody::invalid("tools", &problem));
         }
         if !names.insert(name.as_str()) {
-            return Err(invalid("tools", &format!("has two entries with the name `{name}`")));
+            return Err(ErrorBody::invalid(
+                "tools",
+                &format!("has two entries with the name `{name}`"),
+            ));
         }
     }
     // Measured only now that there are few.
     if json!(tools).to_string().len() > limits::TOOL_BYTES {
-        return Err(invalid("tools", &format!("has more than {} bytes", limits::TOOL_BYTES)));
+        return Err(ErrorBody::invalid(
+            "tools",
+            &format!("has more than {} bytes", limits::TOOL_BYTES),
+        ));
     }
     let demands = match &params.tool_choice {
         None | Some(ToolChoice::Auto) => {
@@ -190,11 +208,11 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
         Some(ToolChoice::Required) if tools.is_empty() => "demands a call, and `tools` is empty",
         Some(ToolChoice::Tool(name)) if !names.contains(name.as_str()) => {
             let problem = format!("names the tool {name:?}, which is not among `tools`");
-            return Err(invalid("tool_choice", &problem));
+            return Err(ErrorBody::invalid("tool_choice", &problem));
         }
         Some(ToolChoice::Required | ToolChoice::Tool(_)) => return Ok(()),
     };
-    Err(invalid("tool_choice", demands))
+    Err(ErrorBody::invalid("tool_choice", demands))
 }
 
 /// A grammar that would have to be one with that of calls. What its author meant by its rules' names
@@ -202,7 +220,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
 pub(super) fn grammar_beside_tools() -> ErrorBody {
     let problem = "of a grammar leaves no room for calls of `tools`; use a JSON schema, or set \
                    `tool_choice` to \"none\" or \"required\"";
-    invalid("format", problem)
+    ErrorBody::invalid("format", problem)
 }
 
 #[cfg(test)]

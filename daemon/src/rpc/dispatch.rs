@@ -5,10 +5,11 @@
 
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::jsonrpc::RequestId as WireId;
+use ingle_protocol::jsonrpc::scan;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::class::call_time;
-use ingle_protocol::wire::envelope::{CANCEL, CancelParams, Id as WireId, REMAINING};
-use ingle_protocol::wire::scan;
+use ingle_protocol::wire::extensions::{CANCEL, CancelParams, REMAINING};
 use jsonrpsee::core::middleware::{Notification, Request};
 use jsonrpsee::core::server::{
     BatchResponseBuilder, ConnectionId, Extensions, MethodCallback, MethodResponse, MethodSink,
@@ -168,16 +169,16 @@ fn failure(id: Id<'_>, error: &ErrorBody) -> MethodResponse {
 
 fn rpc_id(id: &WireId) -> Id<'static> {
     match id {
-        WireId::Number(number) => u64::try_from(*number).map_or(Id::Null, Id::Number),
+        WireId::Integer(number) => u64::try_from(*number).map_or(Id::Null, Id::Number),
         WireId::String(text) => Id::Str(text.clone().into()),
-        WireId::Null => Id::Null,
+        WireId::Float(_) | WireId::Null => Id::Null,
     }
 }
 
 fn wire_id(id: &Id<'_>) -> Option<WireId> {
     match id {
         Id::Null => Some(WireId::Null),
-        Id::Number(number) => i64::try_from(*number).ok().map(WireId::Number),
+        Id::Number(number) => i64::try_from(*number).ok().map(WireId::from),
         Id::Str(text) => Some(WireId::String(text.to_string())),
     }
 }
@@ -355,7 +356,7 @@ mod tests {
             let frame =
                 format!(r#"{{"jsonrpc":"2.0","id":7,"method":"health","params":[{value}]}}"#);
             let Asked::Call(call) = read(frame.as_bytes()) else { panic!("no call: {frame}") };
-            assert_eq!(call.id, WireId::Number(7));
+            assert_eq!(call.id, WireId::from(7));
         }
     }
 
@@ -396,7 +397,7 @@ mod tests {
         assert!(matches!(read(br#"{"jsonrpc":"2.0","method":"nobody/knows"}"#), Asked::Nothing));
         let cancel = br#"{"jsonrpc":"2.0","method":"$/cancel","params":{"id":7}}"#;
         let Asked::Cancel(cancel) = read(cancel) else { panic!("no cancel") };
-        assert_eq!((cancel.id, cancel.timed_out), (WireId::Number(7), None));
+        assert_eq!((cancel.id, cancel.timed_out), (WireId::from(7), None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::embed::Embed;
-use ingle_protocol::wire::envelope::{EVENT, EventParams};
+use ingle_protocol::wire::extensions::{EVENT, EventParams};
 use ingle_protocol::wire::generate::{Generate, GenerateParams, GenerateResult};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
 use ingle_protocol::wire::metrics::Metrics;

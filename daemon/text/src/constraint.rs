@@ -71,12 +71,15 @@ pub enum ConstraintError {
 
 impl From<ConstraintError> for ErrorBody {
     fn from(error: ConstraintError) -> Self {
-        let (code, field) = match &error {
-            ConstraintError::Invalid { field, .. } => (ErrorCode::InvalidParams, *field),
-            ConstraintError::Exceeded(_) => (ErrorCode::InvalidParams, "format"),
-            ConstraintError::Vocabulary(_) => (ErrorCode::ModelUnsupported, "format"),
-        };
-        Self::new(code, error.to_string()).with_details(json!({ "field": field }))
+        let message = error.to_string();
+        match error {
+            ConstraintError::Invalid { field, problem } => Self::invalid(field, problem),
+            ConstraintError::Exceeded(problem) => {
+                Self::invalid("format", format!("could not be enforced any further: {problem}"))
+            }
+            ConstraintError::Vocabulary(_) => Self::new(ErrorCode::ModelUnsupported, message)
+                .with_details(json!({ "field": "format" })),
+        }
     }
 }
 

@@ -1,8 +1,7 @@
-//! The typed client of one connection.
+//! Typed client of the daemon's RPC, over one connection.
 //!
 //! Owns the map of requests in flight, the routing of events and replies, cancel on drop, and the
-//! outermost limit of the ladder (2.5 W). Knows nothing of how a daemon is started: see
-//! [`crate::launch`].
+//! outermost limit of the ladder (2.5 W). Does not start a daemon: [`crate::launch`] does.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -21,10 +20,11 @@ use crate::socket::{self, SharedStream, Stream};
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::{Message, RequestId};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use ingle_protocol::wire::Method;
-use ingle_protocol::wire::envelope::{CANCEL, CancelParams, EVENT, Envelope, EventParams, Id};
+use ingle_protocol::wire::extensions::{CANCEL, CancelParams, EVENT, EventParams};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply, Role};
 
 /// One connection to the daemon. Cloning shares it; it closes when the last clone is gone.
@@ -64,10 +64,10 @@ impl Drop for Inner {
 }
 
 impl Client {
-    /// Connects to a daemon that is running already.
+    /// Connects to a running daemon.
     ///
     /// # Errors
-    /// `DAEMON_UNAVAILABLE` when nobody listens or `hello` goes unanswered; `VERSION_SKEW` when the
+    /// `DAEMON_UNAVAILABLE` when no daemon listens or answers `hello`; `VERSION_SKEW` when the
     /// daemon is of another protocol version.
     pub async fn connect(path: &Path) -> Result<Self, ErrorBody> {
         let stream = socket::connect(path).await.map_err(|error| {
@@ -79,7 +79,7 @@ impl Client {
         Self::over(stream).await
     }
 
-    /// Speaks `hello` as a plain RPC client over a connected stream.
+    /// Sends `hello` as a plain RPC client over a connected stream.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -88,7 +88,7 @@ impl Client {
         Self::over_pipes(stream.clone(), stream).await
     }
 
-    /// The same over any two directions: those of a shim, for one (`ingle rpc`).
+    /// The same over any reader and writer, such as those of a shim (`ingle rpc`).
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -102,7 +102,7 @@ impl Client {
         let (stop_writing, calls) = (writer.abort_handle(), Arc::clone(&pending));
         let reader = tokio::spawn(async move {
             read_loop(reader, calls).await;
-            // Nobody will answer what is written now; and this is how `Client::closed` learns of it.
+            // Requests written from now on get no reply; and this is how `Client::closed` ends.
             stop_writing.abort();
         });
         let mut inner = Inner {
@@ -112,17 +112,17 @@ impl Client {
                 protocol: ingle_protocol::PROTOCOL_VERSION,
                 build: String::new(),
                 pid: 0,
-                // The defaults hold until the daemon's own ladder is here.
+                // The defaults apply until the daemon's own ladder arrives.
                 timeouts: WorkTimeouts::default(),
             },
             tasks: [reader, writer],
         };
-        let limit = Duration::from_millis(limits::HELLO_MS);
+        let limit = Duration::from_millis(crate::limits::HELLO_MS);
         let call = start::<Hello>(&inner, json!(HelloParams::new(Role::Rpc)), Class::Simple)?;
         inner.hello = tokio::time::timeout(limit, call.reply()).await.map_err(|_| {
             ErrorBody::new(
                 ErrorCode::DaemonUnavailable,
-                format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS),
+                format!("the daemon did not answer `hello` within {} ms", crate::limits::HELLO_MS),
             )
         })??;
         if inner.hello.protocol != ingle_protocol::PROTOCOL_VERSION {
@@ -139,7 +139,7 @@ impl Client {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What the daemon said of itself.
+    /// The daemon's reply to `hello`.
     #[must_use]
     pub fn hello(&self) -> &HelloReply {
         &self.inner.hello
@@ -154,7 +154,7 @@ impl Client {
         self.start::<M>(params, M::CLASS)?.reply().await
     }
 
-    /// Calls a method whose class its parameters decide, or whose events are wanted.
+    /// Starts a call whose class depends on its parameters, or whose events are read.
     ///
     /// # Errors
     /// `DAEMON_LOST` when the connection has ended; `OVERLOADED` when too much is in flight;
@@ -172,7 +172,7 @@ impl Client {
 }
 
 fn lock(pending: &Mutex<PendingMap>) -> std::sync::MutexGuard<'_, PendingMap> {
-    // The map is whole after every statement, so a panic elsewhere cannot have torn it.
+    // The map is consistent after every statement, so a panic elsewhere leaves it usable.
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -185,12 +185,12 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
         map.next_id
     };
     let frame = encode(&json!({ "jsonrpc": "2.0", "id": id, "method": M::NAME, "params": params }));
-    // The daemon throws such a line away unread, so its refusal could not say which request it was.
+    // The daemon discards such a line unread, so its refusal might not name the request.
     if frame.len() > limits::FRAME_BYTES {
         return Err(ErrorBody::new(
             ErrorCode::FrameTooLarge,
             format!(
-                "the request has {} bytes, and {} can be sent at once",
+                "the request has {} bytes, and the frame limit is {}",
                 frame.len(),
                 limits::FRAME_BYTES
             ),
@@ -222,7 +222,7 @@ fn start<M: Method>(inner: &Inner, params: Value, class: Class) -> Result<Call<M
     };
     inner.outbound.try_send(frame).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => {
-            ErrorBody::new(ErrorCode::Overloaded, "the daemon does not read this connection")
+            ErrorBody::new(ErrorCode::Overloaded, "the daemon is not reading this connection")
         }
         mpsc::error::TrySendError::Closed(_) => lost(),
     })?;
@@ -255,9 +255,10 @@ pub struct Call<M: Method> {
 }
 
 impl<M: Method> Call<M> {
-    /// The next event, or `None` when only the reply is left. Events of a kind this build does not
-    /// know are skipped. Events must be read or the call's other half taken: they share one
-    /// connection with other calls.
+    /// The next event, or `None` when only the reply is left.
+    ///
+    /// Events of a kind that this build does not know are skipped. Read the events, or call
+    /// [`Self::reply`]: all calls share one connection, and unread events block the others.
     pub async fn event<E: DeserializeOwned>(&mut self) -> Option<E> {
         loop {
             let limit = tokio::time::Instant::from_std(self.deadline.expires_at());
@@ -268,7 +269,7 @@ impl<M: Method> Call<M> {
         }
     }
 
-    /// The reply; events not read by now are dropped.
+    /// Waits for the reply. Unread events are dropped.
     ///
     /// # Errors
     /// As [`Client::call`].
@@ -303,8 +304,8 @@ impl<M: Method> Drop for Call<M> {
         lock(&self.pending).calls.remove(&self.id);
         if self.reply.is_some() {
             let timed_out = self.timed_out.then_some(Layer::Client);
-            let params = CancelParams { id: Id::Number(self.id), timed_out };
-            // A full or closed connection needs no cancel: it is being given up anyway.
+            let params = CancelParams { id: self.id.into(), timed_out };
+            // A full or closed connection needs no cancel: it is about to end.
             let _ = self
                 .outbound
                 .try_send(encode(&json!({ "jsonrpc": "2.0", "method": CANCEL, "params": params })));
@@ -324,9 +325,9 @@ async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap
     let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     while let Ok(Some(frame)) = reader.next().await {
         if let Frame::Line(line) = frame
-            && let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line)
+            && let Ok(message) = Message::parse(&line)
         {
-            route(&envelope, &pending).await;
+            route(&message, &pending).await;
         }
     }
     let calls = {
@@ -335,45 +336,53 @@ async fn read_loop(reader: impl AsyncRead + Unpin, pending: Arc<Mutex<PendingMap
         std::mem::take(&mut map.calls)
     };
     for (_, call) in calls {
-        // A caller that has gone needs no answer.
+        // A call that was dropped needs no reply.
         let _ = call.reply.send(Err(lost()));
     }
 }
 
-async fn route(envelope: &Envelope<'_>, pending: &Mutex<PendingMap>) {
-    if envelope.method.as_deref() == Some(EVENT) {
-        let event = envelope
-            .params
+async fn route(message: &Message<'_>, pending: &Mutex<PendingMap>) {
+    if message.method() == Some(EVENT) {
+        let event = message
+            .params()
             .and_then(|params| serde_json::from_str::<EventParams<Value>>(params.get()).ok());
-        let Some(EventParams { id: Id::Number(id), event }) = event else { return };
-        let events = lock(pending).calls.get(&id).map(|call| call.events.clone());
+        let Some(EventParams { id, event }) = event else { return };
+        let events =
+            call_number(&id).and_then(|id| Some(lock(pending).calls.get(&id)?.events.clone()));
         if let Some(events) = events {
-            // A call that only wants its reply has closed this.
+            // A call that waits only for its reply has closed this channel.
             let _ = events.send(event).await;
         }
         return;
     }
-    let id = match (&envelope.id, &envelope.error) {
-        (Some(Id::Number(id)), _) => *id,
-        // The daemon could not read what we sent, so it cannot say which call it was. Any of them
-        // might never be answered.
-        (Some(Id::Null), Some(error)) => {
-            let calls = std::mem::take(&mut lock(pending).calls);
-            for (_, call) in calls {
-                let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
-            }
-            return;
+    let id = message.id().and_then(|raw| serde_json::from_str::<RequestId>(raw.get()).ok());
+    let (Some(id), error) = (id, message.error()) else { return };
+    if let (RequestId::Null, Some(error)) = (&id, &error) {
+        // The daemon could not read a request, so it cannot name the call. Any of them
+        // might never get its reply.
+        let calls = std::mem::take(&mut lock(pending).calls);
+        for (_, call) in calls {
+            let _ = call.reply.send(Err(ErrorBody::from_rpc(error)));
         }
-        _ => return,
-    };
-    let Some(call) = lock(pending).calls.remove(&id) else { return };
-    let answer = match (&envelope.error, envelope.result) {
+        return;
+    }
+    let call = call_number(&id).and_then(|id| lock(pending).calls.remove(&id));
+    let Some(call) = call else { return };
+    let answer = match (&error, message.result()) {
         (Some(error), _) => Err(ErrorBody::from_rpc(error)),
         (None, Some(result)) => serde_json::from_str(result.get())
             .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string())),
         (None, None) => Ok(Value::Null),
     };
     let _ = call.reply.send(answer);
+}
+
+/// The number of one of our calls: their ids are whole numbers.
+fn call_number(id: &RequestId) -> Option<i64> {
+    match id {
+        RequestId::Integer(number) => i64::try_from(*number).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -393,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_is_no_frame_is_refused_here() {
+    async fn oversized_request_is_refused_locally() {
         let (inner, mut frames) = inner();
         let text = "x".repeat(limits::FRAME_BYTES);
         let refused = start::<Hello>(&inner, json!({ "text": text }), Class::Simple).unwrap_err();
@@ -403,12 +412,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_to_nobody_ends_every_call() {
+    async fn error_without_id_ends_every_call() {
         let (inner, _frames) = inner();
         let call = start::<Hello>(&inner, json!({}), Class::Simple).unwrap();
         let error = ErrorBody::new(ErrorCode::FrameTooLarge, "too long").to_rpc();
         let reply = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
-        route(&serde_json::from_str(&reply).unwrap(), &inner.pending).await;
+        route(&Message::parse(reply.as_bytes()).unwrap(), &inner.pending).await;
         assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::FrameTooLarge);
     }
 }

@@ -1,8 +1,8 @@
-//! Files of `NAME=VALUE` lines, such as `.env`.
+//! Reader of files with `NAME=VALUE` lines, such as `.env`.
 //!
-//! Owns the syntax. Pure; knows nothing of what the names mean. Values are taken as they stand:
-//! nothing is substituted, and no error shows a line's text, because such files hold other programs'
-//! secrets too.
+//! Owns the syntax. Pure; does not know what the names mean. Values are literal: nothing is
+//! substituted, and no error shows a line's text, because such files also hold secrets of other
+//! programs.
 //!
 //! ```text
 //! # a comment
@@ -11,7 +11,7 @@
 //! NAME='taken literally: \n $HOME'
 //! ```
 
-/// One line that gives a value.
+/// One assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// The name before the `=`.
@@ -22,12 +22,12 @@ pub struct Assignment {
     pub line: usize,
 }
 
-/// A line that is none of the above.
+/// A line that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadLine {
     /// Its number, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: &'static str,
 }
 
@@ -53,7 +53,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Assignment>, BadLine> {
         let name = name.trim_end();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if name.is_empty() || !name.chars().all(is_name) {
-            return Err(bad("what stands before the `=` is not a name"));
+            return Err(bad("the text before the `=` is not a name"));
         }
         let value = unquote(value.trim_start()).map_err(bad)?;
         assignments.push(Assignment { name: name.to_owned(), value, line });
@@ -69,7 +69,7 @@ fn unquote(text: &str) -> Result<String, &'static str> {
     } else if let Some(text) = text.strip_prefix('"') {
         double_quoted(text)?
     } else {
-        // A `#` begins a comment only after a space: it may well be part of a password.
+        // A `#` starts a comment only after a space: a password may contain one.
         let end =
             text.match_indices('#').find(|(at, _)| text[..*at].ends_with(char::is_whitespace));
         let begins_comment = text.starts_with('#');
@@ -111,7 +111,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn values_lose_their_quotes_and_comments() {
+    fn quotes_and_comments_are_removed() {
         for (text, value) in [
             ("A=1", "1"),
             ("  export\tA = 1  ", "1"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_assignment_is_named_and_not_shown() {
+    fn bad_line_is_numbered_and_not_shown() {
         for (text, part) in [
             (&b"A=1\nsecret"[..], "no `=`"),
             (b"\n=1", "not a name"),
@@ -158,7 +158,7 @@ mod tests {
         }
 
         #[test]
-        fn a_single_quoted_value_comes_back(value in "[^'\n]*") {
+        fn single_quoted_value_round_trips(value in "[^'\n]*") {
             let text = format!("A='{value}'");
             prop_assert_eq!(&parse(text.as_bytes()).unwrap()[0].value, &value);
         }

@@ -1,10 +1,10 @@
 //! Exit codes of both binaries (the BSD `sysexits.h` numbers where one fits).
 //!
-//! Owns the table. Scripts and service managers rely on these: a number never changes its meaning.
+//! Owns the table. Scripts and service managers rely on it: a number never changes its meaning.
 
-/// All went well.
+/// Success.
 pub const OK: u8 = 0;
-/// The request was understood and failed.
+/// The request failed.
 pub const FAILED: u8 = 1;
 /// The command line was wrong.
 pub const USAGE: u8 = 2;
@@ -12,15 +12,15 @@ pub const USAGE: u8 = 2;
 pub const UNAVAILABLE: u8 = 69;
 /// A bug, or the engine thread died.
 pub const INTERNAL: u8 = 70;
-/// A file or socket could not be made.
+/// A file or socket could not be created.
 pub const CANNOT_CREATE: u8 = 73;
 /// Another daemon already holds this Ingle folder.
 pub const ALREADY_RUNNING: u8 = 75;
-/// A folder or socket belongs to somebody else.
+/// A folder or socket belongs to another user.
 pub const NO_PERMISSION: u8 = 77;
 /// A setting is wrong.
 pub const CONFIG: u8 = 78;
-/// The engine thread stood still for longer than `engine.stall_s`, and the daemon ended itself.
+/// The engine thread did not respond for `engine.stall_s`, and the daemon ended itself.
 pub const ENGINE_STALLED: u8 = 80;
 /// Ended by Ctrl-C.
 pub const INTERRUPTED: u8 = 130;

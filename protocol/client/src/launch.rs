@@ -1,11 +1,11 @@
-//! Connect to the daemon, or start it.
+//! Launcher: connects to the daemon, and starts it when none runs.
 //!
 //! Owns the start lock, the spawning of `ingled` and the reading of its one-line report. Readiness
-//! is that message, never a sleep. Knows nothing of what is said over the connection.
+//! is that message, never a sleep. Does not know the messages of the connection.
 //!
-//! Two locks, so that nobody has to poll. Whoever starts a daemon holds `start.lock` until the
-//! daemon is ready; the daemon holds `ingled.lock` for life. A launcher that finds no socket takes
-//! the start lock, which waits for a start under way, and then looks once more.
+//! Two locks make polling unnecessary. A launcher holds `start.lock` until the daemon is ready; the
+//! daemon holds `ingled.lock` for life. A launcher that finds no socket takes the start lock, which
+//! waits for a start under way, and then tries the socket once more.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,9 +23,8 @@ use crate::exit;
 use crate::paths::Paths;
 use crate::socket::{self, Stream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
-use ingle_protocol::limits;
 
-/// The flag that tells `ingled serve` that its launcher holds the start lock and reads its report.
+/// Flag of `ingled serve`: its launcher holds the start lock and reads its report.
 pub const LAUNCHED_FLAG: &str = "--launched";
 
 /// The one line a launched daemon writes to its standard output.
@@ -44,14 +43,14 @@ pub enum StartReport {
     },
     /// The daemon cannot run.
     Failed {
-        /// Why, and what to do.
+        /// The reason and the next step.
         error: ErrorBody,
         /// The daemon's exit code.
         exit_code: u8,
     },
 }
 
-/// Why there is no connection: an error for the user and the exit code that says it.
+/// A failed launch: the error for the user, and the exit code.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{body}")]
 pub struct LaunchError {
@@ -80,7 +79,7 @@ impl From<crate::paths::PathError> for LaunchError {
 ///
 /// # Errors
 /// When the folder is not ours, or the daemon cannot be started within
-/// [`limits::START_MS`].
+/// [`crate::limits::START_MS`].
 pub async fn connect_or_start(paths: &Paths, program: &Path) -> Result<Stream, LaunchError> {
     paths.check_socket()?;
     if let Ok(stream) = socket::connect(paths.socket()).await {
@@ -96,8 +95,8 @@ pub async fn connect_or_start(paths: &Paths, program: &Path) -> Result<Stream, L
         .stack_size(128 * 1024)
         .spawn(move || start(&thread_paths, &thread_program, report_tx))
         .map_err(|error| LaunchError::unavailable(format!("cannot start a thread: {error}")))?;
-    // Another launcher may be using up its own time before it lets go of the lock.
-    let limit = Duration::from_millis(2 * limits::START_MS);
+    // Another launcher may use its whole time before it releases the lock.
+    let limit = Duration::from_millis(2 * crate::limits::START_MS);
     let report = tokio::time::timeout(limit, report)
         .await
         .map_err(|_| {
@@ -112,13 +111,13 @@ pub async fn connect_or_start(paths: &Paths, program: &Path) -> Result<Stream, L
     }
     socket::connect(paths.socket()).await.map_err(|error| {
         LaunchError::unavailable(format!(
-            "the daemon runs but does not answer at `{}`: {error}",
+            "the daemon runs but does not accept connections at `{}`: {error}",
             paths.socket().display()
         ))
     })
 }
 
-/// The daemon's program: beside this one, where both are installed, or on PATH.
+/// The path of the daemon's program: in the folder of this one, or else on PATH.
 #[must_use]
 pub fn daemon_program() -> PathBuf {
     let beside = std::env::current_exe()
@@ -147,29 +146,29 @@ fn start(paths: &Paths, program: &Path, report: oneshot::Sender<Result<StartRepo
             return;
         }
     };
-    // Whoever held the lock before us has probably started the daemon.
+    // The launcher that held the lock before has probably started the daemon.
     if UnixStream::connect(paths.socket()).is_ok() {
         let _ = report.send(Ok(StartReport::AlreadyRunning { pid: None }));
         return;
     }
     let (child, outcome) = start_daemon(paths, program);
     drop(lock);
-    // A caller that gave up still leaves a daemon behind that the next one will find.
+    // When the caller has given up, the daemon still runs, and the next launcher finds it.
     let _ = report.send(outcome);
     if let Some(mut child) = child {
-        // Collects the daemon's exit status when it ends, so that a shim that outlives it leaves no
-        // zombie. The thread costs a stack of a few pages.
+        // Collects the daemon's exit status when it ends, so that no zombie remains under a shim
+        // that outlives it. The thread costs a stack of a few pages.
         let _ = child.wait();
     }
 }
 
-/// Spawns the daemon and reads its report. When another one holds the folder and answers nobody,
-/// which a draining one does, waits for it to end and tries again.
+/// Spawns the daemon and reads its report. When another daemon holds the folder and does not
+/// listen, because it is draining, waits for it to end and tries again.
 fn start_daemon(
     paths: &Paths,
     program: &Path,
 ) -> (Option<Child>, Result<StartReport, LaunchError>) {
-    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
+    let give_up_at = Instant::now() + Duration::from_millis(crate::limits::START_MS);
     loop {
         let earlier = std::fs::metadata(stderr_file(paths)).map_or(0, |metadata| metadata.len());
         let (mut child, mut stdout) = match spawn(paths, program) {
@@ -177,7 +176,7 @@ fn start_daemon(
             Err(error) => {
                 let message = format!("cannot run `{}`: {error}", program.display());
                 let mut failure = LaunchError::unavailable(message);
-                let next = "Install `ingled` beside `ingle`, or put it on PATH.";
+                let next = "Install `ingled` next to `ingle`, or put it on PATH.";
                 failure.body = failure.body.with_remediation(next);
                 return (None, Err(failure));
             }
@@ -187,34 +186,34 @@ fn start_daemon(
             return (Some(child), outcome);
         }
         let _ = child.wait();
-        match meet(paths, give_up_at) {
-            Ok(Met::Answers) => return (None, outcome),
-            Ok(Met::Gone) => {}
+        match wait_for_holder(paths, give_up_at) {
+            Ok(HolderState::Listens) => return (None, outcome),
+            Ok(HolderState::Ended) => {}
             Err(failure) => return (None, Err(failure)),
         }
     }
 }
 
-/// What became of the daemon that holds the folder.
-enum Met {
+/// The state of the daemon that holds the folder.
+enum HolderState {
     /// It listens.
-    Answers,
+    Listens,
     /// It has ended.
-    Gone,
+    Ended,
 }
 
-/// Waits until the daemon that holds the folder listens or ends. The wait has no message to be
-/// woken by, because taking a lock has no time limit of its own; so it looks now and then.
-fn meet(paths: &Paths, give_up_at: Instant) -> Result<Met, LaunchError> {
-    const LOOK: Duration = Duration::from_millis(50);
+/// Waits until the daemon that holds the folder listens or ends. It polls, because no message comes
+/// and taking a lock has no timeout.
+fn wait_for_holder(paths: &Paths, give_up_at: Instant) -> Result<HolderState, LaunchError> {
+    const POLL: Duration = Duration::from_millis(50);
     while Instant::now() < give_up_at {
         if UnixStream::connect(paths.socket()).is_ok() {
-            return Ok(Met::Answers);
+            return Ok(HolderState::Listens);
         }
         if open_lock(&paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            return Ok(Met::Gone);
+            return Ok(HolderState::Ended);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL);
     }
     let pid = std::fs::read_to_string(paths.daemon_lock()).unwrap_or_default();
     let message = format!(
@@ -231,7 +230,7 @@ fn meet(paths: &Paths, give_up_at: Instant) -> Result<Met, LaunchError> {
 fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {
     // Descriptors inherited from the host must not live on in the daemon.
     close_fds::set_fds_cloexec(3, &[]);
-    // Not emptied here: another daemon may run and write to it. This one empties it once the
+    // Not truncated here: another daemon may run and write to it. This one truncates it once the
     // folder is its own.
     let stderr =
         OpenOptions::new().create(true).append(true).mode(0o600).open(stderr_file(paths))?;
@@ -249,20 +248,20 @@ fn spawn(paths: &Paths, program: &Path) -> io::Result<(Child, ChildStdout)> {
     Ok((child, stdout))
 }
 
-/// Where a launched daemon's standard error goes: what a panic or an abort has to say.
+/// The file of a launched daemon's standard error, for the message of a panic or an abort.
 fn stderr_file(paths: &Paths) -> PathBuf {
     paths.logs_dir().join("ingled.stderr")
 }
 
-/// Reads the daemon's one line, and ends a daemon that does not write it in time. `earlier` is how
-/// many bytes its standard error's file had before it was started.
+/// Reads the daemon's one line, and kills a daemon that does not write it in time. `earlier` is the
+/// length of its standard error's file before it was started.
 fn read_report(
     child: &mut Child,
     stdout: &mut ChildStdout,
     paths: &Paths,
     earlier: u64,
 ) -> Result<StartReport, LaunchError> {
-    let give_up_at = Instant::now() + Duration::from_millis(limits::START_MS);
+    let give_up_at = Instant::now() + Duration::from_millis(crate::limits::START_MS);
     let mut line = Vec::new();
     let mut chunk = [0_u8; 1024];
     while !line.ends_with(b"\n") && line.len() < 64 * 1024 {
@@ -272,11 +271,11 @@ fn read_report(
         match poll(&mut fds, Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => continue,
             Ok(0) => {
-                // Nothing can be waiting for it: it never said it was ready.
+                // No client can wait for it: it never reported ready.
                 let _ = child.kill();
                 return Err(LaunchError::unavailable(format!(
-                    "the daemon was started but did not get ready within {} s",
-                    limits::START_MS / 1_000
+                    "the daemon was started but was not ready within {} s",
+                    crate::limits::START_MS / 1_000
                 )));
             }
             _ => {}
@@ -289,34 +288,34 @@ fn read_report(
         }
     }
     serde_json::from_slice(&line).map_err(|_| {
-        let stderr = last_words(&stderr_file(paths), earlier).unwrap_or_default();
+        let stderr = stderr_since(&stderr_file(paths), earlier).unwrap_or_default();
         let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message");
         LaunchError::unavailable(format!("the daemon ended before it was ready: {last}"))
     })
 }
 
 /// The end of the file, without the `earlier` bytes if they are still there.
-fn last_words(file: &Path, earlier: u64) -> io::Result<String> {
+fn stderr_since(file: &Path, earlier: u64) -> io::Result<String> {
     const BYTES: u64 = 64 * 1024;
     let mut file = File::open(file)?;
     let length = file.metadata()?.len();
-    // A file that is shorter has been emptied.
+    // A file that is shorter has been truncated.
     let own = if earlier <= length { earlier } else { 0 };
     file.seek(SeekFrom::Start(own.max(length.saturating_sub(BYTES))))?;
-    let mut words = Vec::new();
-    file.take(BYTES).read_to_end(&mut words)?;
-    Ok(String::from_utf8_lossy(&words).into_owned())
+    let mut text = Vec::new();
+    file.take(BYTES).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Empties the file that a launched daemon's standard error goes to, once the folder is its own.
-/// What an earlier one had to say has been read or is of no more use.
+/// Truncates the file of a launched daemon's standard error, once the folder is its own. The output
+/// of an earlier daemon has been read or is no longer useful.
 pub fn empty_stderr() {
     let stderr = rustix::stdio::stderr();
     let is_file = rustix::fs::fstat(stderr).is_ok_and(|file| {
         rustix::fs::FileType::from_raw_mode(file.st_mode) == rustix::fs::FileType::RegularFile
     });
     if is_file {
-        // Only a file that grows a little longer depends on it.
+        // On failure the file only grows a little longer.
         let _ = rustix::fs::ftruncate(stderr, 0);
     }
 }
@@ -326,11 +325,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_this_daemon_said_is_quoted() {
+    fn only_output_of_this_daemon_is_quoted() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "old\nnew\n").unwrap();
-        for (earlier, words) in [(0, "old\nnew\n"), (4, "new\n"), (8, ""), (9, "old\nnew\n")] {
-            assert_eq!(last_words(file.path(), earlier).unwrap(), words);
+        for (earlier, text) in [(0, "old\nnew\n"), (4, "new\n"), (8, ""), (9, "old\nnew\n")] {
+            assert_eq!(stderr_since(file.path(), earlier).unwrap(), text);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The Ingle folder: where everything lives, and who may own it.
+//! The Ingle folder: its layout and its ownership.
 //!
 //! Owns the layout of `~/.ingle` and the checks on owner, mode and socket-path length. The folder
 //! is found from HOME alone (`INGLE_HOME` and `INGLE_SOCKET` override): MCP hosts drop
@@ -17,10 +17,10 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 /// Bytes of a socket's path, its final NUL included (`sun_path`).
 pub const SOCKET_PATH_BYTES: usize = if cfg!(target_os = "macos") { 104 } else { 108 };
 
-/// What is wrong with the Ingle folder.
+/// A problem with the Ingle folder.
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
-    /// Neither INGLE_HOME nor HOME says where the folder is.
+    /// Neither INGLE_HOME nor HOME names the folder.
     #[error("no home folder: HOME is not set and the user has no home")]
     NoHome,
     /// A path that must be absolute is not.
@@ -53,7 +53,7 @@ pub enum PathError {
         /// The effective uid of this process.
         user: u32,
     },
-    /// Something else stands where a folder should be.
+    /// A path that should be a folder is a file.
     #[error("`{}` is not a folder", path.display())]
     NotAFolder {
         /// The path.
@@ -70,7 +70,7 @@ pub enum PathError {
 }
 
 impl PathError {
-    /// The exit code that says this.
+    /// The exit code for this error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -112,7 +112,7 @@ impl From<&PathError> for ErrorBody {
     }
 }
 
-/// Where everything of one Ingle installation lives.
+/// The paths of one Ingle installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     home: PathBuf,
@@ -135,7 +135,7 @@ impl Paths {
         Self::new(home, socket)
     }
 
-    /// A folder given by name, and a socket elsewhere if one is given.
+    /// Paths under an explicit folder, with the socket elsewhere if a path is given.
     ///
     /// # Errors
     /// When the socket's path is too long.
@@ -160,50 +160,51 @@ impl Paths {
         &self.socket
     }
 
-    /// The settings.
+    /// The settings file.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.home.join("config.toml")
     }
 
-    /// Settings as variables. A `.env` of the working directory is somebody else's and is never read.
+    /// The settings file of variables. A `.env` of the working directory belongs to other programs
+    /// and is never read.
     #[must_use]
     pub fn env_file(&self) -> PathBuf {
         self.home.join(".env")
     }
 
-    /// Socket and locks.
+    /// The folder of socket and locks.
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.home.join("run")
     }
 
-    /// Held by the daemon for its life; holds its process id.
+    /// The lock that the daemon holds for its life; the file has its process id.
     #[must_use]
     pub fn daemon_lock(&self) -> PathBuf {
         self.run_dir().join("ingled.lock")
     }
 
-    /// Held by whoever starts a daemon, until that daemon is ready.
+    /// The lock that a launcher holds until its daemon is ready.
     #[must_use]
     pub fn start_lock(&self) -> PathBuf {
         self.run_dir().join("start.lock")
     }
 
-    /// What the engine thread is about to do, for the daemon that comes after a crash.
+    /// The journal of the engine thread, for the next daemon after a crash.
     #[must_use]
     pub fn crash_journal(&self) -> PathBuf {
         self.run_dir().join("engine.journal")
     }
 
-    /// Models that have ended the daemon.
+    /// The list of models that crashed the daemon.
     #[must_use]
     pub fn quarantine(&self) -> PathBuf {
         self.home.join("quarantine.json")
     }
 
-    /// The socket that HTTP is spoken on: `http.sock` beside the daemon's own, or named after that
-    /// one where it was put elsewhere.
+    /// The socket of HTTP: `http.sock` in the folder of the daemon's own, or named after that one
+    /// where it is elsewhere.
     #[must_use]
     pub fn http_socket(&self) -> PathBuf {
         let run = self.run_dir();
@@ -215,59 +216,61 @@ impl Paths {
         self.socket.with_file_name(name)
     }
 
-    /// What HTTP over TCP must be shown.
+    /// The file of the bearer token for HTTP over TCP.
     #[must_use]
     pub fn http_token(&self) -> PathBuf {
         self.home.join("http.token")
     }
 
-    /// Log files.
+    /// The folder of log files.
     #[must_use]
     pub fn logs_dir(&self) -> PathBuf {
         self.home.join("logs")
     }
 
-    /// Models that Ingle fetched itself.
+    /// The folder of models that Ingle fetched itself.
     #[must_use]
     pub fn models_dir(&self) -> PathBuf {
         self.home.join("models")
     }
 
-    /// The file that holds the jobs; two more of SQLite's lie beside it. Its folder is made by whoever
-    /// opens it: a store that cannot be must not keep the daemon from starting.
+    /// The database of jobs, next to two more files of SQLite. The job store creates the folder
+    /// when it opens it: an unusable store must not keep the daemon from starting.
     #[must_use]
     pub fn job_store(&self) -> PathBuf {
         self.home.join("jobs").join("jobs.sqlite3")
     }
 
-    /// Interactive sessions' input history.
+    /// The input history of conversations.
     #[must_use]
     pub fn chat_history(&self) -> PathBuf {
         self.home.join("chat_history")
     }
 
-    /// Makes the folder and its rooms with mode 0700, and checks that they are ours.
+    /// Creates the folder and its subfolders with mode 0700, and checks that they are ours.
     ///
     /// # Errors
-    /// When a room belongs to somebody else, is no folder, or cannot be made.
+    /// When one belongs to another user, is not a folder, or cannot be created.
     pub fn prepare(&self) -> Result<(), PathError> {
-        let mut rooms = vec![self.home.clone(), self.run_dir(), self.logs_dir(), self.models_dir()];
-        // A socket elsewhere gets its folder only if that does not exist: /tmp is not ours to chmod.
+        let mut folders =
+            vec![self.home.clone(), self.run_dir(), self.logs_dir(), self.models_dir()];
+        // A socket elsewhere gets its folder only if that does not exist: /tmp is not ours to
+        // chmod.
         if let Some(parent) = self.socket.parent()
             && !parent.exists()
         {
-            rooms.push(parent.to_owned());
+            folders.push(parent.to_owned());
         }
-        for room in rooms {
-            private_folder(&room)?;
+        for folder in folders {
+            private_folder(&folder)?;
         }
         self.check_socket()
     }
 
-    /// Checks that what stands at the socket's path, if anything, is ours.
+    /// Checks that the file at the socket's path, if any, is ours.
     ///
     /// # Errors
-    /// When it belongs to somebody else.
+    /// When it belongs to another user.
     pub fn check_socket(&self) -> Result<(), PathError> {
         for path in [self.home(), self.socket()] {
             match fs::symlink_metadata(path) {
@@ -296,7 +299,7 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), PathError> {
     }
 }
 
-/// Makes `path` a folder of ours with mode 0700. A folder of ours with a wider mode is narrowed.
+/// Creates `path` as a folder of ours with mode 0700, or narrows the mode of one of ours.
 fn private_folder(path: &Path) -> Result<(), PathError> {
     let io_error = |source| PathError::Io { path: path.to_owned(), source };
     match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
@@ -318,20 +321,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rooms_are_made_private_and_a_wide_folder_is_narrowed() {
+    fn folders_are_private_and_wide_modes_narrowed() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("home");
         fs::create_dir(&home).unwrap();
         fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).unwrap();
         let paths = Paths::new(home, None).unwrap();
         paths.prepare().unwrap();
-        for room in [paths.home().to_owned(), paths.run_dir(), paths.models_dir()] {
-            assert_eq!(fs::metadata(room).unwrap().mode() & 0o777, 0o700);
+        for subfolder in [paths.home().to_owned(), paths.run_dir(), paths.models_dir()] {
+            assert_eq!(fs::metadata(subfolder).unwrap().mode() & 0o777, 0o700);
         }
     }
 
     #[test]
-    fn a_socket_path_the_system_cannot_bind_is_refused_with_its_length() {
+    fn long_socket_path_is_refused() {
         let home = PathBuf::from(format!("/{}", "x".repeat(SOCKET_PATH_BYTES)));
         let error = Paths::new(home, None).unwrap_err();
         assert!(matches!(error, PathError::TooLong { .. }), "{error}");
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_folders_place_is_named() {
+    fn file_in_place_of_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("home");
         fs::write(&home, "").unwrap();

@@ -1,7 +1,7 @@
-//! The local socket under both ends: connecting, half-closing.
+//! The local socket: connecting, half-closing, sharing.
 //!
-//! Owns what `interprocess` leaves to its users. Knows nothing of frames. Everything above takes
-//! `AsyncRead + AsyncWrite`, so that named pipes can come without another change.
+//! Owns the parts that `interprocess` does not offer. Knows no frames. All other code takes
+//! `AsyncRead + AsyncWrite`, so that named pipes can be added without another change.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use interprocess::local_socket::tokio::Stream;
 
-/// The socket at a path, as `interprocess` names it.
+/// The name of the socket at a path, for `interprocess`.
 ///
 /// # Errors
 /// When the path cannot be a socket's name.
@@ -26,12 +26,12 @@ pub fn name(path: &Path) -> io::Result<Name<'_>> {
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// `NotFound` or `ConnectionRefused` when nobody listens there.
+/// `NotFound` or `ConnectionRefused` when no daemon listens there.
 pub async fn connect(path: &Path) -> io::Result<Stream> {
     Stream::connect(name(path)?).await
 }
 
-/// Tells the peer that nothing more will be sent; replies can still be read. (The stream's own
+/// Half-closes the stream: nothing more is sent, and replies can still be read. (The stream's own
 /// `poll_shutdown` does nothing.)
 ///
 /// # Errors
@@ -42,8 +42,8 @@ pub fn half_close(stream: &Stream) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the peer has closed both directions, which a half-close is not. Only meaningful once
-/// reading has met the end of the stream.
+/// Whether the peer has closed both directions, as opposed to a half-close. Only meaningful once
+/// reading has reached the end of the stream.
 #[must_use]
 pub fn is_fully_closed(stream: &Stream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

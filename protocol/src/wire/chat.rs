@@ -1,7 +1,7 @@
-//! A conversation: its messages, the tools a model may call, and the form its answer must have.
+//! Conversations: messages, tools, tool choice and response format.
 //!
-//! Owns what `generate` and its twins over HTTP say of all that. Knows nothing of how single models
-//! write a tool call; the daemon's `text` does.
+//! Owns these types, for `generate` and its counterparts over HTTP. Does not know how a model
+//! writes a tool call; the daemon's `text` does.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or whatever the model's template knows.
     pub role: String,
-    /// The text; empty for an assistant that only called tools.
+    /// The text; empty for an assistant message of tool calls only.
     #[serde(default)]
     pub content: String,
-    /// What an assistant thought before it answered.
+    /// The assistant's reasoning before its answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
     /// The tools that an assistant called.
@@ -24,23 +24,23 @@ pub struct Message {
     /// The call that a `tool` message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
-    /// Who speaks, or the tool that answers.
+    /// The name of the speaker, or of the tool that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
 impl Message {
-    /// A message of nothing but text.
+    /// A message of text only.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), ..Self::default() }
     }
 }
 
-/// One call of a tool, as the model wrote it.
+/// One tool call, as the model wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolCall {
-    /// What a `tool` message names to answer it.
+    /// The id that a `tool` message names to answer it.
     pub id: String,
     /// The tool's name.
     pub name: String,
@@ -60,42 +60,42 @@ pub struct Tool {
     /// JSON schema of its arguments, an object; absent when it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Map<String, Value>>,
-    /// Whether a call that is demanded, or stands beside a form, keeps to the whole schema, and a schema
-    /// that cannot be enforced is refused. Otherwise what cannot be is left out.
+    /// Whether a required call, or one next to a response format, follows the whole schema, and a
+    /// schema that cannot be enforced is refused. Otherwise the parts that cannot be are left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
 }
 
-/// Whether the model calls tools.
+/// Tool choice: whether the model calls tools.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolChoice {
-    /// As it likes.
+    /// The model decides.
     #[default]
     Auto,
-    /// It is not shown any.
+    /// The model is shown no tools.
     None,
-    /// It must call at least one.
+    /// The model must call at least one tool.
     Required,
-    /// It must call the one of this name.
+    /// The model must call the tool of this name.
     Tool(String),
 }
 
-/// The form that a text must have. It is enforced token by token.
+/// Response format: the constraint on the output. It is enforced token by token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum OutputFormat {
-    /// Any.
+    /// Any text.
     #[default]
     Text,
-    /// Some JSON object.
+    /// A JSON object.
     JsonObject,
-    /// JSON that is valid against a schema.
+    /// JSON that is valid under a schema.
     JsonSchema {
         /// The schema.
         schema: Value,
     },
-    /// Whatever a grammar allows, in llguidance's dialect of Lark.
+    /// Text of a grammar, in llguidance's dialect of Lark.
     Grammar {
         /// The grammar's source.
         lark: String,

@@ -1,7 +1,7 @@
-//! Which class a call is of, read from its method and as little of its parameters as it takes.
+//! The class of a call, from its method and the few parameters that decide it.
 //!
-//! Owns what the shim must know of calls whose bytes it passes on: W, and the budget their sender
-//! gave them. Reads no clock.
+//! Owns what the shim must know of calls whose bytes it passes on: W, and the sender's budget.
+//! Reads no clock.
 
 use std::borrow::Cow;
 
@@ -17,33 +17,33 @@ use crate::deadline::Budget;
 use crate::mcp_tools;
 use crate::timeouts::{Class, WorkTimeouts};
 
-/// How long a call may take.
+/// The time limits of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallTime {
     /// Its class.
     pub class: Class,
     /// W of the method itself, in milliseconds, where no class fits it.
     pub method_work_ms: Option<u64>,
-    /// What its sender has left for it.
+    /// The sender's budget.
     pub budget: Option<Budget>,
 }
 
 impl CallTime {
-    /// W in milliseconds, when the classes have these.
+    /// W in milliseconds, under these timeouts of the classes.
     #[must_use]
     pub fn work_ms(&self, timeouts: &WorkTimeouts) -> u64 {
         self.method_work_ms.unwrap_or_else(|| timeouts.work_ms(self.class))
     }
 }
 
-/// What is read of any method's parameters. Everything else is passed over.
+/// The parameters that decide the class. All others are skipped.
 #[derive(Debug, Default, Deserialize)]
-struct Glance<'a> {
+struct DecidingParams<'a> {
     #[serde(default)]
     messages: Option<IgnoredAny>,
     #[serde(default)]
     budget: Option<Budget>,
-    /// MCP: the tool that is called.
+    /// MCP: the name of the tool.
     #[serde(default, borrow)]
     name: Option<Cow<'a, str>>,
     /// MCP: its arguments.
@@ -51,7 +51,7 @@ struct Glance<'a> {
     arguments: Option<&'a RawValue>,
 }
 
-impl Glance<'_> {
+impl DecidingParams<'_> {
     /// The class of a call of an MCP tool.
     fn tool_class(&self) -> Class {
         #[derive(Deserialize)]
@@ -67,21 +67,21 @@ impl Glance<'_> {
     }
 }
 
-/// The time of a call. Parameters that cannot be read count as none: the daemon will say so soon.
+/// The time limits of a call. Unreadable parameters count as absent: the daemon refuses them soon.
 #[must_use]
 pub fn call_time(method: &str, params: Option<&RawValue>) -> CallTime {
     let looks = matches!(method, Generate::NAME | Embed::NAME | "tools/call");
     let params = params.filter(|_| looks).map_or("{}", RawValue::get);
-    let glance: Glance<'_> = serde_json::from_str(params).unwrap_or_default();
+    let deciding: DecidingParams<'_> = serde_json::from_str(params).unwrap_or_default();
     let of = |class, method_work_ms, budget| CallTime { class, method_work_ms, budget };
     match method {
-        Generate::NAME if glance.messages.is_some() => of(Class::Chat, None, glance.budget),
-        Generate::NAME => of(Class::Completions, None, glance.budget),
-        Embed::NAME => of(Embed::CLASS, Embed::WORK_MS, glance.budget),
+        Generate::NAME if deciding.messages.is_some() => of(Class::Chat, None, deciding.budget),
+        Generate::NAME => of(Class::Completions, None, deciding.budget),
+        Embed::NAME => of(Embed::CLASS, Embed::WORK_MS, deciding.budget),
         LoadModel::NAME => of(LoadModel::CLASS, LoadModel::WORK_MS, None),
         PullModel::NAME => of(PullModel::CLASS, PullModel::WORK_MS, None),
-        "tools/call" => of(glance.tool_class(), None, None),
-        // Status, lists and handshakes; what nobody knows is refused as quickly.
+        "tools/call" => of(deciding.tool_class(), None, None),
+        // Status, lists and handshakes; an unknown method is refused as quickly.
         _ => of(Class::Simple, None, None),
     }
 }

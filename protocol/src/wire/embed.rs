@@ -1,4 +1,4 @@
-//! `embed`: texts to vectors.
+//! `embed`: turns texts into vectors.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,38 +18,38 @@ impl Method for Embed {
     type Output = EmbedResult;
 }
 
-/// What to embed.
+/// Parameters of `embed`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedParams {
     /// Name or path of an embedding model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    /// The engine to run it on; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
     /// The texts; each gets a vector of its own.
     pub input: Vec<EmbedInput>,
     /// Whether a text with more tokens than the model reads is cut at its end instead of refused.
-    /// Which ones were cut is in the reply.
+    /// The reply names the texts that were cut.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncate: bool,
-    /// Numbers of one vector. Only a model's own count is accepted: a vector that is cut means
-    /// something in models that were trained for it alone, and no file says which those are.
+    /// Dimensions of one vector. Only the model's own number is accepted: a shortened vector is
+    /// meaningful only in models that were trained for it, and no file says which those are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<usize>,
-    /// How much time the caller gives.
+    /// The caller's time budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }
 
-/// One text, written out or as the model's own tokens.
+/// One input: text, or token ids of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum EmbedInput {
-    /// A text. It may be empty where the model puts tokens of its own around it.
+    /// Text. It may be empty where the model adds tokens of its own around it.
     Text(String),
-    /// Token ids, with those that the model wants around a text. They are embedded as they are.
+    /// Token ids, including those that the model wants around a text. They are embedded unchanged.
     Tokens(Vec<u32>),
 }
 
@@ -68,26 +68,25 @@ impl From<String> for EmbedInput {
 /// The reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EmbedResult {
-    /// The daemon's name of the request.
+    /// The daemon's id of the request.
     pub request_id: String,
     /// The model that answered.
     pub model: String,
-    /// Numbers of one vector.
+    /// Dimensions of one vector.
     pub dimensions: usize,
-    /// One vector for each text, in their order, of length 1: their dot product is their
-    /// similarity.
+    /// One vector of length 1 for each input, in order: the dot product of two is their similarity.
     pub embeddings: Vec<Vec<f32>>,
-    /// The texts that were cut, by their place in the input.
+    /// Indices of the inputs that were cut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub truncated: Vec<usize>,
-    /// Tokens read.
+    /// Token counts.
     pub usage: EmbedUsage,
 }
 
-/// Tokens in.
+/// Token counts of an embedding request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmbedUsage {
-    /// Tokens of all texts as the model read them, with those that it puts around each.
+    /// Tokens of all inputs, including those that the model adds around each.
     pub prompt_tokens: usize,
 }
 

@@ -1,8 +1,8 @@
-//! `generate`: text from messages or from a raw prompt.
+//! `generate`: completions from messages or from a raw prompt.
 //!
 //! Owns the request, its events and its result. Streamed or not, the reply is the one terminal
 //! event; a stream's text is the concatenation of its `delta` events and equals the result's text,
-//! for each of the texts a request may ask for.
+//! for each choice that a request asks for.
 
 use std::collections::BTreeMap;
 
@@ -27,105 +27,105 @@ impl Method for Generate {
     type Output = GenerateResult;
 }
 
-/// What to generate. Exactly one of `messages`, `prompt` and `prompt_tokens` is given.
+/// Parameters of `generate`. Exactly one of `messages`, `prompt` and `prompt_tokens` is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    /// The engine to run it on; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
     /// A conversation, rendered through the model's chat template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Message>>,
-    /// A raw prompt, given to the model as it is.
+    /// A raw prompt, given to the model unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// A raw prompt as token ids of the model, given to it as they are: nothing is put before them.
+    /// A raw prompt as token ids of the model, given to it unchanged: nothing is put before them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<Vec<u32>>,
-    /// What comes after the gap that the model is to fill; `prompt` is what comes before it.
+    /// The text after the gap that the model fills; `prompt` is the text before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suffix: Option<String>,
     /// The tools that the model may call in its answer to `messages`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Tool>,
-    /// Whether it calls them; as it likes when absent.
+    /// Whether the model calls tools; it decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_choice: Option<ToolChoice>,
-    /// Whether it may call several in one answer, yes when absent.
+    /// Whether the model may call several tools in one answer; true when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
-    /// The form its answer must have, unless it calls `tools`; any when absent.
+    /// Response format of an answer that is not a tool call; any text when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<OutputFormat>,
-    /// What the model's chat template is told besides, as `enable_thinking` is.
+    /// Further variables of the chat template, such as `enable_thinking`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub template_options: Map<String, Value>,
-    /// Tokens to generate at most.
+    /// Maximum number of tokens to generate (default 4096).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// 0 is greedy, the default.
+    /// Sampling temperature; 0 (the default) is greedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Keep the likeliest `top_k` tokens; 0 (the default) keeps all.
+    /// Samples from the `top_k` likeliest tokens; 0 (the default) means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
-    /// Keep the likeliest tokens that sum to this probability; 1 (the default) keeps all.
+    /// Nucleus sampling: the smallest set of tokens with this total probability; 1 (the default)
+    /// means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// Drop tokens less likely than this share of the likeliest; 0 (the default) keeps all.
+    /// Drops tokens less likely than this share of the likeliest one; 0 (the default) drops none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f32>,
-    /// Divides (a positive) or multiplies (any other) the logit of each token that occurs among
-    /// the last `repetition_window` tokens of prompt and text, 0.01 to 100; 1 (the default) does
-    /// nothing.
+    /// Repetition penalty, 0.01 to 100; 1 (the default) is off. It divides the positive logit of
+    /// each token among the last `repetition_window` tokens of prompt and output, and multiplies
+    /// any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_penalty: Option<f32>,
-    /// How many of the last tokens that is, at least 1; 64 when absent. What is longer than the
-    /// text so far is the whole of it.
+    /// Number of recent tokens that `repetition_penalty` applies to, at least 1; 64 when absent. A
+    /// window longer than prompt and output covers all of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition_window: Option<u32>,
-    /// Taken off a token's logit for each time it has been generated, -2 to 2; 0 (the default)
-    /// does nothing. The prompt does not count.
+    /// Frequency penalty, -2 to 2: subtracted from a token's logit for each time it has been
+    /// generated; 0 (the default) is off. The prompt does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency_penalty: Option<f32>,
-    /// Taken off a token's logit if it has been generated at all, -2 to 2; 0 (the default) does
-    /// nothing. The prompt does not count.
+    /// Presence penalty, -2 to 2: subtracted from a token's logit if it has been generated at all;
+    /// 0 (the default) is off. The prompt does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub presence_penalty: Option<f32>,
-    /// Added to the logits of these token ids before anything else, -100 to 100. In JSON the ids
-    /// are strings.
+    /// Bias, -100 to 100, that is added to the logits of these token ids before anything else. In
+    /// JSON the ids are strings.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub logit_bias: BTreeMap<u32, f32>,
-    /// How many texts to generate from the one prompt, 1 when absent. Each has a seed of its own;
+    /// Number of choices to generate from the prompt, 1 when absent. Each has a seed of its own;
     /// the first has `seed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
-    /// Seed of the draws; a random one, reported in the result, when absent.
+    /// Random seed; when absent a random one, which the result reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Strings that end the text; they are not part of it. In answers to `messages` they are looked for
-    /// in the content only, not in thoughts and calls.
+    /// Stop strings: each ends the text and is not part of it. In answers to `messages` they apply
+    /// to the content only, not to reasoning and tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
-    /// Whether the text goes on after a token that would end it, up to `max_tokens`: for
-    /// measurements.
+    /// Whether generation continues after an end token, up to `max_tokens`: for measurements.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ignore_eos: bool,
-    /// Whether to report each token's log-probability. It is that of the model's own distribution,
-    /// before bias, penalties and temperature.
+    /// Whether to report each token's log-probability, under the model's own distribution: before
+    /// bias, penalties and temperature.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub logprobs: bool,
     /// Alternatives to report for each token; more than 0 (the default) implies `logprobs`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub top_logprobs: usize,
-    /// Whether events are wanted before the reply.
+    /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// How much time the caller gives.
+    /// The caller's time budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }
@@ -141,20 +141,20 @@ fn is_nothing(value: &f64) -> bool {
 }
 
 impl GenerateParams {
-    /// How many texts are wanted.
+    /// The number of choices.
     #[must_use]
     pub fn choices(&self) -> usize {
         self.n.map_or(1, |n| usize::try_from(n).unwrap_or(usize::MAX))
     }
 
-    /// Messages are chat, a raw prompt is completions (SPEC section 1).
+    /// The class of the request: messages are chat, a raw prompt is completions.
     #[must_use]
     pub fn class(&self) -> Class {
         if self.messages.is_some() { Class::Chat } else { Class::Completions }
     }
 }
 
-/// Something that happened before the reply.
+/// An event before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GenerateEvent {
@@ -168,38 +168,38 @@ pub enum GenerateEvent {
         /// Share of the model's bytes that are in place, 0 to 1.
         fraction: f32,
     },
-    /// The prompt is being read.
+    /// Prefill: the prompt is being processed.
     Prefill {
-        /// Prompt tokens read so far.
+        /// Prompt tokens processed so far.
         done_tokens: usize,
         /// Prompt tokens in all.
         total_tokens: usize,
     },
     /// More text.
     Delta {
-        /// Which of the request's texts it belongs to, from 0.
+        /// Index of the choice, from 0.
         #[serde(default, skip_serializing_if = "is_zero")]
         choice: usize,
-        /// What follows the text so far; always whole characters.
+        /// The continuation of the text; always whole characters.
         text: String,
-        /// One entry for each token behind the text, where they were asked for.
+        /// One entry for each token of `text`, where they were requested.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
     },
-    /// More of what the model thinks before it answers.
+    /// More reasoning.
     Reasoning {
-        /// Which of the request's texts it belongs to, from 0.
+        /// Index of the choice, from 0.
         #[serde(default, skip_serializing_if = "is_zero")]
         choice: usize,
-        /// What follows the thoughts so far.
+        /// The continuation of the reasoning.
         text: String,
     },
     /// More of a tool call. The first event of a call has its id and name.
     ToolCall {
-        /// Which of the request's texts it belongs to, from 0.
+        /// Index of the choice, from 0.
         #[serde(default, skip_serializing_if = "is_zero")]
         choice: usize,
-        /// Which of that text's calls, from 0.
+        /// Index of the call in its choice, from 0.
         index: usize,
         /// The call's id, once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,22 +207,22 @@ pub enum GenerateEvent {
         /// The tool's name, once.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
-        /// What follows the arguments' JSON text so far.
+        /// The continuation of the arguments' JSON text.
         arguments: String,
     },
 }
 
-/// Why the text ended.
+/// The reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model ended it, or a stop string was met.
+    /// The model produced an end token, or a stop string occurred.
     Stop,
     /// `max_tokens` or the model's context was used up.
     Length,
-    /// The model called tools, and waits for what they give.
+    /// The model called tools, and waits for their results.
     ToolCalls,
-    /// A job's soft timeout had passed, and a sentence or line was at its end.
+    /// A job's soft timeout had passed, and a sentence or line ended.
     SoftTimeout,
 }
 
@@ -233,7 +233,7 @@ pub struct TokenLogprob {
     pub token: u32,
     /// Its natural-log probability.
     pub logprob: f32,
-    /// Its bytes, which need not be whole characters; of a special token, its name's.
+    /// Its bytes, not always whole characters; for a special token, the bytes of its name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bytes: Vec<u8>,
     /// The likeliest tokens at its position, likeliest first: id and natural-log probability.
@@ -243,41 +243,41 @@ pub struct TokenLogprob {
     pub top_bytes: Vec<Vec<u8>>,
 }
 
-/// Tokens in and out.
+/// Token counts of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the rendered prompt.
     pub prompt_tokens: usize,
-    /// How many of them did not have to be read, because an earlier request began alike.
+    /// Prompt tokens that came from the prompt cache.
     #[serde(default)]
     pub cached_tokens: usize,
-    /// Tokens generated for all of the texts, the end tokens included.
+    /// Tokens generated for all choices, end tokens included.
     pub completion_tokens: usize,
 }
 
-/// Where the time went. Rates are 0 where there was nothing to measure.
+/// Timings of a generation. A rate is 0 where there was nothing to measure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
     /// Milliseconds from acceptance to a slot, loading not counted.
     pub queue_ms: f64,
-    /// Milliseconds of waiting for the model to be loaded; 0 when it was warm.
+    /// Milliseconds of waiting for the model to load; 0 when it was loaded.
     pub load_ms: f64,
-    /// Milliseconds of reading the prompt.
+    /// Milliseconds of prefill.
     pub prefill_ms: f64,
     /// Milliseconds from acceptance to the first token.
     pub ttft_ms: f64,
     /// Milliseconds from acceptance to the reply.
     pub total_ms: f64,
-    /// Milliseconds of finding out which tokens `format` allows, mostly beside the passes; 0 without
-    /// a format.
+    /// Milliseconds of computing the token masks of `format`, mostly in parallel to forward passes;
+    /// 0 without a format.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub mask_ms: f64,
-    /// How many of them generation had to wait for.
+    /// The part of `mask_ms` that generation had to wait for.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub mask_wait_ms: f64,
-    /// Prompt tokens read a second, cached ones not counted.
+    /// Prefill throughput in tokens per second; cached tokens do not count.
     pub prefill_tokens_per_s: f64,
-    /// Generated tokens a second after the first.
+    /// Decode throughput in tokens per second, after the first token.
     pub decode_tokens_per_s: f64,
 }
 
@@ -288,12 +288,12 @@ pub struct GenerateResult {
     pub request_id: String,
     /// The model that answered.
     pub model: String,
-    /// The completions, as many as `n` asked for and at least one, in the order of their events.
+    /// As many choices as `n` asks for, at least one, in the order of their numbers.
     #[serde(deserialize_with = "at_least_one")]
     pub choices: Vec<Choice>,
-    /// Tokens in and out.
+    /// Token counts of all choices.
     pub usage: Usage,
-    /// Durations and rates; all but `total_ms` are those of the first choice.
+    /// Timings of the first choice; `total_ms` is that of the request.
     pub timings: Timings,
 }
 
@@ -316,25 +316,25 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Choice
     Ok(choices)
 }
 
-/// One of a request's completions.
+/// One of a request's choices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The whole content, streamed or not, without reasoning and tool calls.
+    /// The whole text, streamed or not, without reasoning and tool calls.
     pub text: String,
-    /// The reasoning before the content.
+    /// The model's reasoning before its answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// The tool calls.
+    /// The model's tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
-    /// Why it ended.
+    /// The reason why it ended.
     pub finish_reason: FinishReason,
     /// The stop string that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_string: Option<String>,
-    /// Its random seed: a request with this seed gives this completion as its first.
+    /// The random seed: a request with this seed gives this choice as its first.
     pub seed: u64,
-    /// One entry for each token, where they were asked for and not streamed.
+    /// One entry for each token, where they were requested and not streamed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
 }

@@ -1,7 +1,7 @@
-//! `hello`: the first line of a connection that knows what it is.
+//! `hello`: the optional handshake in the first line of a connection.
 //!
-//! Owns the handshake: who speaks, which versions, which ladder. A peer that skips it gets plain
-//! RPC, so that `socat` is enough to talk to the daemon.
+//! Owns the role, the versions and the timeout ladder that it carries. A peer that skips it gets
+//! plain RPC, so that `socat` is enough to talk to the daemon.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ impl Method for Hello {
     type Output = HelloReply;
 }
 
-/// What follows on the connection.
+/// The protocol that follows on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -28,11 +28,11 @@ pub enum Role {
     Mcp,
 }
 
-/// Who speaks.
+/// Parameters of `hello`: the sender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HelloParams {
-    /// What follows on the connection.
+    /// The protocol that follows on the connection.
     pub role: Role,
     /// The sender's [`crate::PROTOCOL_VERSION`].
     pub protocol: u32,
@@ -41,8 +41,8 @@ pub struct HelloParams {
     /// The program that spawned the sender, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// MCP: how long that program waits for one reply, in milliseconds; what is not finished then
-    /// becomes a job. A minute when absent.
+    /// MCP: the host's timeout for one reply, in milliseconds; a minute when absent. A call that is
+    /// not finished by then becomes a job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_timeout_ms: Option<u64>,
 }
@@ -61,7 +61,7 @@ impl HelloParams {
     }
 }
 
-/// Who answers, and the one ladder of this machine.
+/// The reply: the daemon, and its timeout ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloReply {
     /// The daemon's protocol version.

@@ -1,8 +1,8 @@
 //! `jobs.*`: work that outlives the connection that started it.
 //!
-//! Owns what a job is given, how it is seen from outside, and its events. Every reading of one job
-//! is the same envelope (SPEC section 3): `status` is `success`, `error` or `pending`, and `job`
-//! says the rest.
+//! Owns the parameters of a job, its record for readers, and its events. Every method that reads
+//! one job gives the same envelope: `status` is `success`, `error` or `pending`, and `job` has the
+//! rest.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -25,7 +25,7 @@ impl Method for CreateJob {
     type Output = JobReply;
 }
 
-/// What a job does, and how much time it has.
+/// The work of a job, and its time limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobParams {
@@ -35,8 +35,8 @@ pub struct JobParams {
     /// class's. Waiting for a worker does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_s: Option<JobTimeout>,
-    /// Seconds after which the job is warned and ends its text with the next sentence; less than
-    /// `timeout_s`. Only a `generate` has a text to end.
+    /// Soft timeout in seconds, less than `timeout_s`: after it the job gets a warning and ends its
+    /// text with the next sentence. Only a `generate` has a text to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft_timeout_s: Option<f64>,
     /// Whether to run it again after a timeout.
@@ -49,9 +49,9 @@ pub struct JobParams {
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "one a job, which holds far more")]
 pub enum JobWork {
-    /// Text from messages or a prompt. `stream` has no meaning here.
+    /// A completion. `stream` has no meaning here.
     Generate(GenerateParams),
-    /// Texts to vectors.
+    /// Embeddings.
     Embed(EmbedParams),
 }
 
@@ -100,9 +100,9 @@ pub struct PartialResult {
 /// W of a job: seconds on the wire, or the word `none`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum JobTimeout {
-    /// So many seconds.
+    /// Seconds.
     Seconds(f64),
-    /// Only the engine's stall limit guards it.
+    /// No timeout: only the engine's stall limit applies.
     None,
 }
 
@@ -126,32 +126,32 @@ impl<'de> Deserialize<'de> for JobTimeout {
     }
 }
 
-/// Running again after a timeout, with more time.
+/// Retries after a timeout, with more time each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobRetry {
-    /// How often at most.
+    /// Maximum number of retries.
     pub times: u32,
-    /// What the time is multiplied by each time, 1 to 10; 2 when absent.
+    /// The factor on the time with each retry, 1 to 10; 2 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factor: Option<f64>,
 }
 
-/// Where a job stands.
+/// The status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// It waits for a worker.
     Queued,
-    /// A worker is at it.
+    /// A worker runs it.
     Running,
-    /// It has a result.
+    /// The job has a result.
     Done,
     /// It failed.
     Failed,
     /// It was cancelled.
     Cancelled,
-    /// Its time was over.
+    /// Its timeout passed.
     TimedOut,
     /// The daemon ended while it ran.
     Interrupted,
@@ -183,7 +183,7 @@ impl JobStatus {
         }
     }
 
-    /// Whether it changes no more.
+    /// Whether the status is final.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
@@ -202,7 +202,7 @@ impl std::str::FromStr for JobStatus {
     }
 }
 
-/// What a job was told about its time.
+/// A warning to a job about its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobWarning {
@@ -210,20 +210,20 @@ pub enum JobWarning {
     SoftTimeout,
     /// 80 % of its time is gone.
     EightyPercent,
-    /// An attempt timed out, and another one began.
+    /// An attempt timed out, and another began.
     Retry,
 }
 
 /// One job, without its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobInfo {
-    /// Its name.
+    /// Its id.
     pub id: String,
-    /// Where it stands.
+    /// Its status.
     pub status: JobStatus,
     /// `generate` or `embed`.
     pub kind: String,
-    /// The class of its work: `job`, but for a call that became one.
+    /// The class of its work: `job`, except for a call that became a job.
     pub class: Class,
     /// The model it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,7 +232,7 @@ pub struct JobInfo {
     pub timeout_s: JobTimeout,
     /// Attempts begun.
     pub attempts: u32,
-    /// When it was made, as RFC 3339 says, in UTC.
+    /// When it was created, in UTC, as in RFC 3339.
     pub created_at: String,
     /// When its first attempt began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,61 +242,61 @@ pub struct JobInfo {
     pub ended_at: Option<String>,
     /// Milliseconds it has run, all attempts together.
     pub duration_ms: u64,
-    /// How far it has come, 0 to 1.
+    /// Progress, 0 to 1.
     pub progress: f32,
-    /// The same in words.
+    /// Progress in words.
     pub message: String,
-    /// What it was told about its time, each word once.
+    /// Warnings about its time, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<JobWarning>,
-    /// Why what is shown here is in memory only, if it is: it is stored as soon as that is possible.
+    /// Why this record is in memory only, if it is: it is stored as soon as that is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_stored: Option<String>,
 }
 
-/// How a reading of a job went, in one word.
+/// The outcome of a job, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobReplyStatus {
-    /// It has a result.
+    /// The job has a result.
     Success,
-    /// It ended without one.
+    /// The job ended without a result.
     Error,
-    /// It has not ended.
+    /// The job has not ended.
     Pending,
 }
 
-/// One job as every edge shows it.
+/// One job, as RPC, HTTP and MCP show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReply {
-    /// In one word.
+    /// The outcome.
     pub status: JobReplyStatus,
     /// The result of the method of the same name, once it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
-    /// Why there is none; `details` has `partial_result` where there is any, and after a timeout
-    /// `timeout_seconds`.
+    /// Why there is no result; `details` has `partial_result` where there is one, and after a
+    /// timeout `timeout_seconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
-    /// The text so far of a job that has not ended.
+    /// The partial result of a job that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial_result: Option<PartialResult>,
-    /// Who, when, how long.
+    /// Request id and times.
     pub metadata: JobMetadata,
-    /// The rest.
+    /// The job itself.
     pub job: JobInfo,
 }
 
-/// Who, when, how long.
+/// Request id and times of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobMetadata {
-    /// The daemon's name of the last attempt; the job's own before there was one.
+    /// The daemon's id of the last attempt; the job's own id before the first.
     pub request_id: String,
-    /// When the job ended, or now, as RFC 3339 says, in UTC.
+    /// When the job ended, or now, in UTC, as in RFC 3339.
     pub timestamp: String,
     /// Milliseconds it has run.
     pub duration_ms: u64,
-    /// Of this form.
+    /// Version of this envelope.
     pub api_version: String,
 }
 
@@ -304,7 +304,7 @@ pub struct JobMetadata {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobId {
-    /// Its name.
+    /// Its id.
     pub id: String,
 }
 
@@ -318,7 +318,7 @@ impl Method for GetJob {
     type Output = JobReply;
 }
 
-/// Waits until a job has ended, or the caller's time is over: then the reply is `pending`.
+/// Waits until a job has ended, or the caller's time is up: then the reply is `pending`.
 #[derive(Debug)]
 pub struct WaitJob;
 
@@ -328,13 +328,13 @@ impl Method for WaitJob {
     type Output = JobReply;
 }
 
-/// Which job to wait for.
+/// The job to wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WaitParams {
-    /// Its name.
+    /// Its id.
     pub id: String,
-    /// Whether events are wanted before the reply.
+    /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
     /// How long to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
@@ -342,29 +342,29 @@ pub struct WaitParams {
     pub budget: Option<Budget>,
 }
 
-/// What a waiting caller hears before the reply.
+/// An event for a waiting caller, before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum JobEvent {
-    /// How far it has come; the first one comes at once.
+    /// Progress; the first event comes at once.
     Progress {
-        /// Where it stands.
+        /// Its status.
         status: JobStatus,
-        /// How far it has come, 0 to 1.
+        /// Progress, 0 to 1.
         progress: f32,
-        /// The same in words.
+        /// Progress in words.
         message: String,
     },
-    /// What it was told about its time; each word once.
+    /// A warning about its time; each comes once.
     Warning {
-        /// What.
+        /// The warning.
         warning: JobWarning,
-        /// The same in words.
+        /// Progress in words.
         message: String,
     },
 }
 
-/// Ends a job. One that has ended stays as it is, and the reply says how.
+/// Cancels a job. A job that has ended stays unchanged, and the reply has its outcome.
 #[derive(Debug)]
 pub struct CancelJob;
 
@@ -374,7 +374,7 @@ impl Method for CancelJob {
     type Output = JobReply;
 }
 
-/// Lists jobs, the newest first.
+/// Lists jobs, newest first.
 #[derive(Debug)]
 pub struct ListJobs;
 
@@ -384,26 +384,26 @@ impl Method for ListJobs {
     type Output = JobList;
 }
 
-/// Which jobs to list.
+/// The jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListJobsParams {
-    /// Only these.
+    /// Only jobs of this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<JobStatus>,
-    /// At most so many; 100 when absent.
+    /// Maximum number of jobs to list; 100 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
-/// Jobs, the newest first.
+/// The jobs, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobList {
-    /// Without their results.
+    /// The jobs, without their results.
     pub jobs: Vec<JobInfo>,
 }
 
-/// Forgets jobs that have ended.
+/// Deletes jobs that have ended.
 #[derive(Debug)]
 pub struct DeleteJobs;
 
@@ -413,22 +413,22 @@ impl Method for DeleteJobs {
     type Output = JobsDeleted;
 }
 
-/// Which jobs to forget: exactly one of the two.
+/// The jobs to delete: exactly one of the two fields is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteJobsParams {
-    /// This one.
+    /// The id of one job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// All that have ended.
+    /// Whether to delete all jobs that have ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all_ended: bool,
 }
 
-/// The jobs are forgotten.
+/// The reply: the jobs are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobsDeleted {
-    /// How many.
+    /// The number of deleted jobs.
     pub deleted: usize,
 }
 

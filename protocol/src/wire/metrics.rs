@@ -1,6 +1,7 @@
-//! `metrics`: what the daemon has counted and measured since its start.
+//! `metrics`: the daemon's counters and measurements since its start.
 //!
-//! The names and their meaning are the daemon's; the form is Prometheus', as text or as its parts.
+//! Owns the two formats: Prometheus' text, and the same as structured families. The names of the
+//! metrics and their meaning are the daemon's.
 
 use std::collections::BTreeMap;
 
@@ -18,33 +19,33 @@ impl Method for Metrics {
     type Output = MetricsReply;
 }
 
-/// In which form.
+/// Parameters of `metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsParams {
-    /// The form.
+    /// The format of the reply.
     #[serde(default)]
     pub format: MetricsFormat,
 }
 
-/// A form of the metrics.
+/// A format of the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsFormat {
     /// Prometheus' text.
     #[default]
     Text,
-    /// Its parts.
+    /// Structured families.
     Families,
 }
 
-/// The metrics, in the form asked for.
+/// The metrics, in the requested format.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricsReply {
     /// Prometheus' text exposition format, version 0.0.4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// The same as its parts.
+    /// The same as structured families.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub families: Option<Vec<Family>>,
 }
@@ -54,21 +55,21 @@ pub struct MetricsReply {
 pub struct Family {
     /// The metric's name, with its unit.
     pub name: String,
-    /// What it says.
+    /// The description.
     pub help: String,
-    /// How it behaves.
+    /// The type.
     pub kind: FamilyKind,
-    /// Its samples; none where nothing is known.
+    /// Its samples; none where no value is known.
     pub samples: Vec<Sample>,
 }
 
-/// How a metric behaves.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FamilyKind {
     /// It only grows, from 0 at the daemon's start.
     Counter,
-    /// It is what it is now.
+    /// It is a present value.
     Gauge,
     /// Counts in buckets: samples `_bucket` with the label `le`, `_sum` and `_count`.
     Histogram,
@@ -89,9 +90,9 @@ impl FamilyKind {
 /// One value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// The family's name, and in a histogram what it is of it.
+    /// The family's name; in a histogram with its suffix.
     pub name: String,
-    /// What tells it from the family's other samples.
+    /// The labels that distinguish it from the family's other samples.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The value; always finite.

@@ -1,18 +1,17 @@
 //! Serde types of every method, one file per method family.
 //!
-//! Owns names and shapes only. A method is a type that implements [`Method`]: daemon and client
-//! both take name, parameters and result from it, so that they cannot disagree.
+//! Owns names and schemas only. A method is a type that implements [`Method`]: the daemon and the
+//! client take name, parameters and result from it, so that they cannot disagree.
 
 pub mod chat;
 pub mod class;
 pub mod embed;
-pub mod envelope;
+pub mod extensions;
 pub mod generate;
 pub mod hello;
 pub mod jobs;
 pub mod metrics;
 pub mod models;
-pub mod scan;
 pub mod status;
 pub mod tokens;
 

@@ -20,35 +20,35 @@ impl Method for ListModels {
 /// The models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {
-    /// The model of calls that name none.
+    /// The default model.
     pub default: String,
-    /// All of them, by name.
+    /// The models, by name.
     pub models: Vec<ModelEntry>,
 }
 
 /// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
-    /// The name to ask for it by.
+    /// The name to use in requests.
     pub name: String,
     /// `gguf`, `safetensors` or `sim`; empty while it is not here.
     pub format: String,
     /// Bytes on disk, or to fetch.
     pub size_bytes: u64,
-    /// Where it stands.
+    /// Its state.
     pub state: ModelState,
-    /// Whose folder it is in: `ingle`, `huggingface`, `lm_studio` or `folder` (one of the settings);
-    /// empty while it is not here.
+    /// The library that it is in: `ingle`, `huggingface`, `lm_studio` or `folder` (one of the
+    /// settings); empty while it is not here.
     #[serde(default)]
     pub source: String,
     /// Its file or folder; absent while it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// One line about it, or what is wrong with it.
+    /// One line about it, or its problem.
     pub description: String,
 }
 
-/// Where a model stands.
+/// The state of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelState {
@@ -66,7 +66,7 @@ pub enum ModelState {
     Quarantined,
 }
 
-/// What computes a model.
+/// The engine of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
@@ -121,14 +121,14 @@ impl Method for LoadModel {
     type Output = LoadedModel;
 }
 
-/// Which model to load, and how long it stays.
+/// The model to load, and how long it stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadParams {
     /// Name or path; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The engine it must run on; the one it is on already, or else its format's, when absent.
+    /// The engine to run it on; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
     /// How long it stays after its last use; the configuration's when absent.
@@ -140,12 +140,12 @@ pub struct LoadParams {
     /// Whether to load a model that ended the daemon twice in a row.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
-    /// Whether [`ProgressEvent`]s are wanted before the reply.
+    /// Whether [`ProgressEvent`]s precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
 }
 
-/// What a load would take, without loading anything.
+/// Estimates the memory of a load, without loading.
 #[derive(Debug)]
 pub struct EstimateModel;
 
@@ -155,7 +155,7 @@ impl Method for EstimateModel {
     type Output = LoadEstimate;
 }
 
-/// What a load would take, and what would have to go for it.
+/// The memory of a load, and the evictions it would need.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadEstimate {
     /// The model.
@@ -166,27 +166,27 @@ pub struct LoadEstimate {
     pub is_loaded: bool,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Bytes it takes besides, whatever is generated.
+    /// Further bytes that it always takes.
     pub overhead_bytes: u64,
-    /// Bytes that pass through plain memory while it is loaded.
+    /// Bytes that pass through ordinary memory during the load.
     pub staging_bytes: u64,
-    /// Bytes of KV cache a thousand tokens take.
+    /// Bytes of KV cache for a thousand tokens.
     pub kv_bytes_per_1k_tokens: u64,
     /// Tokens of context.
     pub context_tokens: usize,
-    /// Bytes of KV cache one sequence with a full context takes.
+    /// Bytes of KV cache for one sequence with a full context.
     pub kv_bytes_full_context: u64,
     /// The memory budget in bytes.
     pub budget_bytes: u64,
-    /// Bytes of it that are taken.
+    /// Bytes of the budget in use.
     pub used_bytes: u64,
-    /// Bytes of it that are free.
+    /// Bytes of the budget that are free.
     pub free_bytes: u64,
     /// Whether the load fits.
     pub fit: Fit,
-    /// What would be evicted, in order.
+    /// The evictions, in order.
     pub evictions: Vec<Eviction>,
-    /// Why it would have to wait or be refused.
+    /// Why it would wait or be refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortage: Option<String>,
 }
@@ -195,24 +195,24 @@ pub struct LoadEstimate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
-    /// As things are.
+    /// It fits now.
     Now,
-    /// Once what `evictions` names has been evicted, which the load does by itself.
+    /// It fits after the evictions that `evictions` names, which the load does by itself.
     AfterEvictions,
-    /// Once a model that is in use has become idle.
+    /// It fits once a model that is in use becomes idle.
     WhenIdle,
-    /// Never, as long as what is pinned stays and the budget is what it is.
+    /// It does not fit while the pinned models stay and the budget is unchanged.
     Never,
 }
 
-/// Memory that is given up for a load.
+/// Memory that is freed for a load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Eviction {
-    /// Whose memory.
+    /// The model that is evicted.
     pub model: String,
-    /// Whether the whole model goes, and not only its prompt cache.
+    /// Whether the whole model is evicted, not only its prompt cache.
     pub unloads: bool,
-    /// Bytes that come free.
+    /// Bytes that are freed.
     pub bytes: u64,
 }
 
@@ -224,7 +224,7 @@ pub struct ModelParams {
     /// `name` alone; `:choice` names one of several GGUF files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Whether [`ProgressEvent`]s are wanted before the reply.
+    /// Whether [`ProgressEvent`]s precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
 }
@@ -242,14 +242,14 @@ pub struct LoadedModel {
     pub weight_bytes: u64,
     /// Bytes of its sequences' KV caches, prompt cache included.
     pub kv_bytes: u64,
-    /// Bytes of those that are kept for prompts that begin alike.
+    /// Bytes of the prompt cache.
     #[serde(default)]
     pub prompt_cache_bytes: u64,
     /// Tokens of context.
     pub context_tokens: usize,
     /// Generations running on it.
     pub active: usize,
-    /// Milliseconds its load took.
+    /// Milliseconds that its load took.
     pub load_ms: f64,
     /// Whether it is never evicted and never expires.
     #[serde(default)]
@@ -257,12 +257,12 @@ pub struct LoadedModel {
     /// How long it stays after its last use.
     #[serde(default)]
     pub keep_alive: KeepAlive,
-    /// Seconds until it is unloaded unless it is used; absent while it is in use, or when it stays.
+    /// Seconds until it expires; absent while it is in use, and when it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_s: Option<u64>,
 }
 
-/// Drops a model from memory.
+/// Unloads a model from memory.
 #[derive(Debug)]
 pub struct UnloadModel;
 
@@ -272,7 +272,7 @@ impl Method for UnloadModel {
     type Output = UnloadResult;
 }
 
-/// What was unloaded.
+/// The model that was unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnloadResult {
     /// The model.
@@ -281,7 +281,7 @@ pub struct UnloadResult {
     pub was_loaded: bool,
 }
 
-/// Fetches a model into the Ingle folder. Two callers share one fetch.
+/// Fetches a model into the Ingle folder. Concurrent callers share one fetch.
 #[derive(Debug)]
 pub struct PullModel;
 
@@ -294,25 +294,25 @@ impl Method for PullModel {
     type Output = PullResult;
 }
 
-/// What to fetch.
+/// The model to fetch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
-    /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository of Hugging
-    /// Face's, or a path of a GGUF file or model folder to take over.
+    /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository on Hugging
+    /// Face, or the path of a GGUF file or model folder to import.
     pub model: String,
     /// The name to give the model; the catalogue's, the repository's or the file's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Whether [`ProgressEvent`]s are wanted before the reply.
+    /// Whether [`ProgressEvent`]s precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
 }
 
-/// What is here now.
+/// The model that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullResult {
-    /// The name to ask for it by.
+    /// The name to use in requests.
     pub model: String,
     /// Bytes on disk.
     pub size_bytes: u64,
@@ -322,13 +322,13 @@ pub struct PullResult {
     pub already_here: bool,
 }
 
-/// How far a load or pull has come.
+/// Progress of a load or pull.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ProgressEvent {
-    /// It goes on.
+    /// Progress.
     Progress {
-        /// What is being done, such as `downloading` or `verifying`.
+        /// The phase, such as `downloading` or `verifying`.
         phase: String,
         /// Bytes done.
         done_bytes: u64,

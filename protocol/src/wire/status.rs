@@ -1,4 +1,4 @@
-//! `health`, `status`, `shutdown`: the daemon about itself, always from cached state.
+//! `health`, `status` and `shutdown` of the daemon; all answer from cached state.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::models::LoadedModel;
 use super::{Method, NoParams};
 use crate::timeouts::{Class, Layer};
 
-/// Whether the daemon is well.
+/// The health of the daemon.
 #[derive(Debug)]
 pub struct Health;
 
@@ -16,30 +16,30 @@ impl Method for Health {
     type Output = HealthReply;
 }
 
-/// Whether the daemon is well.
+/// The health of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReply {
     /// In one word.
     pub state: HealthState,
-    /// What the engine thread does.
+    /// The phase of the engine thread.
     pub phase: Phase,
-    /// Milliseconds since it last said so.
+    /// Milliseconds since it last reported.
     pub heartbeat_age_ms: u64,
 }
 
-/// The daemon in one word.
+/// The state of the daemon in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
-    /// All is well.
+    /// It works.
     Ok,
     /// The engine thread has been silent for half of `engine.stall_s`, or has ended.
     Degraded,
-    /// New work is refused; work in flight is being finished.
+    /// It refuses new work, and finishes work in flight.
     Draining,
 }
 
-/// What the engine thread does.
+/// The phase of the engine thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Phase {
@@ -47,19 +47,19 @@ pub enum Phase {
     Starting,
     /// It waits for work.
     Idle,
-    /// It takes a model's weights over.
+    /// It takes over the weights of a model.
     Loading {
         /// The model.
         model: String,
         /// Share of the bytes in place, 0 to 1.
         fraction: f32,
     },
-    /// It reads a prompt.
+    /// Prefill.
     Prefill {
         /// The model.
         model: String,
     },
-    /// It generates.
+    /// Decode.
     Decode {
         /// The model.
         model: String,
@@ -87,7 +87,7 @@ impl Phase {
 }
 
 impl std::fmt::Display for Phase {
-    /// As what somebody does: "generating with `smollm2`".
+    /// The phase as an activity: "generating with `smollm2`".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Starting => f.write_str("starting"),
@@ -100,7 +100,7 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// Everything worth knowing at a glance.
+/// The status of the daemon.
 #[derive(Debug)]
 pub struct Status;
 
@@ -110,7 +110,7 @@ impl Method for Status {
     type Output = StatusReply;
 }
 
-/// Everything worth knowing at a glance.
+/// The status of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReply {
     /// The daemon's build.
@@ -129,17 +129,17 @@ pub struct StatusReply {
     pub active: usize,
     /// Generations waiting now.
     pub queued: usize,
-    /// Requests accepted since the start; several texts for one prompt are one.
+    /// Requests accepted since the start; several choices of one prompt count as one.
     pub generations: u64,
-    /// Models loaded since the start, every load counted.
+    /// Loads since the start.
     #[serde(default)]
     pub loads: u64,
-    /// Resident memory of the daemon in bytes, as last sampled; 0 where it is not known.
+    /// Resident memory of the daemon in bytes, as last sampled; 0 where unknown.
     pub resident_bytes: u64,
-    /// The most it has been; 0 where it is not known.
+    /// Peak resident memory in bytes; 0 where unknown.
     #[serde(default)]
     pub peak_resident_bytes: u64,
-    /// The memory budget in bytes; 0 before the engine has said.
+    /// The memory budget in bytes; 0 before the engine has reported it.
     #[serde(default)]
     pub budget_bytes: u64,
     /// Bytes of the budget that models hold or have reserved.
@@ -147,13 +147,13 @@ pub struct StatusReply {
     pub used_bytes: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
-    /// Limits reached since the start, by class and layer; none that is zero.
+    /// Limits reached since the start, by class and layer, without zeros.
     #[serde(default)]
     pub timeouts: Vec<TimeoutCount>,
-    /// From a request's acceptance to its first token, since the start; absent before the first.
+    /// Time to first token since the start; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttft: Option<Latency>,
-    /// Between two tokens of one text; absent before the second.
+    /// Time between two tokens of one choice; absent before the second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inter_token: Option<Latency>,
     /// Jobs that have not ended.
@@ -162,12 +162,12 @@ pub struct StatusReply {
     /// Models that are refused because they ended the daemon twice in a row.
     #[serde(default)]
     pub quarantined: Vec<QuarantinedModel>,
-    /// Where HTTP is spoken.
+    /// Where HTTP is served.
     #[serde(default)]
     pub http: HttpStatus,
 }
 
-/// Where HTTP is spoken.
+/// Where HTTP is served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpStatus {
     /// The Unix socket; absent when there is none.
@@ -176,33 +176,33 @@ pub struct HttpStatus {
     /// The base URL over TCP, such as `http://127.0.0.1:11711/v1`; absent when TCP is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The file with the token that TCP wants; absent when it wants none.
+    /// The file with the bearer token for TCP; absent when none is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<String>,
-    /// Why TCP is off though the settings want it, and what to do; absent when it is as they say.
+    /// Why TCP is off although it is configured, and the next step; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
-/// How long something takes, read from the buckets it is counted in: about right.
+/// Percentiles of a duration, estimated from histogram buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// How often it was measured.
+    /// Number of measurements.
     pub count: u64,
-    /// What half of them stay below, in milliseconds.
+    /// The median, in milliseconds.
     pub p50_ms: f64,
-    /// What 95 % of them stay below, in milliseconds.
+    /// The 95th percentile, in milliseconds.
     pub p95_ms: f64,
 }
 
-/// How often one layer's limit was reached for one class.
+/// Count of timeouts of one layer and class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutCount {
     /// The class.
     pub class: Class,
-    /// Who stopped the work.
+    /// The layer that stopped the work.
     pub layer: Layer,
-    /// How often.
+    /// The count.
     pub count: u64,
 }
 
@@ -220,11 +220,11 @@ pub struct JobCounts {
 pub struct QuarantinedModel {
     /// The model.
     pub name: String,
-    /// What happened, when, and in which phase.
+    /// The crash, with its time and phase.
     pub reason: String,
 }
 
-/// Ends the daemon.
+/// Shuts the daemon down.
 #[derive(Debug)]
 pub struct Shutdown;
 
@@ -234,7 +234,7 @@ impl Method for Shutdown {
     type Output = ShutdownReply;
 }
 
-/// How to end.
+/// Parameters of `shutdown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShutdownParams {
@@ -248,6 +248,6 @@ pub struct ShutdownParams {
 pub struct ShutdownReply {
     /// The process that is ending.
     pub pid: u32,
-    /// Generations it still finishes.
+    /// Generations that it still finishes.
     pub active: usize,
 }

@@ -6,7 +6,7 @@ use super::Method;
 use super::generate::Message;
 use super::models::EngineKind;
 
-/// Text to token ids.
+/// Turns text into token ids.
 #[derive(Debug)]
 pub struct Tokenize;
 
@@ -16,17 +16,17 @@ impl Method for Tokenize {
     type Output = TokenizeResult;
 }
 
-/// What to tokenize. Exactly one of `text` and `messages` is given.
+/// Parameters of `tokenize`. Exactly one of `text` and `messages` is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizeParams {
     /// Name or path of the model; the default model when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The engine whose tokenizer is meant; the one it is on already, or else its format's, when absent.
+    /// The engine whose tokenizer to use; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
-    /// Text, tokenized as a raw prompt would be or, for a model that embeds, as it embeds one.
+    /// Text, tokenized like a raw prompt or, for an embedding model, like an input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// A conversation, rendered through the chat template first.
@@ -37,13 +37,13 @@ pub struct TokenizeParams {
 /// Token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenizeResult {
-    /// The model whose tokenizer it was.
+    /// The model whose tokenizer was used.
     pub model: String,
     /// The ids.
     pub tokens: Vec<u32>,
 }
 
-/// Token ids to text.
+/// Turns token ids into text.
 #[derive(Debug)]
 pub struct Detokenize;
 
@@ -53,7 +53,7 @@ impl Method for Detokenize {
     type Output = DetokenizeResult;
 }
 
-/// What to detokenize.
+/// Parameters of `detokenize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DetokenizeParams {
@@ -67,10 +67,10 @@ pub struct DetokenizeParams {
     pub tokens: Vec<u32>,
 }
 
-/// Text; special tokens have none.
+/// The text; special tokens have none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetokenizeResult {
-    /// The model whose tokenizer it was.
+    /// The model whose tokenizer was used.
     pub model: String,
     /// The text.
     pub text: String,

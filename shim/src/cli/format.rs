@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::Read;
 
 use clap::Args;
-use ingle_protocol::limits;
 use ingle_protocol::wire::generate::OutputFormat;
 use serde_json::Value;
 
@@ -34,7 +33,7 @@ impl FormatOptions {
 }
 
 fn schema(path: &str) -> Result<Value, String> {
-    let limit = limits::SETTINGS_FILE_BYTES;
+    let limit = ingle_client::limits::SETTINGS_FILE_BYTES;
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text));
     read.map_err(|error| format!("it cannot be read: {error}"))?;

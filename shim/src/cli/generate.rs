@@ -9,7 +9,8 @@ use clap::Args;
 use ingle_protocol::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-use super::{FormatOptions, time};
+use super::format::FormatOptions;
+use super::value::duration;
 
 /// Whether a model thinks before it answers.
 #[derive(Debug, Clone, Copy, Args)]
@@ -100,7 +101,7 @@ pub(crate) struct GenerateOptions {
     #[command(flatten)]
     pub(crate) format: FormatOptions,
     /// Allow this much time, if it is less than the daemon would
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     /// Say on standard error where the time went
     #[arg(long)]

@@ -7,7 +7,7 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::jobs::{JobStatus, JobTimeout};
 use ingle_protocol::wire::models::EngineKind;
 
-use super::time;
+use super::value::duration;
 
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
@@ -59,7 +59,7 @@ another way or --timeout is over.")]
         /// Its name
         id: String,
         /// Wait no longer than this
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
     /// End a job
@@ -126,7 +126,7 @@ pub(crate) struct CreateOptions {
     #[arg(long, value_name = "TIME", value_parser = job_timeout)]
     pub(crate) timeout: Option<JobTimeout>,
     /// After this time, end the text with the next sentence
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) soft_timeout: Option<Duration>,
     /// After a timeout, run it again with twice the time, so often at most
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -136,8 +136,8 @@ pub(crate) struct CreateOptions {
 fn job_timeout(text: &str) -> Result<JobTimeout, String> {
     match text {
         "none" => Ok(JobTimeout::None),
-        text => time(text)
-            .map(|time| JobTimeout::Seconds(time.as_secs_f64()))
+        text => duration(text)
+            .map(|duration| JobTimeout::Seconds(duration.as_secs_f64()))
             .map_err(|problem| format!("{problem}; or `none`")),
     }
 }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, seconds) in [("30", 30.0), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7_200.0)] {
+        for (text, seconds) in [("30", 30.0), ("30s", 30.0), ("1.5m", 90.0), ("1h30m", 5_400.0)] {
             assert_eq!(job_timeout(text), Ok(JobTimeout::Seconds(seconds)), "{text}");
         }
         assert_eq!(job_timeout("none"), Ok(JobTimeout::None));

@@ -1,4 +1,4 @@
-//! The command line of `ingle mcp`, beside being the pump.
+//! The command line of `ingle mcp`, beside being the proxy.
 //!
 //! Owns names, options and help. Must not know what a host's file looks like.
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::time;
+use super::value::duration;
 use crate::install::hosts::{Host, Scope};
 
 /// What to do with the hosts of this machine.
@@ -67,7 +67,7 @@ pub(crate) struct InstallOptions {
     #[command(flatten)]
     pub(crate) host: HostOptions,
     /// How long the host waits for a tool; it is told too, where it can be
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) host_timeout: Option<Duration>,
     /// Only print what to put into the host's configuration
     #[arg(long)]

@@ -21,8 +21,8 @@ use serde_json::json;
 use self::figures::{Figures, Round, Spread};
 use self::prompt::Prompts;
 use super::models::{pull_if_missing, watched};
-use crate::app::{App, model_argument};
 use crate::cli::BenchOptions;
+use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome};
 use crate::progress::Progress;
 
@@ -30,17 +30,17 @@ use crate::progress::Progress;
 const WARM_UP_TOKENS: u32 = 8;
 
 /// Measures a model.
-pub(crate) async fn run(app: &mut App, options: &BenchOptions) -> Outcome {
-    let client = app.connect().await?;
+pub(crate) async fn run(context: &mut Context, options: &BenchOptions) -> Outcome {
+    let client = context.connect().await?;
     let model = options.model.as_deref().map(model_argument);
     let before = status(&client).await?;
     if before.active + before.queued > 0 {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "warning: other generations (running: {}, waiting: {}) will make the figures worse",
             before.active, before.queued
         ));
     }
-    let loaded = load(app, &client, model, options).await?;
+    let loaded = load(context, &client, model, options).await?;
     check_context(&loaded, options)?;
     let mut bench = Bench {
         prompts: Prompts::new(client.clone(), loaded.name.clone(), options.engine),
@@ -58,7 +58,7 @@ pub(crate) async fn run(app: &mut App, options: &BenchOptions) -> Outcome {
     let after = status(&bench.client).await?.generations;
     let others = after.saturating_sub(before).saturating_sub(bench.generations);
     bench.progress.clear();
-    report(app, options, &loaded, &results, others)
+    report(context, options, &loaded, &results, others)
 }
 
 async fn status(client: &Client) -> Result<StatusReply, Failure> {
@@ -67,7 +67,7 @@ async fn status(client: &Client) -> Result<StatusReply, Failure> {
 
 /// Makes the model resident; with `--cold` by a load from disk in any case.
 async fn load(
-    app: &mut App,
+    context: &mut Context,
     client: &Client,
     model: Option<String>,
     options: &BenchOptions,
@@ -90,7 +90,7 @@ async fn load(
     let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
     match load().await {
         Err(failure) => {
-            pull_if_missing(app, client, failure, model.as_deref(), options.yes).await?;
+            pull_if_missing(context, client, failure, model.as_deref(), options.yes).await?;
             load().await
         }
         loaded => loaded,
@@ -163,14 +163,14 @@ impl Bench<'_> {
 }
 
 fn report(
-    app: &mut App,
+    context: &mut Context,
     options: &BenchOptions,
     loaded: &LoadedModel,
     results: &[Figures],
     others: u64,
 ) -> Outcome {
-    if app.output.json {
-        app.output.json(&json!({
+    if context.output.json {
+        context.output.json(&json!({
             "model": loaded.name,
             "engine": loaded.engine,
             "architecture": loaded.architecture,
@@ -183,7 +183,7 @@ fn report(
             "results": results,
         }))?;
     } else {
-        app.output.line(&format!(
+        context.output.line(&format!(
             "{} on {} ({}, {}), loaded in {}; {} rounds",
             loaded.name,
             loaded.engine,
@@ -192,7 +192,7 @@ fn report(
             output::milliseconds(loaded.load_ms),
             options.rounds,
         ))?;
-        app.output.line("")?;
+        context.output.line("")?;
         let headings = [
             "AT ONCE",
             "TOKENS",
@@ -203,25 +203,26 @@ fn report(
             "ALL OUTPUT tok/s",
         ];
         let rows = results.iter().map(row).collect();
-        app.output.table(headings, &headings, rows)?;
-        app.output.line("")?;
-        app.output
+        context.output.table(headings, &headings, rows)?;
+        context.output.line("")?;
+        context
+            .output
             .line("median (best); ALL: what the requests that ran at once came to together")?;
     }
     let cached: usize = results.iter().map(|figures| figures.cached_tokens).sum();
     if cached > 0 {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "warning: {cached} prompt tokens came from the prompt cache; they are not in the rates"
         ));
     }
     if others > 0 {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "warning: other generations ran meanwhile ({others}); the figures are too low"
         ));
     }
     let most = results.iter().map(|figures| figures.at_once).max().unwrap_or(0);
     if most > limits::CONCURRENT_GENERATIONS {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "note: the daemon runs {} generations at once; the first token of others had to wait",
             limits::CONCURRENT_GENERATIONS
         ));

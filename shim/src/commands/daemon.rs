@@ -8,8 +8,8 @@ use ingle_client::socket::{self, SharedStream};
 use ingle_client::{exit, launch};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::Message;
 use ingle_protocol::limits;
-use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::metrics::{Metrics, MetricsFormat, MetricsParams};
 use ingle_protocol::wire::status::{
     HealthState, Latency, Phase, Shutdown, ShutdownParams, ShutdownReply, Status, StatusReply,
@@ -20,7 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::models::loaded_table;
-use crate::app::App;
+use crate::context::Context;
 use crate::output::{self, Failure, Outcome};
 
 /// Between two looks at the lock of a daemon that has closed its connections already.
@@ -28,45 +28,45 @@ const LOCK_CHECK: Duration = Duration::from_millis(5);
 
 /// Prints how the daemon is. A daemon that does not run is not a failure of the command, but a
 /// script must be able to tell: the exit code is [`exit::UNAVAILABLE`].
-pub(crate) async fn status(app: &mut App) -> Outcome {
-    let Some(client) = app.connect_running().await? else {
-        if app.output.json {
-            app.output.json(&json!({ "running": false, "socket": app.paths.socket() }))?;
+pub(crate) async fn status(context: &mut Context) -> Outcome {
+    let Some(client) = context.connect_running().await? else {
+        if context.output.json {
+            context.output.json(&json!({ "running": false, "socket": context.paths.socket() }))?;
         } else {
-            app.output.line("ingled is not running")?;
-            app.output.note("hint: it is started when it is needed, by `ingle chat` for one.");
+            context.output.line("ingled is not running")?;
+            context.output.note("hint: it is started when it is needed, by `ingle chat` for one.");
         }
         return Ok(exit::UNAVAILABLE);
     };
     let reply = client.call::<Status>(&NoParams {}).await?;
-    if app.output.json {
+    if context.output.json {
         let mut value = json!(reply);
         value["running"] = json!(true);
-        app.output.json(&value)?;
+        context.output.json(&value)?;
         return Ok(exit::OK);
     }
     for (name, value) in lines(&reply) {
-        app.output.line(&format!("{name:<12} {value}"))?;
+        context.output.line(&format!("{name:<12} {value}"))?;
     }
     if !reply.models.is_empty() {
-        app.output.line("")?;
-        loaded_table(&mut app.output, &reply.models)?;
+        context.output.line("")?;
+        loaded_table(&mut context.output, &reply.models)?;
     }
     Ok(exit::OK)
 }
 
 /// Prints what the daemon has counted and measured.
-pub(crate) async fn metrics(app: &mut App) -> Outcome {
-    let Some(client) = app.connect_running().await? else {
+pub(crate) async fn metrics(context: &mut Context) -> Outcome {
+    let Some(client) = context.connect_running().await? else {
         let next = "It is started when it is needed, by `ingle chat` for one.";
         let error = ErrorBody::new(ErrorCode::DaemonUnavailable, "ingled is not running");
         return Err(error.with_remediation(next).into());
     };
-    let format = if app.output.json { MetricsFormat::Families } else { MetricsFormat::Text };
+    let format = if context.output.json { MetricsFormat::Families } else { MetricsFormat::Text };
     let reply = client.call::<Metrics>(&MetricsParams { format }).await?;
     match reply.text {
-        Some(text) => app.output.text(&text)?,
-        None => app.output.json(&reply)?,
+        Some(text) => context.output.text(&text)?,
+        None => context.output.json(&reply)?,
     }
     Ok(exit::OK)
 }
@@ -162,37 +162,37 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
 }
 
 /// Ends the daemon and waits until it has ended. None running is what was asked for.
-pub(crate) async fn stop(app: &mut App, now: bool) -> Outcome {
-    let Some(ended) = end(app, now).await? else {
-        if app.output.json {
-            app.output.json(&json!({ "running": false, "stopped": false }))?;
+pub(crate) async fn stop(context: &mut Context, now: bool) -> Outcome {
+    let Some(ended) = end(context, now).await? else {
+        if context.output.json {
+            context.output.json(&json!({ "running": false, "stopped": false }))?;
         } else {
-            app.output.line("ingled is not running")?;
+            context.output.line("ingled is not running")?;
         }
         return Ok(exit::OK);
     };
-    if app.output.json {
-        app.output.json(&json!({ "running": false, "stopped": true, "pid": ended.pid }))?;
+    if context.output.json {
+        context.output.json(&json!({ "running": false, "stopped": true, "pid": ended.pid }))?;
     } else {
         let process = ended.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-        app.output.line(&format!("ingled{process} has ended"))?;
+        context.output.line(&format!("ingled{process} has ended"))?;
     }
     Ok(exit::OK)
 }
 
 /// Ends the daemon, if one runs, and starts another. Settings that are wrong are told before
 /// anything is ended: a daemon with yesterday's settings is better than none.
-pub(crate) async fn restart(app: &mut App, now: bool) -> Outcome {
-    let here = super::timeouts::here(&app.paths)?.timeouts;
-    let ended = end(app, now).await?;
-    let client = app.connect().await?;
+pub(crate) async fn restart(context: &mut Context, now: bool) -> Outcome {
+    let here = super::timeouts::here(&context.paths)?.timeouts;
+    let ended = end(context, now).await?;
+    let client = context.connect().await?;
     let pid = client.hello().pid;
-    super::timeouts::compare(app, &here, client.hello());
-    if app.output.json {
+    super::timeouts::compare(context, &here, client.hello());
+    if context.output.json {
         let was = ended.and_then(|ended| ended.pid);
-        app.output.json(&json!({ "running": true, "pid": pid, "stopped_pid": was }))?;
+        context.output.json(&json!({ "running": true, "pid": pid, "stopped_pid": was }))?;
     } else {
-        app.output.line(&format!("ingled runs (process {pid})"))?;
+        context.output.line(&format!("ingled runs (process {pid})"))?;
     }
     Ok(exit::OK)
 }
@@ -204,9 +204,9 @@ struct Ended {
 }
 
 /// Ends the daemon and waits until it has ended; `None` when none was running.
-async fn end(app: &mut App, now: bool) -> Result<Option<Ended>, Failure> {
-    app.paths.check_socket()?;
-    let Ok(stream) = socket::connect(app.paths.socket()).await else { return Ok(None) };
+async fn end(context: &mut Context, now: bool) -> Result<Option<Ended>, Failure> {
+    context.paths.check_socket()?;
+    let Ok(stream) = socket::connect(context.paths.socket()).await else { return Ok(None) };
     // A drain, the wait for the engine after it, and some time for the process to go.
     let limit = Duration::from_millis(2 * limits::DRAIN_MS + 2_000);
     let give_up_at = Instant::now() + limit;
@@ -220,12 +220,12 @@ async fn end(app: &mut App, now: bool) -> Result<Option<Ended>, Failure> {
     let asked = ask_to_end(&mut frames, stream, now);
     let reply = timeout_at(give_up_at, asked).await.map_err(late)??;
     let active = reply.map_or(0, |reply| reply.active);
-    if active > 0 && !now && app.output.is_watched() {
-        app.output.note(&format!("waiting for {active} running, at most a few seconds"));
+    if active > 0 && !now && context.output.is_watched() {
+        context.output.note(&format!("waiting for {active} running, at most a few seconds"));
     }
     let has_ended = timeout_at(give_up_at, async {
         while let Ok(Some(_)) = frames.next().await {}
-        while !is_free(&app.paths) {
+        while !is_free(&context.paths) {
             sleep(LOCK_CHECK).await;
         }
     });
@@ -248,9 +248,9 @@ async fn ask_to_end(
         return Ok(None);
     }
     let Ok(Some(Frame::Line(line))) = frames.next().await else { return Ok(None) };
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&line) else { return Ok(None) };
-    match (&envelope.error, envelope.result) {
-        (Some(error), _) => match ErrorBody::from_rpc(error) {
+    let Ok(message) = Message::parse(&line) else { return Ok(None) };
+    match (message.error(), message.result()) {
+        (Some(error), _) => match ErrorBody::from_rpc(&error) {
             error if error.code == ErrorCode::ShuttingDown => Ok(None),
             error => Err(error.into()),
         },

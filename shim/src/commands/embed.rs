@@ -8,12 +8,12 @@ use ingle_protocol::wire::embed::{Embed, EmbedParams};
 use ingle_protocol::wire::models::EngineKind;
 
 use super::generate::read_stdin;
-use crate::app::{App, model_argument};
+use crate::context::{Context, model_argument};
 use crate::output::{Failure, Outcome};
 
 /// Prints a vector for each text, or for each line of standard input.
 pub(crate) async fn embed(
-    app: &mut App,
+    context: &mut Context,
     texts: Vec<String>,
     model: Option<&str>,
     engine: Option<EngineKind>,
@@ -27,18 +27,18 @@ pub(crate) async fn embed(
         truncate,
         ..EmbedParams::default()
     };
-    let client = app.connect().await?;
+    let client = context.connect().await?;
     let result = client.start::<Embed>(&params, Embed::CLASS)?.reply().await?;
-    if app.output.json {
-        app.output.json(&result)?;
+    if context.output.json {
+        context.output.json(&result)?;
         return Ok(exit::OK);
     }
     for vector in &result.embeddings {
         let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
-        app.output.line(&format!("[{}]", numbers.join(",")))?;
+        context.output.line(&format!("[{}]", numbers.join(",")))?;
     }
     for text in &result.truncated {
-        app.output.note(&format!("note: text {} was cut to what the model reads", text + 1));
+        context.output.note(&format!("note: text {} was cut to what the model reads", text + 1));
     }
     Ok(exit::OK)
 }

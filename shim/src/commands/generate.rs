@@ -1,7 +1,8 @@
-//! `chat` with a prompt, and `complete`: one answer, streamed as it comes.
+//! Generation for the commands that generate: parameters, streaming to the terminal, statistics.
+//!
+//! Owns reading a prompt from arguments and standard input. Does not know conversations.
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 
 use ingle_client::client::Client;
 use ingle_client::exit;
@@ -10,108 +11,45 @@ use ingle_protocol::limits;
 use ingle_protocol::wire::generate::{
     FinishReason, Generate, GenerateEvent, GenerateParams, GenerateResult, Message,
 };
-
 use serde_json::Value;
 
 use super::models::pull_if_missing;
-use super::session::Session;
-use crate::app::{App, model_argument};
-use crate::cli::{Gap, GenerateOptions};
+use crate::cli::GenerateOptions;
+use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
 /// The variable by which the chat templates of models that think are told whether to.
 const ENABLE_THINKING: &str = "enable_thinking";
 
-/// Answers one question, or talks where there is none and a person is there.
-pub(crate) async fn chat(
-    mut app: App,
-    words: &[String],
-    system: Option<String>,
-    options: GenerateOptions,
-) -> Outcome {
-    let is_attended = io::stdin().is_terminal() && app.output.out_is_terminal();
-    if words.is_empty() && is_attended && !app.output.json {
-        if options.choices.is_some_and(|choices| choices > 1) {
-            let message = "a conversation goes on from one answer, and --choices asks for several";
-            return Err(Failure::usage(message, "Leave --choices out, or ask one question."));
-        }
-        return Session::new(app, system, options).run().await;
-    }
-    let question = if words.is_empty() { read_stdin()? } else { fill_in(words)? };
-    if question.trim().is_empty() {
-        return Err(no_prompt());
-    }
-    let messages = system.map(|text| message("system", text)).into_iter();
-    let messages = messages.chain([message("user", question)]).collect();
-    let params = GenerateParams { messages: Some(messages), ..params(&options) };
-    answer_once(&mut app, params, &options).await
-}
-
-/// Continues a raw prompt.
-pub(crate) async fn complete(
-    app: &mut App,
-    prompt: Option<&str>,
-    gap: Gap,
+/// Generates once and prints the answer; offers to fetch a model that is missing.
+pub(super) async fn answer_once(
+    context: &mut Context,
+    params: GenerateParams,
     options: &GenerateOptions,
 ) -> Outcome {
-    let prompt = match prompt {
-        None if io::stdin().is_terminal() => return Err(no_prompt()),
-        None | Some("-") => read_stdin()?,
-        Some(prompt) => prompt.to_owned(),
-    };
-    let suffix = suffix(gap)?;
-    if prompt.is_empty() && suffix.is_none() {
-        return Err(no_prompt());
-    }
-    let params = GenerateParams { prompt: Some(prompt), suffix, ..params(options) };
-    answer_once(app, params, options).await
-}
-
-/// The text behind the gap, if there is one.
-fn suffix(gap: Gap) -> Result<Option<String>, Failure> {
-    let Some(path) = gap.suffix_file else { return Ok(gap.suffix) };
-    let limit = limits::FRAME_BYTES as u64;
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(&path)?.take(limit).read_to_end(&mut bytes)?;
-        Ok::<_, io::Error>(bytes)
-    };
-    let unusable = |problem: String| {
-        let message = format!("{}: {problem}", path.display());
-        Failure::usage(message, "Give a file of UTF-8 text with --suffix-file.")
-    };
-    let bytes = read().map_err(|error| unusable(error.to_string()))?;
-    if bytes.len() as u64 == limit {
-        return Err(unusable(format!("it has over {limit} bytes")));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| unusable("it is not UTF-8 text".to_owned()))?;
-    Ok(Some(text))
-}
-
-async fn answer_once(app: &mut App, params: GenerateParams, options: &GenerateOptions) -> Outcome {
-    let client = app.connect().await?;
+    let client = context.connect().await?;
     let mut text = String::new();
-    let mut result = generate(&mut app.output, &client, &params, &mut text).await;
+    let mut result = generate(&mut context.output, &client, &params, &mut text).await;
     if let Err(failure) = result {
-        end_line(&mut app.output, &text)?;
-        pull_if_missing(app, &client, failure, params.model.as_deref(), options.yes).await?;
+        end_line(&mut context.output, &text)?;
+        pull_if_missing(context, &client, failure, params.model.as_deref(), options.yes).await?;
         text.clear();
-        result = generate(&mut app.output, &client, &params, &mut text).await;
+        result = generate(&mut context.output, &client, &params, &mut text).await;
         if result.is_err() {
-            end_line(&mut app.output, &text)?;
+            end_line(&mut context.output, &text)?;
         }
     }
     let result = result?;
-    if app.output.json {
-        app.output.json(&result)?;
+    if context.output.json {
+        context.output.json(&result)?;
     } else if result.choices.len() > 1 {
-        choices(&mut app.output, &result)?;
+        choices(&mut context.output, &result)?;
     } else {
-        end_answer(&mut app.output, &result, &text)?;
+        end_answer(&mut context.output, &result, &text)?;
     }
     if options.stats {
-        app.output.note(&stats(&result));
+        context.output.note(&stats(&result));
     }
     Ok(exit::OK)
 }
@@ -287,7 +225,8 @@ pub(crate) fn read_stdin() -> Result<String, Failure> {
     })
 }
 
-fn no_prompt() -> Failure {
+/// The failure of a command that was given no prompt.
+pub(super) fn no_prompt() -> Failure {
     Failure::usage(
         "there is no prompt",
         "Give it as an argument, or on standard input; `ingle chat` on a terminal talks.",

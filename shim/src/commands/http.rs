@@ -8,29 +8,29 @@ use ingle_protocol::wire::NoParams;
 use ingle_protocol::wire::status::Status;
 use serde_json::json;
 
-use crate::app::App;
+use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
 /// Prints where HTTP is spoken. The daemon is started if none runs: a caller needs one anyway.
-pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
-    let client = app.connect().await?;
+pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
+    let client = context.connect().await?;
     let http = client.call::<Status>(&NoParams {}).await?.http;
     let token = match &http.token_file {
         Some(file) if show_token => Some(read(file)?),
         _ => None,
     };
-    if app.output.json {
+    if context.output.json {
         let mut value = json!(http);
         if let Some(token) = token {
             value["token"] = json!(token);
         }
-        app.output.json(&value)?;
+        context.output.json(&value)?;
         return Ok(exit::OK);
     }
     let hint = http.problem.unwrap_or_else(|| {
         format!(
             "Put `listen = \"127.0.0.1:11711\"` under [http] in {}, then run `ingle restart`.",
-            app.paths.config_file().display()
+            context.paths.config_file().display()
         )
     });
     if show_token {
@@ -40,24 +40,25 @@ pub(crate) async fn run(app: &mut App, show_token: bool) -> Outcome {
             let error = ErrorBody::new(ErrorCode::DaemonUnavailable, message);
             return Err(error.with_remediation(hint).into());
         };
-        // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is wanted.
-        app.output.line(&format!("export OPENAI_BASE_URL={}", quoted(url)))?;
+        // For a shell's `eval`. OpenAI's SDKs refuse to start without a key, even where none is
+        // wanted.
+        context.output.line(&format!("export OPENAI_BASE_URL={}", quoted(url)))?;
         let token = token.as_deref().unwrap_or("none");
-        app.output.line(&format!("export OPENAI_API_KEY={}", quoted(token)))?;
+        context.output.line(&format!("export OPENAI_API_KEY={}", quoted(token)))?;
         return Ok(exit::OK);
     }
     if let Some(socket) = &http.socket {
-        app.output.line(&format!("{:<8} {socket}", "socket"))?;
+        context.output.line(&format!("{:<8} {socket}", "socket"))?;
     }
     match &http.url {
         Some(url) => {
-            app.output.line(&format!("{:<8} {url}", "url"))?;
+            context.output.line(&format!("{:<8} {url}", "url"))?;
             let token = http.token_file.as_deref().unwrap_or("none is wanted");
-            app.output.line(&format!("{:<8} {token}", "token"))?;
+            context.output.line(&format!("{:<8} {token}", "token"))?;
         }
         None => {
-            app.output.line(&format!("{:<8} off", "tcp"))?;
-            app.output.note(&format!("hint: {hint}"));
+            context.output.line(&format!("{:<8} off", "tcp"))?;
+            context.output.note(&format!("hint: {hint}"));
         }
     }
     Ok(exit::OK)

@@ -18,43 +18,44 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::generate::{fill_in, message};
-use crate::app::{App, model_argument};
 use crate::cli::{CreateOptions, JobsCommand};
+use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
 /// Does what was asked with the jobs.
-pub(crate) async fn run(app: &mut App, command: JobsCommand) -> Outcome {
-    let client = app.connect().await?;
+pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome {
+    let client = context.connect().await?;
     match command {
-        JobsCommand::Create(options) => create(app, &client, options).await,
+        JobsCommand::Create(options) => create(context, &client, options).await,
         JobsCommand::List { status, limit } => {
             let params = ListJobsParams { status, limit: Some(limit) };
             let list = client.call::<ListJobs>(&params).await?;
-            if app.output.json {
-                app.output.json(&list)?;
+            if context.output.json {
+                context.output.json(&list)?;
             } else {
-                table(&mut app.output, &list.jobs)?;
+                table(&mut context.output, &list.jobs)?;
             }
             Ok(exit::OK)
         }
         JobsCommand::Get { id } => {
             let reply = client.call::<GetJob>(&JobId { id }).await?;
-            show(&mut app.output, &reply)?;
+            show(&mut context.output, &reply)?;
             Ok(exit::OK)
         }
         JobsCommand::Wait { id, timeout } => {
             let give_up_at = timeout.map(|timeout| Instant::now() + timeout);
             // The daemon may go while we wait; its jobs are there again with the next one.
-            let waiting = wait(app, client, &id, give_up_at);
+            let waiting = wait(context, client, &id, give_up_at);
             let reply = tokio::select! {
                 reply = waiting => Some(reply?),
                 _ = tokio::signal::ctrl_c() => None,
             };
             match reply {
-                Some(reply) => end_wait(&mut app.output, &reply),
+                Some(reply) => end_wait(&mut context.output, &reply),
                 None => {
-                    app.output
+                    context
+                        .output
                         .note(&format!("the job goes on; `ingle jobs wait {id}` waits again"));
                     Ok(exit::INTERRUPTED)
                 }
@@ -62,33 +63,33 @@ pub(crate) async fn run(app: &mut App, command: JobsCommand) -> Outcome {
         }
         JobsCommand::Cancel { id } => {
             let reply = client.call::<CancelJob>(&JobId { id }).await?;
-            if app.output.json {
-                app.output.json(&reply)?;
+            if context.output.json {
+                context.output.json(&reply)?;
             } else {
                 let job = &reply.job;
-                app.output.line(&format!("{} is {}", job.id, job.status.as_str()))?;
+                context.output.line(&format!("{} is {}", job.id, job.status.as_str()))?;
             }
             Ok(exit::OK)
         }
         JobsCommand::Delete { id, all_ended } => {
             let params = DeleteJobsParams { id, all_ended };
             let deleted = client.call::<DeleteJobs>(&params).await?;
-            if app.output.json {
-                app.output.json(&deleted)?;
+            if context.output.json {
+                context.output.json(&deleted)?;
             } else {
-                app.output.line(&format!("{} forgotten", deleted.deleted))?;
+                context.output.line(&format!("{} forgotten", deleted.deleted))?;
             }
             Ok(exit::OK)
         }
     }
 }
 
-async fn create(app: &mut App, client: &Client, options: CreateOptions) -> Outcome {
+async fn create(context: &mut Context, client: &Client, options: CreateOptions) -> Outcome {
     let reply = client.call::<CreateJob>(&params(options)?).await?;
-    if app.output.json {
-        app.output.json(&reply)?;
+    if context.output.json {
+        context.output.json(&reply)?;
     } else {
-        app.output.line(&reply.job.id)?;
+        context.output.line(&reply.job.id)?;
     }
     Ok(exit::OK)
 }
@@ -129,7 +130,7 @@ fn params(options: CreateOptions) -> Result<JobParams, Failure> {
 
 /// Waits until the job has ended, or `give_up_at`.
 async fn wait(
-    app: &App,
+    context: &Context,
     mut client: Client,
     id: &str,
     give_up_at: Option<Instant>,
@@ -147,7 +148,7 @@ async fn wait(
                     && matches!(error.code, ErrorCode::DaemonLost | ErrorCode::ShuttingDown) =>
             {
                 is_reconnected = true;
-                client = app.connect().await?;
+                client = context.connect().await?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -263,7 +264,7 @@ fn show(output: &mut Output, reply: &JobReply) -> Result<(), Failure> {
     }
     if let Some(error) = &reply.error {
         lines.push(("error", format!("{}: {}", error.code.as_str(), error.message)));
-        lines.push(("hint", error.remediation.clone()));
+        lines.push(("hint", error.remediation().to_owned()));
     }
     for (name, value) in lines {
         output.line(&format!("{name:<12} {value}"))?;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use ingle_client::exit;
 use serde_json::json;
 
-use crate::app::App;
+use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
 /// Between two looks at a log that is being followed.
@@ -21,8 +21,8 @@ const FOLLOW_CHECK: Duration = Duration::from_millis(250);
 const TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Prints the last lines, and goes on with new ones if they are to be followed.
-pub(crate) async fn run(app: &mut App, lines: usize, follow: bool) -> Outcome {
-    let folder = app.paths.logs_dir();
+pub(crate) async fn run(context: &mut Context, lines: usize, follow: bool) -> Outcome {
+    let folder = context.paths.logs_dir();
     let files = log_files(&folder)?;
     // Where reading goes on comes before the lines, so that none falls in between twice or never.
     let mut place = None;
@@ -42,52 +42,60 @@ pub(crate) async fn run(app: &mut App, lines: usize, follow: bool) -> Outcome {
         }
     }
     for line in &tail {
-        print(app, line)?;
+        print(context, line)?;
     }
     if files.is_empty() {
-        app.output.note(&format!("no log yet in {}", folder.display()));
+        context.output.note(&format!("no log yet in {}", folder.display()));
     }
     if !follow {
         return Ok(exit::OK);
     }
     loop {
         tokio::time::sleep(FOLLOW_CHECK).await;
-        print_new(app, &folder, &mut place)?;
+        print_new(context, &folder, &mut place)?;
     }
 }
 
 /// Prints what has come since the last look. `place` is in the file that was the newest then.
-fn print_new(app: &mut App, folder: &Path, place: &mut Option<Reader>) -> Result<(), Failure> {
+fn print_new(
+    context: &mut Context,
+    folder: &Path,
+    place: &mut Option<Reader>,
+) -> Result<(), Failure> {
     // The list first: what is written to a file before the next one begins is in it by then.
     let files = log_files(folder)?;
     let mut left = &files[..];
     if let Some(reader) = place {
-        print_rest(app, reader)?;
+        print_rest(context, reader)?;
         let newest = files.iter().rposition(|file| reader.is_of(file));
         left = &files[newest.map_or(files.len().saturating_sub(1), |index| index + 1)..];
     }
     for file in left {
         let mut reader = Reader::open(file)?;
-        print_rest(app, &mut reader)?;
+        print_rest(context, &mut reader)?;
         *place = Some(reader);
     }
     Ok(())
 }
 
-fn print_rest(app: &mut App, reader: &mut Reader) -> Result<(), Failure> {
+fn print_rest(context: &mut Context, reader: &mut Reader) -> Result<(), Failure> {
     loop {
         let text = reader.lines()?;
         if text.is_empty() {
             return Ok(());
         }
         for line in text.lines() {
-            print(app, line)?;
+            print(context, line)?;
         }
     }
 }
 
-fn print(app: &mut App, line: &str) -> Result<(), Failure> {
-    if app.output.json { app.output.json(&json!({ "line": line })) } else { app.output.line(line) }
+fn print(context: &mut Context, line: &str) -> Result<(), Failure> {
+    if context.output.json {
+        context.output.json(&json!({ "line": line }))
+    } else {
+        context.output.line(line)
+    }
 }
 
 /// The log files, the one written last at the end.
@@ -163,13 +171,13 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake;
+    use crate::fake_daemon;
     use std::io::Write;
 
     #[tokio::test]
     async fn the_last_lines_are_taken_across_files() {
-        let (mut app, _home, out, _) = fake::app(false);
-        let logs = app.paths.logs_dir();
+        let (mut context, _home, out, _) = fake_daemon::context(false);
+        let logs = context.paths.logs_dir();
         fs::create_dir_all(&logs).unwrap();
         fs::write(logs.join("ingled.stderr"), "panic\n").unwrap();
         for (name, text, age_s) in [("ingled.1", "a\nb\n", 60), ("ingled.2", "c\nd\nhalf", 0)] {
@@ -177,14 +185,14 @@ mod tests {
             let file = File::options().write(true).open(logs.join(name)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
         }
-        run(&mut app, 3, false).await.unwrap();
+        run(&mut context, 3, false).await.unwrap();
         assert_eq!(out.text(), "b\nc\nd\n");
     }
 
     #[test]
     fn no_line_is_lost_when_the_next_file_begins_or_a_line_is_very_long() {
-        let (mut app, _home, out, _) = fake::app(false);
-        let logs = app.paths.logs_dir();
+        let (mut context, _home, out, _) = fake_daemon::context(false);
+        let logs = context.paths.logs_dir();
         fs::create_dir_all(&logs).unwrap();
         let write = |name: &str, text: &str, age_s: u64| {
             let mut file = File::options().create(true).append(true).open(logs.join(name)).unwrap();
@@ -193,23 +201,23 @@ mod tests {
         };
         let mut place = None;
         write("ingled.1", "a\nha", 60);
-        print_new(&mut app, &logs, &mut place).unwrap();
+        print_new(&mut context, &logs, &mut place).unwrap();
         // Two files have begun since the last look, and the first one has got its last lines.
         write("ingled.1", "lf\nb\n", 60);
         write("ingled.2", "c\n", 40);
         write("ingled.3", "d\n", 20);
-        print_new(&mut app, &logs, &mut place).unwrap();
+        print_new(&mut context, &logs, &mut place).unwrap();
         assert_eq!(out.text(), "a\nhalf\nb\nc\nd\n");
         let long = "x".repeat(usize::try_from(TAIL_BYTES).unwrap() + 10);
         write("ingled.3", &format!("{long}\ne\n"), 0);
-        print_new(&mut app, &logs, &mut place).unwrap();
+        print_new(&mut context, &logs, &mut place).unwrap();
         assert!(out.text().ends_with("xxxxx\ne\n"));
     }
 
     #[tokio::test]
     async fn no_log_is_no_failure() {
-        let (mut app, _home, out, err) = fake::app(false);
-        assert_eq!(run(&mut app, 3, false).await.unwrap(), exit::OK);
+        let (mut context, _home, out, err) = fake_daemon::context(false);
+        assert_eq!(run(&mut context, 3, false).await.unwrap(), exit::OK);
         assert_eq!(out.text(), "");
         assert!(err.text().starts_with("no log yet"));
     }

@@ -11,8 +11,8 @@ use ingle_protocol::timeouts::Class;
 use serde_json::{Value, json};
 
 use super::timeouts;
-use crate::app::App;
 use crate::cli::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
+use crate::context::Context;
 use crate::install::edit::Form;
 use crate::install::file::{self, FileError};
 use crate::install::hosts::{self, Entry, Host, Patience, Scope, Surroundings};
@@ -23,25 +23,25 @@ use crate::output::{Failure, Outcome};
 const USER_MODE: u32 = 0o600;
 const PROJECT_MODE: u32 = 0o644;
 
-pub(crate) fn run(app: &mut App, command: &McpCommand) -> Outcome {
+pub(crate) fn run(context: &mut Context, command: &McpCommand) -> Outcome {
     let around = Surroundings::of_process().ok_or_else(|| {
         ErrorBody::new(ErrorCode::ConfigInvalid, "no home folder, or no working folder, is known")
             .with_remediation("Set HOME to an absolute path, and work in a folder that exists.")
     })?;
     match command {
-        McpCommand::Install(options) => install(app, options, &around),
-        McpCommand::Uninstall(options) => uninstall(app, options, &around),
-        McpCommand::Hosts => list(app, &around),
+        McpCommand::Install(options) => install(context, options, &around),
+        McpCommand::Uninstall(options) => uninstall(context, options, &around),
+        McpCommand::Hosts => list(context, &around),
     }
 }
 
-fn install(app: &mut App, options: &InstallOptions, around: &Surroundings) -> Outcome {
+fn install(context: &mut Context, options: &InstallOptions, around: &Surroundings) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
-    let timeout = host_timeout(app, host, options.host_timeout)?;
+    let timeout = host_timeout(context, host, options.host_timeout)?;
     let entry = Entry::new(host, name, &program()?, timeout, &variables());
     if options.print {
-        return print(app, host, &entry, &path);
+        return print(context, host, &entry, &path);
     }
     let snapshot = file::read(&path).map_err(unusable)?;
     let old = snapshot.text.as_deref();
@@ -50,8 +50,8 @@ fn install(app: &mut App, options: &InstallOptions, around: &Surroundings) -> Ou
     let is_changed = old != Some(new.as_str());
     let mode = if scope == Scope::User { USER_MODE } else { PROJECT_MODE };
     let backup = if is_changed { snapshot.replace(&new, mode).map_err(unusable)? } else { None };
-    if app.output.json {
-        app.output.json(&json!({
+    if context.output.json {
+        context.output.json(&json!({
             "host": host.name(),
             "path": path,
             "changed": is_changed,
@@ -63,30 +63,32 @@ fn install(app: &mut App, options: &InstallOptions, around: &Surroundings) -> Ou
     }
     let (title, path) = (host.title(), path.display());
     if !is_changed {
-        app.output.line(&format!("{title} knows {name} already; nothing was changed in {path}"))?;
+        context
+            .output
+            .line(&format!("{title} knows {name} already; nothing was changed in {path}"))?;
         return Ok(exit::OK);
     }
-    app.output.line(&format!("{title} now knows {name}: {path}"))?;
+    context.output.line(&format!("{title} now knows {name}: {path}"))?;
     if let Some(backup) = backup {
-        app.output.line(&format!("The file as it was: {}", backup.display()))?;
+        context.output.line(&format!("The file as it was: {}", backup.display()))?;
     }
     let seconds = timeout.as_secs_f64();
-    app.output.line(&match host.patience() {
+    context.output.line(&match host.patience() {
         Patience::Fixed => format!(
             "It is taken to wait {seconds} s for a tool; what takes longer goes on as a job."
         ),
         _ => format!("It is told to wait {seconds} s for a tool."),
     })?;
-    app.output.note(&format!("hint: restart {title}, or its MCP servers, if it is running"));
+    context.output.note(&format!("hint: restart {title}, or its MCP servers, if it is running"));
     if scope == Scope::Project {
-        app.output.note(
+        context.output.note(
             "hint: the entry names the path of `ingle` on this machine; others may have another",
         );
     }
     Ok(exit::OK)
 }
 
-fn uninstall(app: &mut App, options: &UninstallOptions, around: &Surroundings) -> Outcome {
+fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Surroundings) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
     let snapshot = file::read(&path).map_err(unusable)?;
@@ -101,8 +103,8 @@ fn uninstall(app: &mut App, options: &UninstallOptions, around: &Surroundings) -
             None
         }
     };
-    if app.output.json {
-        app.output.json(&json!({
+    if context.output.json {
+        context.output.json(&json!({
             "host": host.name(),
             "path": path,
             "changed": removed != Removed::Nothing,
@@ -112,7 +114,7 @@ fn uninstall(app: &mut App, options: &UninstallOptions, around: &Surroundings) -
         return Ok(exit::OK);
     }
     let (title, path) = (host.title(), path.display());
-    app.output.line(&match removed {
+    context.output.line(&match removed {
         Removed::Nothing => format!("{title} does not know {name}; nothing was changed in {path}"),
         Removed::Text(_) => format!("{title} no longer knows {name}: {path}"),
         Removed::File => {
@@ -120,30 +122,30 @@ fn uninstall(app: &mut App, options: &UninstallOptions, around: &Surroundings) -
         }
     })?;
     if let Some(backup) = backup {
-        app.output.line(&format!("The file as it was: {}", backup.display()))?;
+        context.output.line(&format!("The file as it was: {}", backup.display()))?;
     }
     Ok(exit::OK)
 }
 
 /// Shows the entry and touches nothing.
-fn print(app: &mut App, host: Host, entry: &Entry, path: &Path) -> Outcome {
-    if app.output.json {
+fn print(context: &mut Context, host: Host, entry: &Entry, path: &Path) -> Outcome {
+    if context.output.json {
         let servers = json!({ host.servers(): { &entry.name: entry.value() } });
         let shown = json!({ "host": host.name(), "path": path, "config": servers });
-        app.output.json(&shown)?;
+        context.output.json(&shown)?;
         return Ok(exit::OK);
     }
     let named = Form::Object(vec![(entry.name.clone(), entry.form())]);
     let form = Form::Object(vec![(host.servers().to_owned(), named)]);
-    app.output.line(&form.pretty())?;
-    app.output.note(&format!("hint: {} reads this from {}", host.title(), path.display()));
+    context.output.line(&form.pretty())?;
+    context.output.note(&format!("hint: {} reads this from {}", host.title(), path.display()));
     Ok(exit::OK)
 }
 
-fn list(app: &mut App, around: &Surroundings) -> Outcome {
+fn list(context: &mut Context, around: &Surroundings) -> Outcome {
     let hosts: Vec<Value> = Host::ALL.iter().map(|&host| describe(host, around)).collect();
-    if app.output.json {
-        app.output.json(&json!({ "hosts": hosts }))?;
+    if context.output.json {
+        context.output.json(&json!({ "hosts": hosts }))?;
         return Ok(exit::OK);
     }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -159,9 +161,9 @@ fn list(app: &mut App, around: &Surroundings) -> Outcome {
         };
         [text(&host["host"]), found.to_owned(), ingle, text(&host["path"])]
     });
-    app.output.table(["HOST", "HERE", "INGLE", "FILE"], &[], rows.collect())?;
+    context.output.table(["HOST", "HERE", "INGLE", "FILE"], &[], rows.collect())?;
     for problem in hosts.iter().filter_map(|host| host["problem"].as_str()) {
-        app.output.note(&format!("warning: {problem}"));
+        context.output.note(&format!("warning: {problem}"));
     }
     Ok(exit::OK)
 }
@@ -206,11 +208,15 @@ fn path(host: Host, scope: Scope, around: &Surroundings) -> Result<PathBuf, Fail
 
 /// How long the host will wait. What a tool can use at most is what the client library waits for a
 /// workflow.
-fn host_timeout(app: &App, host: Host, wanted: Option<Duration>) -> Result<Duration, Failure> {
+fn host_timeout(
+    context: &Context,
+    host: Host,
+    wanted: Option<Duration>,
+) -> Result<Duration, Failure> {
     let longest = match (host.patience(), wanted) {
         (Patience::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
         _ => {
-            let here = timeouts::here(&app.paths)?;
+            let here = timeouts::here(&context.paths)?;
             Duration::from_millis(here.timeouts.ladder(Class::Workflow).client_ms)
         }
     };

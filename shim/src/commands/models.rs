@@ -17,20 +17,20 @@ use ingle_protocol::wire::status::Status;
 use ingle_protocol::wire::{Method, NoParams};
 use serde_json::json;
 
-use crate::app::{App, model_argument};
 use crate::cli::LoadOptions;
+use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
 /// Fetches a model.
-pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Outcome {
-    let client = app.connect().await?;
+pub(crate) async fn pull(context: &mut Context, model: &str, name: Option<String>) -> Outcome {
+    let client = context.connect().await?;
     let params = PullParams { model: model_argument(model), name, stream: false };
     let result = pull_with_progress(&client, params).await?;
-    if app.output.json {
-        app.output.json(&result)?;
+    if context.output.json {
+        context.output.json(&result)?;
     } else if result.already_here {
-        app.output.line(&format!("{} is here already", result.model))?;
+        context.output.line(&format!("{} is here already", result.model))?;
     } else {
         // A model of several files has no one hash.
         let hash = match result.sha256.as_str() {
@@ -38,7 +38,7 @@ pub(crate) async fn pull(app: &mut App, model: &str, name: Option<String>) -> Ou
             hash => format!(", sha256 {hash}"),
         };
         let size = output::bytes(result.size_bytes);
-        app.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
+        context.output.line(&format!("pulled {} ({size}{hash})", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -59,13 +59,13 @@ pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, F
 }
 
 /// Lists the models.
-pub(crate) async fn list(app: &mut App) -> Outcome {
-    let Some(client) = app.connect_running().await? else {
-        return list_folder(app);
+pub(crate) async fn list(context: &mut Context) -> Outcome {
+    let Some(client) = context.connect_running().await? else {
+        return list_folder(context);
     };
     let list = client.call::<ListModels>(&NoParams {}).await?;
-    if app.output.json {
-        app.output.json(&json!({
+    if context.output.json {
+        context.output.json(&json!({
             "running": true, "default": list.default, "models": list.models,
         }))?;
         return Ok(exit::OK);
@@ -82,7 +82,7 @@ pub(crate) async fn list(app: &mut App) -> Outcome {
         ]
     });
     let rows = rows.collect();
-    app.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
+    context.output.table(["NAME", "STATE", "FROM", "FORMAT", "SIZE", "ABOUT"], &["SIZE"], rows)?;
     Ok(exit::OK)
 }
 
@@ -107,20 +107,20 @@ fn source(source: &str) -> &str {
 }
 
 /// Lists what stands in the models folder, for want of a daemon that knows more.
-fn list_folder(app: &mut App) -> Outcome {
-    let models = models_in(&app.paths.models_dir());
-    if app.output.json {
-        app.output.json(&json!({ "running": false, "default": null, "models": models }))?;
+fn list_folder(context: &mut Context) -> Outcome {
+    let models = models_in(&context.paths.models_dir());
+    if context.output.json {
+        context.output.json(&json!({ "running": false, "default": null, "models": models }))?;
         return Ok(exit::OK);
     }
     if models.is_empty() {
-        app.output.line("no models on disk")?;
+        context.output.line("no models on disk")?;
     } else {
         let rows = models.into_iter().map(|model| [model.name, output::bytes(model.size_bytes)]);
         let rows = rows.collect();
-        app.output.table(["NAME", "SIZE"], &["SIZE"], rows)?;
+        context.output.table(["NAME", "SIZE"], &["SIZE"], rows)?;
     }
-    app.output.note("note: ingled is not running, so only the models folder was looked at");
+    context.output.note("note: ingled is not running, so only the models folder was looked at");
     Ok(exit::OK)
 }
 
@@ -155,20 +155,20 @@ fn size_of(path: &Path) -> u64 {
 }
 
 /// Lists the models in memory. There are none without a daemon.
-pub(crate) async fn ps(app: &mut App) -> Outcome {
-    let client = app.connect_running().await?;
+pub(crate) async fn ps(context: &mut Context) -> Outcome {
+    let client = context.connect_running().await?;
     let models = match &client {
         Some(client) => client.call::<Status>(&NoParams {}).await?.models,
         None => Vec::new(),
     };
-    if app.output.json {
-        app.output.json(&json!({ "running": client.is_some(), "models": models }))?;
+    if context.output.json {
+        context.output.json(&json!({ "running": client.is_some(), "models": models }))?;
     } else if client.is_none() {
-        app.output.line("no models in memory: ingled is not running")?;
+        context.output.line("no models in memory: ingled is not running")?;
     } else if models.is_empty() {
-        app.output.line("no models in memory")?;
+        context.output.line("no models in memory")?;
     } else {
-        loaded_table(&mut app.output, &models)?;
+        loaded_table(&mut context.output, &models)?;
     }
     Ok(exit::OK)
 }
@@ -218,11 +218,11 @@ fn stays(model: &LoadedModel) -> String {
 }
 
 /// Loads a model.
-pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
-    let client = app.connect().await?;
+pub(crate) async fn load(context: &mut Context, options: &LoadOptions) -> Outcome {
+    let client = context.connect().await?;
     let model = options.model.as_deref().map(model_argument);
     if options.estimate {
-        return estimate(app, &client, model, options.engine).await;
+        return estimate(context, &client, model, options.engine).await;
     }
     let params = LoadParams {
         model: model.clone(),
@@ -235,15 +235,15 @@ pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
     let load = || async { watched(client.start::<LoadModel>(&params, LoadModel::CLASS)?).await };
     let loaded = match load().await {
         Err(failure) => {
-            pull_if_missing(app, &client, failure, model.as_deref(), options.yes).await?;
+            pull_if_missing(context, &client, failure, model.as_deref(), options.yes).await?;
             load().await?
         }
         loaded => loaded?,
     };
-    if app.output.json {
-        app.output.json(&loaded)?;
+    if context.output.json {
+        context.output.json(&loaded)?;
     } else {
-        app.output.line(&format!(
+        context.output.line(&format!(
             "loaded {} ({}, {}, {}) in {}",
             loaded.name,
             loaded.engine,
@@ -257,19 +257,19 @@ pub(crate) async fn load(app: &mut App, options: &LoadOptions) -> Outcome {
 
 /// Says what a load would take.
 async fn estimate(
-    app: &mut App,
+    context: &mut Context,
     client: &Client,
     model: Option<String>,
     engine: Option<EngineKind>,
 ) -> Outcome {
     let params = LoadParams { model, engine, ..LoadParams::default() };
     let estimate = client.call::<EstimateModel>(&params).await?;
-    if app.output.json {
-        app.output.json(&estimate)?;
+    if context.output.json {
+        context.output.json(&estimate)?;
         return Ok(exit::OK);
     }
     for (name, value) in estimate_lines(&estimate) {
-        app.output.line(&format!("{name:<15} {value}"))?;
+        context.output.line(&format!("{name:<15} {value}"))?;
     }
     Ok(exit::OK)
 }
@@ -322,23 +322,25 @@ fn estimate_lines(estimate: &LoadEstimate) -> Vec<(&'static str, String)> {
 }
 
 /// Drops a model from memory. Without a daemon there is nothing to drop.
-pub(crate) async fn unload(app: &mut App, model: Option<&str>) -> Outcome {
-    let Some(client) = app.connect_running().await? else {
-        if app.output.json {
-            app.output.json(&json!({ "running": false, "model": model, "was_loaded": false }))?;
+pub(crate) async fn unload(context: &mut Context, model: Option<&str>) -> Outcome {
+    let Some(client) = context.connect_running().await? else {
+        if context.output.json {
+            context
+                .output
+                .json(&json!({ "running": false, "model": model, "was_loaded": false }))?;
         } else {
-            app.output.line("no models in memory: ingled is not running")?;
+            context.output.line("no models in memory: ingled is not running")?;
         }
         return Ok(exit::OK);
     };
     let params = ModelParams { model: model.map(model_argument), stream: false };
     let result = client.call::<UnloadModel>(&params).await?;
-    if app.output.json {
-        app.output.json(&result)?;
+    if context.output.json {
+        context.output.json(&result)?;
     } else if result.was_loaded {
-        app.output.line(&format!("unloaded {}", result.model))?;
+        context.output.line(&format!("unloaded {}", result.model))?;
     } else {
-        app.output.line(&format!("{} was not loaded", result.model))?;
+        context.output.line(&format!("{} was not loaded", result.model))?;
     }
     Ok(exit::OK)
 }
@@ -411,20 +413,20 @@ pub(crate) fn is_yes(answer: &str) -> bool {
 /// Otherwise the failure comes back, with the way to pull it as its hint. For a process that
 /// Ctrl-C ends: what reads the answer cannot be stopped.
 pub(crate) async fn pull_if_missing(
-    app: &mut App,
+    context: &mut Context,
     client: &Client,
     failure: Failure,
     model: Option<&str>,
     yes: bool,
 ) -> Result<(), Failure> {
     let Some(offer) = Offer::of(client, &failure, model).await? else { return Err(failure) };
-    let may_ask = !app.output.json && app.output.is_watched() && io::stdin().is_terminal();
-    let agreed = yes || (may_ask && ask(app, &offer.question()).await?);
+    let may_ask = !context.output.json && context.output.is_watched() && io::stdin().is_terminal();
+    let agreed = yes || (may_ask && ask(context, &offer.question()).await?);
     if agreed { offer.take(client).await } else { Err(offer.declined(failure)) }
 }
 
-async fn ask(app: &mut App, question: &str) -> Result<bool, Failure> {
-    app.output.ask(question);
+async fn ask(context: &mut Context, question: &str) -> Result<bool, Failure> {
+    context.output.ask(question);
     // The daemon's frames can be read meanwhile.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();

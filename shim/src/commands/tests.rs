@@ -8,10 +8,10 @@ use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde_json::{Value, json};
 
-use super::{daemon, generate, jobs, models, timeouts};
-use crate::app::App;
+use super::{complete, daemon, jobs, models, timeouts};
 use crate::cli::{Gap, GenerateOptions, JobsCommand, LoadOptions};
-use crate::fake::{self, Answer, generated};
+use crate::context::Context;
+use crate::fake_daemon::{self, Answer, generated};
 
 fn reply(value: Value) -> Answer {
     (Vec::new(), Ok(value))
@@ -50,59 +50,61 @@ fn printed(text: &str) -> Value {
 }
 
 fn question(
-    app: &mut App,
+    context: &mut Context,
     options: &GenerateOptions,
 ) -> impl Future<Output = crate::output::Outcome> {
-    generate::complete(app, Some("hi"), Gap::default(), options)
+    complete::complete(context, Some("hi"), Gap::default(), options)
 }
 
 #[tokio::test]
 async fn commands_that_only_look_start_no_daemon() {
-    let (mut app, _home, out, _) = fake::app(true);
-    assert_eq!(daemon::status(&mut app).await.unwrap(), exit::UNAVAILABLE);
-    assert_eq!(daemon::stop(&mut app, false).await.unwrap(), exit::OK);
-    assert_eq!(models::ps(&mut app).await.unwrap(), exit::OK);
-    assert_eq!(models::unload(&mut app, None).await.unwrap(), exit::OK);
-    assert_eq!(models::list(&mut app).await.unwrap(), exit::OK);
+    let (mut context, _home, out, _) = fake_daemon::context(true);
+    assert_eq!(daemon::status(&mut context).await.unwrap(), exit::UNAVAILABLE);
+    assert_eq!(daemon::stop(&mut context, false).await.unwrap(), exit::OK);
+    assert_eq!(models::ps(&mut context).await.unwrap(), exit::OK);
+    assert_eq!(models::unload(&mut context, None).await.unwrap(), exit::OK);
+    assert_eq!(models::list(&mut context).await.unwrap(), exit::OK);
     for line in out.text().lines() {
         assert_eq!(printed(line)["running"], false, "{line}");
     }
-    assert!(!app.paths.home().exists());
+    assert!(!context.paths.home().exists());
 }
 
 #[tokio::test]
 async fn without_a_daemon_the_models_on_disk_are_listed() {
-    let (mut app, _home, out, err) = fake::app(false);
-    let models = app.paths.models_dir();
+    let (mut context, _home, out, err) = fake_daemon::context(false);
+    let models = context.paths.models_dir();
     fs::create_dir_all(models.join("tiny")).unwrap();
     fs::write(models.join("tiny").join("model.gguf"), [0; 2_000]).unwrap();
     fs::create_dir_all(models.join(".staging")).unwrap();
-    models::list(&mut app).await.unwrap();
+    models::list(&mut context).await.unwrap();
     assert_eq!(out.text(), "NAME    SIZE\ntiny  2.0 kB\n");
     assert!(err.text().contains("not running"));
 }
 
 #[tokio::test]
 async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
-    let (mut app, _home, _, _) = fake::app(false);
-    let failure = models::load(&mut app, &LoadOptions::default()).await.unwrap_err();
+    let (mut context, _home, _, _) = fake_daemon::context(false);
+    let failure = models::load(&mut context, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
-    assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+    assert_eq!(context.output.failure(&failure), exit::UNAVAILABLE);
 }
 
 #[tokio::test]
 async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
-    let (mut app, _home, out, err) = fake::app(true);
-    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("none")));
-    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    let (mut context, _home, out, err) = fake_daemon::context(true);
+    fake_daemon::serve_hello(&context.paths, json!({ "protocol": 99 }), |_, _| {
+        reply(json!("none"))
+    });
+    assert_eq!(timeouts::run(&mut context, None).await.unwrap(), exit::OK);
     assert_eq!(printed(&out.text())["infrastructure_timeouts"]["daemon"], 450);
     assert!(err.text().contains("speaks protocol 99"), "{}", err.text());
 
     // One that is older and knows fewer limits holds to the defaults of the others.
-    let (mut app, _home, out, err) = fake::app(false);
+    let (mut context, _home, out, err) = fake_daemon::context(false);
     let theirs = json!({ "timeouts": { "chat_ms": 60_500 } });
-    fake::serve_hello(&app.paths, theirs, |_, _| reply(json!("none")));
-    assert_eq!(timeouts::run(&mut app, None).await.unwrap(), exit::OK);
+    fake_daemon::serve_hello(&context.paths, theirs, |_, _| reply(json!("none")));
+    assert_eq!(timeouts::run(&mut context, None).await.unwrap(), exit::OK);
     assert!(out.text().contains("\nworkflow          300     450   600     750   300  default\n"));
     let warning =
         "warning: timeouts.chat is 900 s here and 60.5 s in the running daemon (process 42)";
@@ -112,10 +114,10 @@ async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
 
 #[tokio::test]
 async fn status_and_ps_show_what_the_daemon_says() {
-    let (mut app, _home, out, _) = fake::app(false);
-    fake::serve(&app.paths, |_, _| status());
-    assert_eq!(daemon::status(&mut app).await.unwrap(), exit::OK);
-    models::ps(&mut app).await.unwrap();
+    let (mut context, _home, out, _) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |_, _| status());
+    assert_eq!(daemon::status(&mut context).await.unwrap(), exit::OK);
+    models::ps(&mut context).await.unwrap();
     let text = out.text();
     assert!(text.starts_with("daemon       ingled 0.1.0, process 42\nhealth       ok\n"), "{text}");
     assert!(text.contains("up for       1 min 1 s\n") && text.contains("538 MB"), "{text}");
@@ -123,14 +125,14 @@ async fn status_and_ps_show_what_the_daemon_says() {
 
 #[tokio::test]
 async fn stop_returns_when_the_lock_is_free() {
-    let (mut app, _home, out, _) = fake::app(true);
-    app.paths.prepare().unwrap();
-    let lock = File::create(app.paths.daemon_lock()).unwrap();
+    let (mut context, _home, out, _) = fake_daemon::context(true);
+    context.paths.prepare().unwrap();
+    let lock = File::create(context.paths.daemon_lock()).unwrap();
     lock.lock().unwrap();
     let has_ended = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&has_ended);
     let mut lock = Some(lock);
-    fake::serve(&app.paths, move |method, params| {
+    fake_daemon::serve(&context.paths, move |method, params| {
         assert_eq!((method, &params["now"]), ("shutdown", &json!(true)));
         let (lock, ended) = (lock.take(), Arc::clone(&ended));
         std::thread::spawn(move || {
@@ -140,7 +142,7 @@ async fn stop_returns_when_the_lock_is_free() {
         });
         reply(json!({ "pid": 42, "active": 0 }))
     });
-    assert_eq!(daemon::stop(&mut app, true).await.unwrap(), exit::OK);
+    assert_eq!(daemon::stop(&mut context, true).await.unwrap(), exit::OK);
     assert!(has_ended.load(Ordering::SeqCst));
     let stopped = json!({ "running": false, "stopped": true, "pid": 42 });
     assert_eq!(printed(&out.text()), stopped);
@@ -148,18 +150,20 @@ async fn stop_returns_when_the_lock_is_free() {
 
 #[tokio::test]
 async fn a_daemon_of_another_version_is_refused_and_can_be_stopped() {
-    let (mut app, _home, _, err) = fake::app(false);
-    fake::serve_hello(&app.paths, json!({ "protocol": 99 }), |_, _| reply(json!("gone")));
-    let failure = models::ps(&mut app).await.unwrap_err();
-    assert_eq!(app.output.failure(&failure), exit::UNAVAILABLE);
+    let (mut context, _home, _, err) = fake_daemon::context(false);
+    fake_daemon::serve_hello(&context.paths, json!({ "protocol": 99 }), |_, _| {
+        reply(json!("gone"))
+    });
+    let failure = models::ps(&mut context).await.unwrap_err();
+    assert_eq!(context.output.failure(&failure), exit::UNAVAILABLE);
     assert!(err.text().contains("hint: Run `ingle stop`;"), "{}", err.text());
-    assert_eq!(daemon::stop(&mut app, false).await.unwrap(), exit::OK);
+    assert_eq!(daemon::stop(&mut context, false).await.unwrap(), exit::OK);
 }
 
 #[tokio::test]
 async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
-    let (mut app, _home, out, err) = fake::app(false);
-    fake::serve(&app.paths, |method, params| {
+    let (mut context, _home, out, err) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |method, params| {
         assert_eq!((method, &params["stream"]), ("generate", &json!(true)));
         assert_eq!(params["prompt"], "hi");
         let events = vec![
@@ -171,28 +175,28 @@ async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
         (events, Ok(generated("Hello")))
     });
     let options = GenerateOptions { stats: true, ..GenerateOptions::default() };
-    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+    assert_eq!(question(&mut context, &options).await.unwrap(), exit::OK);
     assert_eq!(out.text(), "Hello\n");
     assert!(err.text().starts_with("smollm2: 3 + 2 tokens in 3 ms;"), "{}", err.text());
 }
 
 #[tokio::test]
 async fn with_json_an_answer_is_one_object() {
-    let (mut app, _home, out, _) = fake::app(true);
-    fake::serve(&app.paths, |_, params| {
+    let (mut context, _home, out, _) = fake_daemon::context(true);
+    fake_daemon::serve(&context.paths, |_, params| {
         assert_eq!(params["budget"]["work_ms"], 1_500);
         reply(generated("Hello"))
     });
     let timeout = Some(std::time::Duration::from_millis(1_500));
     let options = GenerateOptions { timeout, ..GenerateOptions::default() };
-    question(&mut app, &options).await.unwrap();
+    question(&mut context, &options).await.unwrap();
     assert_eq!(printed(&out.text())["choices"][0]["text"], "Hello");
 }
 
 #[tokio::test]
 async fn several_texts_are_told_apart() {
-    let (mut app, _home, out, _) = fake::app(false);
-    fake::serve(&app.paths, |_, params| {
+    let (mut context, _home, out, _) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |_, params| {
         assert_eq!((&params["n"], &params["stream"]), (&json!(2), &Value::Null));
         assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
         let mut result = generated("one\n");
@@ -202,15 +206,15 @@ async fn several_texts_are_told_apart() {
     });
     let logit_bias = vec![(5, -1.5)];
     let options = GenerateOptions { choices: Some(2), logit_bias, ..GenerateOptions::default() };
-    question(&mut app, &options).await.unwrap();
+    question(&mut context, &options).await.unwrap();
     assert_eq!(out.text(), "--- 1 of 2, seed 7 ---\none\n--- 2 of 2, seed 9 ---\ntwo\n");
 }
 
 #[tokio::test]
 async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
-    let (mut app, _home, out, _) = fake::app(false);
+    let (mut context, _home, out, _) = fake_daemon::context(false);
     let mut is_here = false;
-    fake::serve(&app.paths, move |method, params| match method {
+    fake_daemon::serve(&context.paths, move |method, params| match method {
         "models.list" => list("available"),
         "models.pull" => {
             assert_eq!(params["model"], "smollm2");
@@ -227,15 +231,15 @@ async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
         _ => not_found(),
     });
     let options = GenerateOptions { yes: true, ..GenerateOptions::default() };
-    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+    assert_eq!(question(&mut context, &options).await.unwrap(), exit::OK);
     assert_eq!(out.text(), "yes\n");
 }
 
 #[tokio::test]
 async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
-    let (mut app, _home, _, err) = fake::app(false);
+    let (mut context, _home, _, err) = fake_daemon::context(false);
     let mut is_here = false;
-    fake::serve(&app.paths, move |method, params| match method {
+    fake_daemon::serve(&context.paths, move |method, params| match method {
         "models.list" => list("available"),
         "models.pull" => {
             assert_eq!(params["model"], "org/m:Q8_0");
@@ -254,46 +258,46 @@ async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
     });
     let model = Some("org/m:Q8_0".to_owned());
     let options = GenerateOptions { model: model.clone(), ..GenerateOptions::default() };
-    let failure = question(&mut app, &options).await.unwrap_err();
-    app.output.failure(&failure);
+    let failure = question(&mut context, &options).await.unwrap_err();
+    context.output.failure(&failure);
     assert!(err.text().contains("Run `ingle pull org/m:Q8_0` first"), "{}", err.text());
     let options = GenerateOptions { model, yes: true, ..GenerateOptions::default() };
-    assert_eq!(question(&mut app, &options).await.unwrap(), exit::OK);
+    assert_eq!(question(&mut context, &options).await.unwrap(), exit::OK);
 }
 
 #[tokio::test]
 async fn an_error_stands_on_a_line_of_its_own() {
-    let (mut app, _home, out, _) = fake::app(false);
-    fake::serve(&app.paths, |_, _| {
+    let (mut context, _home, out, _) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |_, _| {
         let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
         (vec![json!({ "type": "delta", "text": "half" })], Err(error))
     });
-    question(&mut app, &GenerateOptions::default()).await.unwrap_err();
+    question(&mut context, &GenerateOptions::default()).await.unwrap_err();
     assert_eq!(out.text(), "half\n");
 }
 
 #[tokio::test]
 async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
-    let (mut app, _home, _, err) = fake::app(false);
-    fake::serve(&app.paths, |method, _| match method {
+    let (mut context, _home, _, err) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |method, _| match method {
         "models.list" => list("available"),
         _ => not_found(),
     });
-    let failure = question(&mut app, &GenerateOptions::default()).await.unwrap_err();
-    assert_eq!(app.output.failure(&failure), exit::FAILED);
+    let failure = question(&mut context, &GenerateOptions::default()).await.unwrap_err();
+    assert_eq!(context.output.failure(&failure), exit::FAILED);
     assert!(err.text().contains("hint: Run `ingle pull smollm2` (98 MB) first, or add `--yes`."));
 }
 
 #[tokio::test]
 async fn a_model_that_cannot_be_pulled_keeps_its_error() {
-    let (mut app, _home, _, err) = fake::app(false);
-    fake::serve(&app.paths, |method, _| match method {
+    let (mut context, _home, _, err) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |method, _| match method {
         "models.list" => list("on_disk"),
         _ => not_found(),
     });
     let options = GenerateOptions { yes: true, ..GenerateOptions::default() };
-    let failure = question(&mut app, &options).await.unwrap_err();
-    app.output.failure(&failure);
+    let failure = question(&mut context, &options).await.unwrap_err();
+    context.output.failure(&failure);
     assert!(err.text().contains("hint: Run `ingle models`"));
 }
 
@@ -319,9 +323,9 @@ fn job(status: &str, job_status: &str, end: Value) -> Value {
 
 #[tokio::test]
 async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_text() {
-    let (mut app, _home, out, _) = fake::app(false);
+    let (mut context, _home, out, _) = fake_daemon::context(false);
     let mut calls = 0;
-    fake::serve(&app.paths, move |method, params| {
+    fake_daemon::serve(&context.paths, move |method, params| {
         assert_eq!((method, &params["id"]), ("jobs.wait", &json!("j-1")));
         calls += 1;
         let event = json!({
@@ -334,23 +338,23 @@ async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_tex
         (vec![event], Ok(reply))
     });
     let wait = JobsCommand::Wait { id: "j-1".to_owned(), timeout: None };
-    assert_eq!(jobs::run(&mut app, wait).await.unwrap(), exit::OK);
+    assert_eq!(jobs::run(&mut context, wait).await.unwrap(), exit::OK);
     assert_eq!(out.text(), "the end\n");
 }
 
 #[tokio::test]
 async fn a_job_that_timed_out_gives_its_text_so_far_and_fails() {
-    let (mut app, _home, out, err) = fake::app(false);
-    fake::serve(&app.paths, |_, _| {
+    let (mut context, _home, out, err) = fake_daemon::context(false);
+    fake_daemon::serve(&context.paths, |_, _| {
         let mut error = ErrorBody::new(ErrorCode::Timeout, "the work took too long");
         error.details = json!({ "partial_result": { "text": "so far" } });
         reply(job("error", "timed_out", json!({ "error": error })))
     });
     let wait = JobsCommand::Wait { id: "j-1".to_owned(), timeout: None };
-    let failure = jobs::run(&mut app, wait).await.unwrap_err();
-    assert_eq!(app.output.failure(&failure), exit::FAILED);
+    let failure = jobs::run(&mut context, wait).await.unwrap_err();
+    assert_eq!(context.output.failure(&failure), exit::FAILED);
     assert_eq!(out.text(), "so far\n");
     assert!(err.text().starts_with("error: the work took too long\nhint: "), "{}", err.text());
-    jobs::run(&mut app, JobsCommand::Get { id: "j-1".to_owned() }).await.unwrap();
+    jobs::run(&mut context, JobsCommand::Get { id: "j-1".to_owned() }).await.unwrap();
     assert!(out.text().contains("status       timed_out\n"), "{}", out.text());
 }

@@ -12,18 +12,18 @@ use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use ingle_protocol::wire::hello::HelloReply;
 use serde_json::{Map, Value, json};
 
-use crate::app::App;
+use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
 /// Prints the ladder of all classes, or of one.
-pub(crate) async fn run(app: &mut App, class: Option<Class>) -> Outcome {
-    let here = here(&app.paths)?;
+pub(crate) async fn run(context: &mut Context, class: Option<Class>) -> Outcome {
+    let here = here(&context.paths)?;
     for Named { name, origin } in &here.unknown {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "warning: `{name}` ({origin}) is no setting; `ingle timeouts --help` lists them"
         ));
     }
-    let daemon = running(app).await?;
+    let daemon = running(context).await?;
     let shown = |setting: &Setting| match (setting, class) {
         (Setting::Work(work), Some(class)) => *work == class,
         _ => true,
@@ -33,30 +33,30 @@ pub(crate) async fn run(app: &mut App, class: Option<Class>) -> Outcome {
         Some(daemon) => differences(&settings, &here.timeouts, &daemon.timeouts),
         None => Vec::new(),
     };
-    if app.output.json {
-        app.output.json(&as_json(&settings, class, &here, daemon.as_ref(), &differing))?;
+    if context.output.json {
+        context.output.json(&as_json(&settings, class, &here, daemon.as_ref(), &differing))?;
     } else {
-        print(app, &settings, &here)?;
+        print(context, &settings, &here)?;
     }
     if let Some(daemon) = daemon {
-        tell(app, &differing, &here.timeouts, &daemon);
+        tell(context, &differing, &here.timeouts, &daemon);
     }
     Ok(exit::OK)
 }
 
 /// Warns where a daemon that was just started does not hold to what holds here: a host may have
 /// started it first, with an environment of its own.
-pub(crate) fn compare(app: &mut App, here: &WorkTimeouts, daemon: &HelloReply) {
+pub(crate) fn compare(context: &mut Context, here: &WorkTimeouts, daemon: &HelloReply) {
     let differing = differences(&Setting::ALL, here, &daemon.timeouts);
-    tell(app, &differing, here, daemon);
+    tell(context, &differing, here, daemon);
 }
 
-fn tell(app: &mut App, differing: &[Setting], here: &WorkTimeouts, daemon: &HelloReply) {
+fn tell(context: &mut Context, differing: &[Setting], here: &WorkTimeouts, daemon: &HelloReply) {
     if differing.is_empty() {
         return;
     }
     for setting in differing {
-        app.output.note(&format!(
+        context.output.note(&format!(
             "warning: {} is {} s here and {} s in the running daemon (process {}), whose number \
              counts",
             setting.name(),
@@ -65,10 +65,10 @@ fn tell(app: &mut App, differing: &[Setting], here: &WorkTimeouts, daemon: &Hell
             daemon.pid
         ));
     }
-    app.output.note(&format!(
+    context.output.note(&format!(
         "hint: `ingle restart` starts it with what holds here; what is to hold whoever starts it \
          belongs in `{}` or config.toml.",
-        app.paths.env_file().display()
+        context.paths.env_file().display()
     ));
 }
 
@@ -79,14 +79,15 @@ pub(crate) fn here(paths: &Paths) -> Result<Resolved, Failure> {
 }
 
 /// What the running daemon says of itself, if one runs and says it.
-async fn running(app: &mut App) -> Result<Option<HelloReply>, Failure> {
-    match app.connect_running().await {
+async fn running(context: &mut Context) -> Result<Option<HelloReply>, Failure> {
+    match context.connect_running().await {
         Ok(client) => Ok(client.map(|client| client.hello().clone())),
         Err(Failure::Error { body, .. }) => {
             // One of another version, for example: the rest of the answer is as good without it.
-            app.output
+            context
+                .output
                 .note(&format!("warning: the running daemon was not asked: {}", body.message));
-            app.output.note(&format!("hint: {}", body.remediation));
+            context.output.note(&format!("hint: {}", body.remediation()));
             Ok(None)
         }
         Err(failure) => Err(failure),
@@ -98,7 +99,7 @@ fn differences(settings: &[Setting], here: &WorkTimeouts, daemon: &WorkTimeouts)
     settings.iter().filter(differs).copied().collect()
 }
 
-fn print(app: &mut App, settings: &[Setting], here: &Resolved) -> Result<(), Failure> {
+fn print(context: &mut Context, settings: &[Setting], here: &Resolved) -> Result<(), Failure> {
     let seconds = |ms: u64| Seconds(ms).to_string();
     let from = |setting| here.given(setting).map_or_else(|| "default".to_owned(), place);
     let (mut classes, mut others) = (Vec::new(), Vec::new());
@@ -115,12 +116,12 @@ fn print(app: &mut App, settings: &[Setting], here: &Resolved) -> Result<(), Fai
         }
     }
     let headings = ["CLASS", "WORK", "DAEMON", "SHIM", "CLIENT", "HTTP", "SET BY"];
-    app.output.table(headings, &headings[1..6], classes)?;
-    app.output.line("")?;
-    app.output.table(["CLOUD PROVIDERS", "LIMIT", "SET BY"], &["LIMIT"], others)?;
-    app.output.line("")?;
+    context.output.table(headings, &headings[1..6], classes)?;
+    context.output.line("")?;
+    context.output.table(["CLOUD PROVIDERS", "LIMIT", "SET BY"], &["LIMIT"], others)?;
+    context.output.line("")?;
     let [daemon, shim, client] = Layer::DERIVED.map(Layer::ratio);
-    app.output.line(&format!(
+    context.output.line(&format!(
         "In seconds. The daemon answers at {daemon} x WORK, the shim at {shim} x, the client at \
          {client} x."
     ))

@@ -8,8 +8,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use ingle_protocol::limits;
-
 /// Why a file is left as it is.
 #[derive(Debug)]
 pub(crate) enum FileError {
@@ -91,7 +89,7 @@ fn resolve(path: &Path) -> Result<PathBuf, FileError> {
 
 fn read_text(path: &Path) -> Result<String, FileError> {
     let failed = |error| FileError::Io { verb: "read", path: path.to_owned(), error };
-    let most = limits::HOST_CONFIG_BYTES;
+    let most = crate::limits::HOST_CONFIG_BYTES;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
     file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -109,7 +107,7 @@ impl Snapshot {
     /// Texts that were kept beside the file before it was changed, the newest first. What cannot be
     /// read is passed over.
     pub(crate) fn backups(&self) -> Vec<String> {
-        let numbers = (1..=limits::HOST_CONFIG_BACKUPS).rev();
+        let numbers = (1..=crate::limits::HOST_CONFIG_BACKUPS).rev();
         numbers.filter_map(|number| read_text(&self.backup_path(number)).ok()).collect()
     }
 
@@ -182,7 +180,7 @@ impl Snapshot {
     /// Keeps the old text beside the file, unless it is kept there already.
     fn back_up(&self) -> Result<Option<PathBuf>, FileError> {
         let (Some(text), Some(mode)) = (&self.text, self.mode) else { return Ok(None) };
-        for number in 1..=limits::HOST_CONFIG_BACKUPS {
+        for number in 1..=crate::limits::HOST_CONFIG_BACKUPS {
             let path = self.backup_path(number);
             match fs::symlink_metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -196,7 +194,7 @@ impl Snapshot {
             }
         }
         // The places are full. The first is from before us, so it is the last that goes.
-        let path = self.backup_path(limits::HOST_CONFIG_BACKUPS);
+        let path = self.backup_path(crate::limits::HOST_CONFIG_BACKUPS);
         self.put(&path, text, mode, || Ok(())).map(|()| Some(path))
     }
 
@@ -300,7 +298,7 @@ mod tests {
         } else {
             Owner::of(&fs::metadata(&path).unwrap())
         };
-        let count = limits::HOST_CONFIG_BACKUPS + 2;
+        let count = crate::limits::HOST_CONFIG_BACKUPS + 2;
         for number in 1..=count {
             let backup = read(&path).unwrap().replace(&number.to_string(), MODE).unwrap().unwrap();
             assert_eq!(Owner::of(&fs::metadata(&path).unwrap()), theirs);
@@ -352,7 +350,7 @@ mod tests {
         fs::write(&path, b"{\n\"a\": \"\xff\"}").unwrap();
         assert!(matches!(read(&path), Err(FileError::NotText(_, 2))));
         let long = File::create(&path).unwrap();
-        long.set_len(limits::HOST_CONFIG_BYTES as u64 + 1).unwrap();
+        long.set_len(crate::limits::HOST_CONFIG_BYTES as u64 + 1).unwrap();
         assert!(matches!(read(&path), Err(FileError::TooLong(_))));
         assert!(matches!(read(&path.join("x")), Err(FileError::Io { verb: "read", .. })));
     }

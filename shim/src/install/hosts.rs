@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::edit::Form;
 
-/// How long the pump takes a host to wait when it is not told.
+/// How long the proxy takes a host to wait when it is not told.
 pub(crate) const DEFAULT_HOST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that spawns MCP servers.
@@ -181,8 +181,8 @@ impl Host {
         }
     }
 
-    /// How long it will wait for a tool, of what is wanted: `None` stands for nothing in particular,
-    /// where `longest` is as much as a tool can use.
+    /// How long it will wait for a tool, of what is wanted: `None` stands for nothing in
+    /// particular, where `longest` is as much as a tool can use.
     ///
     /// # Errors
     /// What is wrong with `wanted`.
@@ -221,7 +221,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The entry that starts `program` as the pump of a host that waits for `timeout`, with these
+    /// The entry that starts `program` as the proxy of a host that waits for `timeout`, with these
     /// variables in its environment.
     pub(crate) fn new(
         host: Host,

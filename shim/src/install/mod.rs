@@ -1,8 +1,8 @@
 //! Ingle in the configuration of a tool host: what the text of a host's file becomes.
 //!
-//! Owns installing and taking out again, on texts; [`hosts`] knows the hosts, [`edit`] and [`jsonc`]
-//! the syntax, and `file` alone touches the disk. Everything else in a file is its owner's: it is
-//! never written anew, and a text that cannot be read is left as it is.
+//! Owns installing and taking out again, on texts; [`hosts`] knows the hosts, [`edit`] and
+//! [`jsonc`] the syntax, and `file` alone touches the disk. Everything else in a file is its
+//! owner's: it is never written anew, and a text that cannot be read is left as it is.
 
 pub(crate) mod edit;
 pub(crate) mod file;

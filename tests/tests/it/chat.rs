@@ -316,7 +316,7 @@ async fn a_gap_is_filled_by_models_that_can() {
     let asked = json!({ "prompt": "return ", "suffix": "\n}", "model": "plain" });
     let error = generate(&client, &asked).await.unwrap_err();
     assert_eq!((error.code, &error.details["field"]), (ErrorCode::InvalidParams, &json!("suffix")));
-    assert!(error.remediation.contains("Qwen2.5-Coder"), "{}", error.remediation);
+    assert!(error.remediation().contains("Qwen2.5-Coder"), "{}", error.remediation());
 }
 
 #[tokio::test]

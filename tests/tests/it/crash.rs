@@ -55,7 +55,7 @@ async fn a_model_that_ends_the_daemon_twice_in_a_row_is_refused_and_no_other() {
     assert_eq!((refused.code, refused.retryable), (ErrorCode::ModelCrashed, false), "{refused:?}");
     assert_eq!(refused.details["cause"], "SIGABRT");
     assert_eq!(refused.details["phase"], "generating");
-    assert!(refused.remediation.contains("ingle load --force bad"), "{refused:?}");
+    assert!(refused.remediation().contains("ingle load --force bad"), "{refused:?}");
     generate(&client, "sim").await.unwrap();
     let status = client.call::<Status>(&NoParams {}).await.unwrap();
     assert_eq!(status.quarantined[0].name, "bad");

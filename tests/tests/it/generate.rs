@@ -352,7 +352,7 @@ async fn wrong_parameters_are_named() {
         let error = generate(&client, &params).await.unwrap_err();
         assert_eq!(error.code, code, "{error}");
         assert!(error.message.contains(named), "{error}");
-        assert!(!error.remediation.is_empty());
+        assert!(!error.remediation().is_empty());
     }
 }
 

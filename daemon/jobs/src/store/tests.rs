@@ -152,7 +152,7 @@ fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         assert!(error.to_string().contains("jobs.sqlite3"), "{error}");
         let body = ErrorBody::from(error);
         assert_eq!((body.code, body.retryable), (ErrorCode::JobStoreUnavailable, false));
-        assert!(body.remediation.contains("move the file"), "{body:?}");
+        assert!(body.remediation().contains("move the file"), "{body:?}");
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
     // Once it is out of the way, the same thread goes on.

@@ -393,7 +393,7 @@ mod tests {
             assert_eq!(error.code, ErrorCode::InvalidParams);
             assert!(error.message.contains(field), "{error}");
             assert!(error.message.contains(words), "{error}");
-            assert!(error.remediation.contains("`chat`"), "{error:?}");
+            assert!(error.remediation().contains("`chat`"), "{error:?}");
         }
         let long = "x".repeat(100_000);
         for arguments in [

@@ -488,7 +488,7 @@ pub(super) fn push_so_far(text: &mut String, so_far: &str) {
 /// An error as a model reads it: what happened and what to do.
 pub(super) fn failure(error: &ErrorBody) -> CallToolResult {
     let mut result = CallToolResult::structured_error(json!({ "error": error }));
-    let mut text = format!("{}: {}\n{}", error.code.as_str(), error.message, error.remediation);
+    let mut text = format!("{}: {}\n{}", error.code.as_str(), error.message, error.remediation());
     // What was written before a limit was reached is better than nothing.
     let so_far = error.details["partial_result"]["text"].as_str().unwrap_or_default();
     if !so_far.is_empty() {

@@ -290,7 +290,7 @@ fn everything_else_fits_its_schema_and_so_does_every_error() {
         let failure = outputs::failure(&error);
         assert_eq!(failure.is_error, Some(true));
         let text = &failure.content[0].as_text().unwrap().text;
-        assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation));
+        assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation()));
         tool_list().iter().for_each(|tool| assert_fits(&tool.name, &failure));
     }
 }

@@ -105,7 +105,7 @@ impl HubError {
 impl From<&HubError> for ErrorBody {
     fn from(error: &HubError) -> Self {
         let body = |code| Self::new(code, error.to_string());
-        let failed = || Self { retryable: error.is_transient(), ..body(ErrorCode::PullFailed) };
+        let failed = || body(ErrorCode::PullFailed).with_retryable(error.is_transient());
         match error {
             HubError::Disabled => failed().with_remediation(
                 "Use a build with the feature `hf-hub`, or fetch the files yourself and run \

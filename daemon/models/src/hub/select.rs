@@ -126,7 +126,7 @@ mod tests {
         match select("org/m", files.collect(), choice) {
             Ok(files) => files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" "),
             Err(error) => {
-                format!("{error} {}", ingle_protocol::error::ErrorBody::from(&error).remediation)
+                format!("{error} {}", ingle_protocol::error::ErrorBody::from(&error).remediation())
             }
         }
     }

@@ -336,7 +336,7 @@ async fn refusals_say_what_to_do() {
         let room = room(&server.address);
         let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
         assert_eq!(body.code, code, "{body:?}");
-        assert!(body.message.contains(said) && body.remediation.contains(next), "{body:?}");
+        assert!(body.message.contains(said) && body.remediation().contains(next), "{body:?}");
         assert!(room.models().is_empty());
     }
     // With a token that does not help, getting one is no advice.
@@ -346,7 +346,7 @@ async fn refusals_say_what_to_do() {
     fs::write(&file, "hf_secret\n").unwrap();
     room.setup.hub.token_file = Some(file);
     let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
-    assert!(body.remediation.contains("the account of your token"), "{body:?}");
+    assert!(body.remediation().contains("the account of your token"), "{body:?}");
     assert!(!format!("{body:?}").contains("hf_secret"));
     assert_eq!(server.seen()[0].header("authorization"), "Bearer hf_secret");
 }
@@ -357,10 +357,13 @@ async fn no_network_no_room_and_no_such_address_are_told() {
     let mut room = room(&gone);
     let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
     assert!(body.message.starts_with("cannot fetch from 127.0.0.1:"), "{body:?}");
-    assert!(body.retryable && body.remediation.contains("network"), "{body:?}");
+    assert!(body.retryable && body.remediation().contains("network"), "{body:?}");
     room.setup.hub.endpoint = "hub".to_owned();
     let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
-    assert!(body.message.contains("`hub`") && body.remediation.contains("HF_ENDPOINT"), "{body:?}");
+    assert!(
+        body.message.contains("`hub`") && body.remediation().contains("HF_ENDPOINT"),
+        "{body:?}"
+    );
 
     let server = hub(|_| reply(500, ""));
     room.setup.hub.endpoint = server.address.clone();

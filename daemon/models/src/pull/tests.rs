@@ -209,7 +209,7 @@ async fn a_failing_pip_is_quoted() {
     assert!(error.to_string().contains("No matching distribution"), "{error}");
     let body = ErrorBody::from(error);
     assert_eq!(body.details["pip"][0], "ERROR: No matching distribution");
-    assert!(body.remediation.contains("PIP_INDEX_URL"), "{}", body.remediation);
+    assert!(body.remediation().contains("PIP_INDEX_URL"), "{}", body.remediation());
     assert!(room.models().is_empty());
 }
 
@@ -220,7 +220,7 @@ async fn a_missing_python_and_a_missing_pip_say_what_to_install() {
     no_python.setup.python = vec!["no-such-python".into()];
     for room in [no_pip, no_python] {
         let body = ErrorBody::from(pull(&room.puller(), "tiny").await.unwrap_err());
-        assert!(body.remediation.contains("python3-pip"), "{body:?}");
+        assert!(body.remediation().contains("python3-pip"), "{body:?}");
         assert!(!body.retryable);
         assert!(room.models().is_empty());
     }
@@ -350,7 +350,7 @@ async fn a_full_disk_is_seen_before_anything_is_fetched() {
     let error = pull(&room.puller(), "tiny").await.unwrap_err();
     let body = ErrorBody::from(error);
     assert_eq!(body.details["free_bytes"], 1_000_000);
-    assert!(body.remediation.starts_with("Free 16 MB"), "{}", body.remediation);
+    assert!(body.remediation().starts_with("Free 16 MB"), "{}", body.remediation());
     assert!(!room.dir.path().join("runs").exists());
     assert!(room.models().is_empty());
 }
@@ -394,7 +394,7 @@ async fn an_unknown_name_and_a_bad_path_start_nothing() {
     ] {
         let body = ErrorBody::from(pull(&puller, model).await.unwrap_err());
         assert_eq!(body.code, code, "{model}");
-        assert!(body.remediation.contains(next), "{}", body.remediation);
+        assert!(body.remediation().contains(next), "{}", body.remediation());
     }
     assert!(!room.setup.models_dir.exists());
 }

@@ -68,10 +68,10 @@ fn what_is_missing_is_told_with_the_next_step() {
     let body = |model| ErrorBody::from(room.store.resolve(model).unwrap_err());
     let default = body(None);
     assert_eq!(default.code, ErrorCode::ModelNotFound);
-    assert_eq!(default.remediation, "Run `ingle pull smollm2`.");
-    assert!(body(Some("tinny")).remediation.contains("`tiny`"));
-    assert!(body(Some("smolm")).remediation.contains("`smollm2`"));
-    assert_eq!(body(Some("gpt-5")).remediation, ErrorCode::ModelNotFound.remediation());
+    assert_eq!(default.remediation(), "Run `ingle pull smollm2`.");
+    assert!(body(Some("tinny")).remediation().contains("`tiny`"));
+    assert!(body(Some("smolm")).remediation().contains("`smollm2`"));
+    assert_eq!(body(Some("gpt-5")).remediation(), ErrorCode::ModelNotFound.remediation());
     assert_eq!(body(Some("/nowhere/a.gguf")).code, ErrorCode::ModelNotFound);
     for bad in ["../tiny", "tiny/a.gguf", "tiny/./a", "..", "", "a b", "~root/x"] {
         assert_eq!(body(Some(bad)).code, ErrorCode::InvalidParams, "{bad}");
@@ -202,7 +202,7 @@ fn models_of_other_programs_are_found_by_every_spelling() {
     }
     let error = room.store.resolve(Some("bartowski/Tiny-GGUF")).unwrap_err();
     let body = ErrorBody::from(&error);
-    assert!(body.remediation.contains("`:Q4_K_M`, `:Q8_0`"), "{body:?}");
+    assert!(body.remediation().contains("`:Q4_K_M`, `:Q8_0`"), "{body:?}");
     // A path into a library is another spelling of the name.
     for (path, expected) in [
         ("hub/models--Qwen--Qwen3-0.6B/snapshots/c0ffee0", "Qwen/Qwen3-0.6B"),

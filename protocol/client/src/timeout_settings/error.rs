@@ -1,48 +1,50 @@
-//! What can be wrong with the settings, and what to do about each.
+//! Errors of the timeout settings, with the next step for each.
 //!
-//! Owns the words. Pure.
+//! Owns their wording. Pure.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Derived, Given, Named, Origin, Resolved, Setting};
+use super::names::{Derived, Setting};
+use super::origin::Origin;
+use super::resolved::{Given, Named, Resolved};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{Class, Disorder, MAX_WORK_MS, MIN_WORK_MS};
 
-/// What is wrong with the settings.
+/// An error of the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    /// A file is there and cannot be read, or is not of its kind.
+    /// A file exists and cannot be read or parsed.
     #[error("`{}`: {problem}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// A line of `.env` is no assignment.
+    /// A line of `.env` is not an assignment.
     #[error("{origin} is not of the form NAME=VALUE: {problem}")]
     Line {
         /// The line.
         origin: Origin,
-        /// What is wrong.
+        /// The problem.
         problem: &'static str,
     },
-    /// A key of the table `[timeouts]` that is none.
+    /// An unknown key of the table `[timeouts]`.
     #[error("{named} is not a setting")]
     UnknownKey {
         /// The key.
         named: Named,
     },
-    /// A value that is no time, or not one that can be set.
+    /// A value that is not a number of seconds, or out of range.
     #[error("{named} is {found}; it must be a number of seconds {}", range())]
     Value {
         /// The setting.
         named: Named,
-        /// What stands there.
+        /// The value that was found.
         found: String,
     },
-    /// A value that follows from others.
+    /// A value that is derived from others.
     #[error(
         "{named} cannot be set: the {}'s limit is always {} x timeouts.{}",
         derived.layer.as_str(),
@@ -50,12 +52,12 @@ pub enum SettingError {
         derived.class.as_str()
     )]
     Derived {
-        /// What was set.
+        /// The name that was set.
         named: Named,
-        /// What it stands for.
+        /// The derived limit.
         derived: Derived,
     },
-    /// Two names of one setting in one place.
+    /// Two names of one setting in one source.
     #[error(
         "{} and {} both set {}, to {} s and to {} s",
         .0.named,
@@ -65,12 +67,12 @@ pub enum SettingError {
         Seconds(.1.ms)
     )]
     Twice(Box<Given>, Box<Given>),
-    /// The numbers do not fit together.
+    /// The values break a rule of the ladder.
     #[error("{}", broken_rule(*.disorder, .resolved))]
     Order {
-        /// The rule that does not hold.
+        /// The rule that is broken.
         disorder: Disorder,
-        /// All numbers.
+        /// All values.
         resolved: Box<Resolved>,
     },
 }
@@ -136,7 +138,7 @@ fn range() -> String {
     format!("from {} to {}", Seconds(MIN_WORK_MS), Seconds(MAX_WORK_MS))
 }
 
-/// The rule that is broken, with both values and where they are from.
+/// The broken rule, with both values and their origins.
 fn broken_rule(disorder: Disorder, resolved: &Resolved) -> String {
     let workflow = Setting::Work(Class::Workflow);
     let (setting, relation) = match disorder {

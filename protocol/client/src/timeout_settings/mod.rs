@@ -1,94 +1,52 @@
-//! Where the timeout ladder is set: the environment, then `.env` in the Ingle folder, then the table
+//! Settings of the timeout ladder: the environment, then `.env` in the Ingle folder, then the table
 //! `[timeouts]` of `config.toml`, then the defaults.
 //!
-//! Owns this order, the names, the ranges, and every complaint about them. All is in seconds here and in
-//! milliseconds behind it. Pure but for [`Sources::read`]. Both binaries resolve with this: the
-//! daemon, whose ladder counts, and `ingle timeouts`, which shows what this shell would give.
+//! Owns this order, the names, the ranges, and their errors. All is in seconds here and in
+//! milliseconds behind it. Pure but for [`Sources::read`]. Both binaries use it: the
+//! daemon, whose ladder applies, and `ingle timeouts`, which shows the ladder of this shell.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
 mod error;
 mod names;
+mod origin;
+mod resolved;
 mod sources;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Seconds, SettingError};
 pub use names::{Derived, Setting};
-pub use sources::{Origin, Sources, TextFile};
+pub use origin::Origin;
+pub use resolved::{Given, Named, Resolved};
+pub use sources::{Sources, TextFile};
 
 use crate::env_file;
 use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 
-/// The ladder and where each of its numbers is from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    /// What holds.
-    pub timeouts: WorkTimeouts,
-    /// What was set, of those in [`Setting::ALL`] that were.
-    pub given: Vec<Given>,
-    /// Variables with our prefix that are no setting: misspelt, most likely.
-    pub unknown: Vec<Named>,
-}
-
-impl Resolved {
-    /// Where a setting's value is from.
-    #[must_use]
-    pub fn given(&self, setting: Setting) -> Option<&Given> {
-        self.given.iter().find(|given| given.setting == setting)
-    }
-}
-
-/// A name as somebody wrote it, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// The variable, or `timeouts.` and the key.
-    pub name: String,
-    /// Where it stands.
-    pub origin: Origin,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` ({})", self.name, self.origin)
-    }
-}
-
-/// A setting that somebody has set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// Which.
-    pub setting: Setting,
-    /// In milliseconds.
-    pub ms: u64,
-    /// Under which name, and where.
-    pub named: Named,
-}
-
-/// One value as it is written somewhere.
-struct Entry {
+/// One value of one source.
+struct SourceEntry {
     named: Named,
-    kind: Kind,
-    value: Written,
+    kind: NameKind,
+    value: WrittenValue,
 }
 
-enum Kind {
+enum NameKind {
     Setting(Setting),
     Derived(Derived),
     Unknown,
 }
 
-enum Written {
-    /// In a file of typed values.
+enum WrittenValue {
+    /// A number in a file of typed values.
     Number(f64),
-    /// A variable's text.
+    /// The text of a variable.
     Text(String),
-    /// What it is instead of a number.
+    /// A description of a value that is not a number.
     Other(String),
 }
 
@@ -98,8 +56,8 @@ enum Written {
 /// When a source is malformed, a value is out of range or derived, two names of one setting
 /// disagree within one source, or the numbers do not fit together.
 pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
-    // Each is read and checked whole, even where a stronger one overrides it: what is wrong there
-    // would come to light on the day the stronger one goes.
+    // Each source is checked whole, even where a stronger one overrides it: otherwise an error
+    // would appear on the day the stronger one is removed.
     let sources = [
         config_entries(&sources.config)?,
         env_file_entries(&sources.env_file)?,
@@ -117,7 +75,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
         *setting.slot(&mut timeouts) = *ms;
     }
     if given.iter().all(|given| given.setting != Setting::Http) {
-        // Nobody has chosen the limit, so it makes room for the workflow that somebody did choose.
+        // The HTTP limit is not set, so it follows the workflow timeout, which may be.
         timeouts.http_ms = timeouts.http_ms.max(timeouts.workflow_ms);
     }
     let order = timeouts.check_order();
@@ -128,28 +86,28 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
     }
 }
 
-/// What one source sets, each setting once.
-fn check(entries: Vec<Entry>, unknown: &mut Vec<Named>) -> Result<Vec<Given>, SettingError> {
+/// The settings of one source, each once.
+fn check(entries: Vec<SourceEntry>, unknown: &mut Vec<Named>) -> Result<Vec<Given>, SettingError> {
     let mut found: Vec<Given> = Vec::new();
-    for Entry { named, kind, value } in entries {
-        // In an environment an empty variable is an absent one.
-        if matches!(&value, Written::Text(text) if text.trim().is_empty()) {
+    for SourceEntry { named, kind, value } in entries {
+        // In an environment an empty variable counts as absent.
+        if matches!(&value, WrittenValue::Text(text) if text.trim().is_empty()) {
             continue;
         }
         let setting = match kind {
-            Kind::Setting(setting) => setting,
-            Kind::Derived(derived) => return Err(SettingError::Derived { named, derived }),
-            Kind::Unknown => {
+            NameKind::Setting(setting) => setting,
+            NameKind::Derived(derived) => return Err(SettingError::Derived { named, derived }),
+            NameKind::Unknown => {
                 unknown.push(named);
                 continue;
             }
         };
         let ms = match value {
-            Written::Number(seconds) => whole_ms(seconds).ok_or_else(|| shown(&seconds)),
-            Written::Text(text) => {
+            WrittenValue::Number(seconds) => whole_ms(seconds).ok_or_else(|| shown(&seconds)),
+            WrittenValue::Text(text) => {
                 text.trim().parse().ok().and_then(whole_ms).ok_or_else(|| shown(&text.trim()))
             }
-            Written::Other(found) => Err(found),
+            WrittenValue::Other(found) => Err(found),
         };
         let ms = match ms {
             Ok(ms) => ms,
@@ -186,21 +144,21 @@ fn shown(value: &impl ToString) -> String {
     reason = "the range has been checked, and ten days of nanoseconds fit a float exactly"
 )]
 fn whole_ms(seconds: f64) -> Option<u64> {
-    // A float cannot hold most decimals. To the nanosecond it is what was meant, and only then is
-    // it rounded up, so that no 0.003 becomes four milliseconds.
+    // A float cannot hold most decimals. It is rounded to the nanosecond first and up to the
+    // millisecond then, so that 0.003 does not become four milliseconds.
     let ns = (seconds * 1e9).round();
     let is_fine = ns >= MIN_WORK_MS as f64 * 1e6 && ns <= MAX_WORK_MS as f64 * 1e6;
     is_fine.then(|| (ns as u64).div_ceil(1_000_000))
 }
 
-/// The one table of `config.toml` that matters here.
+/// The table `[timeouts]` of `config.toml`.
 #[derive(Default, Deserialize)]
 struct ConfigFile {
     #[serde(default)]
     timeouts: BTreeMap<Spanned<String>, Spanned<Value>>,
 }
 
-fn config_entries(file: &TextFile) -> Result<Vec<Entry>, SettingError> {
+fn config_entries(file: &TextFile) -> Result<Vec<SourceEntry>, SettingError> {
     let parsed: ConfigFile = toml::from_str(file.text()?).map_err(|error| SettingError::File {
         path: file.path.clone(),
         problem: error.to_string().trim_end().to_owned(),
@@ -211,22 +169,22 @@ fn config_entries(file: &TextFile) -> Result<Vec<Entry>, SettingError> {
         let named =
             Named { name: format!("timeouts.{}", key.get_ref()), origin: file.origin(line) };
         let kind = match (Setting::of_key(key.get_ref()), Derived::of_key(key.get_ref())) {
-            (Some(setting), _) => Kind::Setting(setting),
-            (None, Some(derived)) => Kind::Derived(derived),
+            (Some(setting), _) => NameKind::Setting(setting),
+            (None, Some(derived)) => NameKind::Derived(derived),
             (None, None) => return Err(SettingError::UnknownKey { named }),
         };
         let value = match value.into_inner() {
-            #[expect(clippy::cast_precision_loss, reason = "what is as large is out of range")]
-            Value::Integer(seconds) => Written::Number(seconds as f64),
-            Value::Float(seconds) => Written::Number(seconds),
-            other => Written::Other(format!("of type {}", other.type_str())),
+            #[expect(clippy::cast_precision_loss, reason = "a number that large is out of range")]
+            Value::Integer(seconds) => WrittenValue::Number(seconds as f64),
+            Value::Float(seconds) => WrittenValue::Number(seconds),
+            other => WrittenValue::Other(format!("of type {}", other.type_str())),
         };
-        entries.push(Entry { named, kind, value });
+        entries.push(SourceEntry { named, kind, value });
     }
     Ok(entries)
 }
 
-fn env_file_entries(file: &TextFile) -> Result<Vec<Entry>, SettingError> {
+fn env_file_entries(file: &TextFile) -> Result<Vec<SourceEntry>, SettingError> {
     let assignments = env_file::parse(&file.bytes).map_err(|bad| SettingError::Line {
         origin: file.origin(bad.line),
         problem: bad.problem,
@@ -234,32 +192,32 @@ fn env_file_entries(file: &TextFile) -> Result<Vec<Entry>, SettingError> {
     let entries = assignments.into_iter().filter_map(|assignment| {
         let kind = variable_kind(&assignment.name)?;
         let named = Named { name: assignment.name, origin: file.origin(assignment.line) };
-        Some(Entry { named, kind, value: Written::Text(assignment.value) })
+        Some(SourceEntry { named, kind, value: WrittenValue::Text(assignment.value) })
     });
     Ok(entries.collect())
 }
 
-fn environment_entries(environment: &[(OsString, OsString)]) -> Vec<Entry> {
+fn environment_entries(environment: &[(OsString, OsString)]) -> Vec<SourceEntry> {
     let entries = environment.iter().filter_map(|(name, value)| {
         let name = name.to_str()?;
         let kind = variable_kind(name)?;
         let named = Named { name: name.to_owned(), origin: Origin::Environment };
         let value = value.to_str().map_or_else(
-            || Written::Other("not UTF-8".to_owned()),
-            |text| Written::Text(text.to_owned()),
+            || WrittenValue::Other("not UTF-8".to_owned()),
+            |text| WrittenValue::Text(text.to_owned()),
         );
-        Some(Entry { named, kind, value })
+        Some(SourceEntry { named, kind, value })
     });
     entries.collect()
 }
 
-/// What a variable is to us; `None` for those of others.
-fn variable_kind(name: &str) -> Option<Kind> {
+/// The kind of a variable; `None` for variables of other programs.
+fn variable_kind(name: &str) -> Option<NameKind> {
     if let Some(setting) = Setting::of_variable(name) {
-        return Some(Kind::Setting(setting));
+        return Some(NameKind::Setting(setting));
     }
     if let Some(derived) = Derived::of_variable(name) {
-        return Some(Kind::Derived(derived));
+        return Some(NameKind::Derived(derived));
     }
-    name.starts_with(names::VARIABLE_PREFIX).then_some(Kind::Unknown)
+    name.starts_with(names::VARIABLE_PREFIX).then_some(NameKind::Unknown)
 }

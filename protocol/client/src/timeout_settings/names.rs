@@ -1,10 +1,10 @@
-//! What can be set, under which names, and which names stand for values that are derived.
+//! Names of the timeout settings, and of derived values, which cannot be set.
 //!
 //! Owns the names. Pure.
 
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 
-/// What the names of our own variables begin with.
+/// The prefix of our own variables.
 pub(super) const VARIABLE_PREFIX: &str = "INGLE_TIMEOUT_";
 
 /// One number that can be set.
@@ -25,7 +25,7 @@ pub enum Setting {
 }
 
 impl Setting {
-    /// Every setting, in the order of SPEC's table.
+    /// Every setting, in the order in which they are shown.
     pub const ALL: [Self; 12] = [
         Self::Work(Class::Simple),
         Self::Work(Class::Workflow),
@@ -54,7 +54,7 @@ impl Setting {
         }
     }
 
-    /// Its name as people are told it: `timeouts.workflow`.
+    /// Its name in messages: `timeouts.workflow`.
     #[must_use]
     pub fn name(self) -> String {
         format!("timeouts.{}", self.key())
@@ -66,7 +66,7 @@ impl Setting {
         format!("{VARIABLE_PREFIX}{}", self.key().to_ascii_uppercase())
     }
 
-    /// Variables that other programs have given people for the same thing.
+    /// Variables of other programs for the same limit.
     #[must_use]
     pub const fn aliases(self) -> &'static [&'static str] {
         match self {
@@ -111,7 +111,7 @@ impl Setting {
         }
     }
 
-    /// Where its value goes.
+    /// The field of its value.
     pub(super) const fn slot(self, timeouts: &mut WorkTimeouts) -> &mut u64 {
         match self {
             Self::Work(Class::Simple) => &mut timeouts.simple_ms,
@@ -133,9 +133,9 @@ impl Setting {
 /// A limit that follows from W and cannot be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Derived {
-    /// Whose.
+    /// The layer.
     pub layer: Layer,
-    /// Of which class: the workflow, where the name does not say.
+    /// The class: workflow, where the name has none.
     pub class: Class,
 }
 
@@ -155,7 +155,7 @@ impl Derived {
         is_timeout.then(|| Self::of_words(rest.split('_'))).flatten()
     }
 
-    /// One layer, and a class or none; how the time is called and counted makes no difference.
+    /// Reads one layer, and a class or none; words for the time and its unit are skipped.
     fn of_words<'a>(words: impl Iterator<Item = &'a str>) -> Option<Self> {
         const OF_TIME: [&str; 7] = ["TIMEOUT", "SECS", "SECONDS", "SEC", "S", "MS", "TOOL"];
         let (mut layer, mut class) = (None, Vec::new());

@@ -1,59 +1,31 @@
-//! The places where timeouts are set, as they were read.
+//! Sources of timeout settings, as they were read.
 //!
-//! Owns reading the two files and picking out of the environment what concerns timeouts. Decides
-//! nothing.
+//! Owns reading the two files and the environment. Does not resolve anything.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::SettingError;
+use super::error::SettingError;
+use super::origin::Origin;
 use crate::paths::Paths;
-use ingle_protocol::limits;
-
-/// Where a value is from. The later ones count more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nowhere: nobody has set it.
-    Default,
-    /// A line of a file, from 1.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: usize,
-    },
-    /// A variable of this process.
-    Environment,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("the default"),
-            Self::File { path, line } => write!(f, "`{}`, line {line}", path.display()),
-            Self::Environment => f.write_str("the environment"),
-        }
-    }
-}
 
 /// A file of settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFile {
-    /// Where it is, or would be.
+    /// Its path, whether or not it exists.
     pub path: PathBuf,
-    /// What is in it; nothing when it is not there.
+    /// Its content; empty when it does not exist.
     pub bytes: Vec<u8>,
 }
 
 impl TextFile {
-    /// Reads the file at `path`; one that is not there is empty.
+    /// Reads the file at `path`; a missing file is empty.
     ///
     /// # Errors
-    /// When it is there and cannot be read, is no file, or has more than
-    /// [`limits::SETTINGS_FILE_BYTES`].
+    /// When it exists and cannot be read, is not a file, or has more than
+    /// [`crate::limits::SETTINGS_FILE_BYTES`].
     pub fn read(path: PathBuf) -> Result<Self, SettingError> {
         match read_bounded(&path) {
             Ok(bytes) => Ok(Self { path, bytes }),
@@ -81,18 +53,18 @@ impl TextFile {
         before.iter().filter(|&&byte| byte == b'\n').count() + 1
     }
 
-    /// The origin of what stands on `line`.
+    /// The origin of the text on `line`.
     pub(super) fn origin(&self, line: usize) -> Origin {
         Origin::File { path: self.path.clone(), line }
     }
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Checked before it is opened: opening a pipe would wait for its writer.
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    let limit = limits::SETTINGS_FILE_BYTES;
+    let limit = crate::limits::SETTINGS_FILE_BYTES;
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -101,7 +73,7 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Everything that is looked at, the strongest last.
+/// All sources, the strongest last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     /// `config.toml`.
@@ -116,10 +88,10 @@ impl Sources {
     /// Reads the two files of the Ingle folder, and this process's environment.
     ///
     /// # Errors
-    /// When one of the files is there and cannot be read.
+    /// When one of the files exists and cannot be read.
     pub fn read(paths: &Paths) -> Result<Self, SettingError> {
         let mut environment: Vec<_> = std::env::vars_os().collect();
-        // So that of several mistakes it is always the same one that is told.
+        // So that of several errors always the same one is reported.
         environment.sort();
         let config = TextFile::read(paths.config_file())?;
         let env_file = TextFile::read(paths.env_file())?;

@@ -116,7 +116,10 @@ fn what_is_derived_cannot_be_set_and_the_error_says_what_can() {
         assert_eq!(error, refused("", "", &[(name, "900")]), "no value is allowed");
         assert_eq!(error.code, ErrorCode::ConfigInvalid);
         assert!(error.message.contains(name) && error.message.contains(ratio), "{error}");
-        assert!(error.remediation.contains(&format!("set timeouts.{class} instead")), "{error:?}");
+        assert!(
+            error.remediation().contains(&format!("set timeouts.{class} instead")),
+            "{error:?}"
+        );
         let error = refused("", &format!("OTHER=1\n{name}=1"), &[]);
         assert!(error.message.contains("`/home/.ingle/.env`, line 2"), "{error}");
         resolved("", "", &[(name, " ")]);
@@ -132,7 +135,10 @@ fn what_is_derived_cannot_be_set_and_the_error_says_what_can() {
         let error = refused(&format!("# first\n[timeouts]\n{key} = 1"), "", &[]);
         let place = format!("`timeouts.{key}` (`/home/.ingle/config.toml`, line 3)");
         assert!(error.message.contains(&place), "{error}");
-        assert!(error.remediation.contains(&format!("set timeouts.{class} instead")), "{error:?}");
+        assert!(
+            error.remediation().contains(&format!("set timeouts.{class} instead")),
+            "{error:?}"
+        );
     }
 }
 
@@ -170,7 +176,7 @@ fn a_wrong_value_is_named_with_its_place_and_the_range() {
 fn broken_files_are_named() {
     let error = refused("[timeouts]\nchatt = 1", "", &[]);
     assert!(error.message.contains("`timeouts.chatt`") && error.message.contains("line 2"));
-    assert!(error.remediation.contains("upstream_kimi_web_search"), "{error:?}");
+    assert!(error.remediation().contains("upstream_kimi_web_search"), "{error:?}");
     assert!(refused("[timeouts", "", &[]).message.contains("/home/.ingle/config.toml"));
     assert!(refused("timeouts = 3", "", &[]).message.contains("/home/.ingle/config.toml"));
     let error = refused("", "A=1\npassword hunter2", &[]);
@@ -209,13 +215,13 @@ fn a_broken_hierarchy_is_refused_with_both_numbers_and_their_places() {
     ] {
         assert!(error.message.contains(part), "{error}");
     }
-    assert!(error.remediation.contains("at most 300"), "{error:?}");
+    assert!(error.remediation().contains("at most 300"), "{error:?}");
     let error = refused("", "", &[("WORKFLOW_TOOL_TIMEOUT_SECS", "100")]);
     assert!(error.message.contains("timeouts.expert_analysis (180 s from the default)"), "{error}");
     assert!(error.message.contains("`WORKFLOW_TOOL_TIMEOUT_SECS` (the environment)"), "{error}");
     let error = refused("", "EX_HTTP_TIMEOUT_SECONDS=299", &[]);
     assert!(error.message.contains("timeouts.http (299 s from"), "{error}");
-    assert!(error.remediation.contains("at least 300"), "{error:?}");
+    assert!(error.remediation().contains("at least 300"), "{error:?}");
 }
 
 #[test]

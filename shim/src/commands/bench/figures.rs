@@ -110,7 +110,7 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::generated;
+    use crate::fake_daemon::generated;
 
     fn result(ttft_ms: f64, decode: f64, cached: usize) -> GenerateResult {
         let mut result: GenerateResult = serde_json::from_value(generated("")).unwrap();

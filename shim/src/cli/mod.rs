@@ -8,6 +8,7 @@ mod generate;
 mod jobs;
 mod mcp;
 mod models;
+mod value;
 
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::models::EngineKind;
 
 pub(crate) use self::bench::BenchOptions;
-pub(crate) use self::format::FormatOptions;
 pub(crate) use self::generate::{Gap, GenerateOptions, Thinking};
 pub(crate) use self::jobs::{CreateOptions, JobsCommand};
 pub(crate) use self::mcp::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
 pub(crate) use self::models::LoadOptions;
+use self::value::duration;
 
 /// The exit codes, as `ingle --help` shows them. They are `ingle_client::exit`.
 const AFTER_HELP: &str = "\
@@ -300,7 +301,8 @@ What is shown is what a daemon started from here would use. What counts is what 
 has read when it started; where that differs, a warning says so.
 Exits with 78 when a setting is wrong, or the numbers do not fit together.")]
     Timeouts {
-        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings, job
+        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings,
+        /// job
         #[arg(long, value_name = "CLASS", value_parser = class)]
         class: Option<Class>,
     },
@@ -337,7 +339,7 @@ of a job that goes on; the tool job_wait gets its result.")]
     #[command(disable_help_subcommand = true)]
     Mcp {
         /// How long the host waits for one reply, such as 60s or 5m [default: 60s]
-        #[arg(long, value_name = "TIME", value_parser = time)]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
         host_timeout: Option<Duration>,
         /// What to do instead of being one.
         #[command(subcommand)]
@@ -348,25 +350,6 @@ of a job that goes on; the tool job_wait gets its result.")]
 fn class(text: &str) -> Result<Class, String> {
     Class::named(&text.replace('-', "_"))
         .ok_or_else(|| format!("must be one of {}", Class::ALL.map(Class::as_str).join(", ")))
-}
-
-/// A time such as `30s`, `1.5m`, `2h` or plain seconds.
-fn time(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" | "min" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
-        _ => return Err("not a time such as 30s, 10m or 2h".to_owned()),
-    };
-    let seconds: f64 = number.parse().map_err(|_| "not a time such as 30s, 10m or 2h")?;
-    Duration::try_from_secs_f64(seconds * scale)
-        .ok()
-        .filter(|time| time.as_millis() > 0)
-        .ok_or_else(|| "must be more than 0".to_owned())
 }
 
 #[cfg(test)]

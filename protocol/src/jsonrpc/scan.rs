@@ -1,10 +1,10 @@
-//! The id of a request that cannot be read whole: its frame is too long, or what is in it is no
-//! value of any type of ours.
+//! Searches for the id of a request that cannot be read whole.
 //!
-//! Owns finding the id while the bytes go by, in one pass that keeps nothing else. An answer under
-//! the wrong id would end somebody else's request, so it is given only where it is certain: the
-//! frame is one object from its first bracket to its last, with a `method` and one `id` of its own.
-//! Takes the bytes for JSON; whoever needs to know checks that ([`request_id`] does).
+//! Its frame is too long, or a value in it fits none of our types. Owns finding the id while the
+//! bytes go by, in one pass that keeps nothing else. A reply under the wrong id would end another
+//! request, so an id is given only where it is certain: the frame is one object from its first
+//! bracket to its last, with a `method` and one `id` of its own. [`Scan`] takes the bytes for JSON;
+//! [`request_id`] checks that they are.
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -114,8 +114,8 @@ impl Scan {
     }
 }
 
-/// The id of the request that a whole frame holds, as it is written there, although the frame cannot
-/// be read: it is JSON, but a string, a number or a depth in it is more than can be kept.
+/// The id of the request that a whole frame holds, as it is written there, although the frame
+/// cannot be read: it is JSON, but a string, a number or a depth in it is more than can be kept.
 #[must_use]
 pub fn request_id(frame: &[u8]) -> Option<String> {
     serde_json::from_slice::<IgnoredAny>(frame).ok()?;

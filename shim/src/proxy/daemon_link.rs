@@ -14,15 +14,15 @@ use ingle_client::paths::Paths;
 use ingle_client::socket::SharedStream;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::{Line, Message, RequestId};
 use ingle_protocol::wire::Method;
-use ingle_protocol::wire::envelope::Envelope;
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply};
 use ingle_protocol::{PROTOCOL_VERSION, limits};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::envelope::{Id, Line, Message};
-use crate::session::{self, Handover, Handshake};
+use super::message_fields;
+use crate::proxy::session::{self, Handover, Handshake};
 
 /// The two directions of a connection. Shutting the writer down half-closes it.
 pub(crate) struct Pipes {
@@ -35,7 +35,7 @@ pub(crate) struct Pipes {
 /// A connection being made.
 pub(crate) type Connecting = Pin<Box<dyn Future<Output = Result<Pipes, LaunchError>>>>;
 
-/// How the pump gets a connection, each time it needs one.
+/// How the proxy gets a connection, each time it needs one.
 pub(crate) type Connector = Box<dyn Fn() -> Connecting>;
 
 /// Connects to the daemon of `paths`, and starts `program` when none runs.
@@ -88,9 +88,12 @@ pub(crate) async fn open(
     handover: Handover,
 ) -> Result<Opened, OpenError> {
     let pipes = connecting.await.map_err(OpenError::Unavailable)?;
-    let limit = Duration::from_millis(limits::HELLO_MS);
+    let limit = Duration::from_millis(ingle_client::limits::HELLO_MS);
     tokio::time::timeout(limit, greet(pipes, hello, handover)).await.unwrap_or_else(|_| {
-        let message = format!("the daemon did not answer `hello` within {} ms", limits::HELLO_MS);
+        let message = format!(
+            "the daemon did not answer `hello` within {} ms",
+            ingle_client::limits::HELLO_MS
+        );
         Err(unavailable(ErrorBody::new(ErrorCode::DaemonUnavailable, message)))
     })
 }
@@ -123,14 +126,14 @@ async fn line(reader: &mut FrameReader<Box<dyn AsyncRead + Unpin>>) -> Result<Ve
 
 fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
     let skew = |message: String| unavailable(ErrorBody::new(ErrorCode::VersionSkew, message));
-    let envelope: Envelope<'_> = serde_json::from_slice(line)
-        .map_err(|error| skew(format!("the daemon's `hello` cannot be read: {error}")))?;
-    if let Some(error) = &envelope.error {
-        return Err(unavailable(ErrorBody::from_rpc(error)));
+    let message = Message::parse(line).map_err(|unreadable| {
+        skew(format!("the daemon's `hello` cannot be read: {}", unreadable.error))
+    })?;
+    if let Some(error) = message.error() {
+        return Err(unavailable(ErrorBody::from_rpc(&error)));
     }
-    let reply: HelloReply =
-        serde_json::from_str(envelope.result.map_or("null", |raw| raw.get()))
-            .map_err(|error| skew(format!("the daemon's `hello` cannot be read: {error}")))?;
+    let reply: HelloReply = serde_json::from_str(message.result().map_or("null", |raw| raw.get()))
+        .map_err(|error| skew(format!("the daemon's `hello` cannot be read: {error}")))?;
     if reply.protocol == PROTOCOL_VERSION {
         return Ok(reply);
     }
@@ -140,13 +143,14 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
     )))
 }
 
-/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told to
-/// list again.
+/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told
+/// to list again.
 async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
     opened.writer.write_all(&handshake.initialize).await?;
     let mut version = None;
-    let is_reply = |id: &Id| *id == handshake.id;
-    until(opened, 1, is_reply, |_, message| version = message.protocol_version()).await?;
+    let is_reply = |id: &RequestId| *id == handshake.id;
+    until(opened, 1, is_reply, |_, message| version = message_fields::protocol_version(message))
+        .await?;
     if version.as_ref() != Some(&handshake.version) {
         let now = version.as_deref().unwrap_or("none that this session can use");
         let message = format!(
@@ -174,7 +178,8 @@ async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Resul
     for (place, subscription) in subscriptions.iter().enumerate() {
         opened.writer.write_all(subscription.request(&id(place)).as_bytes()).await?;
     }
-    let ids: Vec<Id> = (0..subscriptions.len()).map(|place| Id::Text(id(place))).collect();
+    let ids: Vec<RequestId> =
+        (0..subscriptions.len()).map(|place| RequestId::String(id(place))).collect();
     let mut held = Vec::new();
     until(
         opened,
@@ -198,14 +203,14 @@ async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Resul
 async fn until(
     opened: &mut Opened,
     mut replies: usize,
-    is_ours: impl Fn(&Id) -> bool,
-    mut hear: impl FnMut(&Id, &Message<'_>),
+    is_ours: impl Fn(&RequestId) -> bool,
+    mut hear: impl FnMut(&RequestId, &Message<'_>),
 ) -> Result<(), OpenError> {
     while replies > 0 {
         let mut line = line(&mut opened.reader).await?;
         let Ok(parsed) = Line::parse(&line) else { continue };
         let message = parsed.messages().first();
-        let id = message.and_then(Message::as_reply).map(Id::read);
+        let id = message.and_then(Message::as_reply).map(RequestId::read);
         if let (Some(message), Some(id)) = (message, id.filter(&is_ours)) {
             hear(&id, message);
             replies -= 1;

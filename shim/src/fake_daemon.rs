@@ -11,19 +11,19 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 
-use crate::app::App;
+use crate::context::Context;
 use crate::output::tests::{Captured, captured};
 
 /// Keeps a test's home folder until the test ends.
 pub(crate) struct TestHome(#[expect(dead_code, reason = "held for its drop")] TempDir);
 
-/// An app with an empty home, and what it prints.
-pub(crate) fn app(json: bool) -> (App, TestHome, Captured, Captured) {
+/// A context with an empty home, and what it prints.
+pub(crate) fn context(json: bool) -> (Context, TestHome, Captured, Captured) {
     let home = tempfile::tempdir().unwrap();
     let (output, out, err) = captured(json);
     let paths = Paths::new(home.path().join("home"), None).unwrap();
     let program = PathBuf::from("/nonexistent/ingled");
-    (App { paths, program, output }, TestHome(home), out, err)
+    (Context { paths, program, output }, TestHome(home), out, err)
 }
 
 /// The result of a `generate`.
@@ -52,7 +52,7 @@ pub(crate) fn hello() -> Value {
     })
 }
 
-/// Starts a daemon at the app's socket. A `shutdown` closes its connection after the reply.
+/// Starts a daemon at the socket of `paths`. A `shutdown` closes its connection after the reply.
 pub(crate) fn serve(paths: &Paths, answer: impl FnMut(&str, &Value) -> Answer + Send + 'static) {
     serve_hello(paths, json!({}), answer);
 }

@@ -1,17 +1,17 @@
-//! The pump over in-memory streams: a host on one side, one daemon after the other on the other.
+//! The proxy over in-memory streams: a host on one side, one daemon after the other on the other.
 
 use super::*;
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use ingle_client::launch::LaunchError;
-use ingle_protocol::wire::envelope::REMAINING;
+use ingle_protocol::wire::extensions::REMAINING;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf, split};
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::fake;
-use crate::link::Pipes;
+use crate::fake_daemon;
+use crate::proxy::daemon_link::Pipes;
 
 mod mcp;
 
@@ -39,7 +39,7 @@ impl Daemon {
     async fn greet(&mut self) -> Value {
         let hello = self.read().await;
         assert_eq!(hello["method"], "hello");
-        self.write(&json!({ "id": hello["id"], "result": fake::hello() })).await;
+        self.write(&json!({ "id": hello["id"], "result": fake_daemon::hello() })).await;
         hello
     }
 }
@@ -54,7 +54,7 @@ struct Host {
     /// Errors that the next connections fail with.
     failures: Rc<RefCell<VecDeque<LaunchError>>>,
     reported: Rc<RefCell<Vec<ErrorBody>>>,
-    pump: JoinHandle<u8>,
+    proxy: JoinHandle<u8>,
 }
 
 impl Host {
@@ -83,11 +83,11 @@ impl Host {
             })
         });
         let report = move |error: &ErrorBody| reports.borrow_mut().push(error.clone());
-        let pump = tokio::task::spawn_local(async move {
+        let proxy = tokio::task::spawn_local(async move {
             run(HelloParams::new(role), connector, host_end, out, report).await
         });
         let unread = VecDeque::new();
-        Self { stdin: Some(stdin), stdout, unread, daemons, failures, reported, pump }
+        Self { stdin: Some(stdin), stdout, unread, daemons, failures, reported, proxy }
     }
 
     async fn write(&mut self, frame: &Value) {
@@ -122,7 +122,7 @@ impl Host {
     /// Ends input and gives the exit code and what was still to come.
     async fn end(mut self) -> (u8, Vec<Value>) {
         drop(self.stdin.take());
-        let code = self.pump.await.unwrap();
+        let code = self.proxy.await.unwrap();
         let mut rest = Vec::from(self.unread);
         while let Some(chunk) = self.stdout.recv().await {
             let frames = serde_json::Deserializer::from_slice(&chunk).into_iter::<Value>();
@@ -380,7 +380,7 @@ fn a_daemon_that_takes_nothing_is_given_up_after_a_few_connections() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         host.write(&request(1, "health")).await;
-        for _ in 0..limits::SHIM_FRUITLESS_CONNECTIONS {
+        for _ in 0..crate::limits::SHIM_FRUITLESS_CONNECTIONS {
             drop(host.daemon().await);
         }
         assert_eq!(host.read().await["error"]["data"]["code"], "DAEMON_UNAVAILABLE");
@@ -404,7 +404,7 @@ fn the_end_of_input_half_closes_and_answers_still_come() {
         daemon.write(&json!({ "id": 1, "result": "late" })).await;
         assert_eq!(host.read().await["result"], "late");
         drop(daemon);
-        assert_eq!(host.pump.await.unwrap(), exit::OK);
+        assert_eq!(host.proxy.await.unwrap(), exit::OK);
     });
 }
 
@@ -413,7 +413,7 @@ fn a_host_that_reads_no_more_ends_the_session() {
     on_one_thread(async {
         let host = Host::start(Role::Rpc);
         drop(host.stdout);
-        assert_eq!(host.pump.await.unwrap(), exit::OK);
+        assert_eq!(host.proxy.await.unwrap(), exit::OK);
     });
 }
 
@@ -437,7 +437,7 @@ fn a_daemon_of_another_protocol_is_refused() {
         host.write(&request(1, "health")).await;
         let mut daemon = host.daemon().await;
         let hello = daemon.read().await;
-        let mut reply = fake::hello();
+        let mut reply = fake_daemon::hello();
         reply["protocol"] = json!(99);
         daemon.write(&json!({ "id": hello["id"], "result": reply })).await;
         let answer = host.read().await;

@@ -1,4 +1,4 @@
-//! An MCP session over the pump: what each new daemon hears of it, and how it ends.
+//! An MCP session over the proxy: what each new daemon hears of it, and how it ends.
 
 use super::*;
 
@@ -86,7 +86,7 @@ fn a_new_daemon_of_another_mcp_version_ends_the_session() {
             (&answer["id"], &answer["error"]["data"]["code"]),
             (&json!(5), &json!("VERSION_SKEW"))
         );
-        assert_eq!(host.pump.await.unwrap(), exit::UNAVAILABLE);
+        assert_eq!(host.proxy.await.unwrap(), exit::UNAVAILABLE);
     });
 }
 

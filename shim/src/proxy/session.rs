@@ -1,17 +1,18 @@
 //! The host's MCP session: what its next daemon must be told before the session can go on.
 //!
-//! Owns what `initialize` settled on, and what the host has subscribed to: by `resources/subscribe`,
-//! and, in revisions without `initialize`, by `subscriptions/listen`, a request that is answered when
-//! it ends. Hears frames and does no I/O. Must not know how they travel.
+//! Owns what `initialize` settled on, and what the host has subscribed to: by
+//! `resources/subscribe`, and, in revisions without `initialize`, by `subscriptions/listen`, a
+//! request that is answered when it ends. Hears frames and does no I/O. Must not know how they
+//! travel.
 
-use ingle_protocol::limits;
+use ingle_protocol::jsonrpc::{Line, Message, RequestId};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::envelope::{Id, Line, Message};
+use super::message_fields;
 
-/// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one is
-/// asked again.
+/// Answered when it ends; until then its notifications come. Not lost with a daemon: the next one
+/// is asked again.
 pub(crate) const LISTEN: &str = "subscriptions/listen";
 const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
@@ -34,7 +35,7 @@ pub(crate) struct Handshake {
     /// The host's `initialize`, newline included.
     pub(crate) initialize: Vec<u8>,
     /// Its id.
-    pub(crate) id: Id,
+    pub(crate) id: RequestId,
     /// The protocol version that was settled on.
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
@@ -71,7 +72,8 @@ impl Subscription {
     }
 }
 
-/// What tells the host to list resources again, newline included; `meta` where it has asked for that.
+/// What tells the host to list resources again, newline included; `meta` where it has asked for
+/// that.
 pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     let mut frame = json!({ "jsonrpc": "2.0", "method": "notifications/resources/list_changed" });
     if let Some(meta) = meta {
@@ -84,10 +86,10 @@ pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
     /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(Id, Vec<u8>)>,
+    asked: Option<(RequestId, Vec<u8>)>,
     settled: Option<Handshake>,
     /// Requests about subscriptions that the daemon has and has not answered.
-    wishes: Vec<(Id, Wish)>,
+    wishes: Vec<(RequestId, Wish)>,
     subscriptions: Vec<Subscription>,
     listens: Vec<Listen>,
 }
@@ -100,7 +102,7 @@ enum Wish {
 
 #[derive(Debug)]
 struct Listen {
-    id: Id,
+    id: RequestId,
     /// The request, newline included.
     frame: Vec<u8>,
     /// A new daemon has been asked, and will acknowledge to a host that has heard this before.
@@ -109,7 +111,7 @@ struct Listen {
 
 impl McpSession {
     /// The daemon has all of the host's `initialize`.
-    pub(crate) fn ask(&mut self, id: Id, initialize: Vec<u8>) {
+    pub(crate) fn ask(&mut self, id: RequestId, initialize: Vec<u8>) {
         self.asked = Some((id, initialize));
     }
 
@@ -121,9 +123,9 @@ impl McpSession {
 
     /// A reply has come: the one to `initialize` says what the session settled on, and one to a
     /// subscription whether it holds.
-    pub(crate) fn hear_reply(&mut self, id: &Id, message: &Message<'_>) {
+    pub(crate) fn hear_reply(&mut self, id: &RequestId, message: &Message<'_>) {
         if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
-            && let Some(version) = message.protocol_version()
+            && let Some(version) = message_fields::protocol_version(message)
         {
             let id = id.clone();
             self.settled = Some(Handshake { initialize, id, version, initialized: false });
@@ -136,7 +138,7 @@ impl McpSession {
         let (Wish::Subscribe(Subscription { uri, .. }) | Wish::Unsubscribe(uri)) = &wish;
         self.subscriptions.retain(|held| held.uri != *uri);
         if let Wish::Subscribe(subscription) = wish
-            && self.subscriptions.len() < limits::SHIM_SUBSCRIPTIONS
+            && self.subscriptions.len() < crate::limits::SHIM_SUBSCRIPTIONS
         {
             self.subscriptions.push(subscription);
         }
@@ -161,7 +163,9 @@ impl McpSession {
     /// The daemon is being sent requests about subscriptions.
     pub(crate) fn hear_wishes(&mut self, line: &Line<'_>) {
         for message in line.messages() {
-            let (Some((method, id)), Some(uri)) = (message.as_request(), message.uri()) else {
+            let (Some((method, id)), Some(uri)) =
+                (message.as_request(), message_fields::uri(message))
+            else {
                 continue;
             };
             let wish = match (method, message.params()) {
@@ -171,8 +175,8 @@ impl McpSession {
                 (UNSUBSCRIBE, _) => Wish::Unsubscribe(uri),
                 _ => continue,
             };
-            if self.wishes.len() < limits::SHIM_PENDING {
-                self.wishes.push((Id::read(id), wish));
+            if self.wishes.len() < crate::limits::SHIM_PENDING {
+                self.wishes.push((RequestId::read(id), wish));
             }
         }
     }
@@ -180,17 +184,17 @@ impl McpSession {
     /// Whether one more `subscriptions/listen` can be followed, beside `waiting` that are not
     /// written yet.
     pub(crate) fn has_room(&self, waiting: usize) -> bool {
-        self.listens.len() + waiting < limits::SHIM_SUBSCRIPTIONS
+        self.listens.len() + waiting < crate::limits::SHIM_SUBSCRIPTIONS
     }
 
     /// The daemon is being sent a `subscriptions/listen`.
-    pub(crate) fn begin_listen(&mut self, id: Id, frame: Vec<u8>) {
+    pub(crate) fn begin_listen(&mut self, id: RequestId, frame: Vec<u8>) {
         self.listens.push(Listen { id, frame, repeated: false });
     }
 
     /// A `subscriptions/listen` has been answered, or the host wants it no more. Whether there was
     /// one under that id.
-    pub(crate) fn end_listen(&mut self, id: &Id) -> bool {
+    pub(crate) fn end_listen(&mut self, id: &RequestId) -> bool {
         let before = self.listens.len();
         self.listens.retain(|listen| listen.id != *id);
         self.listens.len() < before
@@ -204,7 +208,8 @@ impl McpSession {
     /// Whether a notification acknowledges a `subscriptions/listen` to a host that has heard so
     /// before.
     pub(crate) fn is_known_to_host(&mut self, message: &Message<'_>) -> bool {
-        let id = message.subscription().filter(|_| message.method() == Some(ACKNOWLEDGED));
+        let id = message_fields::subscription(message)
+            .filter(|_| message.method() == Some(ACKNOWLEDGED));
         let Some(id) = id else { return false };
         let listen = self.listens.iter_mut().find(|listen| listen.id == id);
         listen.is_some_and(|listen| std::mem::take(&mut listen.repeated))
@@ -215,9 +220,9 @@ impl McpSession {
     pub(crate) fn missed(message: &Message<'_>) -> Vec<u8> {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
-        let (lists, uris) = message.acknowledged();
+        let (lists, uris) = message_fields::acknowledged(message);
         let list = lists.then(|| list_changed(Some(&meta)));
-        let resources = uris.into_iter().take(limits::SHIM_SUBSCRIPTIONS).map(|uri| {
+        let resources = uris.into_iter().take(crate::limits::SHIM_SUBSCRIPTIONS).map(|uri| {
             let params = json!({ "_meta": meta, "uri": uri });
             json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params })
         });
@@ -234,8 +239,8 @@ impl McpSession {
         }
     }
 
-    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is not
-    /// here yet.
+    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is
+    /// not here yet.
     pub(crate) fn handed_over(&mut self) {
         self.listens.iter_mut().for_each(|listen| listen.repeated = true);
     }

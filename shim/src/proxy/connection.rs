@@ -1,4 +1,4 @@
-//! The connection as the pump has it: none, one being made, or one that carries frames.
+//! The connection as the proxy has it: none, one being made, or one that carries frames.
 //!
 //! Owns waiting for whatever it does next. Must not know what a frame holds.
 
@@ -8,7 +8,7 @@ use std::pin::Pin;
 use ingle_protocol::frame::Frame;
 use tokio::io::AsyncWriteExt;
 
-use crate::link::{OpenError, Opened};
+use crate::proxy::daemon_link::{OpenError, Opened};
 
 /// A connection, or none.
 pub(super) enum Link {

@@ -1,21 +1,21 @@
 //! Connections that were lost shortly after each other.
 //!
-//! Owns how long the pump waits before the next attempt, so that a daemon that dies of its start, or
-//! of whatever it is asked, is not started as fast as it dies. One that has answered something since
-//! it was connected to was of use: whoever ended it, its start is sound, and nobody has to wait for
-//! the next one. (What a request does to a daemon again and again is the quarantine's, in the
-//! daemon.) Pure: time is an argument.
+//! Owns how long the proxy waits before the next attempt, so that a daemon that dies of its start,
+//! or of whatever it is asked, is not started as fast as it dies. One that has answered something
+//! since it was connected to was of use: whoever ended it, its start is sound, and nobody has to
+//! wait for the next one. (What a request does to a daemon again and again is the quarantine's, in
+//! the daemon.) Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
 /// Losses in a row.
 #[derive(Debug, Default)]
-pub(super) struct Deaths {
+pub(super) struct Backoff {
     in_a_row: u32,
     last_at: Option<Instant>,
 }
 
-impl Deaths {
+impl Backoff {
     /// Two further apart than this have nothing to do with each other.
     const APART: Duration = Duration::from_secs(10);
     /// What the second one in a row costs; each later one costs twice as much.
@@ -50,19 +50,19 @@ mod tests {
     fn who_dies_again_and_again_is_started_less_and_less_often() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut deaths = Deaths::default();
+        let mut backoff = Backoff::default();
         let mut pauses = Vec::new();
         for death in 0..8 {
-            deaths.note(false, at(death * 10));
-            pauses.push(deaths.pause(at(death * 10)).as_millis());
+            backoff.note(false, at(death * 10));
+            pauses.push(backoff.pause(at(death * 10)).as_millis());
         }
         assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1_000, 1_000]);
-        assert_eq!(deaths.pause(at(70 + 900)), Duration::from_millis(100));
-        deaths.note(false, at(60_000));
-        assert_eq!(deaths.pause(at(60_000)), Duration::ZERO);
-        deaths.note(false, at(60_001));
-        assert!(!deaths.pause(at(60_001)).is_zero());
-        deaths.note(true, at(60_002));
-        assert_eq!(deaths.pause(at(60_002)), Duration::ZERO, "it had answered something");
+        assert_eq!(backoff.pause(at(70 + 900)), Duration::from_millis(100));
+        backoff.note(false, at(60_000));
+        assert_eq!(backoff.pause(at(60_000)), Duration::ZERO);
+        backoff.note(false, at(60_001));
+        assert!(!backoff.pause(at(60_001)).is_zero());
+        backoff.note(true, at(60_002));
+        assert_eq!(backoff.pause(at(60_002)), Duration::ZERO, "it had answered something");
     }
 }

@@ -4,28 +4,29 @@
 //! not in time (2 W): a pure data structure that does no I/O and reads no clock. Must not know how
 //! frames travel.
 //!
-//! A frame is noted when it is taken from the host and marked when its first byte is written.
-//! When a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can
-//! tell whether they were carried out; the others are still the pump's to send again, or to give up
+//! A frame is noted when it is taken from the host and marked when its first byte is written. When
+//! a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can tell
+//! whether they were carried out; the others are still the proxy's to send again, or to give up
 //! ([`Pending::refuse`]). A request whose limit runs out while the daemon has it is answered
-//! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it comes,
-//! must reach nobody.
+//! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it
+//! comes, must reach nobody.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::jsonrpc::{Line, Message, RequestId, error_reply, frame_of};
+use ingle_protocol::mcp_tools;
 use ingle_protocol::timeouts::{self, Layer, WorkTimeouts};
 use ingle_protocol::wire::Method;
 use ingle_protocol::wire::class::{CallTime, call_time};
 use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs};
 use ingle_protocol::wire::models::{LoadModel, PullModel, UnloadModel};
 use ingle_protocol::wire::status::Shutdown;
-use ingle_protocol::{limits, mcp_tools};
 use serde_json::value::RawValue;
 
-use crate::envelope::{Id, Line, Message, error_reply, frame_of};
+use super::message_fields;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ pub(crate) type FrameNumber = u64;
 
 #[derive(Debug)]
 struct Entry {
-    id: Id,
+    id: RequestId,
     /// The id as the host wrote it: answers repeat it to the letter.
     raw_id: Box<RawValue>,
     frame: FrameNumber,
@@ -98,7 +99,7 @@ impl Pending {
             let time = call_time(method, message.params());
             let deadline = deadline(&time, timeouts, now);
             Some(Entry {
-                id: Id::read(id),
+                id: RequestId::read(id),
                 raw_id: id.to_owned(),
                 frame,
                 in_batch,
@@ -115,7 +116,7 @@ impl Pending {
             self.align();
         }
         let in_flight = self.len();
-        let error = if in_flight > limits::SHIM_PENDING {
+        let error = if in_flight > crate::limits::SHIM_PENDING {
             let before = in_flight - (self.entries.len() - before);
             ErrorBody::overloaded(format!("{before} requests are in flight on this connection"))
         } else if self.entries.range(before..).any(|entry| self.is_late(&entry.id, before)) {
@@ -148,7 +149,7 @@ impl Pending {
     }
 
     /// Whether the daemon may still answer a request under `id` that has been answered already.
-    fn is_late(&self, id: &Id, before: usize) -> bool {
+    fn is_late(&self, id: &RequestId, before: usize) -> bool {
         self.entries.range(..before).any(|entry| entry.expired && entry.id == *id)
     }
 
@@ -182,7 +183,7 @@ impl Pending {
         // A daemon that answers nothing at all must not fill this.
         let mut over = self.entries.iter().filter(|entry| entry.expired).count();
         self.entries.retain(|entry| {
-            let is_over = entry.expired && over > limits::SHIM_PENDING;
+            let is_over = entry.expired && over > crate::limits::SHIM_PENDING;
             over -= usize::from(is_over);
             !is_over
         });
@@ -213,10 +214,10 @@ impl Pending {
 
     /// A reply to `id` has come. Where an id is in use twice, the older request is settled. A reply
     /// under null settles the oldest request whose id the daemon may not have been able to repeat.
-    pub(crate) fn settle(&mut self, id: &Id) -> Settled {
+    pub(crate) fn settle(&mut self, id: &RequestId) -> Settled {
         let place = self.entries.iter().position(|entry| {
             entry.written
-                && (entry.id == *id || (*id == Id::Other && entry.id.may_come_back_as_null()))
+                && (entry.id == *id || (*id == RequestId::Null && entry.id.may_come_back_as_null()))
         });
         match place.and_then(|place| self.entries.remove(place)) {
             Some(entry) if !entry.expired => Settled::Awaited,
@@ -225,13 +226,13 @@ impl Pending {
     }
 
     /// The host no longer wants an answer to `id` (MCP: a cancelled request gets none).
-    pub(crate) fn forget(&mut self, id: &Id) {
+    pub(crate) fn forget(&mut self, id: &RequestId) {
         self.entries.retain(|entry| entry.expired || entry.id != *id);
     }
 
     /// Takes back requests under `id` that are not written and stand alone in their frames, which
     /// the caller drops. Gives each one's frame and its id as the host wrote it.
-    pub(crate) fn withdraw(&mut self, id: &Id) -> Vec<(FrameNumber, Box<RawValue>)> {
+    pub(crate) fn withdraw(&mut self, id: &RequestId) -> Vec<(FrameNumber, Box<RawValue>)> {
         let (withdrawn, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|entry| entry.id == *id && !entry.written && !entry.in_batch);
@@ -344,7 +345,9 @@ fn changes_state(method: &str, message: &Message<'_>) -> bool {
         DeleteJobs::NAME,
     ];
     match method {
-        "tools/call" => message.tool().is_none_or(|name| mcp_tools::tool(&name).changes_state),
+        "tools/call" => {
+            message_fields::tool(message).is_none_or(|name| mcp_tools::tool(&name).changes_state)
+        }
         method => METHODS.contains(&method),
     }
 }

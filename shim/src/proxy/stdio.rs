@@ -1,11 +1,13 @@
-//! Standard input and output as the pump wants them: one that can be polled, one that can be queued.
+//! Standard input and output as the proxy wants them: one that can be polled, one that can be
+//! queued.
 //!
 //! Owns the two threads that block on the host's pipes. Must not know what the bytes mean.
 //!
 //! Why threads: `tokio::io::stdin` parks a read in the runtime's pool, and the runtime then waits
 //! for the host's next byte when it is dropped. Making the descriptors non-blocking is no way out:
-//! the flag belongs to the open file, which the host and a terminal's shell share with us, and epoll
-//! refuses regular files. A thread that is still blocked when the process exits just ends with it.
+//! the flag belongs to the open file, which the host and a terminal's shell share with us, and
+//! epoll refuses regular files. A thread that is still blocked when the process exits just ends
+//! with it.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +15,6 @@ use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
-use ingle_protocol::limits;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ impl Stdin {
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let (sender, chunks) = mpsc::channel(limits::SHIM_STDIO_CHUNKS);
+        let (sender, chunks) = mpsc::channel(crate::limits::SHIM_STDIO_CHUNKS);
         thread::Builder::new().name("stdin".to_owned()).stack_size(STACK_BYTES).spawn(
             move || {
                 let stdin = rustix::stdio::stdin();
@@ -52,7 +53,8 @@ impl Stdin {
                             }
                         }
                         Err(error) if wait_if_temporary(error, stdin, PollFlags::IN) => {}
-                        // A terminal that hung up, for one: the host is gone, as at the end of a file.
+                        // A terminal that hung up, for one: the host is gone, as at the end of a
+                        // file.
                         Err(_) => return,
                     }
                 }
@@ -97,24 +99,24 @@ impl Stdout {
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(limits::SHIM_STDIO_CHUNKS);
+        let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(crate::limits::SHIM_STDIO_CHUNKS);
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("stdout".to_owned()).stack_size(STACK_BYTES).spawn(
             move || {
-                // Dropping the queue tells the pump that the host reads no more.
+                // Dropping the queue tells the proxy that the host reads no more.
                 while let Some(chunk) = queue.blocking_recv() {
                     if write_all(&chunk).is_err() {
                         return;
                     }
                 }
-                // The pump may have given up waiting.
+                // The proxy may have given up waiting.
                 let _ = end.send(());
             },
         )?;
         Ok(Self { chunks, ended })
     }
 
-    /// Where the pump puts what is to be written.
+    /// Where the proxy puts what is to be written.
     pub(crate) fn sender(&self) -> mpsc::Sender<Vec<u8>> {
         self.chunks.clone()
     }

@@ -5,7 +5,6 @@
 
 use std::thread;
 
-use ingle_protocol::limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, getppid};
@@ -13,11 +12,11 @@ use tokio::sync::oneshot;
 
 /// The parent process as it was when the shim started.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Host {
+pub(crate) struct HostProcess {
     pid: Option<Pid>,
 }
 
-impl Host {
+impl HostProcess {
     /// Remembers the parent. Called first of all, so that a host that dies early is noticed.
     pub(crate) fn remember() -> Self {
         Self { pid: getppid() }
@@ -40,7 +39,7 @@ impl Host {
         let thread = thread::Builder::new().name("host".to_owned()).stack_size(64 * 1024);
         let watch = thread.spawn(move || {
             self.wait();
-            // The pump may have ended first.
+            // The proxy may have ended first.
             let _ = end.send(());
         });
         // Without a thread the end of our input must do.
@@ -51,7 +50,7 @@ impl Host {
 
     fn wait(self) {
         let pidfd = self.pid.and_then(open_pidfd);
-        let check_ms = i64::try_from(limits::SHIM_PARENT_CHECK_MS).unwrap_or(i64::MAX);
+        let check_ms = i64::try_from(crate::limits::SHIM_PARENT_CHECK_MS).unwrap_or(i64::MAX);
         let pause = Timespec { tv_sec: check_ms / 1_000, tv_nsec: check_ms % 1_000 * 1_000_000 };
         let mut pidfd = pidfd.as_ref();
         while getppid() == self.pid {

@@ -1,4 +1,4 @@
-//! The pump: frames from the host to the daemon, frames from the daemon to the host.
+//! The proxy: frames from the host to the daemon, frames from the daemon to the host.
 //!
 //! Owns one host session, which may outlive several daemons, and the order of its frames. Reads the
 //! envelope of each message and passes its bytes on as they are. Must not know what a method does,
@@ -14,32 +14,38 @@ use std::time::{Duration, Instant};
 use ingle_client::exit;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::frame::{Frame, FrameReader};
+use ingle_protocol::jsonrpc::{Line, Message, Refusal, RequestId, error_reply, frame_of};
 use ingle_protocol::limits;
 use ingle_protocol::timeouts::WorkTimeouts;
-use ingle_protocol::wire::envelope::CANCEL;
+use ingle_protocol::wire::extensions::CANCEL;
 use ingle_protocol::wire::hello::{HelloParams, Role};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::envelope::{Id, Line, Message, Unusable, error_reply, frame_of};
-use crate::link::{self, Connector, OpenError, Opened};
-use crate::pending::{Expired, Pending, Settled};
-use crate::session::{self, McpSession};
-
+mod backoff;
 mod connection;
-mod deaths;
+pub(crate) mod daemon_link;
+pub(crate) mod host;
+mod message_fields;
+mod pending;
 mod queue;
+mod session;
+pub(crate) mod stdio;
 #[cfg(test)]
 mod tests;
 
+use backoff::Backoff;
 use connection::{Link, LinkEvent, Up};
-use deaths::Deaths;
+use daemon_link::{Connector, OpenError, Opened};
+use message_fields::refusal_frame;
+use pending::{Expired, Pending, Settled};
 use queue::{Kind, Queue};
+use session::McpSession;
 
 /// Frames towards the host past which the daemon is not read.
 const OUTBOX_FRAMES: usize = 32;
 
-/// Pumps one host session until it ends, and returns the exit code.
+/// Proxies one host session until it ends, and returns the exit code.
 ///
 /// `report` hears of every failure to reach the daemon, for a person: the host's requests are
 /// answered with the same error.
@@ -50,7 +56,7 @@ pub(crate) async fn run(
     out: mpsc::Sender<Vec<u8>>,
     report: impl Fn(&ErrorBody),
 ) -> u8 {
-    let mut pump = Pump {
+    let mut proxy = Proxy {
         hello,
         connector,
         host: FrameReader::new(host, limits::FRAME_BYTES),
@@ -62,19 +68,19 @@ pub(crate) async fn run(
         session: McpSession::default(),
         link: Link::Down,
         fruitless: 0,
-        deaths: Deaths::default(),
+        backoff: Backoff::default(),
         was_of_use: false,
         timeouts: WorkTimeouts::default(),
         exit_code: exit::OK,
         report,
     };
     // At once rather than on demand: a daemon that must be started gets a head start.
-    pump.connect();
-    while pump.turn().await.is_continue() {}
-    pump.finish().await
+    proxy.connect();
+    while proxy.turn().await.is_continue() {}
+    proxy.finish().await
 }
 
-struct Pump<R, F> {
+struct Proxy<R, F> {
     hello: HelloParams,
     connector: Connector,
     host: FrameReader<R>,
@@ -88,7 +94,7 @@ struct Pump<R, F> {
     link: Link,
     /// Connections lost since the last byte that got through.
     fruitless: u32,
-    deaths: Deaths,
+    backoff: Backoff,
     /// Whether the daemon of this connection has answered something.
     was_of_use: bool,
     timeouts: WorkTimeouts,
@@ -109,7 +115,7 @@ type Flow = std::ops::ControlFlow<()>;
 const GO_ON: Flow = Flow::Continue(());
 const STOP: Flow = Flow::Break(());
 
-impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
+impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     async fn turn(&mut self) -> Flow {
         if self.host_ended_at.is_some() && self.queue.frames.is_empty() {
             if self.session.listens() && self.pending.len() == 0 {
@@ -161,7 +167,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
 
     /// When the session ends although the daemon has not closed the connection: a while after the
     /// host's last byte. An MCP host that closes our input waits for us to end; a script that pipes
-    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder bounds.
+    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder
+    /// bounds.
     fn drain_limit(&self) -> Option<Instant> {
         let ended_at = self.host_ended_at?;
         if matches!(self.link, Link::Opening(_)) {
@@ -219,11 +226,12 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     }
 
     fn connect(&mut self) {
-        let opening = link::open((self.connector)(), self.hello.clone(), self.session.handover());
+        let opening =
+            daemon_link::open((self.connector)(), self.hello.clone(), self.session.handover());
         // A daemon that closes connections may be on its way out: give it a moment to be gone. And
         // one that dies again and again is not started as fast as it dies.
         let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
-        let pause = pause.max(self.deaths.pause(now()));
+        let pause = pause.max(self.backoff.pause(now()));
         self.link = Link::Opening(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -236,7 +244,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         match frame {
             Ok(Some(Frame::Line(line))) => self.on_host_line(line),
             Ok(Some(Frame::TooLong(id))) => {
-                self.outbox.push_back(Unusable::too_long(id).answer());
+                self.outbox.push_back(refusal_frame(&Refusal::too_long(id)));
             }
             // A last line without its newline is whole if it is JSON.
             Ok(Some(Frame::Torn(line))) => self.on_host_line(line),
@@ -247,7 +255,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     fn on_host_line(&mut self, mut bytes: Vec<u8>) {
         let line = match Line::parse(&bytes) {
             Ok(line) => line,
-            Err(unusable) => return self.outbox.push_back(unusable.answer()),
+            Err(refusal) => return self.outbox.push_back(refusal_frame(&refusal)),
         };
         let kind = self.kind(&line);
         line.messages().iter().for_each(|message| self.hear_cancel(message));
@@ -262,7 +270,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         if let Kind::Listen(_, raw_id) = &kind {
             // It has no limit and outlives its daemon, so it is not one of those in flight.
             if !self.session.has_room(self.queue.listens().count()) {
-                let message = format!("{} are listened to", limits::SHIM_SUBSCRIPTIONS);
+                let message = format!("{} are listened to", crate::limits::SHIM_SUBSCRIPTIONS);
                 let raw_id = raw_id.clone();
                 return self.answer(&raw_id, &ErrorBody::overloaded(message));
             }
@@ -280,7 +288,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     fn hear_cancel(&mut self, message: &Message<'_>) {
         let is_mcp = self.hello.role == Role::Mcp;
         let cancel = if is_mcp { "notifications/cancelled" } else { CANCEL };
-        let id = message.cancelled_id().filter(|_| message.method() == Some(cancel));
+        let id = message_fields::cancelled_id(message).filter(|_| message.method() == Some(cancel));
         let Some(id) = id else { return };
         for (number, raw_id) in self.pending.withdraw(&id) {
             self.queue.remove(number);
@@ -301,9 +309,9 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         let is_mcp = self.hello.role == Role::Mcp;
         if let (Line::Single(message), true) = (line, is_mcp) {
             match (message.as_request(), message.method()) {
-                (Some(("initialize", id)), _) => return Kind::Initialize(Id::read(id)),
+                (Some(("initialize", id)), _) => return Kind::Initialize(RequestId::read(id)),
                 (Some((session::LISTEN, id)), _) => {
-                    return Kind::Listen(Id::read(id), id.get().to_owned());
+                    return Kind::Listen(RequestId::read(id), id.get().to_owned());
                 }
                 (None, Some("notifications/initialized")) => return Kind::Initialized,
                 _ => {}
@@ -368,15 +376,16 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
                     is_wanted |= !is_known;
                     continue;
                 };
-                let id = Id::read(id);
+                let id = RequestId::read(id);
                 // An answer without an id is about something that had none that could be read.
                 is_wanted |= self.pending.settle(&id) == Settled::Awaited
                     || self.session.end_listen(&id)
-                    || id == Id::Other;
+                    || id == RequestId::Null;
                 self.session.hear_reply(&id, message);
                 self.was_of_use = true;
             }
-            // The requests of one frame are due together, so an answer is wanted whole or not at all.
+            // The requests of one frame are due together, so an answer is wanted whole or not at
+            // all.
             if is_wanted {
                 line.push(b'\n');
                 self.outbox.push_back(line);
@@ -417,7 +426,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
     /// next daemon.
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
-        self.deaths.note(std::mem::take(&mut self.was_of_use), now());
+        self.backoff.note(std::mem::take(&mut self.was_of_use), now());
         self.outbox.extend(self.pending.lose());
         self.session.forget_questions();
         self.fruitless += 1;
@@ -428,7 +437,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Pump<R, F> {
         if self.queue.frames.is_empty() {
             return GO_ON;
         }
-        if self.fruitless < limits::SHIM_FRUITLESS_CONNECTIONS {
+        if self.fruitless < crate::limits::SHIM_FRUITLESS_CONNECTIONS {
             self.connect();
         } else {
             self.fruitless = 0;

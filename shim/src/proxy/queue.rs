@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 
+use ingle_protocol::jsonrpc::RequestId;
 use ingle_protocol::limits;
-use ingle_protocol::wire::envelope::REMAINING;
+use ingle_protocol::wire::extensions::REMAINING;
 
-use crate::envelope::Id;
-use crate::pending::FrameNumber;
-use crate::session::McpSession;
+use crate::proxy::pending::FrameNumber;
+use crate::proxy::session::McpSession;
 
 /// Frames that the daemon does not have yet, or not in full.
 #[derive(Debug, Default)]
@@ -35,21 +35,22 @@ pub(super) enum Kind {
     /// Holds a request: worth starting a daemon for.
     Request,
     /// MCP's first request: a new daemon must hear it too.
-    Initialize(Id),
+    Initialize(RequestId),
     /// MCP's `notifications/initialized`.
     Initialized,
     /// Holds a request about subscriptions, which outlive a daemon.
     Subscribing,
     /// A request that goes on until it is cancelled, daemon or no daemon; its id, read and as the
     /// host wrote it.
-    Listen(Id, String),
+    Listen(RequestId, String),
     /// Notifications, and answers to requests of the present daemon: nothing to a new one.
     Passing,
 }
 
 impl Queue {
     pub(super) fn has_room(&self) -> bool {
-        self.frames.len() < limits::SHIM_QUEUED_FRAMES && self.bytes < limits::SHIM_QUEUED_BYTES
+        self.frames.len() < crate::limits::SHIM_QUEUED_FRAMES
+            && self.bytes < crate::limits::SHIM_QUEUED_BYTES
     }
 
     pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
@@ -80,7 +81,7 @@ impl Queue {
     }
 
     /// Takes back a request that goes on, if it is not written yet.
-    pub(super) fn withdraw_listen(&mut self, id: &Id) {
+    pub(super) fn withdraw_listen(&mut self, id: &RequestId) {
         self.frames.retain(|frame| {
             frame.written > 0 || !matches!(&frame.kind, Kind::Listen(other, _) if other == id)
         });
@@ -101,7 +102,8 @@ impl Queue {
         }
     }
 
-    /// Drops what means nothing to another daemon. What is left, if anything, begins with a request.
+    /// Drops what means nothing to another daemon. What is left, if anything, begins with a
+    /// request.
     pub(super) fn drop_passing(&mut self, session: &mut McpSession) {
         self.frames.retain(|frame| frame.kind != Kind::Passing);
         if !self.frames.iter().any(Outgoing::is_request) {

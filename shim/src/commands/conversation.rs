@@ -13,8 +13,8 @@ use rustyline::{Config, Editor};
 
 use super::generate::{end_answer, end_line, generate, message, params, stats};
 use super::models::{Offer, is_yes};
-use crate::app::{App, model_argument};
 use crate::cli::GenerateOptions;
+use crate::context::{Context, model_argument};
 use crate::history::History;
 use crate::output::{Failure, Outcome};
 
@@ -30,8 +30,8 @@ Ctrl-C stops an answer.";
 type LineEditor = Editor<(), MemHistory>;
 
 /// One conversation.
-pub(crate) struct Session {
-    app: App,
+pub(crate) struct Conversation {
+    context: Context,
     client: Option<Client>,
     system: Option<String>,
     options: GenerateOptions,
@@ -72,19 +72,19 @@ impl<'a> Input<'a> {
     }
 }
 
-impl Session {
+impl Conversation {
     /// A conversation that has not begun.
-    pub(crate) fn new(app: App, system: Option<String>, options: GenerateOptions) -> Self {
-        Self { app, client: None, system, options, messages: Vec::new(), editor: None }
+    pub(crate) fn new(context: Context, system: Option<String>, options: GenerateOptions) -> Self {
+        Self { context, client: None, system, options, messages: Vec::new(), editor: None }
     }
 
     /// Talks until the user ends it.
     pub(crate) async fn run(mut self) -> Outcome {
         // A daemon that cannot run is better known before the first question is typed.
-        self.client = Some(self.app.connect().await?);
-        let history = History::new(self.app.paths.chat_history());
+        self.client = Some(self.context.connect().await?);
+        let history = History::new(self.context.paths.chat_history());
         self.editor = Some(editor(&history)?);
-        self.app.output.note("Ctrl-D ends, /help tells more.");
+        self.context.output.note("Ctrl-D ends, /help tells more.");
         loop {
             let line = match self.read_line(PROMPT.to_owned()).await? {
                 Ok(line) => line,
@@ -124,25 +124,29 @@ impl Session {
             Input::Nothing => {}
             Input::Clear => {
                 self.messages.clear();
-                self.app.output.note("forgotten");
+                self.context.output.note("forgotten");
             }
             Input::System(text) => {
                 self.system = (!text.is_empty()).then(|| text.to_owned());
-                self.app.output.note(if text.is_empty() { "no system message" } else { "noted" });
+                self.context.output.note(if text.is_empty() {
+                    "no system message"
+                } else {
+                    "noted"
+                });
             }
             Input::Model("") => {
                 let model = self.options.model.as_deref().unwrap_or("the default model");
-                self.app.output.note(model);
+                self.context.output.note(model);
             }
             Input::Model(name) => {
                 self.options.model = Some(name.to_owned());
-                self.app.output.note(&format!("now talking to {name}"));
+                self.context.output.note(&format!("now talking to {name}"));
             }
-            Input::Help => self.app.output.note(HELP),
+            Input::Help => self.context.output.note(HELP),
             Input::Exit => return Ok(Flow::End),
             Input::Unknown(command) => {
-                self.app.output.note(&format!("error: there is no command `{command}`"));
-                self.app.output.note("hint: /help names them all.");
+                self.context.output.note(&format!("error: there is no command `{command}`"));
+                self.context.output.note("hint: /help names them all.");
             }
             Input::Question(question) => self.ask(question).await?,
         }
@@ -159,7 +163,7 @@ impl Session {
             result => result,
         };
         if !matches!(result, Some(Ok(_))) {
-            end_line(&mut self.app.output, &text)?;
+            end_line(&mut self.context.output, &text)?;
         }
         if text.is_empty() && !matches!(result, Some(Ok(_))) {
             self.messages.pop();
@@ -167,14 +171,14 @@ impl Session {
             self.messages.push(message("assistant", text.clone()));
         }
         match result {
-            None => self.app.output.note("(stopped)"),
+            None => self.context.output.note("(stopped)"),
             Some(Ok(result)) => {
-                end_answer(&mut self.app.output, &result, &text)?;
+                end_answer(&mut self.context.output, &result, &text)?;
                 if self.options.stats {
-                    self.app.output.note(&stats(&result));
+                    self.context.output.note(&stats(&result));
                 }
             }
-            Some(Err(Failure::Error { body, .. })) => self.app.output.error(&body),
+            Some(Err(Failure::Error { body, .. })) => self.context.output.error(&body),
             Some(Err(closed)) => return Err(closed),
         }
         Ok(())
@@ -235,9 +239,9 @@ impl Session {
     ) -> Result<GenerateResult, Failure> {
         let client = match &self.client {
             Some(client) => client.clone(),
-            None => self.client.insert(self.app.connect().await?).clone(),
+            None => self.client.insert(self.context.connect().await?).clone(),
         };
-        generate(&mut self.app.output, &client, params, text).await
+        generate(&mut self.context.output, &client, params, text).await
     }
 }
 
@@ -273,7 +277,7 @@ fn editor(history: &History) -> Result<LineEditor, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake;
+    use crate::fake_daemon;
     use crate::output::tests::Captured;
     use ingle_protocol::error::ErrorBody;
     use ingle_protocol::wire::Method;
@@ -281,9 +285,9 @@ mod tests {
     use serde_json::json;
 
     /// A session with a daemon that answers with the messages it was sent, but for `fail`.
-    fn session() -> (Session, fake::TestHome, Captured, Captured) {
-        let (app, home, out, err) = fake::app(false);
-        fake::serve(&app.paths, |method, params| {
+    fn session() -> (Conversation, fake_daemon::TestHome, Captured, Captured) {
+        let (context, home, out, err) = fake_daemon::context(false);
+        fake_daemon::serve(&context.paths, |method, params| {
             if method == Shutdown::NAME {
                 return (Vec::new(), Ok(json!({ "pid": 42, "active": 0 })));
             }
@@ -296,9 +300,9 @@ mod tests {
             }
             let text = said.join("+");
             let event = json!({ "type": "delta", "text": text });
-            (vec![event], Ok(fake::generated(&text)))
+            (vec![event], Ok(fake_daemon::generated(&text)))
         });
-        (Session::new(app, None, GenerateOptions::default()), home, out, err)
+        (Conversation::new(context, None, GenerateOptions::default()), home, out, err)
     }
 
     #[tokio::test]

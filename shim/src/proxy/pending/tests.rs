@@ -10,8 +10,8 @@ fn note(pending: &mut Pending, frame: FrameNumber, line: &str) {
     pending.note(frame, &line, &WorkTimeouts::default(), Instant::now()).unwrap();
 }
 
-fn id(value: &Value) -> Id {
-    Id::read(serde_json::from_str(&value.to_string()).unwrap())
+fn id(value: &Value) -> RequestId {
+    RequestId::read(serde_json::from_str(&value.to_string()).unwrap())
 }
 
 fn read(frames: &[Vec<u8>]) -> Vec<Value> {
@@ -81,9 +81,9 @@ fn an_id_in_use_twice_is_owed_two_answers() {
     note(&mut pending, 1, r#"{"id":1,"method":"b"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&Id::Integer(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
     assert_eq!(pending.lose().len(), 1);
-    assert_eq!(pending.settle(&Id::Integer(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_null_reply_settles_an_id_the_daemon_cannot_repeat() {
     note(&mut pending, 1, r#"{"id":1.5,"method":"a"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&Id::Other), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::Null), Settled::Awaited);
     assert_eq!(read(&pending.lose())[0]["id"], 1);
 }
 
@@ -104,9 +104,9 @@ fn only_a_request_that_is_still_here_can_be_taken_back() {
     note(&mut pending, 1, r#"[{"id":2,"method":"a"}]"#);
     note(&mut pending, 2, r#"{"id":3.0,"method":"a"}"#);
     pending.mark_written(0);
-    assert!(pending.withdraw(&Id::Integer(1)).is_empty());
-    assert!(pending.withdraw(&Id::Integer(2)).is_empty());
-    let withdrawn = pending.withdraw(&Id::Integer(3));
+    assert!(pending.withdraw(&RequestId::from(1)).is_empty());
+    assert!(pending.withdraw(&RequestId::from(2)).is_empty());
+    let withdrawn = pending.withdraw(&RequestId::from(3));
     assert_eq!((withdrawn[0].0, withdrawn[0].1.get()), (2, "3.0"));
     assert_eq!(pending.len(), 2);
 }
@@ -161,10 +161,10 @@ fn a_late_answer_reaches_nobody_and_nobody_else() {
     // The id is taken until the daemon has let go of it.
     let refusal = note(&mut pending, 3, r#"{"id":1,"method":"status"}"#).unwrap_err();
     assert_eq!(read(&[refusal])[0]["error"]["data"]["code"], "INVALID_REQUEST");
-    assert_eq!(pending.settle(&Id::Integer(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
     note(&mut pending, 4, r#"{"id":1,"method":"status"}"#).unwrap();
     pending.mark_written(4);
-    assert_eq!(pending.settle(&Id::Integer(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn limits_follow_the_daemons_ladder_once_it_is_known() {
 #[test]
 fn too_many_requests_are_refused_at_once() {
     let mut pending = Pending::default();
-    for frame in 0..limits::SHIM_PENDING as u64 {
+    for frame in 0..crate::limits::SHIM_PENDING as u64 {
         note(&mut pending, frame, &format!(r#"{{"id":{frame},"method":"a"}}"#));
     }
     let line = Line::parse(br#"{"id":"over","method":"a"}"#).unwrap();
@@ -187,7 +187,7 @@ fn too_many_requests_are_refused_at_once() {
     let refusal: Value = serde_json::from_slice(&refusal).unwrap();
     assert_eq!(refusal["id"], "over");
     assert_eq!(refusal["error"]["data"]["code"], "OVERLOADED");
-    assert_eq!(pending.len(), limits::SHIM_PENDING);
+    assert_eq!(pending.len(), crate::limits::SHIM_PENDING);
 }
 
 #[derive(Debug, Clone)]
@@ -285,20 +285,20 @@ proptest! {
                     }
                 }
                 Step::Reply(id) if model.is_late(id) => {
-                    let waited = pending.settle(&Id::Integer(id.into()));
+                    let waited = pending.settle(&RequestId::Integer(id.into()));
                     prop_assert_eq!(waited, Settled::Unwanted);
                     *model.late.entry(id).or_default() -= 1;
                 }
                 Step::Reply(id) => {
                     let owed = model.written.get_mut(&id).filter(|owed| **owed > 0);
-                    let waited = pending.settle(&Id::Integer(id.into()));
+                    let waited = pending.settle(&RequestId::Integer(id.into()));
                     prop_assert_eq!(waited == Settled::Awaited, owed.is_some());
                     if let Some(owed) = owed {
                         *owed -= 1;
                     }
                 }
                 Step::Cancel(id) => {
-                    pending.forget(&Id::Integer(id.into()));
+                    pending.forget(&RequestId::Integer(id.into()));
                     model.written.remove(&id);
                     for (_, ids) in &mut model.unwritten {
                         ids.retain(|other| *other != id);
