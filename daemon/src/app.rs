@@ -290,7 +290,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let jobs = Jobs::spawn(Arc::clone(&service), config.jobs).map_err(|error| {
         StartFailure::io("start a thread for", &service.paths.job_store(), &error)
     })?;
-    service.metrics.watch_jobs(jobs.counter());
+    service.metrics().watch_jobs(jobs.counter());
     let (end, end_now) = (draining.clone(), now.clone());
     let methods = methods::table(Arc::clone(&service), jobs.clone(), move |at_once| {
         if at_once {

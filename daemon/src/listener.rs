@@ -67,7 +67,7 @@ pub async fn accept(listener: Listener, shared: Shared) {
     let mut number = 0;
     loop {
         let accepted = tokio::select! {
-            () = shared.service.draining.cancelled() => return,
+            () = shared.service.draining().cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -89,7 +89,7 @@ pub async fn accept(listener: Listener, shared: Shared) {
         match Arc::clone(&slots).try_acquire_owned() {
             Ok(slot) => tracker.spawn(serve(stream, number, slot, shared)),
             Err(_) => {
-                shared.service.metrics.connection_refused(Edge::Rpc);
+                shared.service.metrics().connection_refused(Edge::Rpc);
                 tracker.spawn(refuse(stream))
             }
         };
@@ -104,11 +104,11 @@ fn is_same_user(stream: &Stream) -> bool {
 }
 
 async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, shared: Shared) {
-    let metrics = &shared.service.metrics;
+    let metrics = shared.service.metrics();
     let connected = metrics.connected(Edge::Rpc);
-    let counts = Counts { timeouts: &shared.service.timeout_counters, metrics };
+    let counts = Counts { timeouts: shared.service.timeout_counters(), metrics };
     let stream = SharedStream::new(stream);
-    let draining = &shared.service.draining;
+    let draining = shared.service.draining();
     let end = connection::serve(
         &stream,
         number,

@@ -25,7 +25,7 @@ use super::problem::Problem;
 use super::token::Token;
 use crate::settings::HttpSettings;
 use ingle_service::Service;
-use ingle_service::metrics::{Asked as Counting, Edge, UNKNOWN};
+use ingle_service::metrics::{RequestTimer as Counting, Edge, UNKNOWN};
 
 /// Paths that say nothing of the user's, and need no token.
 const OPEN_PATHS: [&str; 2] = ["/health", "/openapi.json"];
@@ -110,8 +110,8 @@ impl Gate {
 /// Lets a request through, or answers it; and finishes every answer.
 pub async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let id = gate.service.names.next();
-    let counting = gate.service.metrics.begin(Edge::Http, path_name(request.uri().path()));
+    let id = gate.service.next_request_id();
+    let counting = gate.service.metrics().begin(Edge::Http, path_name(request.uri().path()));
     let asked = Asked { id: id.clone(), counting: Arc::new(Mutex::new(Some(counting))) };
     request.extensions_mut().insert(asked.clone());
     let (method, origin) = (request.method().clone(), gate.origin(&request));

@@ -59,7 +59,7 @@ impl Edge {
     /// The edge over a service; its streams are counted by `tracker`.
     #[must_use]
     pub fn new(service: Arc<Service>, tracker: TaskTracker) -> Self {
-        let document = openapi::describe(service.http.token_file.is_some());
+        let document = openapi::describe(service.requires_http_token());
         let bodies = Bodies::new(limits::HTTP_BODIES_BYTES);
         Self { service, listing: Listing::default(), tracker, document, bodies }
     }
@@ -67,7 +67,7 @@ impl Edge {
     /// The context of the request called `id`, which is accepted now. Over HTTP nobody can ask for
     /// less time than the class has.
     fn context(&self, id: &str, class: Class, cancel: CancellationToken) -> RequestContext {
-        let timeouts = &self.service.work_timeouts;
+        let timeouts = self.service.work_timeouts();
         RequestContext::new(id.to_owned(), class, timeouts, None, cancel, Instant::now())
     }
 }

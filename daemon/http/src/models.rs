@@ -37,7 +37,7 @@ impl Edge {
     /// A disk that does not answer holds it no longer than its class's time.
     async fn models(&self, id: &str) -> Result<Arc<ModelList>, ErrorBody> {
         let context = self.context(id, Class::Simple, CancellationToken::new());
-        self.service.bounded("listing the models", &context, self.listed()).await
+        self.service.within_deadline("listing the models", &context, self.listed()).await
     }
 
     async fn listed(&self) -> Result<Arc<ModelList>, ErrorBody> {

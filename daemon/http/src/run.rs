@@ -12,7 +12,7 @@ use ingle_protocol::wire::generate::{GenerateParams, GenerateResult};
 use serde::Serialize;
 
 use super::Edge;
-use ingle_service::generate::Generation;
+use ingle_service::generation::Generation;
 use ingle_service::request::RequestContext;
 
 /// The generations of one request. Dropping it cancels them.

@@ -148,7 +148,7 @@ impl Server {
     {
         loop {
             let accepted = tokio::select! {
-                () = self.service.draining.cancelled() => return,
+                () = self.service.draining().cancelled() => return,
                 accepted = next() => accepted,
             };
             let stream = match accepted {
@@ -174,9 +174,9 @@ impl Server {
                     });
                 }
                 Err(_) => {
-                    self.service.metrics.connection_refused(Counted::Http);
+                    self.service.metrics().connection_refused(Counted::Http);
                     if let Ok(slot) = Arc::clone(&self.refusals).try_acquire_owned() {
-                        let answer = too_many(&self.service.names.next());
+                        let answer = too_many(&self.service.next_request_id());
                         self.ends.tracker.spawn(async move {
                             let limit = Duration::from_millis(limits::HTTP_REFUSAL_MS);
                             let _ = tokio::time::timeout(limit, refuse(stream, &answer)).await;
@@ -202,7 +202,7 @@ where
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
-    let _connected = service.metrics.connected(Counted::Http);
+    let _connected = service.metrics().connected(Counted::Http);
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -212,7 +212,7 @@ where
                 }
                 break;
             }
-            () = service.draining.cancelled(), if !is_ending => {
+            () = service.draining().cancelled(), if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }

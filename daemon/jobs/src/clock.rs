@@ -1,7 +1,7 @@
-//! The wall clock, as far as jobs need it: for what is shown, and for cleaning up by age.
+//! The wall clock for jobs: times for display, and the age of the job store.
 //!
-//! Owns the text form of a time, and the age clock. A wall clock can jump, so no age is ever
-//! computed from two of its readings alone: see [`AgeClock`].
+//! Owns the RFC 3339 text of a time, and the age clock. A wall clock can jump, so no age is computed
+//! from two of its readings alone: see [`AgeClock`].
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ pub fn unix_ms() -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A time in milliseconds since 1970 as RFC 3339 writes it, in UTC: `2026-11-21T10:00:00.000Z`.
+/// A time in milliseconds since 1970 as RFC 3339 text in UTC: `2026-11-21T10:00:00.000Z`.
 #[must_use]
 pub fn rfc3339(unix_ms: i64) -> String {
     let (days, ms) = (unix_ms.div_euclid(86_400_000), unix_ms.rem_euclid(86_400_000));
@@ -26,22 +26,22 @@ pub fn rfc3339(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// How old the job store is, in a time that no jump of the wall clock can hurry.
+/// The age of the job store, which no jump of the wall clock can advance by more than a day.
 ///
-/// While a daemon runs, the monotonic clock moves it on. The time between two daemons is known from
+/// While a daemon runs, the monotonic clock advances it. The time between two daemons is known from
 /// the wall clock only; it counts as a day at most, and as nothing if the wall clock went back. So
-/// a job is never cleaned up early, one jump forward ages the jobs by a day, and a machine that was
-/// off for long keeps them longer, which harms nobody.
+/// a job is never deleted early, one jump forward ages the jobs by a day, and a machine that was off
+/// for long keeps them longer, which does no harm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AgeClock {
-    /// Milliseconds the store has aged.
+    /// The age in milliseconds.
     pub age_ms: u64,
-    /// The wall clock when that was noted last, in milliseconds since 1970.
+    /// The wall clock at the last update, in milliseconds since 1970.
     pub noted_ms: i64,
 }
 
 impl AgeClock {
-    /// A daemon starts at `now_ms` of the wall clock.
+    /// The clock of a daemon that starts at `now_ms` of the wall clock.
     #[must_use]
     pub fn resumed(self, now_ms: i64) -> Self {
         if self.noted_ms == 0 {
@@ -51,7 +51,7 @@ impl AgeClock {
         self.advanced(between_ms, now_ms)
     }
 
-    /// `elapsed_ms` have passed by the monotonic clock, and the wall clock says `now_ms`.
+    /// The clock after `elapsed_ms` of the monotonic clock, at `now_ms` of the wall clock.
     #[must_use]
     pub fn advanced(self, elapsed_ms: u64, now_ms: i64) -> Self {
         let elapsed_ms = elapsed_ms.min(limits::JOB_SWEEP_GAP_MS);
@@ -66,7 +66,7 @@ mod tests {
     const DAY_MS: i64 = 86_400_000;
 
     #[test]
-    fn times_are_written_as_everybody_reads_them() {
+    fn times_are_rfc_3339() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn jumps_of_the_wall_clock_age_nothing_at_once() {
+    fn wall_clock_jumps_add_a_day_at_most() {
         let start = AgeClock::default().resumed(1_000 * DAY_MS);
         assert_eq!(start.age_ms, 0);
         // Ten years forward between two daemons: a day.
@@ -87,7 +87,7 @@ mod tests {
         // And back again: nothing.
         let back = forward.resumed(1_001 * DAY_MS);
         assert_eq!(back.age_ms, forward.age_ms);
-        // While the daemon runs, the wall clock has no say.
+        // While the daemon runs, the wall clock does not count.
         let hour_ms = 3_600_000;
         assert_eq!(back.advanced(hour_ms, 9_000 * DAY_MS).age_ms, back.age_ms + hour_ms);
     }

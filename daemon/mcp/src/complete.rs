@@ -30,7 +30,7 @@ impl Session {
                 models.unwrap_or_default().into_iter().map(|model| model.name).collect()
             }
             (Reference::Resource(template), "id") if template.uri == JOB_TEMPLATE => {
-                let request = self.request(&self.service.names.next(), Class::Simple, None);
+                let request = self.request(&self.service.next_request_id(), Class::Simple, None);
                 let jobs = self.jobs.list(ListJobsParams::default(), &request).await;
                 let jobs = jobs.map(|list| list.jobs).unwrap_or_default();
                 jobs.into_iter().map(|job| job.id).collect()

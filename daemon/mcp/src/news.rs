@@ -214,14 +214,14 @@ impl Session {
 
     /// The changes of which models and jobs there are.
     fn list_changes(&self) -> Changes {
-        Changes::Lists(vec![self.service.engine.model_changes(), self.jobs.changes()])
+        Changes::Lists(vec![self.service.model_changes(), self.jobs.changes()])
     }
 
     /// The changes of one resource.
     fn changes(&self, place: &Place) -> Changes {
         match place {
             Place::Models | Place::Model(_) => {
-                Changes::Lists(vec![self.service.engine.model_changes()])
+                Changes::Lists(vec![self.service.model_changes()])
             }
             Place::Jobs => Changes::Lists(vec![self.jobs.changes()]),
             Place::Job(id) => self.jobs.follow(id).map_or(Changes::Never, Changes::Job),

@@ -141,7 +141,7 @@ impl Session {
                 .with_description(description)
                 .with_mime_type(JSON)
         }));
-        let request = self.request(&self.service.names.next(), Class::Simple, None);
+        let request = self.request(&self.service.next_request_id(), Class::Simple, None);
         if let Ok(listed) = self.jobs.list(ListJobsParams::default(), &request).await {
             resources.extend(listed.jobs.into_iter().map(|job| {
                 let description = format!("{} of {}", job.kind, job.created_at);
@@ -174,7 +174,7 @@ impl Session {
     }
 
     async fn content(&self, place: &Place) -> Result<Value, ErrorBody> {
-        let request = self.request(&self.service.names.next(), Class::Simple, None);
+        let request = self.request(&self.service.next_request_id(), Class::Simple, None);
         match place {
             Place::Models => Ok(json!(self.service.list_models().await?)),
             Place::Model(name) => {

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ingle_service::counters::TimeoutCounters;
+use ingle_service::timeout_counters::TimeoutCounters;
 use ingle_service::metrics::{Edge, Metrics, UNKNOWN};
 
 use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};

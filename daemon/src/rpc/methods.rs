@@ -92,7 +92,7 @@ pub fn table(
     add::<Shutdown, _, _>(&mut module, move |service, params, _| {
         let shutdown = Arc::clone(&shutdown);
         async move {
-            let active = service.engine.status().active;
+            let active = service.active_generations();
             shutdown(params.now);
             Ok(ShutdownReply { pid: std::process::id(), active })
         }
@@ -120,7 +120,7 @@ where
     module.register_async_method(M::NAME, move |params, service, extensions| {
         let call = call.clone();
         async move {
-            let id = service.names.next();
+            let id = service.next_request_id();
             let scope = extensions.get::<CallScope>().cloned();
             let outcome = match (read_params::<M>(params.as_str()), scope) {
                 (Ok(params), Some(scope)) => {
@@ -152,7 +152,7 @@ pub(super) fn context(
     budget: Option<Budget>,
     call: &Call,
 ) -> RequestContext {
-    let timeouts = &service.work_timeouts;
+    let timeouts = service.work_timeouts();
     let budget = match (budget, call.scope.remaining_ms) {
         (budget, None) => budget,
         (None, remaining_ms) => Some(Budget { work_ms: None, remaining_ms }),
@@ -180,7 +180,7 @@ fn hello(service: &Service, params: &HelloParams) -> Result<HelloReply, ErrorBod
         protocol: ingle_protocol::PROTOCOL_VERSION,
         build: ingle_protocol::BUILD.to_owned(),
         pid: std::process::id(),
-        timeouts: service.work_timeouts.clone(),
+        timeouts: service.work_timeouts().clone(),
     })
 }
 

@@ -93,9 +93,9 @@ impl Session {
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
-        let id = self.service.names.next();
+        let id = self.service.next_request_id();
         // One that is dropped is counted as cancelled.
-        let asked = self.service.metrics.begin(Edge::Mcp, metric_name(&request.name));
+        let asked = self.service.metrics().begin(Edge::Mcp, metric_name(&request.name));
         let tool = mcp_tools::tool(&request.name).name;
         let outcome = self.dispatch(request, &Call { id: &id, tool, context }).await;
         asked.end(metric_outcome(&outcome));
@@ -199,7 +199,7 @@ impl Session {
 
     /// What is told of work depends on who asks.
     fn asker<'a>(&self, call: &Call<'a>) -> Asker<'a> {
-        let work_ms = self.service.work_timeouts.work_ms(Class::Workflow);
+        let work_ms = self.service.work_timeouts().work_ms(Class::Workflow);
         Asker {
             tool: call.tool,
             wait_ms: self.patience.limit_ms().min(work_ms),
@@ -236,7 +236,7 @@ impl Session {
         let params = LoadParams { model, keep_alive, pin, ..LoadParams::default() };
         let name = params.model.clone().unwrap_or_else(|| self.service.default_model().to_owned());
         // The host's end cancels the load by dropping this guard, until the host has been answered.
-        let cancel = self.service.draining.child_token();
+        let cancel = self.service.draining().child_token();
         let guard = cancel.clone().drop_guard();
         let mut request = self.request(call.id, Class::Workflow, None);
         request.cancel = cancel;
@@ -372,7 +372,7 @@ impl Session {
         budget: Option<Budget>,
     ) -> ingle_service::request::RequestContext {
         let cancel = self.gone.child_token();
-        let timeouts = &self.service.work_timeouts;
+        let timeouts = self.service.work_timeouts();
         ingle_service::request::RequestContext::new(
             id.to_owned(),
             class,
