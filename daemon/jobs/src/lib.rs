@@ -67,11 +67,7 @@ impl Jobs {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(
-        service: Arc<Service>,
-        path: PathBuf,
-        settings: JobSettings,
-    ) -> io::Result<Self> {
+    pub fn spawn(service: Arc<Service>, path: PathBuf, settings: JobSettings) -> io::Result<Self> {
         Ok(Self { pool: JobPool::spawn(service, path, settings)? })
     }
 
@@ -112,7 +108,8 @@ impl Jobs {
             Ok(stored?)
         };
         let storing = tokio::spawn(store.in_current_span());
-        let stored = self.pool.service.within_deadline("storing the job", context, joined(storing)).await;
+        let stored =
+            self.pool.service.within_deadline("storing the job", context, joined(storing)).await;
         stored.map_err(|error| match error.code {
             // A client that sends the request again would have the job twice.
             ErrorCode::Timeout | ErrorCode::Cancelled => {
@@ -129,7 +126,8 @@ impl Jobs {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_STORE_UNAVAILABLE`.
     pub async fn get(&self, id: &str, context: &RequestContext) -> Result<JobReply, ErrorBody> {
-        let record = self.pool.service.within_deadline("reading the job", context, self.find(id)).await?;
+        let record =
+            self.pool.service.within_deadline("reading the job", context, self.find(id)).await?;
         Ok(record.reply(clock::unix_ms()))
     }
 
@@ -186,12 +184,18 @@ impl Jobs {
             deadline: Deadline::new(Layer::Daemon, read_ms, None, accepted_at),
             ..context.clone()
         };
-        let found =
-            self.pool.service.within_deadline("reading the job", &reading, self.find(&params.id)).await?;
+        let found = self
+            .pool
+            .service
+            .within_deadline("reading the job", &reading, self.find(&params.id))
+            .await?;
         let Some(job) = self.pool.live.get(&params.id) else {
             // It ended between the two readings, or before them.
-            let record =
-                self.pool.service.within_deadline("reading the job", &reading, self.find(&params.id)).await;
+            let record = self
+                .pool
+                .service
+                .within_deadline("reading the job", &reading, self.find(&params.id))
+                .await;
             return Ok(record.unwrap_or(found).reply(clock::unix_ms()));
         };
         let limit = tokio::time::Instant::from_std(until);

@@ -94,21 +94,31 @@ impl JobPool {
     }
 
     /// The record of a new job.
-    pub(super) fn record(&self, params: JobParams, class: Class, work_ms: Option<u64>) -> JobRecord {
+    pub(super) fn record(
+        &self,
+        params: JobParams,
+        class: Class,
+        work_ms: Option<u64>,
+    ) -> JobRecord {
         JobRecord::new(new_id(), Arc::new(params), class, work_ms, clock::unix_ms())
     }
 
     /// Admits a job to the queue, if its parameters fit the limit of all jobs.
-    pub(super) fn admit(&self, record: JobRecord, plan: JobPlan) -> Result<Arc<LiveJob>, ErrorBody> {
+    pub(super) fn admit(
+        &self,
+        record: JobRecord,
+        plan: JobPlan,
+    ) -> Result<Arc<LiveJob>, ErrorBody> {
         const LEAST_KIB: usize = limits::QUEUED_JOB_BYTES / limits::QUEUED_JOBS / 1_024;
         let bytes = serde_json::to_vec(&*record.params).map_or(0, |params| params.len());
         let kib = u32::try_from((bytes / 1_024).max(LEAST_KIB)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.parameter_permits).try_acquire_many_owned(kib).map_err(|_| {
-            ErrorBody::overloaded(format!(
-                "{} jobs are queued or running, and the queue has no room for this one",
-                self.live.count(JobStatus::Queued) + self.live.count(JobStatus::Running)
-            ))
-        })?;
+        let permit =
+            Arc::clone(&self.parameter_permits).try_acquire_many_owned(kib).map_err(|_| {
+                ErrorBody::overloaded(format!(
+                    "{} jobs are queued or running, and the queue has no room for this one",
+                    self.live.count(JobStatus::Queued) + self.live.count(JobStatus::Running)
+                ))
+            })?;
         Ok(LiveJob::new(record, plan, Phase::Detached, self.ending.child_token(), permit))
     }
 

@@ -444,8 +444,8 @@ mod tests {
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
-    use crate::state::JobPlan;
     use super::*;
+    use crate::state::JobPlan;
     use ingle_protocol::timeouts::Class;
     use ingle_protocol::wire::jobs::JobParams;
 

@@ -67,8 +67,11 @@ impl Phase {
             (Self::Attached, Transition::End(ending)) => {
                 Some(Self::Ended { ending, was_detached: false })
             }
-            (Self::Detached, Transition::End(ending)) => Some(Self::Ended { ending, was_detached: true }),
-            (Self::Detached, Transition::Promote | Transition::HangUp) | (Self::Ended { .. }, _) => None,
+            (Self::Detached, Transition::End(ending)) => {
+                Some(Self::Ended { ending, was_detached: true })
+            }
+            (Self::Detached, Transition::Promote | Transition::HangUp)
+            | (Self::Ended { .. }, _) => None,
         }
     }
 
@@ -369,8 +372,11 @@ mod tests {
     /// Each transition is one step, so all orders are all interleavings.
     #[test]
     fn every_order_of_transitions_has_one_end() {
-        let steps: Vec<Transition> =
-            Ending::ALL.map(Transition::End).into_iter().chain([Transition::Promote, Transition::HangUp]).collect();
+        let steps: Vec<Transition> = Ending::ALL
+            .map(Transition::End)
+            .into_iter()
+            .chain([Transition::Promote, Transition::HangUp])
+            .collect();
         let mut orders = vec![Vec::new()];
         for _ in 0..steps.len() {
             orders = orders
@@ -403,7 +409,8 @@ mod tests {
             let job = JobPhase::new(Phase::Attached);
             let job = &job;
             let won: usize = std::thread::scope(|scope| {
-                let steps = Ending::ALL.map(Transition::End).into_iter().chain([Transition::HangUp]);
+                let steps =
+                    Ending::ALL.map(Transition::End).into_iter().chain([Transition::HangUp]);
                 let threads: Vec<_> = steps
                     .map(|step| scope.spawn(move || usize::from(job.apply(step).is_ok())))
                     .collect();

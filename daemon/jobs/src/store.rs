@@ -189,7 +189,10 @@ impl Store {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(ReplySender<T>) -> Command) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(ReplySender<T>) -> Command,
+    ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| self.ended())?;
         answer.await.unwrap_or_else(|_| Err(self.ended()))
@@ -223,7 +226,12 @@ impl Command {
         !matches!(self, Self::Progress(_) | Self::Get(..) | Self::List { .. })
     }
 
-    fn apply(&self, connection: &Connection, age_ms: u64, retention: Retention) -> rusqlite::Result<CommandValue> {
+    fn apply(
+        &self,
+        connection: &Connection,
+        age_ms: u64,
+        retention: Retention,
+    ) -> rusqlite::Result<CommandValue> {
         Ok(match self {
             Self::Open(_) | Self::Close(_) => CommandValue::Nothing,
             Self::Insert(job, _) => {
@@ -245,7 +253,9 @@ impl Command {
             }
             Self::Delete(id, _) => CommandValue::Count(rows::delete(connection, id)?),
             Self::DeleteEnded(_) => CommandValue::Count(rows::delete_ended(connection)?),
-            Self::Sweep => CommandValue::Count(rows::sweep(connection, age_ms, retention.ms, retention.count)?),
+            Self::Sweep => {
+                CommandValue::Count(rows::sweep(connection, age_ms, retention.ms, retention.count)?)
+            }
         })
     }
 
@@ -326,7 +336,11 @@ impl OpenStore {
     }
 
     /// Executes all of `commands` in one transaction, or none of them.
-    fn transact(&mut self, commands: &[Command], retention: Retention) -> rusqlite::Result<Vec<CommandValue>> {
+    fn transact(
+        &mut self,
+        commands: &[Command],
+        retention: Retention,
+    ) -> rusqlite::Result<Vec<CommandValue>> {
         self.tick();
         let is_synchronous = commands.iter().any(Command::is_durable);
         if is_synchronous != self.is_synchronous {

@@ -21,8 +21,8 @@ use ingle_scheduler::crash_journal::CrashJournal;
 use ingle_scheduler::handle::EngineHandle;
 use ingle_scheduler::memory::MemoryOptions;
 use ingle_scheduler::watchdog::Watchdog;
-use ingle_service::memory_watch::MemoryWatch;
 use ingle_service::ServiceParts;
+use ingle_service::memory_watch::MemoryWatch;
 use ingle_service::model_cache::ModelCache;
 use ingle_text::gguf_vocab;
 

@@ -44,7 +44,9 @@ pub(super) async fn watch(job: &LiveJob, events: &mpsc::Sender<JobEvent>) {
 
 fn in_words(warning: JobWarning) -> &'static str {
     match warning {
-        JobWarning::SoftTimeout => "the soft timeout has passed; the text ends with its next sentence",
+        JobWarning::SoftTimeout => {
+            "the soft timeout has passed; the text ends with its next sentence"
+        }
         JobWarning::EightyPercent => "80 % of the job's time is over",
         JobWarning::Retry => "the attempt timed out; retrying",
     }

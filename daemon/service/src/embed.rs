@@ -95,7 +95,9 @@ pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody
 /// Refuses a number of dimensions that is not the model's own.
 fn check_dimensions(
     open: &OpenModel,
-    requested: Option<usize>, own: usize) -> Result<(), ErrorBody> {
+    requested: Option<usize>,
+    own: usize,
+) -> Result<(), ErrorBody> {
     match requested {
         Some(requested) if requested != own => {
             let name = &open.engine.name;

@@ -51,7 +51,10 @@ impl EngineChoice {
                 "Leave the engine out, or build the daemon with it.".to_owned(),
             ),
             Some(required) => Ok(required),
-            None => match self.preferred.filter(|preferred| built().any(|engine| engine == *preferred)) {
+            None => match self
+                .preferred
+                .filter(|preferred| built().any(|engine| engine == *preferred))
+            {
                 Some(preferred) => Ok(preferred),
                 None => match built().next() {
                     Some(engine) => Ok(engine),

@@ -14,13 +14,13 @@ use ingle_protocol::wire::generate::{GenerateParams, OutputFormat};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::answer::Answer;
 use crate::blocking::blocking;
 use crate::embed::check_role;
 use crate::generation::{Generation, PendingChoice};
 use crate::model_cache::OpenModel;
 use crate::prompt::{Prompt, PromptInput, ResponseConstraint};
 use crate::request::RequestContext;
+use crate::response::ResponseBuilder;
 use crate::service::Service;
 use crate::validate::{logit_bias, validate};
 use ingle_engine::role::Role;
@@ -29,7 +29,7 @@ use ingle_scheduler::command::{ChoiceOf, Command, GenerateRequest};
 use ingle_scheduler::error::EngineFailure;
 use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
-use ingle_text::reading::Reader;
+use ingle_text::response_parser::ResponseParser;
 
 impl Service {
     /// Starts a generation.
@@ -54,7 +54,7 @@ impl Service {
             input.prepare(open).await
         };
         let (open, prompt) = self.engine_step("preparing the prompt", &context, prepared).await?;
-        let Prompt { tokens: prompt, end_tokens, tags, reader, is_parallel, stops, constraint } =
+        let Prompt { tokens: prompt, end_tokens, tags, parser, is_parallel, stops, constraint } =
             prompt;
         check_context(&prompt, &open)?;
         let logit_bias = logit_bias(&params.logit_bias, open.text.tokenizer.vocab_size())?;
@@ -74,10 +74,10 @@ impl Service {
             let (done_tx, done) = oneshot::channel();
             let mut output = TextOutput::new(Arc::clone(&open.text.tokenizer), stops.clone())?;
             // Without stop strings the engine thread need not parse the text.
-            if let Some(reader) = reader.clone().filter(Reader::has_stops) {
-                output = output.read_by(reader);
+            if let Some(parser) = parser.clone().filter(ResponseParser::has_stops) {
+                output = output.with_parser(parser);
             }
-            let answer = Answer::new(index, reader.clone(), is_parallel);
+            let response = ResponseBuilder::new(index, parser.clone(), is_parallel);
             let request = GenerateRequest {
                 request_id: context.id.clone(),
                 model: open.engine.clone(),
@@ -104,7 +104,7 @@ impl Service {
                 done: done_tx,
             };
             self.engine.send(Command::Generate(Box::new(request)))?;
-            choices.push(PendingChoice { seed, answer, done });
+            choices.push(PendingChoice { seed, response, done });
         }
         Ok(Generation {
             model: open.engine.name.clone(),

@@ -14,9 +14,9 @@ use ingle_protocol::wire::generate::{Choice, GenerateEvent, GenerateResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
-use crate::answer::Answer;
 use crate::deadline_guard::daemon_timeout;
 use crate::request::RequestContext;
+use crate::response::ResponseBuilder;
 use crate::timeout_counters::TimeoutCounters;
 use ingle_scheduler::command::Completion;
 use ingle_scheduler::error::EngineFailure;
@@ -47,7 +47,7 @@ pub struct Generation {
 struct PendingChoice {
     pub(super) seed: u64,
     /// The parts of its text so far.
-    pub(super) answer: Answer,
+    pub(super) response: ResponseBuilder,
     pub(super) done: oneshot::Receiver<Result<Completion, EngineFailure>>,
 }
 
@@ -73,7 +73,7 @@ impl Generation {
     fn take(&mut self, event: GenerateEvent) -> Option<GenerateEvent> {
         let GenerateEvent::Delta { choice, text, logprobs } = event else { return Some(event) };
         if let Some(choice) = self.choices.get_mut(choice) {
-            choice.answer.push(&text, logprobs, &mut self.ready);
+            choice.response.push(&text, logprobs, &mut self.ready);
         }
         None
     }
@@ -99,15 +99,16 @@ impl Generation {
         // caller that has gone, and ends the work.
         while self.event().await.is_some() {}
         let completions = self.completions().await.map_err(|error| {
-            error.with_field_renamed("format", self.constrained_by).with_request_id(&self.context.id)
+            error
+                .with_field_renamed("format", self.constrained_by)
+                .with_request_id(&self.context.id)
         })?;
         // At the very limit, events can arrive after the last read; the engine counts them as sent.
         while let Ok(event) = self.events.try_recv() {
             self.take(event);
         }
-        self.result(completions).ok_or_else(|| {
-            ErrorBody::new(ErrorCode::Internal, "a generation without a choice")
-        })
+        self.result(completions)
+            .ok_or_else(|| ErrorBody::new(ErrorCode::Internal, "a generation without a choice"))
     }
 
     /// The completion of every choice, or the failure that ended them all.
@@ -152,14 +153,14 @@ impl Generation {
             let text = completion.text.get(completion.sent_bytes..).unwrap_or_default();
             let logprobs = completion.logprobs.get(completion.sent_logprobs..).unwrap_or_default();
             let streamed = if self.stream_text { logprobs.to_vec() } else { Vec::new() };
-            pending.answer.push(text, streamed, &mut rest);
-            let said = pending.answer.finish(&mut rest);
+            pending.response.push(text, streamed, &mut rest);
+            let response = pending.response.finish(&mut rest);
             choices.push(Choice {
-                finish_reason: said.finish_reason(completion.finish_reason),
-                stop_string: said.stop_string.or(completion.stop_string),
-                text: said.text,
-                reasoning: said.reasoning,
-                tool_calls: said.tool_calls,
+                finish_reason: response.finish_reason(completion.finish_reason),
+                stop_string: response.stop_string.or(completion.stop_string),
+                text: response.text,
+                reasoning: response.reasoning,
+                tool_calls: response.tool_calls,
                 seed: pending.seed,
                 logprobs: if self.stream_text { Vec::new() } else { completion.logprobs },
             });

@@ -5,13 +5,12 @@
 //!
 //! # Layout
 //! - `service`: [`Service`], its parts and what the edges read of them.
-//! - `generate`, `generation`, `prompt`, `answer`: a generation from its parameters to its result.
+//! - `generate`, `generation`, `prompt`, `response`: a generation from its parameters to its result.
 //! - `embed`, `tokens`: embeddings, and text to tokens and back.
 //! - `models`, `model_cache`: the models on disk, and those that are open.
 //! - `status`, `metrics`: cached state for people and for Prometheus.
 //! - `deadline_guard`, `request`: the deadline and the cancel token of every request.
 
-mod answer;
 mod blocking;
 mod deadline_guard;
 pub mod embed;
@@ -27,6 +26,7 @@ pub mod model_cache;
 mod models;
 mod prompt;
 pub mod request;
+mod response;
 pub mod service;
 mod single_flight;
 mod status;

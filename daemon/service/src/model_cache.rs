@@ -127,8 +127,7 @@ impl ModelCache {
         resident: impl Fn(&str) -> Option<EngineKind>,
     ) -> Result<Arc<OpenModel>, ErrorBody> {
         let source = self.resolve(name).await?;
-        let choice =
-            EngineChoice {
+        let choice = EngineChoice {
             required: engine,
             preferred: resident(&source.name).or(self.settings.prefer),
         };

@@ -17,7 +17,7 @@ use crate::model_cache::OpenModel;
 use crate::validate::grammar_beside_tools;
 use ingle_engine::role::Role;
 use ingle_text::chat::Chat;
-use ingle_text::reading::{Calling, Reader, Reading};
+use ingle_text::response_parser::{ResponseParser, ResponseSyntax, ToolSyntax};
 use ingle_text::tool_calls::ToolStyle;
 use ingle_text::tool_calls::grammar::{self, CallGrammar};
 use ingle_text::{TextError, TextModel, fim, reasoning};
@@ -47,7 +47,7 @@ pub(super) struct Prompt {
     /// Special tokens that mark parts of the response.
     pub(super) tags: Vec<u32>,
     /// The parser of the response; absent where the text is passed on as it is.
-    pub(super) reader: Option<Reader>,
+    pub(super) parser: Option<ResponseParser>,
     /// Whether the response may have several tool calls.
     pub(super) is_parallel: bool,
     /// The stop strings of a text that is passed on as it is.
@@ -114,7 +114,7 @@ impl PromptInput {
             tokens,
             end_tokens,
             tags: Vec::new(),
-            reader: None,
+            parser: None,
             is_parallel: false,
             stops,
             constraint: ResponseConstraint::Format(format),
@@ -168,7 +168,7 @@ fn chat(
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
     let is_demanded = matches!(choice, ToolChoice::Required | ToolChoice::Tool(_));
     // A required call has no content that a format could constrain.
-    let is_formed = format != OutputFormat::Text && !is_demanded;
+    let has_response_format = format != OutputFormat::Text && !is_demanded;
     let constraint = constraint(text, style, &tools, &choice, is_parallel, format)?;
     let skips_reasoning = !matches!(constraint, ResponseConstraint::Format(OutputFormat::Text));
     let unix_time_s = unix_time_s();
@@ -177,11 +177,11 @@ fn chat(
     let names: Vec<String> = chat.tools.into_iter().map(|tool| tool.name).collect();
     let markers = if names.is_empty() { &[] } else { style.format.markers() };
     let tags = reasoning::MARKERS.iter().chain(markers);
-    let calling = Calling { format: style.format, names, is_formed };
-    let reading = Reading {
+    let calling = ToolSyntax { format: style.format, names, has_response_format };
+    let syntax = ResponseSyntax {
         // A response in the request's format is content, even if it looks like reasoning.
-        may_think: !is_formed,
-        thought: prompt.thought,
+        may_reason: !has_response_format,
+        reasoning_end: prompt.reasoning_end,
         tools: (!calling.names.is_empty()).then_some(calling),
         stops: if is_demanded { Vec::new() } else { stops },
     };
@@ -189,7 +189,7 @@ fn chat(
         tokens: prompt.tokens,
         end_tokens: text.eos.clone(),
         tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
-        reader: Some(Reader::new(reading)?),
+        parser: Some(ResponseParser::new(syntax)?),
         is_parallel,
         stops: Vec::new(),
         constraint,
@@ -210,7 +210,13 @@ fn constraint(
 ) -> Result<ResponseConstraint, ErrorBody> {
     let special = |tag: &str| text.special_id(tag);
     let of_calls = |tools: &[Tool], is_parallel, content| {
-        ResponseConstraint::Calls(grammar::of_calls(style.format, tools, is_parallel, content, special))
+        ResponseConstraint::Calls(grammar::of_calls(
+            style.format,
+            tools,
+            is_parallel,
+            content,
+            special,
+        ))
     };
     Ok(match (choice, format) {
         (ToolChoice::Required, _) => of_calls(tools, is_parallel, None),

@@ -155,7 +155,8 @@ mod tests {
 
     #[tokio::test]
     async fn quick_lookups_are_not_joined() {
-        let flights: SingleFlight<&str, usize> = SingleFlight::joined_after(Duration::from_secs(60));
+        let flights: SingleFlight<&str, usize> =
+            SingleFlight::joined_after(Duration::from_secs(60));
         let (go_on, hangs) = mpsc::channel::<()>();
         let hung = move || {
             let _ = hangs.recv();

@@ -39,7 +39,7 @@ pub struct ChatPrompt {
     /// Its token ids.
     pub tokens: Vec<u32>,
     /// What ends the thought that it ends inside of, if it does.
-    pub thought: Option<&'static str>,
+    pub reasoning_end: Option<&'static str>,
 }
 
 impl TextModel {
@@ -66,12 +66,12 @@ impl TextModel {
     pub fn chat_prompt(&self, chat: &Chat) -> Result<ChatPrompt, TextError> {
         let mut prompt = self.render(chat)?;
         if chat.skips_reasoning
-            && let Some(closing) = reasoning::closing(&prompt)
+            && let Some(closing) = reasoning::empty_section_end(&prompt)
         {
             prompt.push_str(&closing);
         }
-        let thought = reasoning::opened(&prompt);
-        Ok(ChatPrompt { tokens: self.encode_prompt(&prompt)?, thought })
+        let reasoning_end = reasoning::open_section_end(&prompt);
+        Ok(ChatPrompt { tokens: self.encode_prompt(&prompt)?, reasoning_end })
     }
 
     fn render(&self, chat: &Chat) -> Result<String, TextError> {

@@ -17,8 +17,8 @@ pub mod hf_text;
 pub mod limits;
 pub mod output;
 mod pretokenize;
-pub mod reading;
 pub mod reasoning;
+pub mod response_parser;
 pub mod stop;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,39 +1,39 @@
-//! Tokens to text: detokenising, then stop strings.
+//! Text output of one sequence: detokenizes tokens, then finds stop strings.
 //!
-//! Owns where one sequence's text ends for a stop string. A raw text ends before it, and what may become
-//! one is held back. A conversation's text is given whole, because only its reader knows what of it is
-//! content: it ends with the token in which the content ended. Knows nothing of engines, requests or
-//! token limits.
+//! Owns the position at which a stop string ends a sequence's text. A raw completion ends before the
+//! stop string, and text that may become one is held back. A chat completion is given out whole, because
+//! only its response parser can tell content from the rest: it ends with the token in which the content
+//! ended. Does not know engines, requests or token limits.
 
 use std::sync::Arc;
 
 use super::TextError;
 use super::detokenize::Detokenizer;
-use super::reading::Reader;
+use super::response_parser::ResponseParser;
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 
-pub use super::stop::Piece;
+pub use super::stop::TextPiece;
 
-/// One sequence's way from tokens to text. `Send`, so it can travel to the worker with a request.
+/// Converts one sequence's tokens to text. `Send`, so that a request can carry it to the scheduler.
 pub struct TextOutput {
     tokenizer: Arc<dyn Tokenizer>,
     detokenizer: Detokenizer,
     stop: Stop,
-    /// Special tokens that are shown by their names, because they are tags of what is read here.
+    /// Special tokens that give their names as text, because they are tags that a parser needs.
     shown: Vec<u32>,
 }
 
-/// Where stop strings are looked for.
+/// Where stop strings apply.
 enum Stop {
-    /// In all of the text.
+    /// To all of the text.
     InText(StopMatcher),
-    /// In what a reader finds to be content.
-    InContent(Box<Reader>),
+    /// To the content that a response parser finds.
+    InContent(Box<ResponseParser>),
 }
 
 impl TextOutput {
-    /// An empty output that ends at the first of `stops`.
+    /// Creates an empty output that ends at the first of `stops`.
     ///
     /// # Errors
     /// [`TextError::EmptyStop`].
@@ -42,24 +42,27 @@ impl TextOutput {
         Ok(Self { tokenizer, detokenizer: Detokenizer::default(), stop, shown: Vec::new() })
     }
 
-    /// The same output, in which these special tokens are text: their names.
+    /// Gives these special tokens as text: their names.
     #[must_use]
     pub fn showing(mut self, tokens: Vec<u32>) -> Self {
         self.shown = tokens;
         self
     }
 
-    /// The same output, which ends where this reader finds the end of the content. Its text is given as
-    /// it comes, and beyond that end to the token's.
+    /// Ends the output where this parser finds the end of the content.
+    ///
+    /// The text is given out unchanged, including the rest of the token in which the content ended.
     #[must_use]
-    pub fn read_by(mut self, reader: Reader) -> Self {
-        self.stop = Stop::InContent(Box::new(reader));
+    pub fn with_parser(mut self, parser: ResponseParser) -> Self {
+        self.stop = Stop::InContent(Box::new(parser));
         self
     }
 
-    /// The text that is certain after `token`. Once a piece says it stopped, all later ones are
-    /// empty. Tokens without text (special or unknown ones) give none.
-    pub fn push(&mut self, token: u32) -> Piece {
+    /// The text that is certain after `token`.
+    ///
+    /// After a piece with a stop string all later pieces are empty. Tokens without text (special or
+    /// unknown ones) give an empty piece.
+    pub fn push(&mut self, token: u32) -> TextPiece {
         let text = if self.shown.contains(&token) {
             let name = self.tokenizer.special_name(token).unwrap_or_default();
             self.detokenizer.push_bytes(&name)
@@ -68,22 +71,22 @@ impl TextOutput {
         };
         match &mut self.stop {
             Stop::InText(matcher) => matcher.push(&text),
-            Stop::InContent(reader) if reader.stopped().is_some() => Piece::default(),
-            Stop::InContent(reader) => {
-                reader.push(&text, &mut |_| {});
-                Piece { text, stopped: reader.stopped().map(str::to_owned) }
+            Stop::InContent(parser) if parser.stopped().is_some() => TextPiece::default(),
+            Stop::InContent(parser) => {
+                parser.push(&text, &mut |_| {});
+                TextPiece { text, stopped: parser.stopped().map(str::to_owned) }
             }
         }
     }
 
-    /// The bytes of one token; of a special one, those of its name.
+    /// The bytes of one token; the name's bytes for a special token.
     pub fn bytes_of(&self, token: u32) -> Vec<u8> {
         let tokenizer = &self.tokenizer;
         let bytes = tokenizer.token_bytes(token).or_else(|| tokenizer.special_name(token));
         bytes.map(std::borrow::Cow::into_owned).unwrap_or_default()
     }
 
-    /// What was held back, when no token follows; empty after a stop.
+    /// Ends the output and returns the held-back text; empty after a stop string.
     pub fn finish(&mut self) -> String {
         let rest = self.detokenizer.finish();
         match &mut self.stop {
@@ -95,7 +98,7 @@ impl TextOutput {
                     None => piece.text + &matcher.finish(),
                 }
             }
-            Stop::InContent(reader) if reader.stopped().is_some() => String::new(),
+            Stop::InContent(parser) if parser.stopped().is_some() => String::new(),
             Stop::InContent(_) => rest,
         }
     }
@@ -103,7 +106,7 @@ impl TextOutput {
 
 impl std::fmt::Debug for TextOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Outputs are never logged, so what is held back stays out of it.
+        // Model output is never logged, so the held-back text is left out.
         f.debug_struct("TextOutput").finish_non_exhaustive()
     }
 }
@@ -111,7 +114,7 @@ impl std::fmt::Debug for TextOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::Reading;
+    use crate::response_parser::ResponseSyntax;
     use crate::tokenizer::ByteTokenizer;
 
     fn output(stops: &[&str]) -> TextOutput {
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_string_of_several_byte_tokens_ends_the_text() {
+    fn stop_string_of_several_tokens_ends_text() {
         let mut output = output(&["🙂", "zz"]);
         let (text, stopped) = push_all(&mut output, "süß🙂!".as_bytes());
         assert_eq!((text.as_str(), stopped.as_deref()), ("süß", Some("🙂")));
@@ -140,24 +143,27 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_read_ends_with_the_token_that_its_content_ends_in() {
-        let reading =
-            Reading { may_think: true, stops: vec!["!".to_owned()], ..Reading::default() };
-        let mut output = output(&[]).read_by(Reader::new(reading).unwrap());
+    fn parsed_text_ends_with_the_last_content_token() {
+        let syntax = ResponseSyntax {
+            may_reason: true,
+            stops: vec!["!".to_owned()],
+            ..ResponseSyntax::default()
+        };
+        let mut output = output(&[]).with_parser(ResponseParser::new(syntax).unwrap());
         let (text, stopped) = push_all(&mut output, b"<think>Oh!</think>So!");
         assert_eq!(text, "<think>Oh!</think>So!");
         assert_eq!((stopped.as_deref(), output.finish().as_str()), (Some("!"), ""));
     }
 
     #[test]
-    fn special_tokens_are_text_where_they_are_asked_for() {
+    fn shown_special_tokens_give_their_names() {
         let text = |mut output: TextOutput| output.push(ByteTokenizer::BOS).text;
         assert_eq!(text(output(&[])), "");
         assert_eq!(text(output(&[]).showing(vec![ByteTokenizer::BOS])), "<s>");
     }
 
     #[test]
-    fn finish_gives_what_was_held_back() {
+    fn finish_returns_held_back_text() {
         let mut output = output(&["ab!"]);
         assert_eq!(push_all(&mut output, b"xab\xc3").0, "x");
         assert_eq!(output.finish(), "ab\u{fffd}");

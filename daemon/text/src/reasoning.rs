@@ -14,7 +14,7 @@ pub const MARKERS: [&str; 4] = ["<think>", "</think>", "[THINK]", "[/THINK]"];
 
 /// A piece of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Section {
     /// Thoughts.
     Reasoning,
     /// The answer.
@@ -23,14 +23,14 @@ pub enum Part {
 
 /// The tag that ends the thought which a prompt's template has begun, if it has.
 #[must_use]
-pub fn opened(prompt: &str) -> Option<&'static str> {
+pub fn open_section_end(prompt: &str) -> Option<&'static str> {
     let prompt = prompt.trim_end();
     TAGS.iter().find(|(open, _)| prompt.ends_with(open)).map(|&(_, close)| close)
 }
 
 /// What ends such a thought, with nothing thought.
 #[must_use]
-pub fn closing(prompt: &str) -> Option<String> {
+pub fn empty_section_end(prompt: &str) -> Option<String> {
     let trimmed = prompt.trim_end();
     let (_, close) = TAGS.iter().find(|(open, _)| trimmed.ends_with(open))?;
     let line = if prompt.len() == trimmed.len() { "\n" } else { "" };
@@ -52,7 +52,7 @@ enum State {
 
 /// Parts one text as it comes.
 #[derive(Debug, Clone)]
-pub struct Splitter {
+pub struct ReasoningSplitter {
     state: State,
     close: &'static str,
     /// White space that belongs to a part only if more of it follows.
@@ -63,7 +63,7 @@ pub struct Splitter {
     has_thought: bool,
 }
 
-impl Splitter {
+impl ReasoningSplitter {
     /// Before the first token, behind a prompt that has opened a thought, which ends with `close`, or
     /// has not.
     #[must_use]
@@ -78,18 +78,18 @@ impl Splitter {
     }
 
     /// Gives `out` what is certain after `text`.
-    pub fn push(&mut self, text: &str, out: &mut impl FnMut(Part, &str)) {
+    pub fn push(&mut self, text: &str, out: &mut impl FnMut(Section, &str)) {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
             if self.state == State::Text {
-                return out(Part::Text, rest);
+                return out(Section::Text, rest);
             }
             self.step(c, out);
             rest = &rest[c.len_utf8()..];
         }
     }
 
-    fn step(&mut self, c: char, out: &mut impl FnMut(Part, &str)) {
+    fn step(&mut self, c: char, out: &mut impl FnMut(Section, &str)) {
         match self.state {
             State::Start { is_open } => {
                 if self.tag.is_empty() && c.is_whitespace() {
@@ -112,7 +112,7 @@ impl Splitter {
                     } else {
                         self.state = State::Text;
                         let space = std::mem::take(&mut self.space);
-                        out(Part::Text, &(space + &held));
+                        out(Section::Text, &(space + &held));
                     }
                 }
             }
@@ -120,12 +120,12 @@ impl Splitter {
             State::Behind if c.is_whitespace() => {}
             State::Behind | State::Text => {
                 self.state = State::Text;
-                out(Part::Text, c.encode_utf8(&mut [0; 4]));
+                out(Section::Text, c.encode_utf8(&mut [0; 4]));
             }
         }
     }
 
-    fn think(&mut self, c: char, out: &mut impl FnMut(Part, &str)) {
+    fn think(&mut self, c: char, out: &mut impl FnMut(Section, &str)) {
         self.tag.push(c);
         if self.tag == self.close {
             self.state = State::Behind;
@@ -153,21 +153,21 @@ impl Splitter {
     }
 
     /// Gives out what is held of a thought.
-    fn flush(&mut self, out: &mut impl FnMut(Part, &str)) {
+    fn flush(&mut self, out: &mut impl FnMut(Section, &str)) {
         let mut held = std::mem::take(&mut self.space);
         held.push_str(&std::mem::take(&mut self.tag));
         self.has_thought = true;
-        out(Part::Reasoning, &held);
+        out(Section::Reasoning, &held);
     }
 
     /// Gives `out` what was held back, when no text follows. A thought that was never closed is all
     /// there is.
-    pub fn finish(&mut self, out: &mut impl FnMut(Part, &str)) {
+    pub fn finish(&mut self, out: &mut impl FnMut(Section, &str)) {
         match self.state {
             State::Start { is_open: false } => {
                 let held = std::mem::take(&mut self.space) + &std::mem::take(&mut self.tag);
                 if !held.is_empty() {
-                    out(Part::Text, &held);
+                    out(Section::Text, &held);
                 }
             }
             State::Start { is_open: true } | State::Thinking if !self.tag.is_empty() => {
@@ -188,10 +188,10 @@ mod tests {
     fn split(pieces: &[&str], is_open: bool) -> (String, String) {
         let (mut reasoning, mut text) = (String::new(), String::new());
         let mut out = |part, more: &str| match part {
-            Part::Reasoning => reasoning.push_str(more),
-            Part::Text => text.push_str(more),
+            Section::Reasoning => reasoning.push_str(more),
+            Section::Text => text.push_str(more),
         };
-        let mut splitter = Splitter::new(is_open.then_some("</think>"));
+        let mut splitter = ReasoningSplitter::new(is_open.then_some("</think>"));
         pieces.iter().for_each(|piece| splitter.push(piece, &mut out));
         splitter.finish(&mut out);
         (reasoning, text)
@@ -227,12 +227,12 @@ mod tests {
 
     #[test]
     fn a_thought_that_a_prompt_opens_can_be_closed() {
-        assert_eq!(opened("<|im_start|>assistant\n<think>\n"), Some("</think>"));
-        assert_eq!(opened("[INST]x[/INST][THINK]"), Some("[/THINK]"));
-        assert_eq!(opened("<think>\n\n</think>\n\n"), None);
-        assert_eq!(closing("a<think>\n").as_deref(), Some("\n</think>\n\n"));
-        assert_eq!(closing("a<think>").as_deref(), Some("\n\n</think>\n\n"));
-        assert_eq!(closing("a"), None);
+        assert_eq!(open_section_end("<|im_start|>assistant\n<think>\n"), Some("</think>"));
+        assert_eq!(open_section_end("[INST]x[/INST][THINK]"), Some("[/THINK]"));
+        assert_eq!(open_section_end("<think>\n\n</think>\n\n"), None);
+        assert_eq!(empty_section_end("a<think>\n").as_deref(), Some("\n</think>\n\n"));
+        assert_eq!(empty_section_end("a<think>").as_deref(), Some("\n\n</think>\n\n"));
+        assert_eq!(empty_section_end("a"), None);
     }
 
     proptest! {

@@ -19,7 +19,7 @@ pub struct StopMatcher {
 
 /// Text that is safe to give out, and the stop string that ended it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Piece {
+pub struct TextPiece {
     /// Text; it may be empty.
     pub text: String,
     /// The stop string that was found; nothing follows it.
@@ -45,12 +45,12 @@ impl StopMatcher {
     }
 
     /// The text that is certain after `text`. After a match everything is ignored.
-    pub fn push(&mut self, text: &str) -> Piece {
+    pub fn push(&mut self, text: &str) -> TextPiece {
         if self.stopped {
-            return Piece::default();
+            return TextPiece::default();
         }
         if self.stops.is_empty() {
-            return Piece { text: text.to_owned(), stopped: None };
+            return TextPiece { text: text.to_owned(), stopped: None };
         }
         let new_from = self.held.len();
         self.held.push_str(text);
@@ -58,10 +58,10 @@ impl StopMatcher {
             self.stopped = true;
             let stopped = Some(self.stops[stop].clone());
             self.held.truncate(start);
-            return Piece { text: std::mem::take(&mut self.held), stopped };
+            return TextPiece { text: std::mem::take(&mut self.held), stopped };
         }
         let rest = self.held.split_off(self.certain_len());
-        Piece { text: std::mem::replace(&mut self.held, rest), stopped: None }
+        TextPiece { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
     /// What was held back, when no text follows.
@@ -104,8 +104,8 @@ mod tests {
         StopMatcher::new(stops.iter().map(|&stop| stop.to_owned()).collect()).unwrap()
     }
 
-    fn piece(text: &str, stopped: Option<&str>) -> Piece {
-        Piece { text: text.to_owned(), stopped: stopped.map(str::to_owned) }
+    fn piece(text: &str, stopped: Option<&str>) -> TextPiece {
+        TextPiece { text: text.to_owned(), stopped: stopped.map(str::to_owned) }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::ErrorBody;
 /// A line that is answered with an error, and the ids of its requests.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What is wrong with the line.
+    /// The error.
     pub error: ErrorBody,
     /// Ids as their sender wrote them; of a huge batch the first ones.
     ids: Vec<String>,

@@ -288,12 +288,12 @@ pub struct GenerateResult {
     pub request_id: String,
     /// The model that answered.
     pub model: String,
-    /// As many choices as `n` asks for, at least one, in the order of their numbers.
+    /// The completions, as many as `n` asked for and at least one, in the order of their events.
     #[serde(deserialize_with = "at_least_one")]
     pub choices: Vec<Choice>,
-    /// Token counts of all choices.
+    /// Tokens in and out.
     pub usage: Usage,
-    /// Timings of the first choice; `total_ms` is that of the request.
+    /// Durations and rates; all but `total_ms` are those of the first choice.
     pub timings: Timings,
 }
 
@@ -316,15 +316,15 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Choice
     Ok(choices)
 }
 
-/// One of a request's choices.
+/// One of a request's completions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The whole text, streamed or not, without reasoning and tool calls.
+    /// The whole content, streamed or not, without reasoning and tool calls.
     pub text: String,
-    /// The model's reasoning before its answer.
+    /// The reasoning before the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// The model's tool calls.
+    /// The tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// The reason why it ended.
@@ -332,9 +332,9 @@ pub struct Choice {
     /// The stop string that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_string: Option<String>,
-    /// The random seed: a request with this seed gives this choice as its first.
+    /// Its random seed: a request with this seed gives this completion as its first.
     pub seed: u64,
-    /// One entry for each token, where they were requested and not streamed.
+    /// One entry for each token, where they were asked for and not streamed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
 }

@@ -274,14 +274,14 @@ pub struct JobReply {
     /// The result of the method of the same name, once it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
-    /// Why there is no result; `details` has `partial_result` where there is one, and after a
-    /// timeout `timeout_seconds`.
+    /// Why there is none; `details` has `partial_result` where there is any, and after a timeout
+    /// `timeout_seconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
-    /// The partial result of a job that has not ended.
+    /// The text so far of a job that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial_result: Option<PartialResult>,
-    /// Request id and times.
+    /// Who, when, how long.
     pub metadata: JobMetadata,
     /// The job itself.
     pub job: JobInfo,
@@ -337,7 +337,7 @@ pub struct WaitParams {
     /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// How long to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
+    /// The time to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }

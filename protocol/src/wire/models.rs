@@ -131,7 +131,7 @@ pub struct LoadParams {
     /// The engine to run it on; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
-    /// How long it stays after its last use; the configuration's when absent.
+    /// Its keep-alive after the last use; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<KeepAlive>,
     /// Whether it is never evicted and never expires; as it was, or as configured, when absent.
@@ -254,7 +254,7 @@ pub struct LoadedModel {
     /// Whether it is never evicted and never expires.
     #[serde(default)]
     pub pinned: bool,
-    /// How long it stays after its last use.
+    /// Its keep-alive after the last use.
     #[serde(default)]
     pub keep_alive: KeepAlive,
     /// Seconds until it expires; absent while it is in use, and when it never expires.

@@ -1,4 +1,4 @@
-//! `jobs`: work that goes on without us.
+//! `jobs`: creates, lists, shows, awaits, cancels and deletes jobs.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
-/// Does what was asked with the jobs.
+/// Runs one of the commands of `ingle jobs`.
 pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome {
     let client = context.connect().await?;
     match command {
@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
         }
         JobsCommand::Wait { id, timeout } => {
             let give_up_at = timeout.map(|timeout| Instant::now() + timeout);
-            // The daemon may go while we wait; its jobs are there again with the next one.
+            // The daemon may end while we wait; its jobs are stored, and the next one has them.
             let waiting = wait(context, client, &id, give_up_at);
             let reply = tokio::select! {
                 reply = waiting => Some(reply?),
@@ -56,7 +56,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
                 None => {
                     context
                         .output
-                        .note(&format!("the job goes on; `ingle jobs wait {id}` waits again"));
+                        .note(&format!("the job continues; `ingle jobs wait {id}` waits again"));
                     Ok(exit::INTERRUPTED)
                 }
             }
@@ -77,7 +77,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
             if context.output.json {
                 context.output.json(&deleted)?;
             } else {
-                context.output.line(&format!("{} forgotten", deleted.deleted))?;
+                context.output.line(&format!("{} deleted", deleted.deleted))?;
             }
             Ok(exit::OK)
         }
@@ -128,7 +128,7 @@ fn params(options: CreateOptions) -> Result<JobParams, Failure> {
     })
 }
 
-/// Waits until the job has ended, or `give_up_at`.
+/// Waits until the job has ended, or until `give_up_at`.
 async fn wait(
     context: &Context,
     mut client: Client,
@@ -155,7 +155,7 @@ async fn wait(
     }
 }
 
-/// One call of `jobs.wait`, which takes as long as the daemon lets it.
+/// Makes one call of `jobs.wait`, up to the daemon's limit.
 async fn wait_once(
     client: &Client,
     id: &str,
@@ -190,16 +190,16 @@ fn end_wait(output: &mut Output, reply: &JobReply) -> Outcome {
             Ok(exit::OK)
         }
         (None, Some(error)) => {
-            // What there is of it, then why there is no more.
+            // The partial text, then the error.
             if let Some(text) = error.details["partial_result"]["text"].as_str() {
                 output.line(text.trim_end_matches('\n'))?;
             }
             Err(Failure::Error { body: Box::new(error.clone()), exit_code: exit::FAILED })
         }
         (None, None) => {
-            let message = format!("the job `{id}` is {} still", reply.job.status.as_str());
+            let message = format!("the job `{id}` is still {}", reply.job.status.as_str());
             let body = ErrorBody::new(ErrorCode::Timeout, message)
-                .with_remediation(format!("It goes on; run `ingle jobs wait {id}` again."));
+                .with_remediation(format!("It continues; run `ingle jobs wait {id}` again."));
             Err(Failure::Error { body: Box::new(body), exit_code: exit::FAILED })
         }
     }

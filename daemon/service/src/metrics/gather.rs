@@ -9,9 +9,9 @@ use ingle_protocol::wire::metrics::{MetricsFormat, MetricsParams, MetricsReply};
 use ingle_protocol::wire::models::LoadedModel;
 use ingle_protocol::wire::status::{HealthState, Phase};
 
-use crate::service::Service;
 use crate::metrics::families::Families;
 use crate::metrics::text;
+use crate::service::Service;
 use ingle_engine::counters::{EngineCounters, ModelCounters};
 use ingle_engine::histogram::Histogram;
 use ingle_scheduler::status::EngineStatus;

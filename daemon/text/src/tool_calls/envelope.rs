@@ -13,7 +13,7 @@ const MAX_KEY_BYTES: usize = 512;
 
 /// What a character of a call has made certain.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum EnvelopePart {
     /// Which tool is called; arguments follow.
     Name(String),
     /// More of the arguments.
@@ -87,7 +87,11 @@ impl Envelope {
     }
 
     /// Takes the next character.
-    pub(super) fn step(&mut self, c: char, said: &mut impl FnMut(Said)) -> Result<(), NoCall> {
+    pub(super) fn step(
+        &mut self,
+        c: char,
+        said: &mut impl FnMut(EnvelopePart),
+    ) -> Result<(), NoCall> {
         match &mut self.at {
             At::Key | At::Colon(_) | At::Value(_) | At::Next if c.is_ascii_whitespace() => {}
             At::Key => match c {
@@ -109,7 +113,7 @@ impl Envelope {
                 if member == Member::Arguments {
                     self.has_arguments = true;
                     if value.is_container() && self.say_name(said) {
-                        said(Said::Arguments(c.to_string()));
+                        said(EnvelopePart::Arguments(c.to_string()));
                     }
                 }
                 self.at = At::In(member, value);
@@ -120,7 +124,7 @@ impl Envelope {
                 let streams =
                     member == Member::Arguments && value.is_container() && self.has_said_name;
                 if streams && step != Step::Before {
-                    said(Said::Arguments(c.to_string()));
+                    said(EnvelopePart::Arguments(c.to_string()));
                     value.forget();
                 }
                 if step != Step::More {
@@ -161,10 +165,10 @@ impl Envelope {
     }
 
     /// Says the name, if it is known. Whether arguments can follow.
-    fn say_name(&mut self, said: &mut impl FnMut(Said)) -> bool {
+    fn say_name(&mut self, said: &mut impl FnMut(EnvelopePart)) -> bool {
         if let Some(name) = self.name.take() {
             self.has_said_name = true;
-            said(Said::Name(name));
+            said(EnvelopePart::Name(name));
         }
         self.has_said_name
     }
@@ -174,7 +178,7 @@ impl Envelope {
         member: Member,
         value: Value,
         was_streamed: bool,
-        said: &mut impl FnMut(Said),
+        said: &mut impl FnMut(EnvelopePart),
     ) -> Result<(), NoCall> {
         match member {
             Member::Name => {
@@ -187,19 +191,19 @@ impl Envelope {
             Member::Arguments | Member::Other => {}
         }
         if self.early.is_some() && self.say_name(said) {
-            said(Said::Arguments(self.early.take().unwrap_or_default()));
+            said(EnvelopePart::Arguments(self.early.take().unwrap_or_default()));
         }
         Ok(())
     }
 
-    fn close(&mut self, said: &mut impl FnMut(Said)) -> Result<(), NoCall> {
+    fn close(&mut self, said: &mut impl FnMut(EnvelopePart)) -> Result<(), NoCall> {
         if !self.say_name(said) {
             return Err(NoCall);
         }
         if !self.has_arguments {
-            said(Said::Arguments("{}".to_owned()));
+            said(EnvelopePart::Arguments("{}".to_owned()));
         }
-        said(Said::End);
+        said(EnvelopePart::End);
         Ok(())
     }
 }

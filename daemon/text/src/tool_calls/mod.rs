@@ -18,7 +18,7 @@ use crate::limits;
 
 use super::chat_template::ChatTemplate;
 
-pub use parser::{Piece, ToolParser};
+pub use parser::{ToolParser, ToolPart};
 
 /// How a model writes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,12 +13,12 @@ use crate::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::envelope::{Envelope, NoCall, Said};
+use super::envelope::{Envelope, EnvelopePart, NoCall};
 use super::{ToolFormat, is_name_byte, is_tool_name};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum ToolPart {
     /// Text.
     Text(String),
     /// A call begins.
@@ -39,7 +39,7 @@ pub struct ToolParser {
     /// The tools there are: what else looks like a bare call is text.
     names: Vec<String>,
     /// Whether content has the caller's form.
-    is_formed: bool,
+    has_response_format: bool,
     state: State,
     /// White space that is text only if text follows.
     space: String,
@@ -51,7 +51,7 @@ pub struct ToolParser {
     calls: usize,
     /// Whether no text has come since the beginning or the last call.
     is_fresh: bool,
-    out: Vec<Piece>,
+    out: Vec<ToolPart>,
 }
 
 /// The bare object of a call, with nothing else in it.
@@ -112,7 +112,7 @@ impl ToolParser {
         Self {
             format,
             names,
-            is_formed: false,
+            has_response_format: false,
             state: State::Text,
             space: String::new(),
             tag: String::new(),
@@ -125,19 +125,19 @@ impl ToolParser {
 
     /// The same for an answer that has a form of the caller's own if it calls nothing.
     #[must_use]
-    pub fn beside_a_form(mut self) -> Self {
-        self.is_formed = true;
+    pub fn with_response_format(mut self) -> Self {
+        self.has_response_format = true;
         self
     }
 
     /// What is certain after `text`.
-    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+    pub fn push(&mut self, text: &str) -> Vec<ToolPart> {
         text.chars().for_each(|c| self.step(c));
         std::mem::take(&mut self.out)
     }
 
     /// What was held back, when no text follows.
-    pub fn finish(&mut self) -> Vec<Piece> {
+    pub fn finish(&mut self) -> Vec<ToolPart> {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Text => {
                 // White space behind a call is nobody's, nor is the beginning of its end tag.
@@ -147,7 +147,7 @@ impl ToolParser {
                     self.flush_tag();
                 }
             }
-            State::Call { envelope, .. } if envelope.has_begun() => self.out.push(Piece::End),
+            State::Call { envelope, .. } if envelope.has_begun() => self.out.push(ToolPart::End),
             State::AfterItem => {}
             _ => self.give_up(),
         }
@@ -202,7 +202,7 @@ impl ToolParser {
         let has_room = self.calls < limits::TOOL_CALLS;
         if c == '{' && self.is_fresh && has_room && self.may_be_bare() {
             let envelope = Envelope::new(true);
-            let state = match self.is_formed {
+            let state = match self.has_response_format {
                 true => State::Either { envelope, call: WrittenCall::default() },
                 false => State::Call { envelope, is_item: false, is_bare: true },
             };
@@ -218,12 +218,13 @@ impl ToolParser {
     /// Whether an object that stands where a call may is perhaps one. A grammar writes no call bare that
     /// has tags.
     fn may_be_bare(&self) -> bool {
-        self.format.may_be_bare() && !(self.is_formed && self.format.closer().is_some())
+        self.format.may_be_bare() && !(self.has_response_format && self.format.closer().is_some())
     }
 
     /// Whether what is held may become a tag.
     fn may_be_tag(&self) -> bool {
-        let has_room = self.calls < limits::TOOL_CALLS && (self.is_fresh || !self.is_formed);
+        let has_room =
+            self.calls < limits::TOOL_CALLS && (self.is_fresh || !self.has_response_format);
         let opens = has_room && self.format.opener().starts_with(&self.tag);
         let closes =
             |closer: &str| self.calls > 0 && self.is_fresh && closer.starts_with(&self.tag);
@@ -305,7 +306,7 @@ impl ToolParser {
         let mut has_ended = false;
         for piece in said {
             match piece {
-                Said::Name(name) => {
+                EnvelopePart::Name(name) => {
                     if is_bare && !self.names.contains(&name) {
                         return self.no_call(c);
                     }
@@ -313,14 +314,14 @@ impl ToolParser {
                     self.space.clear();
                     self.calls += 1;
                     self.is_fresh = true;
-                    self.out.push(Piece::Begin { name });
+                    self.out.push(ToolPart::Begin { name });
                 }
-                Said::Arguments(text) => match self.out.last_mut() {
-                    Some(Piece::Arguments(arguments)) => arguments.push_str(&text),
-                    _ => self.out.push(Piece::Arguments(text)),
+                EnvelopePart::Arguments(text) => match self.out.last_mut() {
+                    Some(ToolPart::Arguments(arguments)) => arguments.push_str(&text),
+                    _ => self.out.push(ToolPart::Arguments(text)),
                 },
-                Said::End => {
-                    self.out.push(Piece::End);
+                EnvelopePart::End => {
+                    self.out.push(ToolPart::End);
                     has_ended = true;
                 }
             }
@@ -340,7 +341,7 @@ impl ToolParser {
                 }
             }
             Err(NoCall) if envelope.has_begun() => {
-                self.out.push(Piece::End);
+                self.out.push(ToolPart::End);
                 self.text(c);
             }
             Err(NoCall) => self.no_call(c),
@@ -351,9 +352,9 @@ impl ToolParser {
     fn either(&mut self, mut envelope: Envelope, mut call: WrittenCall, c: char) {
         let mut is_whole = false;
         let outcome = envelope.step(c, &mut |piece| match piece {
-            Said::Name(name) => call.name = name,
-            Said::Arguments(more) => call.arguments.push_str(&more),
-            Said::End => is_whole = true,
+            EnvelopePart::Name(name) => call.name = name,
+            EnvelopePart::Arguments(more) => call.arguments.push_str(&more),
+            EnvelopePart::End => is_whole = true,
         });
         let may_be_call = call.name.is_empty() || self.names.contains(&call.name);
         if outcome.is_err() || !may_be_call {
@@ -375,7 +376,7 @@ impl ToolParser {
         self.space.clear();
         self.calls += 1;
         let WrittenCall { name, arguments } = call;
-        self.out.extend([Piece::Begin { name }, Piece::Arguments(arguments), Piece::End]);
+        self.out.extend([ToolPart::Begin { name }, ToolPart::Arguments(arguments), ToolPart::End]);
     }
 
     /// Whether the call under way is known to be one.
@@ -418,8 +419,8 @@ impl ToolParser {
         }
         self.is_fresh = false;
         match self.out.last_mut() {
-            Some(Piece::Text(before)) => before.push_str(&all),
-            _ => self.out.push(Piece::Text(all)),
+            Some(ToolPart::Text(before)) => before.push_str(&all),
+            _ => self.out.push(ToolPart::Text(all)),
         }
     }
 }

@@ -24,26 +24,26 @@ fn read(format: ToolFormat, pieces: &[&str]) -> (String, Vec<String>) {
 }
 
 pub(super) fn read_by(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<String>) {
-    let mut said: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+    let mut said: Vec<ToolPart> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
     said.extend(parser.finish());
     let (mut text, mut calls): (String, Vec<String>) = Default::default();
     let mut is_in_call = false;
     for piece in said {
         match piece {
-            Piece::Text(more) => {
+            ToolPart::Text(more) => {
                 assert!(!is_in_call);
                 text.push_str(&more);
             }
-            Piece::Begin { name } => {
+            ToolPart::Begin { name } => {
                 assert!(!is_in_call);
                 is_in_call = true;
                 calls.push(format!("{name}("));
             }
-            Piece::Arguments(more) => {
+            ToolPart::Arguments(more) => {
                 assert!(is_in_call);
                 calls.last_mut().unwrap().push_str(&more);
             }
-            Piece::End => {
+            ToolPart::End => {
                 assert!(is_in_call);
                 is_in_call = false;
                 calls.last_mut().unwrap().push(')');
@@ -174,9 +174,9 @@ impl MapToOwned for &[&str] {
 fn arguments_come_as_they_are_written() {
     let mut parser = ToolParser::new(ToolFormat::Hermes, Vec::new());
     let begin = parser.push("<tool_call>\n{\"name\": \"write\", \"arguments\": {\"text\": \"Once");
-    let arguments = Piece::Arguments("{\"text\": \"Once".to_owned());
-    assert_eq!(begin, [Piece::Begin { name: "write".to_owned() }, arguments]);
-    assert_eq!(parser.push(" upon"), [Piece::Arguments(" upon".to_owned())]);
+    let arguments = ToolPart::Arguments("{\"text\": \"Once".to_owned());
+    assert_eq!(begin, [ToolPart::Begin { name: "write".to_owned() }, arguments]);
+    assert_eq!(parser.push(" upon"), [ToolPart::Arguments(" upon".to_owned())]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn what_is_held_back_is_bounded() {
         let spaces = " ".repeat(long.len());
         let more = if begin.ends_with('>') { &spaces } else { &long };
         let said = parser.push(&format!("{begin}{more}"));
-        assert!(matches!(said.first(), Some(Piece::Text(_))), "{begin}");
+        assert!(matches!(said.first(), Some(ToolPart::Text(_))), "{begin}");
     }
     // Arguments that are streamed are not held.
     let mut parser = ToolParser::new(ToolFormat::Hermes, Vec::new());
@@ -200,7 +200,7 @@ fn what_is_held_back_is_bounded() {
 }
 
 #[test]
-fn beside_a_form_what_does_not_begin_as_a_call_is_content_to_its_end() {
+fn with_response_format_other_text_is_content() {
     use ToolFormat::{Hermes, Llama3, MistralNamed};
     let bare = "{\"name\": \"f\", \"parameters\": {\"a\": \"}\"}}";
     for (format, whole, calls) in [
@@ -226,15 +226,15 @@ fn beside_a_form_what_does_not_begin_as_a_call_is_content_to_its_end() {
         let cut: Vec<String> = whole.chars().map(String::from).collect();
         let cut: Vec<&str> = cut.iter().map(String::as_str).collect();
         for pieces in [&[whole][..], &cut] {
-            assert_eq!(read_by(parser(format).beside_a_form(), pieces), expected, "{whole}");
+            assert_eq!(read_by(parser(format).with_response_format(), pieces), expected, "{whole}");
         }
     }
     // What can be no call is not held back.
-    let mut content = parser(Llama3).beside_a_form();
-    assert_eq!(content.push("{\"answer\": \"O"), [Piece::Text("{\"answer\": \"O".to_owned())]);
-    let mut content = parser(Llama3).beside_a_form();
+    let mut content = parser(Llama3).with_response_format();
+    assert_eq!(content.push("{\"answer\": \"O"), [ToolPart::Text("{\"answer\": \"O".to_owned())]);
+    let mut content = parser(Llama3).with_response_format();
     let begun = "{\"name\": \"Rome\", \"parameters\": {";
-    assert_eq!(content.push(begun), [Piece::Text(begun.to_owned())]);
+    assert_eq!(content.push(begun), [ToolPart::Text(begun.to_owned())]);
 }
 
 proptest! {
@@ -248,7 +248,7 @@ proptest! {
     ) {
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let whole = pieces.concat();
-        for parser in [parser(format), parser(format).beside_a_form()] {
+        for parser in [parser(format), parser(format).with_response_format()] {
             let found = read_by(parser.clone(), &pieces);
             prop_assert_eq!(&found, &read_by(parser, &[&whole]));
             if found.1.is_empty() {
@@ -398,5 +398,5 @@ fn an_option_reaches_the_template_and_hides_nothing_of_it() {
     assert!(prompt(QWEN3, &chat).ends_with("<think>\n\n</think>\n\n"));
     assert_eq!(prompt("a<think>\n", &chat), "a<think>\n\n</think>\n\n");
     let chat = Chat { skips_reasoning: false, ..chat };
-    assert_eq!(model("a<think>\n").chat_prompt(&chat).unwrap().thought, Some("</think>"));
+    assert_eq!(model("a<think>\n").chat_prompt(&chat).unwrap().reasoning_end, Some("</think>"));
 }

@@ -111,7 +111,7 @@ fn an_answer_is_a_call_or_content_and_is_read_as_what_it_is() {
         for schema in [&person, &any, &list, &word] {
             let grammar = of_calls(format, &weather(), true, Some(schema.clone()), |_| None);
             let constraint = grammars.calls(&grammar).unwrap();
-            let parser = ToolParser::new(format, vec!["weather".to_owned()]).beside_a_form();
+            let parser = ToolParser::new(format, vec!["weather".to_owned()]).with_response_format();
             assert!(is_whole(&constraint, &call), "{call} beside {schema}");
             let read = read_by(parser.clone(), &[&call]);
             assert_eq!(read, (String::new(), vec![format!("weather({arguments})")]), "{call}");
