@@ -44,7 +44,7 @@ pub struct Generation {
 
 /// One choice of a generation.
 #[derive(Debug)]
-struct PendingChoice {
+pub(super) struct PendingChoice {
     pub(super) seed: u64,
     /// The parts of its text so far.
     pub(super) response: ResponseBuilder,
