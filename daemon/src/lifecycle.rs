@@ -70,19 +70,19 @@ impl Lifecycle {
 
     /// Ends the parts, each within a time of its own, so that none can hold up the daemon's end.
     async fn shut_down(self) {
-        self.connections.close();
-        let [socket, http] = self.accepting;
+        let Self { accepting: [socket, http], connections, jobs, service, closing, .. } = self;
+        connections.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), async { tokio::join!(socket, http) })
             .await;
         // The results of jobs are in by now or never will be: they are stored before the clients that
         // wait for them get their replies.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.jobs.shutdown()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), jobs.shutdown()).await;
         // Downloads end with their child processes, and replies that are known already go out; then
         // the connections are closed.
         let last =
-            async { tokio::join!(self.service.shutdown_downloads(), self.connections.wait()) };
+            async { tokio::join!(service.shutdown_downloads(), connections.wait()) };
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
-        self.closing.cancel();
+        closing.cancel();
     }
 }
 

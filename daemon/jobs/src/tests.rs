@@ -1,13 +1,14 @@
 //! Tests of jobs on a real service with the sim engine, above all of promotion.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ingle_client::paths::Paths;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::generate::GenerateParams;
-use ingle_protocol::wire::jobs::JobResult;
+use ingle_protocol::wire::jobs::{JobResult, JobWork};
 use ingle_protocol::wire::status::HttpStatus;
+use tokio_util::sync::CancellationToken;
 
 use super::promote::Promotion;
 use super::store::{Retention, Store};
