@@ -39,7 +39,7 @@ DOCUMENTS = ("README.md", "docs/*.md", "examples/README.md")
 MODELS = ("smollm2", "minilm")
 
 # Seconds that one block may take, and that a daemon may take to stop.
-BLOCK_LIMIT_S = 120
+BLOCK_LIMIT_S = 480
 STOP_LIMIT_S = 20
 # Lines of output that a failed block shows.
 SHOWN_LINES = 30

@@ -27,7 +27,7 @@ use crate::startup::{self, Preparation, StartFailure, clear_socket, prepare, rep
 use crate::{engines, signals};
 use ingle_engine::engines::Engines;
 use ingle_engine::heap;
-use ingle_http::server::{Bound, Ends};
+use ingle_http::server::{HttpListeners, Shutdown};
 use ingle_jobs::Jobs;
 use ingle_models::library_paths;
 use ingle_models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
@@ -115,7 +115,7 @@ async fn wire(paths: Paths, config: Config) -> Result<Lifecycle, StartFailure> {
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
     clear_socket(&paths.http_socket())?;
-    let http = Bound::bind(&paths, config.http.clone())
+    let http = HttpListeners::bind(&paths, config.http.clone())
         .await
         .map_err(|error| StartFailure::new(error, exit::CANNOT_CREATE))?;
     let built_in = engines::built_in();
@@ -151,7 +151,7 @@ async fn wire(paths: Paths, config: Config) -> Result<Lifecycle, StartFailure> {
         StartFailure::new(error, exit::INTERNAL)
     })?;
     let (closing, connections) = (CancellationToken::new(), TaskTracker::new());
-    let ends = Ends { closing: closing.clone(), tracker: connections.clone() };
+    let ends = Shutdown { closing: closing.clone(), tracker: connections.clone() };
     let accepting_http = tokio::spawn(http.accept(Arc::clone(&service), ends));
     let shared = Shared {
         methods: methods.into(),

@@ -8,6 +8,8 @@ mod http;
 mod jobs;
 mod mcp;
 mod memory;
+#[cfg(test)]
+mod reference;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

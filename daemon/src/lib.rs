@@ -16,6 +16,8 @@ mod lifecycle;
 pub mod limits;
 pub mod listener;
 pub mod logging;
+#[cfg(test)]
+mod reference;
 pub mod rpc;
 pub mod signals;
 mod startup;

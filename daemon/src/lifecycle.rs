@@ -52,10 +52,10 @@ impl Lifecycle {
         let mut code = tokio::select! {
             () = self.draining.cancelled() => exit::OK,
             ended = &mut self.engine_exit => engine_died(ended),
-            stall = self.watchdog.run(self.engine.clone()) => {
+            stall = self.watchdog.clone().run(self.engine.clone()) => {
                 tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
                 self.stall_mark.write();
-                self.engine.alarm().ring(stall);
+                self.engine.alarm().trigger(stall);
                 exit::ENGINE_STALLED
             }
         };
@@ -79,8 +79,7 @@ impl Lifecycle {
         let _ = tokio::time::timeout(Duration::from_secs(2), jobs.shutdown()).await;
         // Downloads end with their child processes, and replies that are known already go out; then
         // the connections are closed.
-        let last =
-            async { tokio::join!(service.shutdown_downloads(), connections.wait()) };
+        let last = async { tokio::join!(service.shutdown_downloads(), connections.wait()) };
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
         closing.cancel();
     }

@@ -13,6 +13,7 @@ macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
         /// The kind of error, as a stable name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $wire)] $name,)*
         }
@@ -120,6 +121,7 @@ error_codes! {
 /// The parameter at fault, its problem and a more precise next step are kept as data, so that an
 /// edge renames the parameter or words the next step for its own callers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{message}")]
 #[serde(from = "WireError", into = "WireError")]
 pub struct ErrorBody {
@@ -141,6 +143,7 @@ pub struct ErrorBody {
 
 /// The same on the wire, where every field is filled in.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct WireError {
     code: ErrorCode,
     message: String,

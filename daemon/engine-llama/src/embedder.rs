@@ -9,7 +9,7 @@ use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;
 
 /// A model and its context.
-pub(super) struct GgufEmbedder {
+pub(super) struct LlamaEmbedder {
     context: Context,
     info: ModelInfo,
     context_tokens: usize,
@@ -22,7 +22,7 @@ pub(super) struct GgufEmbedder {
     output_tokens: usize,
 }
 
-impl GgufEmbedder {
+impl LlamaEmbedder {
     /// An embedder that takes `batch_texts` texts and `batch_tokens` tokens at a time; one text has
     /// `context_tokens` at most, which is no more.
     pub(super) fn new(
@@ -75,7 +75,7 @@ impl GgufEmbedder {
     }
 }
 
-impl Embedder for GgufEmbedder {
+impl Embedder for LlamaEmbedder {
     fn info(&self) -> &ModelInfo {
         &self.info
     }

@@ -9,12 +9,12 @@ use llama_guard::{Context, ErrorKind, Pass, Stop};
 
 use crate::native;
 use ingle_engine::backend::{
-    Capacity, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, Wanted, check_len, check_rows,
-    not_open,
+    Capacity, Generator, IsWanted, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len,
+    check_rows, not_open,
 };
 use ingle_engine::error::EngineError;
 use ingle_engine::passes::Passes;
-use ingle_engine::sampling::{SampleSpec, Sampled};
+use ingle_engine::sampling::{SampleSpec, SampledToken};
 
 /// What a context can take.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub(super) struct Shape {
 }
 
 /// A model, its context and its sequences.
-pub(super) struct GgufGenerator {
+pub(super) struct LlamaGenerator {
     context: Context,
     info: ModelInfo,
     shape: Shape,
@@ -72,7 +72,7 @@ struct Batch {
     wanted: Vec<i8>,
 }
 
-impl GgufGenerator {
+impl LlamaGenerator {
     /// A generator without sequences.
     pub(super) fn new(context: Context, info: ModelInfo, shape: Shape) -> Self {
         let slots = i32::try_from(shape.sequences).unwrap_or(i32::MAX);
@@ -230,7 +230,7 @@ impl Batch {
     }
 }
 
-impl Generator for GgufGenerator {
+impl Generator for LlamaGenerator {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -261,18 +261,18 @@ impl Generator for GgufGenerator {
         Ok(self.insert(len, slot))
     }
 
-    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError> {
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<TrimOutcome, EngineError> {
         let sequence = self.sequence_with(seq, len)?;
         if sequence.len == len {
-            return Ok(Trimmed::Done);
+            return Ok(TrimOutcome::Done);
         }
         if !self.context.remove_from(sequence.slot, len).map_err(native)? {
-            return Ok(Trimmed::Unsupported);
+            return Ok(TrimOutcome::Unsupported);
         }
         if let Some(sequence) = self.sequences.get_mut(&seq) {
             sequence.len = len;
         }
-        Ok(Trimmed::Done)
+        Ok(TrimOutcome::Done)
     }
 
     fn close(&mut self, seq: SeqId) {
@@ -321,7 +321,7 @@ impl Generator for GgufGenerator {
     fn forward_while(
         &mut self,
         rows: &[Row<'_>],
-        wanted: Wanted<'_>,
+        wanted: IsWanted<'_>,
     ) -> Result<Ticket, EngineError> {
         let stop = || !wanted();
         self.pass(rows, self.shape.cuts.then_some(&stop))
@@ -334,7 +334,7 @@ impl Generator for GgufGenerator {
     fn collect(
         &mut self,
         ticket: Ticket,
-    ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+    ) -> Result<Vec<Result<SampledToken, EngineError>>, EngineError> {
         let pass = self.passes.take(ticket)?;
         if pass.logits.is_empty() {
             // Nothing to read, but the work must be done and its errors seen.

@@ -1,7 +1,7 @@
 //! The llama.cpp engine: GGUF models of every architecture that llama.cpp knows.
 //!
 //! Turns a checked GGUF header into a [`Generator`](ingle_engine::backend::Generator). Knows nothing of
-//! requests, text or clocks, and has no `unsafe`: that is in the ingled `llama-guard`, which catches
+//! requests, text or clocks, and has no `unsafe`: that is in the crate `llama-guard`, which catches
 //! llama.cpp's exceptions.
 //!
 //! A model is built on the loader thread and handed to the engine thread whole. llama.cpp's contexts

@@ -12,13 +12,13 @@ use llama_guard::{
 };
 
 use super::check;
-use super::embedder::GgufEmbedder;
-use super::generator::{GgufGenerator, Shape};
+use super::embedder::LlamaEmbedder;
+use super::generator::{LlamaGenerator, Shape};
 use super::sizes::{self, BATCH_TOKENS};
 use crate::native;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;
-use ingle_engine::loader::{self, LoadStream, Outlet};
+use ingle_engine::loader::{self, LoadSink, LoadStream};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::HostTensor;
@@ -28,7 +28,7 @@ use ingle_formats::gguf::GgufFile;
 const NEVER_CUT: &str = "deepseek4";
 
 /// Where the loader thread leaves what it has built.
-struct Slot<T>(Arc<Mutex<Option<T>>>);
+struct ModelHandoff<T>(Arc<Mutex<Option<T>>>);
 
 /// Starts the load of a model that generates. Its progress comes through the stream, and the model
 /// itself through [`Builder::finish`].
@@ -41,8 +41,8 @@ pub(super) fn load(
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
     check::check(gguf, Role::Generates)?;
-    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
-        let (model, facts) = load_model(gguf, settings, outlet)?;
+    let (handoff, stream) = spawn(gguf, settings, cancel, |gguf, settings, sink| {
+        let (model, facts) = load_model(gguf, settings, sink)?;
         if facts.has_encoder || !facts.has_decoder {
             return Err(check::unsupported(gguf, check::ENCODER));
         }
@@ -51,7 +51,7 @@ pub(super) fn load(
         }
         with_context(gguf, model, settings, BATCH_TOKENS)
     })?;
-    Ok((Box::new(slot), stream))
+    Ok((Box::new(handoff), stream))
 }
 
 /// The same for a model that embeds.
@@ -64,11 +64,11 @@ pub(super) fn load_embedder(
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn EmbedderBuilder>, LoadStream), EngineError> {
     check::check(gguf, Role::Embeds)?;
-    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
-        let (model, _) = load_model(gguf, settings, outlet)?;
+    let (handoff, stream) = spawn(gguf, settings, cancel, |gguf, settings, sink| {
+        let (model, _) = load_model(gguf, settings, sink)?;
         embedder_of(gguf, model, settings)
     })?;
-    Ok((Box::new(slot), stream))
+    Ok((Box::new(handoff), stream))
 }
 
 /// Starts a loader thread that builds something whole.
@@ -76,27 +76,27 @@ fn spawn<T: Send + 'static>(
     gguf: &Arc<GgufFile>,
     settings: &EngineSettings,
     cancel: Arc<AtomicBool>,
-    build: impl FnOnce(&GgufFile, &EngineSettings, &Outlet) -> Result<T, EngineError> + Send + 'static,
-) -> Result<(Slot<T>, LoadStream), EngineError> {
+    build: impl FnOnce(&GgufFile, &EngineSettings, &LoadSink) -> Result<T, EngineError> + Send + 'static,
+) -> Result<(ModelHandoff<T>, LoadStream), EngineError> {
     super::forward_log();
-    let slot = Slot(Arc::default());
-    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&slot.0));
-    let stream = loader::spawn_work(cancel, move |outlet| {
-        let built = build(&file, &settings, outlet)?;
+    let handoff = ModelHandoff(Arc::default());
+    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&handoff.0));
+    let stream = loader::spawn_work(cancel, move |sink| {
+        let built = build(&file, &settings, sink)?;
         *target.lock().unwrap_or_else(PoisonError::into_inner) = Some(built);
         Ok(())
     })?;
-    Ok((slot, stream))
+    Ok((handoff, stream))
 }
 
-impl<T> Slot<T> {
+impl<T> ModelHandoff<T> {
     fn take(&self) -> Result<T, EngineError> {
         let built = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         built.ok_or_else(|| EngineError::Native("the loader thread built no model".to_owned()))
     }
 }
 
-impl Builder for Slot<GgufGenerator> {
+impl Builder for ModelHandoff<LlamaGenerator> {
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
         let problem = format!("a tensor `{}` for a model that is built whole", tensor.name);
         Err(EngineError::Native(problem))
@@ -107,7 +107,7 @@ impl Builder for Slot<GgufGenerator> {
     }
 }
 
-impl EmbedderBuilder for Slot<GgufEmbedder> {
+impl EmbedderBuilder for ModelHandoff<LlamaEmbedder> {
     fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError> {
         Ok(Box::new(self.take()?))
     }
@@ -117,25 +117,25 @@ impl EmbedderBuilder for Slot<GgufEmbedder> {
 fn load_model(
     gguf: &GgufFile,
     settings: &EngineSettings,
-    outlet: &Outlet,
+    sink: &LoadSink,
 ) -> Result<(Arc<Model>, ModelFacts), EngineError> {
-    check_weights(gguf, outlet)?;
+    check_weights(gguf, sink)?;
     let bytes_total = gguf.model_bytes();
     // Of a model split over several files only the first has been checked.
     let check_tensors = gguf.part_count() > 1;
     let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors };
     let mut progress =
-        |share: f32| outlet.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
+        |share: f32| sink.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
     let model = Model::load(gguf.path(), &options, &mut progress);
     let model = model.map_err(|error| file_error(gguf, error))?;
     let facts = model.facts().map_err(native)?;
-    outlet.check_cancel()?;
+    sink.check_cancel()?;
     Ok((Arc::new(model), facts))
 }
 
 /// Refuses weights that are no numbers, naming the tensor. It reads the file once, which the mapping
 /// then finds in the page cache, on this thread alone.
-fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
+fn check_weights(gguf: &GgufFile, sink: &LoadSink) -> Result<(), EngineError> {
     const CHUNK_BYTES: usize = 1 << 20;
     let bytes_total = gguf.model_bytes();
     let mut bytes_read = 0;
@@ -160,11 +160,11 @@ fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
                 });
             }
             offset += len;
-            outlet.check_cancel()?;
+            sink.check_cancel()?;
         }
         bytes_read += tensor.bytes;
         // Halfway: llama.cpp's own reading is the other half.
-        let reported = outlet.report(bytes_read / 2, bytes_total);
+        let reported = sink.report(bytes_read / 2, bytes_total);
         reported.map_err(|_| EngineError::Cancelled)?;
     }
     Ok(())
@@ -175,7 +175,7 @@ pub(super) fn embedder_of(
     gguf: &GgufFile,
     model: Arc<Model>,
     settings: &EngineSettings,
-) -> Result<GgufEmbedder, EngineError> {
+) -> Result<LlamaEmbedder, EngineError> {
     let facts = model.facts().map_err(native)?;
     let architecture = check::architecture(gguf)?.to_owned();
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
@@ -213,7 +213,7 @@ pub(super) fn embedder_of(
     let has_memory = context.kv_bytes() > 0;
     let batch = (limits::GGUF_SEQUENCES, batch_tokens);
     let dimensions = facts.embedding_size;
-    Ok(GgufEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
+    Ok(LlamaEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
 }
 
 /// Gives a model its context.
@@ -222,7 +222,7 @@ pub(super) fn with_context(
     model: Arc<Model>,
     settings: &EngineSettings,
     batch_tokens: u32,
-) -> Result<GgufGenerator, EngineError> {
+) -> Result<LlamaGenerator, EngineError> {
     let facts = model.facts().map_err(native)?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
     let pool_tokens = sizes::pool_tokens(context_tokens, settings);
@@ -256,7 +256,7 @@ pub(super) fn with_context(
         cuts: !(facts.is_recurrent || facts.is_hybrid || info.architecture == NEVER_CUT),
         has_state_only: facts.is_recurrent,
     };
-    Ok(GgufGenerator::new(context, info, shape))
+    Ok(LlamaGenerator::new(context, info, shape))
 }
 
 /// Threads to compute on.

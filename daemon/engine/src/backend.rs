@@ -5,7 +5,7 @@
 //! Everything here is used on the engine thread only; none of it is required to be `Send`.
 
 use crate::error::EngineError;
-use crate::sampling::{SampleSpec, Sampled};
+use crate::sampling::{SampleSpec, SampledToken};
 use crate::tensor::HostTensor;
 
 /// Names one sequence (one conversation's KV cache) inside one [`Generator`].
@@ -29,7 +29,7 @@ pub struct Ticket(pub u64);
 
 /// Whether a sequence could be cut back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trimmed {
+pub enum TrimOutcome {
     /// The sequence now has the asked-for length.
     Done,
     /// This engine or architecture cannot cut; the sequence is unchanged.
@@ -57,7 +57,7 @@ pub struct ModelInfo {
 }
 
 /// Whether a pass is still wanted. Asked thousands of times a second while it goes on.
-pub type Wanted<'a> = &'a (dyn Fn() -> bool + Sync);
+pub type IsWanted<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// A loaded text-generation model: owns sequences and runs forward passes over them.
 ///
@@ -88,7 +88,7 @@ pub trait Generator {
     ///
     /// # Errors
     /// [`EngineError::Native`] when `seq` is unknown or shorter than `len`.
-    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError>;
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<TrimOutcome, EngineError>;
 
     /// Drops a sequence and its KV cache. Unknown ids are ignored, so that cleanup can be repeated.
     fn close(&mut self, seq: SeqId);
@@ -135,7 +135,7 @@ pub trait Generator {
     fn forward_while(
         &mut self,
         rows: &[Row<'_>],
-        _wanted: Wanted<'_>,
+        _wanted: IsWanted<'_>,
     ) -> Result<Ticket, EngineError> {
         self.forward(rows)
     }
@@ -151,8 +151,10 @@ pub trait Generator {
     ///
     /// # Errors
     /// An error for the pass as a whole: every row of it failed.
-    fn collect(&mut self, ticket: Ticket)
-    -> Result<Vec<Result<Sampled, EngineError>>, EngineError>;
+    fn collect(
+        &mut self,
+        ticket: Ticket,
+    ) -> Result<Vec<Result<SampledToken, EngineError>>, EngineError>;
 }
 
 /// Refuses rows that a model with that vocabulary and capacity cannot take; `len_of` gives the length

@@ -13,10 +13,10 @@
 
 use std::sync::Arc;
 
-use super::backend::{Generator, Row, SeqId, Trimmed};
+use super::backend::{Generator, Row, SeqId, TrimOutcome};
 use super::error::EngineError;
 use super::plain;
-use super::sampling::{Mask, SampleSpec, Sampled, SamplerSettings, TokenSet};
+use super::sampling::{Mask, SampleSpec, SampledToken, SamplerSettings, TokenSet};
 
 /// An engine with the plain model in it.
 pub struct Subject<'a> {
@@ -49,7 +49,7 @@ pub fn pass(generator: &mut dyn Generator, rows: &[Row<'_>]) -> Vec<Vec<f64>> {
 }
 
 /// The log-probabilities of a token drawn greedily, by token.
-pub fn by_id(sampled: &Sampled, vocab: usize) -> Vec<f64> {
+pub fn by_id(sampled: &SampledToken, vocab: usize) -> Vec<f64> {
     assert_eq!(sampled.token, sampled.top[0].0);
     let mut logprobs = vec![f64::NAN; vocab];
     for &(id, logprob) in &sampled.top {
@@ -169,7 +169,7 @@ fn only_tokens_of_a_rows_mask_are_drawn(subject: &Subject<'_>) {
     let seqs: Vec<SeqId> = masks.iter().map(|_| generator.open().unwrap()).collect();
     let free = &pass(&mut *generator, &[row(seqs[2], &prompt)])[0];
     let likeliest = (0..plain::VOCAB).max_by(|&a, &b| free[a].total_cmp(&free[b])).unwrap();
-    assert_eq!(generator.trim(seqs[2], 0), Ok(Trimmed::Done));
+    assert_eq!(generator.trim(seqs[2], 0), Ok(TrimOutcome::Done));
     let hot = SamplerSettings { temperature: 100.0, ..SamplerSettings::GREEDY };
     for settings in [SamplerSettings::GREEDY, hot] {
         let rows: Vec<Row<'_>> = seqs.iter().map(|&seq| row(seq, &prompt)).collect();
@@ -228,11 +228,11 @@ fn a_trimmed_sequence_forgets_its_end(subject: &Subject<'_>) {
     let prompt = tokens(10);
     let seq = generator.open().unwrap();
     pass(&mut *generator, &[row(seq, &prompt)]);
-    assert_eq!(generator.trim(seq, 6), Ok(Trimmed::Done));
+    assert_eq!(generator.trim(seq, 6), Ok(TrimOutcome::Done));
     let found = pass(&mut *generator, &[row(seq, &[9, 8])]);
     subject.assert_follows(&found[0], &[&prompt[..6], &[9, 8]]);
     assert!(matches!(generator.trim(seq, 9), Err(EngineError::Native(_))), "longer than it is");
-    assert_eq!(generator.trim(seq, 0), Ok(Trimmed::Done));
+    assert_eq!(generator.trim(seq, 0), Ok(TrimOutcome::Done));
     let found = pass(&mut *generator, &[row(seq, &prompt)]);
     subject.assert_follows(&found[0], &[&prompt]);
 }

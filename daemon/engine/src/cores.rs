@@ -23,7 +23,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// Loans that have not ended.
-    loans: usize,
+    reservations: usize,
     /// Whether the engine thread computes, with no core left to others.
     takes_all: bool,
 }
@@ -32,27 +32,27 @@ impl Cores {
     /// Asks for a core and waits, for a limited time, until the engine thread leaves one: that is
     /// the rest of its pass. It is given back when the loan is dropped. Blocks the thread.
     #[must_use]
-    pub fn borrow(&self) -> CoreLoan {
-        let limit = Duration::from_millis(limits::CORE_LOAN_WAIT_MS);
+    pub fn reserve(&self) -> CoreReservation {
+        let limit = Duration::from_millis(limits::CORE_RESERVATION_WAIT_MS);
         let mut state = self.lock();
-        state.loans += 1;
+        state.reservations += 1;
         // A pass that takes longer is slowed down: what asks is somebody's request too.
         let waited = self.0.changed.wait_timeout_while(state, limit, |state| state.takes_all);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
-        CoreLoan(self.clone())
+        CoreReservation(self.clone())
     }
 
     /// How many are lent now, or asked for.
     #[must_use]
-    pub fn lent(&self) -> usize {
-        self.lock().loans
+    pub fn reserved(&self) -> usize {
+        self.lock().reservations
     }
 
     /// The engine thread is about to compute. Whether it has to leave a core, which it has to
     /// anyhow if `shares`.
     pub fn begin_pass(&self, shares: bool) -> bool {
         let mut state = self.lock();
-        let shares = shares || state.loans > 0;
+        let shares = shares || state.reservations > 0;
         state.takes_all = !shares;
         drop(state);
         if shares {
@@ -75,11 +75,11 @@ impl Cores {
 
 /// A core in use; dropping it gives it back.
 #[derive(Debug)]
-pub struct CoreLoan(Cores);
+pub struct CoreReservation(Cores);
 
-impl Drop for CoreLoan {
+impl Drop for CoreReservation {
     fn drop(&mut self) {
-        self.0.lock().loans -= 1;
+        self.0.lock().reservations -= 1;
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
         let cores = Cores::default();
         assert!(!cores.begin_pass(false));
         cores.end_pass();
-        let (first, second) = (cores.borrow(), cores.borrow());
+        let (first, second) = (cores.reserve(), cores.reserve());
         assert!(cores.begin_pass(false));
         drop(first);
         assert!(cores.begin_pass(false));
@@ -107,21 +107,21 @@ mod tests {
         assert!(!cores.begin_pass(false));
         let asking = {
             let cores = cores.clone();
-            std::thread::spawn(move || drop(cores.borrow()))
+            std::thread::spawn(move || drop(cores.reserve()))
         };
-        while cores.lock().loans == 0 && !asking.is_finished() {
+        while cores.lock().reservations == 0 && !asking.is_finished() {
             std::thread::yield_now();
         }
-        assert_eq!(cores.lock().loans, 1, "it waits");
+        assert_eq!(cores.lock().reservations, 1, "it waits");
         cores.end_pass();
         asking.join().unwrap();
-        assert_eq!(cores.lock().loans, 0);
+        assert_eq!(cores.lock().reservations, 0);
     }
 
     #[test]
     fn a_pass_that_never_ends_is_not_waited_for() {
         let cores = Cores::default();
         assert!(!cores.begin_pass(false));
-        drop(cores.borrow());
+        drop(cores.reserve());
     }
 }

@@ -56,8 +56,8 @@ labelled! {
         Memory = "memory",
         /// Its keep-alive ran out.
         Idle = "idle",
-        /// Somebody said so.
-        Asked = "asked",
+        /// A client requested it.
+        Requested = "asked",
         /// Its files have changed, or it is to run on another engine.
         Replaced = "replaced",
     }
@@ -77,9 +77,9 @@ labelled! {
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     /// Adds to it.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
@@ -106,11 +106,11 @@ pub struct ModelCounters {
     /// Between two tokens of one text, where they are made.
     pub inter_token: Histogram,
     /// Prompt tokens that were read, embedded texts' included.
-    pub read_tokens: Count,
+    pub read_tokens: Counter,
     /// Prompt tokens that a kept sequence held already.
-    pub cached_tokens: Count,
+    pub cached_tokens: Counter,
     /// Tokens generated, end tokens included.
-    pub generated_tokens: Count,
+    pub generated_tokens: Counter,
 }
 
 impl ModelCounters {
@@ -121,9 +121,9 @@ impl ModelCounters {
             ttft: Histogram::new(WAITS),
             prefill: Histogram::new(WAITS),
             inter_token: Histogram::new(TOKENS),
-            read_tokens: Count::default(),
-            cached_tokens: Count::default(),
-            generated_tokens: Count::default(),
+            read_tokens: Counter::default(),
+            cached_tokens: Counter::default(),
+            generated_tokens: Counter::default(),
         }
     }
 }
@@ -136,10 +136,10 @@ pub struct EngineCounters {
     /// Loads that went well.
     pub load_time: Histogram,
     /// Kept sequences given up to stay within the budget.
-    pub kept_dropped: Count,
-    loads: [Count; LoadOutcome::ALL.len()],
-    unloads: [Count; UnloadReason::ALL.len()],
-    busy_ns: [Count; Activity::ALL.len()],
+    pub kept_dropped: Counter,
+    loads: [Counter; LoadOutcome::ALL.len()],
+    unloads: [Counter; UnloadReason::ALL.len()],
+    busy_ns: [Counter; Activity::ALL.len()],
     models: Mutex<Vec<Arc<ModelCounters>>>,
 }
 
@@ -148,7 +148,7 @@ impl Default for EngineCounters {
         Self {
             queue_wait: Histogram::new(WAITS),
             load_time: Histogram::new(LOADS),
-            kept_dropped: Count::default(),
+            kept_dropped: Counter::default(),
             loads: Default::default(),
             unloads: Default::default(),
             busy_ns: Default::default(),
@@ -193,7 +193,7 @@ impl EngineCounters {
 
     /// Loads that have ended, by outcome.
     pub fn loads(&self) -> impl Iterator<Item = (LoadOutcome, u64)> {
-        LoadOutcome::ALL.iter().copied().zip(self.loads.iter().map(Count::get))
+        LoadOutcome::ALL.iter().copied().zip(self.loads.iter().map(Counter::get))
     }
 
     /// Counts a model that went.
@@ -203,7 +203,7 @@ impl EngineCounters {
 
     /// Models that went, by reason.
     pub fn unloads(&self) -> impl Iterator<Item = (UnloadReason, u64)> {
-        UnloadReason::ALL.iter().copied().zip(self.unloads.iter().map(Count::get))
+        UnloadReason::ALL.iter().copied().zip(self.unloads.iter().map(Counter::get))
     }
 
     /// Adds time the engine thread has computed for.

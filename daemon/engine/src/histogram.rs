@@ -115,8 +115,8 @@ impl Histogram {
 
     /// What has been counted. Its sum may already hold a duration whose bucket does not.
     #[must_use]
-    pub fn read(&self) -> Reading {
-        Reading {
+    pub fn read(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
             bounds: self.bounds,
             counts: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
             sum: Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)),
@@ -126,14 +126,14 @@ impl Histogram {
 
 /// A histogram at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
+pub struct HistogramSnapshot {
     bounds: &'static [Duration],
     counts: Vec<u64>,
     /// All durations together.
     pub sum: Duration,
 }
 
-impl Reading {
+impl HistogramSnapshot {
     /// How many durations there are.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -141,7 +141,7 @@ impl Reading {
     }
 
     /// Each upper end, and how many durations are at or below it. What is beyond the last is in
-    /// [`Reading::count`] only.
+    /// [`HistogramSnapshot::count`] only.
     pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> {
         let below = self.counts.iter().scan(0, |below, count| {
             *below += count;

@@ -12,7 +12,7 @@ pub const LOADER_TENSORS: usize = 4;
 pub const LOADER_BYTES: u64 = 128 * 1024 * 1024;
 /// Milliseconds that work beside the engine thread waits for it to leave a core: a pass of a model
 /// that streams well.
-pub const CORE_LOAN_WAIT_MS: u64 = 100;
+pub const CORE_RESERVATION_WAIT_MS: u64 = 100;
 /// Milliseconds of silence after which the engine thread counts as stalled, unless configured.
 pub const ENGINE_STALL_MS: u64 = 60_000;
 /// Models with metrics of their own; all others share one name.

@@ -166,7 +166,7 @@ pub fn spawn(
     precision: WeightPrecision,
     cancel: Arc<AtomicBool>,
 ) -> Result<LoadStream, EngineError> {
-    spawn_work(cancel, move |outlet| load(&*source, precision, outlet))
+    spawn_work(cancel, move |sink| load(&*source, precision, sink))
 }
 
 /// Starts a loader thread whose items come from `work`.
@@ -175,33 +175,33 @@ pub fn spawn(
 /// As [`spawn`].
 pub fn spawn_work(
     cancel: Arc<AtomicBool>,
-    work: impl FnOnce(&Outlet) -> Result<(), Ended> + Send + 'static,
+    work: impl FnOnce(&LoadSink) -> Result<(), LoaderExit> + Send + 'static,
 ) -> Result<LoadStream, EngineError> {
     let (sender, items) = sync_channel(limits::LOADER_TENSORS);
     let queued_bytes = Arc::new(AtomicU64::new(0));
-    let outlet = Outlet { sender, queued_bytes: Arc::clone(&queued_bytes), cancel };
-    spawn_with(outlet, work)?;
+    let sink = LoadSink { sender, queued_bytes: Arc::clone(&queued_bytes), cancel };
+    spawn_with(sink, work)?;
     Ok(LoadStream { items, queued_bytes, ended: false })
 }
 
 fn spawn_with(
-    outlet: Outlet,
-    work: impl FnOnce(&Outlet) -> Result<(), Ended> + Send + 'static,
+    sink: LoadSink,
+    work: impl FnOnce(&LoadSink) -> Result<(), LoaderExit> + Send + 'static,
 ) -> Result<(), EngineError> {
     let body = move || {
         IS_LOADER.set(true);
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&outlet)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&sink)));
         let last = match outcome {
             Ok(Ok(())) => LoadItem::Done,
-            Ok(Err(Ended::Failed(error))) => LoadItem::Failed(error),
-            Ok(Err(Ended::NobodyListens)) => return,
+            Ok(Err(LoaderExit::Failed(error))) => LoadItem::Failed(error),
+            Ok(Err(LoaderExit::Disconnected)) => return,
             Err(panic) => LoadItem::Failed(EngineError::Native(format!(
                 "the loader thread panicked: {}",
                 crate::panic_message(panic.as_ref())
             ))),
         };
         // A blocking send: it ends when the stream takes the item or is dropped.
-        let _ = outlet.sender.send(last);
+        let _ = sink.sender.send(last);
     };
     let spawned = std::thread::Builder::new().name("ingle-loader".to_owned()).spawn(body);
     spawned.map(drop).map_err(|error| {
@@ -211,14 +211,14 @@ fn spawn_with(
 
 /// Why the loader's work ended early.
 #[derive(Debug)]
-pub enum Ended {
+pub enum LoaderExit {
     /// It failed.
     Failed(EngineError),
     /// The stream was dropped.
-    NobodyListens,
+    Disconnected,
 }
 
-impl From<EngineError> for Ended {
+impl From<EngineError> for LoaderExit {
     fn from(error: EngineError) -> Self {
         Self::Failed(error)
     }
@@ -226,13 +226,13 @@ impl From<EngineError> for Ended {
 
 /// The loader's end of the channel.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct LoadSink {
     sender: SyncSender<LoadItem>,
     queued_bytes: Arc<AtomicU64>,
     cancel: Arc<AtomicBool>,
 }
 
-impl Outlet {
+impl LoadSink {
     /// Whether the load is still wanted.
     ///
     /// # Errors
@@ -245,7 +245,7 @@ impl Outlet {
     ///
     /// # Errors
     /// When the load was cancelled or the stream was dropped.
-    pub fn send(&self, item: LoadItem, bytes: u64) -> Result<(), Ended> {
+    pub fn send(&self, item: LoadItem, bytes: u64) -> Result<(), LoaderExit> {
         let mut item = item;
         loop {
             self.check_cancel()?;
@@ -255,7 +255,7 @@ impl Outlet {
                 self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
                 item = match self.sender.try_send(item) {
                     Ok(()) => return Ok(()),
-                    Err(TrySendError::Disconnected(_)) => return Err(Ended::NobodyListens),
+                    Err(TrySendError::Disconnected(_)) => return Err(LoaderExit::Disconnected),
                     Err(TrySendError::Full(item)) => {
                         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                         item
@@ -268,32 +268,36 @@ impl Outlet {
     }
 }
 
-impl Outlet {
+impl LoadSink {
     /// Reports progress if there is room for it, and says whether to go on.
     ///
     /// # Errors
     /// When the load was cancelled, or nobody listens any more.
-    pub fn report(&self, bytes_read: u64, bytes_total: u64) -> Result<(), Ended> {
+    pub fn report(&self, bytes_read: u64, bytes_total: u64) -> Result<(), LoaderExit> {
         self.check_cancel()?;
         match self.sender.try_send(LoadItem::Progress { bytes_read, bytes_total }) {
             // Progress that finds no room is not missed.
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
-            Err(TrySendError::Disconnected(_)) => Err(Ended::NobodyListens),
+            Err(TrySendError::Disconnected(_)) => Err(LoaderExit::Disconnected),
         }
     }
 }
 
-fn load(source: &impl Source, precision: WeightPrecision, outlet: &Outlet) -> Result<(), Ended> {
+fn load(
+    source: &impl Source,
+    precision: WeightPrecision,
+    sink: &LoadSink,
+) -> Result<(), LoaderExit> {
     source.check_readable()?;
     let bytes_total = source.stored_bytes();
     let mut bytes_read = 0;
     let mut buffer = Vec::new();
     for index in 0..source.tensor_count() {
         let (tensor, stored_bytes) =
-            source.read(index, precision, &mut buffer, &|| outlet.check_cancel())?;
+            source.read(index, precision, &mut buffer, &|| sink.check_cancel())?;
         bytes_read += stored_bytes;
         let bytes = tensor.bytes() as u64;
-        outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
+        sink.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::backend::Ticket;
 use super::error::EngineError;
-use super::sampling::{self, SampleSpec, Sampled};
+use super::sampling::{self, SampleSpec, SampledToken};
 
 /// The passes of one generator, with what leads to their logits.
 pub struct Passes<L> {
@@ -94,7 +94,7 @@ impl<L> Pass<L> {
     ///
     /// # Errors
     /// [`EngineError::NotFinite`], and [`EngineError::Native`] when there is no such row.
-    pub fn draw(&self, index: usize, logits: &[f32]) -> Result<Sampled, EngineError> {
+    pub fn draw(&self, index: usize, logits: &[f32]) -> Result<SampledToken, EngineError> {
         let row = self.specs.get(index).zip(self.positions.get(index));
         let Some((spec, &position)) = row else {
             return Err(EngineError::Native(format!("the pass has no row {index}")));

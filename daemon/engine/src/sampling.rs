@@ -14,14 +14,12 @@
 mod mask;
 mod penalties;
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+use ingle_protocol::sampling::{MIN_P, SamplingParameter, TEMPERATURE, TOP_P};
 
 pub use mask::{Mask, MaskSource, TokenSet};
 pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
-
-/// Largest temperature accepted; beyond it every distribution is flat.
-pub const MAX_TEMPERATURE: f32 = 100.0;
 
 /// Up to this many of the likeliest tokens are found in one pass with a small sorted list.
 const SHORT_LIST: usize = 64;
@@ -72,7 +70,7 @@ impl SampleSpec {
 
 /// One drawn token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampled {
+pub struct SampledToken {
     /// Its id.
     pub token: u32,
     /// Its natural-log probability under the model's own distribution, before bias, penalties and
@@ -118,21 +116,16 @@ impl SamplerSettings {
     /// # Errors
     /// [`InvalidSetting`] naming the first field at fault and the values it takes.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let temperature = 0.0..=MAX_TEMPERATURE;
-        check("temperature", self.temperature, temperature, "a number from 0 to 100")?;
-        check("top_p", self.top_p, 0.0..=1.0, "a number from 0 to 1")?;
-        check("min_p", self.min_p, 0.0..=1.0, "a number from 0 to 1")
+        check(&TEMPERATURE, self.temperature)?;
+        check(&TOP_P, self.top_p)?;
+        check(&MIN_P, self.min_p)
     }
 }
 
-fn check(
-    field: &'static str,
-    found: f32,
-    range: RangeInclusive<f32>,
-    expected: &'static str,
-) -> Result<(), InvalidSetting> {
+fn check(parameter: &SamplingParameter, found: f32) -> Result<(), InvalidSetting> {
+    let SamplingParameter { name: field, expected, .. } = *parameter;
     // NaN is in no range, so it is refused too.
-    let is_fine = range.contains(&found);
+    let is_fine = parameter.range().contains(&found);
     is_fine.then_some(()).ok_or(InvalidSetting { field, expected, found })
 }
 
@@ -144,7 +137,7 @@ fn check(
 /// # Errors
 /// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is possible;
 /// [`SampleError::Mask`] when the mask does not come.
-pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, SampleError> {
+pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<SampledToken, SampleError> {
     let likeliest_id = argmax(logits)?;
     let mask = spec.mask.as_ref().map(Mask::wait).transpose().map_err(SampleError::Mask)?;
     let token = match (&spec.penalties, mask) {
@@ -161,13 +154,13 @@ pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<Sampled, SampleError>
         }
     };
     let Some(count) = spec.logprobs else {
-        return Ok(Sampled { token, logprob: 0.0, top: Vec::new() });
+        return Ok(SampledToken { token, logprob: 0.0, top: Vec::new() });
     };
     let max = logits[likeliest_id as usize];
     let log_total = sum(&weights(logits, max, 1.0)).ln();
     let logprob = |id: u32| (f64::from(logits[id as usize]) - f64::from(max) - log_total) as f32;
     let top = likeliest(logits, count);
-    Ok(Sampled {
+    Ok(SampledToken {
         token,
         logprob: logprob(token),
         top: top.into_iter().map(|id| (id, logprob(id))).collect(),

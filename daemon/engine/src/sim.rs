@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::backend::{
     Builder, Capacity, Embedder, EmbedderBuilder, Generator, ModelInfo, Row, SeqId, Ticket,
-    Trimmed, not_open,
+    TrimOutcome, not_open,
 };
 use super::engines::{Engine, LoadStart, LoadTarget, cannot_run};
 use super::error::EngineError;
@@ -23,7 +23,7 @@ use super::estimate::Estimate;
 use super::loader::{self, LoadItem, LoadStream};
 use super::model::{EngineModel, Weights};
 use super::role::Role;
-use super::sampling::{self, SampleSpec, Sampled};
+use super::sampling::{self, SampleSpec, SampledToken};
 use super::settings::EngineSettings;
 use super::tensor::{HostData, HostTensor};
 
@@ -226,7 +226,7 @@ fn spawn_load(config: &SimConfig, cancel: Arc<AtomicBool>) -> Result<LoadStream,
     let values = usize::try_from(weight_bytes / u64::from(steps) / 4).unwrap_or(0);
     let pause = Duration::from_millis(config.load_delay_ms) / steps;
     let fail = config.fail_load;
-    loader::spawn_work(cancel, move |outlet| {
+    loader::spawn_work(cancel, move |sink| {
         for step in 1..=steps {
             std::thread::sleep(pause);
             let name = format!("step.{step}");
@@ -235,7 +235,7 @@ fn spawn_load(config: &SimConfig, cancel: Arc<AtomicBool>) -> Result<LoadStream,
             let tensor = HostTensor { name, shape: vec![values], data };
             let (bytes_read, bytes_total) = (u64::from(step), u64::from(steps));
             let bytes = tensor.bytes() as u64;
-            outlet.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
+            sink.send(LoadItem::Tensor { tensor, bytes_read, bytes_total }, bytes)?;
         }
         if fail {
             return Err(EngineError::Native("this model was told to fail".to_owned()).into());
@@ -312,7 +312,7 @@ impl SimGenerator {
     }
 
     /// The next token of one sequence, or the fault its configuration asks for.
-    fn draw(&mut self, seq: SeqId, spec: &SampleSpec) -> Result<Sampled, EngineError> {
+    fn draw(&mut self, seq: SeqId, spec: &SampleSpec) -> Result<SampledToken, EngineError> {
         let config = self.config.clone();
         let vocab_size = self.info.vocab_size;
         let sequence = self.sequence(seq)?;
@@ -345,7 +345,7 @@ impl SimGenerator {
         }
         let position = sequence.tokens.len() - 1;
         if config.logits.is_empty() && spec.mask.is_none() {
-            return Ok(Sampled { token, logprob: 0.0, top: vec![(token, 0.0)] });
+            return Ok(SampledToken { token, logprob: 0.0, top: vec![(token, 0.0)] });
         }
         if config.logits.is_empty() {
             let mut logits: Vec<f32> = (0..vocab_size).map(|id| liking(id as u32)).collect();
@@ -393,11 +393,11 @@ impl Generator for SimGenerator {
         Ok(self.insert(copy))
     }
 
-    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError> {
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<TrimOutcome, EngineError> {
         let sequence = self.sequence(seq)?;
         sequence.tokens.truncate(len);
         sequence.reply = None;
-        Ok(Trimmed::Done)
+        Ok(TrimOutcome::Done)
     }
 
     fn close(&mut self, seq: SeqId) {
@@ -455,7 +455,7 @@ impl Generator for SimGenerator {
     fn collect(
         &mut self,
         _ticket: Ticket,
-    ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+    ) -> Result<Vec<Result<SampledToken, EngineError>>, EngineError> {
         let pass = std::mem::take(&mut self.pass);
         let specs = std::mem::take(&mut self.specs);
         Ok(pass.into_iter().zip(&specs).map(|(seq, spec)| self.draw(seq, spec)).collect())

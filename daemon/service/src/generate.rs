@@ -25,7 +25,7 @@ use crate::service::Service;
 use crate::validate::{logit_bias, validate};
 use ingle_engine::role::Role;
 use ingle_engine::sampling;
-use ingle_scheduler::command::{ChoiceOf, Command, GenerateRequest};
+use ingle_scheduler::command::{Command, GenerateRequest, RequestChoice};
 use ingle_scheduler::error::EngineFailure;
 use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
@@ -80,6 +80,7 @@ impl Service {
             let response = ResponseBuilder::new(index, parser.clone(), is_parallel);
             let request = GenerateRequest {
                 request_id: context.id.clone(),
+                span: tracing::Span::current(),
                 model: open.engine.clone(),
                 output: output.showing(tags.clone()),
                 constraint: match index + 1 {
@@ -97,8 +98,8 @@ impl Service {
                     .then_some(params.top_logprobs),
                 stream_text: params.stream,
                 deadline: context.deadline,
-                choice: ChoiceOf { index, work_since: Arc::clone(&work_since) },
-                wrap_up: Arc::clone(&context.finish_at_sentence),
+                choice: RequestChoice { index, work_since: Arc::clone(&work_since) },
+                finish_at_sentence: Arc::clone(&context.finish_at_sentence),
                 cancel: cancel.clone(),
                 events: events_tx.clone(),
                 done: done_tx,
@@ -141,7 +142,7 @@ impl Service {
                 // Held until the work ends, which a request that goes does not end.
                 let _permit = permit;
                 let grammars = open.grammars(&cores)?;
-                let _core = cores.borrow();
+                let _core = cores.reserve();
                 Ok(match constraint {
                     ResponseConstraint::Format(format) => grammars.constraint(&format)?,
                     ResponseConstraint::Calls(calls) => Some(grammars.calls(&calls)?),

@@ -20,7 +20,7 @@ use crate::response::ResponseBuilder;
 use crate::timeout_counters::TimeoutCounters;
 use ingle_scheduler::command::Completion;
 use ingle_scheduler::error::EngineFailure;
-use ingle_scheduler::stall::StallAlarm;
+use ingle_scheduler::stall_alarm::StallAlarm;
 use ingle_scheduler::time::millis;
 
 /// A running generation. Dropping it cancels the work.

@@ -54,7 +54,7 @@ impl OpenModel {
     /// [`ConstraintError::Vocabulary`].
     pub(crate) fn grammars(&self, cores: &Cores) -> Result<&Grammars, ConstraintError> {
         let made = self.grammars.get_or_init(|| {
-            let _core = cores.borrow();
+            let _core = cores.reserve();
             Grammars::new(&self.text)
         });
         made.as_ref().map_err(Clone::clone)
@@ -144,7 +144,7 @@ impl ModelCache {
             if let Some(open) = cached(&opened, &source, engine) {
                 return Ok(open);
             }
-            let _core = cores.borrow();
+            let _core = cores.reserve();
             let key = (source.name.clone(), engine);
             let open = Arc::new(open_model(source, engine, &settings, gguf_text)?);
             lock(&opened).insert(key, Arc::clone(&open));

@@ -117,7 +117,8 @@ impl Service {
         let model = open.engine.clone();
         let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
         let force = params.force;
-        self.engine.send(Command::Load { model, options, force, progress, done })?;
+        let span = tracing::Span::current();
+        self.engine.send(Command::Load { model, options, force, span, progress, done })?;
         self.engine_reply("loading the model", context, outcome).await
     }
 

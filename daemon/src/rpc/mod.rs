@@ -8,4 +8,6 @@ pub mod connection;
 pub mod dispatch;
 mod jobs;
 mod methods;
+#[cfg(test)]
+mod reference;
 pub mod register;

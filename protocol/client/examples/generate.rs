@@ -39,6 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let result = call.reply().await?;
     println!();
-    eprintln!("{} tokens, {:?}", result.usage.completion_tokens, result.finish_reason);
+    if let Some(choice) = result.choices.first() {
+        eprintln!("{} tokens, {:?}", result.usage.completion_tokens, choice.finish_reason);
+    }
     Ok(())
 }

@@ -29,6 +29,7 @@ impl Method for Generate {
 
 /// Parameters of `generate`. Exactly one of `messages`, `prompt` and `prompt_tokens` is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateParams {
     /// Name or path of the model; the default model when absent.
@@ -156,6 +157,7 @@ impl GenerateParams {
 
 /// An event before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GenerateEvent {
     /// The request waits for a slot.
@@ -214,6 +216,7 @@ pub enum GenerateEvent {
 
 /// The reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model produced an end token, or a stop string occurred.
@@ -228,6 +231,7 @@ pub enum FinishReason {
 
 /// One token with its probability.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenLogprob {
     /// Its id.
     pub token: u32,
@@ -245,6 +249,7 @@ pub struct TokenLogprob {
 
 /// Token counts of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// Tokens of the rendered prompt.
     pub prompt_tokens: usize,
@@ -257,6 +262,7 @@ pub struct Usage {
 
 /// Timings of a generation. A rate is 0 where there was nothing to measure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Timings {
     /// Milliseconds from acceptance to a slot, loading not counted.
     pub queue_ms: f64,
@@ -283,6 +289,7 @@ pub struct Timings {
 
 /// The reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GenerateResult {
     /// The daemon's id of the request.
     pub request_id: String,
@@ -318,6 +325,7 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Choice
 
 /// One of a request's completions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice {
     /// The whole content, streamed or not, without reasoning and tool calls.
     pub text: String,

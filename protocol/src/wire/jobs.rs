@@ -27,6 +27,7 @@ impl Method for CreateJob {
 
 /// The work of a job, and its time limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobParams {
     /// The work.
@@ -46,6 +47,7 @@ pub struct JobParams {
 
 /// The work of a job, as the method of the same name takes it; without a `budget`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "one a job, which holds far more")]
 pub enum JobWork {
@@ -77,6 +79,7 @@ impl JobWork {
 
 /// The result of a job's work, as the method of the same name gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum JobResult {
     /// The result of a `generate`.
@@ -89,6 +92,7 @@ pub enum JobResult {
 
 /// The text so far of a job that has no result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PartialResult {
     /// The text so far of the first completion.
     pub text: String,
@@ -126,8 +130,20 @@ impl<'de> Deserialize<'de> for JobTimeout {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for JobTimeout {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "JobTimeout".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["number", "string"] })
+    }
+}
+
 /// Retries after a timeout, with more time each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobRetry {
     /// Maximum number of retries.
@@ -139,6 +155,7 @@ pub struct JobRetry {
 
 /// The status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// It waits for a worker.
@@ -204,6 +221,7 @@ impl std::str::FromStr for JobStatus {
 
 /// A warning to a job about its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobWarning {
     /// Its soft timeout has passed: it ends with the next sentence.
@@ -216,6 +234,7 @@ pub enum JobWarning {
 
 /// One job, without its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobInfo {
     /// Its id.
     pub id: String,
@@ -256,6 +275,7 @@ pub struct JobInfo {
 
 /// The outcome of a job, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobReplyStatus {
     /// The job has a result.
@@ -268,6 +288,7 @@ pub enum JobReplyStatus {
 
 /// One job, as RPC, HTTP and MCP show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobReply {
     /// The outcome.
     pub status: JobReplyStatus,
@@ -289,6 +310,7 @@ pub struct JobReply {
 
 /// Request id and times of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobMetadata {
     /// The daemon's id of the last attempt; the job's own id before the first.
     pub request_id: String,
@@ -302,6 +324,7 @@ pub struct JobMetadata {
 
 /// Names one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobId {
     /// Its id.
@@ -330,6 +353,7 @@ impl Method for WaitJob {
 
 /// The job to wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WaitParams {
     /// Its id.
@@ -344,6 +368,7 @@ pub struct WaitParams {
 
 /// An event for a waiting caller, before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum JobEvent {
     /// Progress; the first event comes at once.
@@ -386,6 +411,7 @@ impl Method for ListJobs {
 
 /// The jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ListJobsParams {
     /// Only jobs of this status.
@@ -398,6 +424,7 @@ pub struct ListJobsParams {
 
 /// The jobs, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobList {
     /// The jobs, without their results.
     pub jobs: Vec<JobInfo>,
@@ -415,6 +442,7 @@ impl Method for DeleteJobs {
 
 /// The jobs to delete: exactly one of the two fields is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeleteJobsParams {
     /// The id of one job.
@@ -427,6 +455,7 @@ pub struct DeleteJobsParams {
 
 /// The reply: the jobs are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobsDeleted {
     /// The number of deleted jobs.
     pub deleted: usize,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
-use ingle_engine::backend::{SeqId, Trimmed};
+use ingle_engine::backend::{SeqId, TrimOutcome};
 use ingle_engine::conformance::{self, Subject, conforms, pass, row, tokens};
 use ingle_engine::loader::LoadItem;
 use ingle_engine::plain;
@@ -135,8 +135,8 @@ fn a_state_that_cannot_go_back_is_forked_whole() {
     let fork = generator.fork(parts, 7).unwrap();
     assert!(!generator.can_give_up(), "what was read could not be taken out again");
     assert!(generator.fork(parts, 5).is_err(), "it holds seven tokens, not five");
-    assert_eq!(generator.trim(parts, 5), Ok(Trimmed::Unsupported));
-    assert_eq!(generator.trim(parts, 7), Ok(Trimmed::Done));
+    assert_eq!(generator.trim(parts, 5), Ok(TrimOutcome::Unsupported));
+    assert_eq!(generator.trim(parts, 7), Ok(TrimOutcome::Done));
     for seq in [parts, fork] {
         let found = pass(&mut *generator, &[row(seq, &prompt[7..])]);
         assert_close(&found[0], &expected[0]);

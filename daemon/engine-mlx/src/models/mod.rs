@@ -110,12 +110,12 @@ pub(super) struct Batch<'a> {
     /// The sequences' shares, in order.
     pub(super) rows: Vec<BatchRow<'a>>,
     /// Those whose logits are wanted.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: IsWanted,
 }
 
 /// The tokens of a [`Batch`] whose logits are wanted, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum IsWanted {
     /// None.
     Nothing,
     /// All, padding included.

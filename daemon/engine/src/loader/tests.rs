@@ -107,8 +107,8 @@ fn dropping_the_stream_ends_the_thread() {
 fn a_panic_arrives_as_a_failure() {
     let (sender, items) = sync_channel(limits::LOADER_TENSORS);
     let queued_bytes = Arc::new(AtomicU64::new(0));
-    let outlet = Outlet { sender, queued_bytes: Arc::clone(&queued_bytes), cancel: no_cancel() };
-    spawn_with(outlet, |_| panic!("boom")).unwrap();
+    let sink = LoadSink { sender, queued_bytes: Arc::clone(&queued_bytes), cancel: no_cancel() };
+    spawn_with(sink, |_| panic!("boom")).unwrap();
     let (_, last) = drain(LoadStream { items, queued_bytes, ended: false });
     assert!(
         matches!(&last, LoadItem::Failed(EngineError::Native(text)) if text.contains("boom")),

@@ -15,15 +15,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use ingle_protocol::sampling::{FREQUENCY_PENALTY, PRESENCE_PENALTY, REPETITION_PENALTY};
+
 use super::{InvalidSetting, check};
 
 /// Tokens that the repetition penalty looks back on when a request names no window.
 pub const DEFAULT_REPETITION_WINDOW: usize = 64;
-/// Largest repetition penalty accepted, and the inverse of the least. Beyond it a penalised token
-/// is as good as forbidden.
-const MAX_REPETITION: f32 = 100.0;
-/// Largest frequency and presence penalty, up and down: OpenAI's range.
-const MAX_ADDITIVE: f32 = 2.0;
 /// Largest bias, up and down: OpenAI's range.
 pub const MAX_BIAS: f32 = 100.0;
 
@@ -54,13 +51,9 @@ impl PenaltySettings {
     /// # Errors
     /// [`InvalidSetting`] naming the first parameter at fault and the values it takes.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
-        let additive = -MAX_ADDITIVE..=MAX_ADDITIVE;
-        let repetition = 1.0 / MAX_REPETITION..=MAX_REPETITION;
-        let expected = "a number from 0.01 to 100; 1 does nothing";
-        check("repetition_penalty", self.repetition, repetition, expected)?;
-        let expected = "a number from -2 to 2";
-        check("frequency_penalty", self.frequency, additive.clone(), expected)?;
-        check("presence_penalty", self.presence, additive, expected)
+        check(&REPETITION_PENALTY, self.repetition)?;
+        check(&FREQUENCY_PENALTY, self.frequency)?;
+        check(&PRESENCE_PENALTY, self.presence)
     }
 }
 

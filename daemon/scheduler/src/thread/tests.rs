@@ -13,10 +13,11 @@ use ingle_protocol::wire::models::{EngineKind, Fit, LoadEstimate, LoadedModel};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use super::memory::Asker;
+use super::memory::Protection;
 use super::*;
-use crate::command::{ChoiceOf, Completion, EmbedRequest};
+use crate::command::{Completion, EmbedRequest, RequestChoice};
 use crate::memory::{Budget, ModelOptions};
 use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::error::EngineError;
@@ -37,7 +38,7 @@ struct Call {
 }
 
 struct Bench {
-    worker: Worker,
+    scheduler: Scheduler,
     status: StatusCell,
     _commands: SyncSender<Command>,
     _folder: tempfile::TempDir,
@@ -100,7 +101,7 @@ impl Bench {
         let memory = MemoryOptions { budget: Budget::Bytes(budget), ..MemoryOptions::default() };
         let settings = EngineSettings::default();
         let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
-        let worker = Worker::new(
+        let scheduler = Scheduler::new(
             inbox,
             status.clone(),
             engines,
@@ -109,12 +110,12 @@ impl Bench {
             Cores::default(),
             journal,
         );
-        Self { worker, status, _commands: commands, _folder: folder }
+        Self { scheduler, status, _commands: commands, _folder: folder }
     }
 
     fn generate_prompt(&mut self, model: &EngineModel, prompt: &[u32], max_tokens: usize) -> Call {
         let (request, call) = request(model, prompt, max_tokens);
-        self.worker.handle(Command::Generate(Box::new(request)));
+        self.scheduler.handle(Command::Generate(Box::new(request)));
         call
     }
 
@@ -124,7 +125,7 @@ impl Bench {
 
     fn embed(&mut self, model: &EngineModel) -> Answer<Vec<Vec<f32>>> {
         let (request, done) = texts(model, deadline());
-        self.worker.handle(Command::Embed(Box::new(request)));
+        self.scheduler.handle(Command::Embed(Box::new(request)));
         done
     }
 
@@ -132,19 +133,26 @@ impl Bench {
         let (done, outcome) = oneshot::channel();
         let (progress, _) = mpsc::channel(1);
         let model = model.clone();
-        self.worker.handle(Command::Load { model, options, force: false, progress, done });
+        self.scheduler.handle(Command::Load {
+            model,
+            options,
+            force: false,
+            span: Span::none(),
+            progress,
+            done,
+        });
         outcome
     }
 
     fn estimate(&mut self, model: &EngineModel) -> LoadEstimate {
         let (done, mut outcome) = oneshot::channel();
-        self.worker.handle(Command::Estimate { model: model.clone(), done });
+        self.scheduler.handle(Command::Estimate { model: model.clone(), done });
         outcome.try_recv().unwrap().unwrap()
     }
 
     fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
         let (done, mut outcome) = oneshot::channel();
-        self.worker.handle(Command::Unload { name: name.to_owned(), done });
+        self.scheduler.handle(Command::Unload { name: name.to_owned(), done });
         outcome.try_recv().unwrap()
     }
 
@@ -152,7 +160,7 @@ impl Bench {
     fn outcome<T>(&mut self, answer: &mut Answer<T>) -> Result<T, EngineFailure> {
         let started_at = Instant::now();
         loop {
-            self.worker.turn();
+            self.scheduler.turn();
             if let Ok(outcome) = answer.try_recv() {
                 return outcome;
             }
@@ -172,10 +180,10 @@ impl Bench {
 
     /// Lets everything that waits for memory have waited long.
     fn age(&mut self) {
-        let worker = &mut self.worker;
-        let generations = worker.waiting.iter_mut().map(|waiting| &mut waiting.memory_since);
-        let jobs = worker.embeddings.iter_mut().map(|job| &mut job.memory_since);
-        let loads = worker.loads.iter_mut().map(|load| &mut load.memory_since);
+        let scheduler = &mut self.scheduler;
+        let generations = scheduler.waiting.iter_mut().map(|waiting| &mut waiting.memory_since);
+        let jobs = scheduler.embeddings.iter_mut().map(|job| &mut job.memory_since);
+        let loads = scheduler.loads.iter_mut().map(|load| &mut load.memory_since);
         for since in generations.chain(jobs).chain(loads) {
             *since = since.and(long_ago());
         }
@@ -188,6 +196,7 @@ fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateR
     let cancel = CancellationToken::new();
     let request = GenerateRequest {
         request_id: "r".to_owned(),
+        span: Span::none(),
         model: model.clone(),
         output: TextOutput::new(Arc::new(ByteTokenizer), Vec::new()).unwrap(),
         constraint: None,
@@ -201,8 +210,8 @@ fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateR
         logprobs: None,
         stream_text: false,
         deadline: deadline(),
-        wrap_up: Arc::default(),
-        choice: ChoiceOf::default(),
+        finish_at_sentence: Arc::default(),
+        choice: RequestChoice::default(),
         cancel: cancel.clone(),
         events,
         done: done_tx,
@@ -214,6 +223,7 @@ fn texts(model: &EngineModel, deadline: Deadline) -> (EmbedRequest, Answer<Vec<V
     let (done, outcome) = oneshot::channel();
     let request = EmbedRequest {
         request_id: "e".to_owned(),
+        span: Span::none(),
         model: model.clone(),
         inputs: vec![vec![1, 2, 3]],
         deadline,
@@ -238,11 +248,11 @@ fn a_request_for_another_version_never_ends_what_others_wait_for() {
     assert!(is_busy(&mut bench.embed(&new)));
     // Whoever asks for the same one joins.
     let mut queued = bench.generate(&old, 1);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert!(load.try_recv().is_err() && queued.done.try_recv().is_err());
     // Its load is nobody's any more, and makes way.
     drop((load, queued));
-    bench.worker.drop_ended();
+    bench.scheduler.drop_ended();
     let mut call = bench.generate(&changed(&model("m", &weights(1))), 1);
     bench.outcome(&mut call.done).unwrap();
 }
@@ -255,7 +265,7 @@ fn an_embedding_model_whose_files_have_changed_is_loaded_anew() {
     bench.outcome(&mut job).unwrap();
     let mut job = bench.embed(&changed(&old));
     assert_eq!(bench.outcome(&mut job).unwrap().len(), 1);
-    assert!(bench.worker.registry.is_ready(&changed(&old)));
+    assert!(bench.scheduler.registry.is_ready(&changed(&old)));
 }
 
 #[test]
@@ -266,12 +276,12 @@ fn tokens_of_one_version_never_meet_the_weights_of_another() {
     let _running = bench.generate(&old, 50_000);
     // Past the door, as if the model had been replaced while it waited.
     let (waiting, mut call) = request(&changed(&old), &[104], 1);
-    let arrival = bench.worker.next_arrival();
-    assert!(bench.worker.waiting.push(Waiting::new(waiting, arrival)).is_ok());
-    assert!(bench.worker.next_admitted(Instant::now()).is_none());
-    bench.worker.turn();
+    let arrival = bench.scheduler.next_arrival();
+    assert!(bench.scheduler.waiting.push(QueuedRequest::new(waiting, arrival)).is_ok());
+    assert!(bench.scheduler.next_admitted(Instant::now()).is_none());
+    bench.scheduler.turn();
     assert!(is_busy(&mut call.done));
-    assert_eq!(bench.worker.running.len(), 1);
+    assert_eq!(bench.scheduler.running.len(), 1);
 }
 
 #[test]
@@ -291,14 +301,14 @@ fn another_version_goes_only_once_its_successor_is_being_loaded() {
         matches!(refused, Err(EngineFailure::Engine(EngineError::Unsupported { .. }))),
         "{refused:?}"
     );
-    assert!(bench.worker.registry.is_ready(&old));
+    assert!(bench.scheduler.registry.is_ready(&old));
     // The two would not fit beside each other.
     let new = changed(&model("m", &weights(8)));
     let estimate = bench.estimate(&new);
     assert_eq!((estimate.fit, estimate.evictions.len()), (Fit::AfterEvictions, 1));
     let mut load = bench.load(&new, ModelOptions::default());
     let loaded = bench.outcome(&mut load).unwrap();
-    assert!(loaded.pinned && bench.worker.registry.is_ready(&new));
+    assert!(loaded.pinned && bench.scheduler.registry.is_ready(&new));
 }
 
 #[test]
@@ -344,21 +354,28 @@ fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
     bench.warm(&idle);
     let (cancelled, call) = request(&cold, &[104], 1);
     call.cancel.cancel();
-    bench.worker.handle(Command::Generate(Box::new(cancelled)));
+    bench.scheduler.handle(Command::Generate(Box::new(cancelled)));
     let (done, gone) = oneshot::channel();
     drop(gone);
     let (options, (progress, _)) = (ModelOptions::default(), mpsc::channel(1));
-    let load = Command::Load { model: cold.clone(), options, force: false, progress, done };
-    bench.worker.handle(load);
+    let load = Command::Load {
+        model: cold.clone(),
+        options,
+        force: false,
+        span: Span::none(),
+        progress,
+        done,
+    };
+    bench.scheduler.handle(load);
     let (late, _outcome) = texts(&cold, Deadline { limit_ms: 0, ..deadline() });
-    bench.worker.handle(Command::Embed(Box::new(late)));
+    bench.scheduler.handle(Command::Embed(Box::new(late)));
     let most = limits::QUEUED_GENERATIONS + limits::CONCURRENT_GENERATIONS;
     let _calls: Vec<_> = (0..most).map(|_| bench.generate(&busy, 50_000)).collect();
     let mut refused = bench.generate(&cold, 1);
     assert!(matches!(refused.done.try_recv(), Ok(Err(EngineFailure::Overloaded { .. }))));
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.resident(), ["busy", "idle"]);
-    assert!(bench.worker.registry.loading().is_none());
+    assert!(bench.scheduler.registry.loading().is_none());
     assert_eq!(bench.status.read().accepted, most as u64);
 }
 
@@ -369,11 +386,11 @@ fn a_cold_embedding_model_has_its_turn_before_later_generations() {
     bench.warm(&rival);
     let first = bench.generate(&rival, 50_000);
     let mut job = bench.embed(&cold);
-    bench.worker.turn();
+    bench.scheduler.turn();
     bench.age();
     let mut later = bench.generate(&rival, 1);
-    bench.worker.turn();
-    assert_eq!((bench.worker.running.len(), bench.worker.waiting.len()), (1, 1));
+    bench.scheduler.turn();
+    assert_eq!((bench.scheduler.running.len(), bench.scheduler.waiting.len()), (1, 1));
     drop(first);
     bench.outcome(&mut job).unwrap();
     assert!(later.done.try_recv().is_err());
@@ -387,7 +404,7 @@ fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
     bench.warm(&warm);
     let mut first = bench.embed(&warm);
     let mut call = bench.generate(&cold, 1);
-    assert_eq!(bench.worker.waiting.len(), 1, "the request before it keeps its model");
+    assert_eq!(bench.scheduler.waiting.len(), 1, "the request before it keeps its model");
     bench.age();
     let mut later = bench.embed(&warm);
     bench.outcome(&mut first).unwrap();
@@ -407,8 +424,8 @@ fn later_embeddings_do_not_begin_while_something_has_waited_long() {
     let mut call = bench.generate(&cold, 1);
     bench.age();
     let mut later = bench.embed(&warm);
-    bench.worker.turn();
-    bench.worker.turn();
+    bench.scheduler.turn();
+    bench.scheduler.turn();
     assert!(later.try_recv().is_err());
     drop(running);
     bench.outcome(&mut call.done).unwrap();
@@ -428,16 +445,16 @@ fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_
     bench.age();
     let later = bench.generate(&idle, 1);
     let late = bench.generate(&small, 1);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.resident(), ["idle", "running"], "an earlier request needs it");
-    assert!(bench.worker.registry.loading().is_none(), "a later request must not get ahead");
-    let arrival = bench.worker.loads[0].arrival;
-    assert_eq!(bench.worker.protectors("idle", Asker::Since(arrival)).queued, 1);
+    assert!(bench.scheduler.registry.loading().is_none(), "a later request must not get ahead");
+    let arrival = bench.scheduler.loads[0].arrival;
+    assert_eq!(bench.scheduler.protectors("idle", Protection::Before(arrival)).queued, 1);
     earlier.cancel.cancel();
-    bench.worker.drop_ended();
-    bench.worker.admit();
-    assert_eq!(bench.worker.registry.loading_names(), ["wanted"]);
-    assert!(!bench.worker.registry.is_resident("idle"), "a later request does not keep it");
+    bench.scheduler.drop_ended();
+    bench.scheduler.admit();
+    assert_eq!(bench.scheduler.registry.loading_names(), ["wanted"]);
+    assert!(!bench.scheduler.registry.is_resident("idle"), "a later request does not keep it");
     bench.outcome(&mut load).unwrap();
     drop((slots, later, late));
 }
@@ -461,7 +478,7 @@ fn an_unload_treats_all_who_wait_alike() {
     assert_eq!(load.try_recv().unwrap(), Err(EngineFailure::Cancelled));
     assert!(matches!(bench.unload("warm"), Err(EngineFailure::Busy { active: 1, .. })));
     drop(running);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.unload("warm"), Ok(true));
     assert!(bench.resident().is_empty(), "an answer is in the status when it goes out");
 }
@@ -500,10 +517,10 @@ fn waiting_for_an_embedding_model_counts_against_the_daemons_limit_only() {
     let accepted = |accepted_at| Deadline { work_ms: 60_000, limit_ms: 90_000, accepted_at };
     // Its W is over, counted from when it came.
     let (request, mut patient) = texts(&embedder("e", 1), accepted(ago(70_000)));
-    bench.worker.handle(Command::Embed(Box::new(request)));
+    bench.scheduler.handle(Command::Embed(Box::new(request)));
     bench.outcome(&mut patient).unwrap();
     let (request, mut late) = texts(&embedder("e", 1), accepted(ago(90_000)));
-    bench.worker.handle(Command::Embed(Box::new(request)));
+    bench.scheduler.handle(Command::Embed(Box::new(request)));
     let Ok(Err(EngineFailure::Timeout { layer, limit_ms, .. })) = late.try_recv() else {
         panic!("no time-out")
     };
