@@ -123,7 +123,9 @@ fn absurd_sizes_are_refused_without_allocating() {
     assert!(problem(&small().raw_tensor("t", &[0], 0, 160, &[])).contains("is 0"));
     assert!(problem(&small().raw_tensor("t", &[], 0, 160, &[])).contains("0 dimensions"));
     assert!(problem(&small().raw_tensor("t", &[1; 5], 0, 160, &[])).contains("5 dimensions"));
-    assert!(problem(&small().raw_tensor("t", &[33], 2, 160, &[])).contains("rows have 33 elements"));
+    assert!(
+        problem(&small().raw_tensor("t", &[33], 2, 160, &[])).contains("rows have 33 elements")
+    );
     assert!(problem(&small().raw_tensor("t", &[4], 77, 160, &[])).contains("ggml type 77"));
     assert!(problem(&small().raw_tensor("t", &[4], 0, 161, &[0; 64])).contains("alignment"));
     let far = u64::MAX - 31;

@@ -248,9 +248,9 @@ fn from_base64(text: &str) -> Vec<u8> {
 fn check_content(whose: &str, content: &Value) -> Result<(), String> {
     match content.as_str().map_or(0, str::len) {
         0..=MAX_CONTENT_BYTES => Ok(()),
-        bytes => {
-            Err(format!("its {whose} inserts {bytes} bytes at a time, more than {MAX_CONTENT_BYTES}"))
-        }
+        bytes => Err(format!(
+            "its {whose} inserts {bytes} bytes at a time, more than {MAX_CONTENT_BYTES}"
+        )),
     }
 }
 
