@@ -61,7 +61,7 @@ error_codes! {
     /// The frame is JSON but not a request.
     InvalidRequest, "INVALID_REQUEST", -32600, false, "Send a JSON-RPC 2.0 object with `jsonrpc`, `id`, `method` and `params`.";
     /// No such method.
-    MethodNotFound, "METHOD_NOT_FOUND", -32601, false, "Check the method's spelling; README.md lists the methods.";
+    MethodNotFound, "METHOD_NOT_FOUND", -32601, false, "Check the method's spelling; docs/rpc.md lists the methods.";
     /// The parameters do not fit the method.
     InvalidParams, "INVALID_PARAMS", -32602, false, "Correct the parameter that the message names.";
     /// A bug.

@@ -78,7 +78,7 @@ Examples:
   ingle jobs delete j-4x2m8c1qf7zk
   ingle jobs delete --all-ended
 
-Old jobs are deleted automatically; see `[jobs]` in README.md.")]
+Old jobs are deleted automatically; see `[jobs]` in docs/configuration.md.")]
     Delete {
         /// Id of the job
         #[arg(required_unless_present = "all_ended", conflicts_with = "all_ended")]
