@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::blocking::blocking;
 use crate::model_cache::OpenModel;
-use crate::validate::grammar_beside_tools;
+use crate::validate::grammar_with_tools;
 use ingle_engine::role::Role;
 use ingle_text::chat::Chat;
 use ingle_text::response_parser::{ResponseParser, ResponseSyntax, ToolSyntax};
@@ -231,7 +231,7 @@ fn constraint(
             of_calls(tools, is_parallel, Some(json!({ "type": "object" })))
         }
         (_, OutputFormat::JsonSchema { schema }) => of_calls(tools, is_parallel, Some(schema)),
-        (_, OutputFormat::Grammar { .. }) => return Err(grammar_beside_tools()),
+        (_, OutputFormat::Grammar { .. }) => return Err(grammar_with_tools()),
     })
 }
 

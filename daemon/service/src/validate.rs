@@ -199,7 +199,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
         None | Some(ToolChoice::Auto) => {
             return match params.format {
                 Some(OutputFormat::Grammar { .. }) if !tools.is_empty() => {
-                    Err(grammar_beside_tools())
+                    Err(grammar_with_tools())
                 }
                 _ => Ok(()),
             };
@@ -219,7 +219,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
 ///
 /// The two grammars would have to be one, and the names and settings of the request's rules would
 /// no longer mean what they did.
-pub(super) fn grammar_beside_tools() -> ErrorBody {
+pub(super) fn grammar_with_tools() -> ErrorBody {
     let problem = "of a grammar leaves no room for calls of `tools`; use a JSON schema, or set \
                    `tool_choice` to \"none\" or \"required\"";
     ErrorBody::invalid("format", problem)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ingle_protocol::wire::metrics::{Family, FamilyKind, Sample};
 
-use super::Edge;
+use super::edge::Edge;
 use ingle_engine::histogram::HistogramSnapshot;
 
 /// A label of a sample.

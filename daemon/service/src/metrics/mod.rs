@@ -7,6 +7,7 @@
 //! A label never holds text from a request: methods are `&'static str`, codes and edges enums. So
 //! the number of series is bounded by the program's own text.
 
+mod edge;
 pub mod families;
 mod gather;
 pub mod text;
@@ -20,39 +21,14 @@ use ingle_protocol::error::ErrorCode;
 use ingle_protocol::wire::jobs::JobStatus;
 use ingle_protocol::wire::status::JobCounts;
 
+pub use self::edge::Edge;
 use self::families::{Families, labels};
 use ingle_engine::histogram::{Histogram, WAITS};
 
 /// The label of an unknown method, or of a request that names none.
 pub const UNKNOWN: &str = "unknown";
 
-/// The edge that a request came in by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Edge {
-    /// JSON-RPC on the local socket.
-    Rpc,
-    /// A tool call of an MCP host.
-    Mcp,
-    /// HTTP.
-    Http,
-}
-
-impl Edge {
-    /// Every edge.
-    pub const ALL: [Self; 3] = [Self::Rpc, Self::Mcp, Self::Http];
-
-    /// The name in labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rpc => "rpc",
-            Self::Mcp => "mcp",
-            Self::Http => "http",
-        }
-    }
-}
-
-/// How a request ended.
+/// The outcome of a request.
 pub type Outcome = Result<(), ErrorCode>;
 
 /// The labels of an outcome; codes have a metric of their own.
