@@ -1,7 +1,7 @@
 //! Sampling parameters: names, ranges and descriptions.
 //!
-//! Owns the one table that the sampler's checks and the schemas of HTTP and MCP read. Does not know how
-//! a token is sampled.
+//! Owns the one table that the sampler's checks and the schemas of HTTP and MCP read. Does not know
+//! how a token is sampled.
 
 use std::ops::RangeInclusive;
 

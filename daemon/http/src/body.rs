@@ -1,14 +1,14 @@
 //! JSON bodies of requests and responses.
 //!
-//! Owns the limits of a request body in bytes and time, the limit of all bodies together, and errors
-//! down to the field. Does not know the types of bodies.
+//! Owns the limits of a request body in bytes and time, the limit of all bodies together, and
+//! errors down to the field. Does not know the types of bodies.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
@@ -21,17 +21,21 @@ use serde_json::error::Category;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Api;
 use super::problem::Problem;
 
 /// Extracts a JSON body of this type.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Api>> for Json<T> {
+impl<T, S> FromRequest<S> for Json<T>
+where
+    T: DeserializeOwned + Send + 'static,
+    S: Send + Sync,
+    BodyBudget: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_type(&request)?;
         let headers = request.headers();
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
@@ -40,12 +44,12 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Api>> for Json<T> {
         if headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES) {
             return Err(too_large());
         }
-        let body = read(request.into_body(), &api.body_budget).await?;
+        let body = read(request.into_body(), &BodyBudget::from_ref(state)).await?;
         if body.bytes.len() <= limits::HTTP_BODY_BLOCKING_PARSE_BYTES {
             return parse(&body.bytes).map(Self);
         }
-        // A blocking thread parses a large body, so that this thread keeps serving other streams. The
-        // body keeps its permit until it is parsed, even if its client disconnects before.
+        // A blocking thread parses a large body, so that this thread keeps serving other streams.
+        // The body keeps its permit until it is parsed, even if its client disconnects before.
         let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
         parsed.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?.map(Self)
     }
@@ -53,9 +57,9 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Api>> for Json<T> {
 
 const BODY_BYTES: u64 = limits::HTTP_BODY_BYTES as u64;
 
-/// Memory for all request bodies that are being read.
-#[derive(Debug)]
-pub(super) struct BodyBudget(Arc<Semaphore>);
+/// Memory for all request bodies that are being read. Clones share it.
+#[derive(Debug, Clone)]
+pub struct BodyBudget(Arc<Semaphore>);
 
 /// A body with its permit.
 #[derive(Debug, Default)]
@@ -69,7 +73,7 @@ impl BodyBudget {
     const PERMIT_BYTES: usize = 1024;
 
     /// A budget of `bytes` bytes.
-    pub(super) fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes / Self::PERMIT_BYTES)))
     }
 
@@ -91,8 +95,8 @@ impl BodyBudget {
     }
 }
 
-/// Requires the JSON content type. A browser lets any page send some other types without a preflight
-/// request.
+/// Requires the JSON content type. A browser lets any page send some other types without a
+/// preflight request.
 fn check_type(request: &Request) -> Result<(), Problem> {
     let found = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = found.unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -107,8 +111,8 @@ fn check_type(request: &Request) -> Result<(), Problem> {
 
 /// Reads the whole body, within its own limits and `budget`.
 ///
-/// A body that is refused is still read to its end: a client that is still sending would see a broken
-/// connection instead of the response.
+/// A body that is refused is still read to its end: a client that is still sending would see a
+/// broken connection instead of the response.
 async fn read(body: Body, budget: &BodyBudget) -> Result<BufferedBody, Problem> {
     let began_at = Instant::now();
     let until = began_at + Duration::from_millis(limits::HTTP_BODY_MS);

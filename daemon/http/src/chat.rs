@@ -1,7 +1,7 @@
 //! Chat completions: `POST /v1/chat/completions`.
 //!
-//! Owns the mapping between OpenAI's chat and `generate` with messages. Does not know chat templates or
-//! the tool call syntax of models; the service does.
+//! Owns the mapping between OpenAI's chat and `generate` with messages. Does not know chat
+//! templates or the tool call syntax of models; the service does.
 
 use std::sync::Arc;
 
@@ -17,7 +17,9 @@ use ingle_protocol::wire::generate::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::api::{Api, fingerprint, unix_s};
 use super::body::{Json, json_response};
+use super::logprobs;
 use super::middleware::{RequestId, SharedTimer};
 use super::problem::Problem;
 use super::sse::{self, ChunkFormat, EventBuffer};
@@ -30,7 +32,6 @@ use super::types::chat_response::{
     ToolCallDelta,
 };
 use super::types::shared::Usage;
-use super::{Api, fingerprint, logprobs, unix_s};
 
 /// Responds to a conversation.
 ///

@@ -15,14 +15,15 @@ use ingle_protocol::wire::tokens::DetokenizeParams;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::api::{Api, fingerprint, unix_s};
 use super::body::{Json, json_response};
+use super::logprobs;
 use super::middleware::{RequestId, SharedTimer};
 use super::problem::Problem;
 use super::sse::{self, ChunkFormat, EventBuffer};
 use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
 use super::types::input::Input;
 use super::types::shared::Usage;
-use super::{Api, fingerprint, logprobs, unix_s};
 use ingle_service::request::RequestContext;
 
 /// Maximum number of tokens without `max_tokens`: OpenAI's default.

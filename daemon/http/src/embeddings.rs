@@ -14,7 +14,7 @@ use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::Api;
+use super::api::Api;
 use super::body::{Json, json_response};
 use super::middleware::RequestId;
 use super::problem::Problem;
@@ -61,8 +61,8 @@ pub async fn create(
     })?)
 }
 
-/// The texts of a request. Token ids are refused: clients that send them (LangChain does by default)
-/// use OpenAI's vocabulary, in which the same ids stand for other text.
+/// The texts of a request. Token ids are refused: clients that send them (LangChain does by
+/// default) use OpenAI's vocabulary, in which the same ids stand for other text.
 fn inputs(input: Input) -> Result<Vec<EmbedInput>, ErrorBody> {
     match input {
         Input::Text(text) => Ok(vec![EmbedInput::Text(text)]),

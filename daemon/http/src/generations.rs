@@ -5,11 +5,11 @@
 
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::wire::generate::{GenerateParams, GenerateResult};
-use ingle_service::generate::Generation;
+use ingle_service::generation::Generation;
 use ingle_service::request::RequestContext;
 use tracing::Span;
 
-use super::Api;
+use super::api::Api;
 
 /// The running generations of one request. Dropping it cancels them.
 #[derive(Debug)]

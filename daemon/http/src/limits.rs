@@ -10,7 +10,8 @@ pub(crate) use ingle_service::limits::TOP_LOGPROBS;
 
 /// Maximum number of open connections per listener.
 pub const HTTP_CONNECTIONS: usize = 256;
-/// Connections over that limit that get a refusal at once; further ones are closed without a response.
+/// Connections over that limit that get a refusal at once; further ones are closed without a
+/// response.
 pub const HTTP_REFUSALS: usize = 64;
 /// Milliseconds for one refusal, including the discarded request.
 pub const HTTP_REFUSAL_MS: u64 = 1_000;

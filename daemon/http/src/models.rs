@@ -1,76 +1,27 @@
-//! Models, health and metrics: `GET /v1/models`, `/health` and `/metrics`.
-//!
-//! Owns the cache of the model list: scanning all folders takes milliseconds, and editors request the
-//! list often.
+//! Models: `GET /v1/models` and `/v1/models/{id}`.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use crate::limits;
-use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::models::{ModelEntry, ModelState};
-use ingle_protocol::wire::status::HealthState;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
+use super::api::Api;
 use super::body::json_response;
 use super::middleware::RequestId;
 use super::problem::Problem;
-use super::types::models::{Health, Model, ModelList};
-use ingle_service::metrics::text;
-
-/// The last model list. Its lock is held while a new list is made, so that concurrent requests share
-/// one scan.
-#[derive(Debug, Default)]
-pub struct ModelListCache(Mutex<Option<(Instant, Arc<ModelList>)>>);
+use super::types::models::ModelList;
 
 impl Api {
-    /// The installed models, at most [`limits::HTTP_MODELS_MS`] old, for the request `id`. The class's
-    /// timeout bounds a disk that does not respond.
+    /// The installed models, for the request `id`. The class's timeout bounds a disk that does not
+    /// respond.
     async fn models(&self, id: &str) -> Result<Arc<ModelList>, ErrorBody> {
         let context = self.context(id, Class::Simple, CancellationToken::new());
-        self.service.bounded("listing the models", &context, self.cached_models()).await
-    }
-
-    async fn cached_models(&self) -> Result<Arc<ModelList>, ErrorBody> {
-        let mut last = self.model_list.0.lock().await;
-        if let Some((at, list)) = &*last
-            && at.elapsed() < Duration::from_millis(limits::HTTP_MODELS_MS)
-        {
-            return Ok(Arc::clone(list));
-        }
-        let list = self.service.list_models().await?;
-        let installed = list.models.into_iter().filter(|entry| {
-            matches!(entry.state, ModelState::OnDisk | ModelState::Loading | ModelState::Loaded)
-        });
-        let installed: Vec<ModelEntry> = installed.collect();
-        let data = tokio::task::spawn_blocking(move || installed.into_iter().map(model).collect());
-        let data =
-            data.await.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
-        let list = Arc::new(ModelList { object: "list", data });
-        *last = Some((Instant::now(), Arc::clone(&list)));
-        Ok(list)
-    }
-}
-
-fn model(entry: ModelEntry) -> Model {
-    let written = entry.path.as_deref().map(Path::new).and_then(|path| path.metadata().ok());
-    let written = written.and_then(|metadata| metadata.modified().ok());
-    let since = written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-    Model {
-        id: entry.name,
-        object: "model",
-        created: since.map_or(0, |since| since.as_secs()),
-        owned_by: entry.source,
+        let list = self.model_list.get(&self.service);
+        self.service.within_deadline("listing the models", &context, list).await
     }
 }
 
@@ -120,32 +71,6 @@ fn unescaped(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&plain).into_owned()
-}
-
-/// Reports the daemon's health: 200 if it accepts work, or else 503.
-///
-/// # Errors
-/// None in practice: the report can always be serialized.
-pub async fn health(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    let health = api.service.health();
-    let (status, code) = match health.state {
-        HealthState::Ok => ("ok", StatusCode::OK),
-        HealthState::Degraded => ("degraded", StatusCode::SERVICE_UNAVAILABLE),
-        HealthState::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE),
-    };
-    let phase = health.phase.name();
-    let heartbeat_age_ms = health.heartbeat_age_ms;
-    let mut response = json_response(&Health { status, phase, heartbeat_age_ms })?;
-    *response.status_mut() = code;
-    Ok(response)
-}
-
-/// The daemon's metrics in Prometheus's text format.
-pub async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let mut response = Response::new(Body::from(api.service.metrics_text()));
-    let kind = HeaderValue::from_static(text::CONTENT_TYPE);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }
 
 #[cfg(test)]

@@ -1,19 +1,12 @@
-//! OpenAPI document: `GET /openapi.json`.
+//! OpenAPI document of the API.
 //!
 //! Owns the table of operations. The schemas of requests and responses come from their types.
 
-use std::sync::Arc;
-
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::Response;
+use axum::body::Bytes;
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::Api;
 use super::problem::CONTENT;
 use super::types::chat::ChatRequest;
 use super::types::chat_response::{ChatChunk, ChatCompletion};
@@ -21,13 +14,6 @@ use super::types::completions::{Completion, CompletionRequest};
 use super::types::embeddings::{EmbeddingList, EmbeddingRequest};
 use super::types::models::{Health, Model, ModelList};
 use super::types::problem::Problem;
-
-/// Returns the document.
-pub async fn document(State(api): State<Arc<Api>>) -> Response {
-    let mut response = Response::new(Body::from(api.document.clone()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
 
 /// The whole document. `requires_token` says whether clients over TCP need the token.
 #[must_use]
@@ -61,7 +47,10 @@ pub fn describe(requires_token: bool) -> Bytes {
             None,
         ) },
         "/v1/models": { "get": operations.get(
-            "listModels", "Lists the installed models.", json_of(schemas.response::<ModelList>()), &[408],
+            "listModels",
+            "Lists the installed models.",
+            json_of(schemas.response::<ModelList>()),
+            &[408],
         ) },
         "/v1/models/{id}": {
             "parameters": [{
@@ -72,7 +61,10 @@ pub fn describe(requires_token: bool) -> Bytes {
                 "schema": { "type": "string", "minLength": 1 },
             }],
             "get": operations.get(
-                "retrieveModel", "Describes one installed model.", json_of(schemas.response::<Model>()), &[404, 408],
+                "retrieveModel",
+                "Describes one installed model.",
+                json_of(schemas.response::<Model>()),
+                &[404, 408],
             ),
         },
         "/health": { "get": operations.health(schemas.response::<Health>()) },
@@ -91,7 +83,7 @@ pub fn describe(requires_token: bool) -> Bytes {
         "info": {
             "title": "Ingle",
             "version": ingle_protocol::BUILD,
-            "description": "Local language models that stay loaded, behind an API that is compatible with OpenAI's.",
+            "description": "Local language models that stay loaded, behind OpenAI's API.",
         },
         "paths": paths,
         "components": {
@@ -117,7 +109,8 @@ impl Schemas {
         self.add::<T>(settings().into_generator())
     }
 
-    /// A reference to a type's schema for writing, in which fields that are always written are required.
+    /// A reference to a type's schema for writing, in which fields that are always written are
+    /// required.
     fn response<T: JsonSchema>(&mut self) -> Value {
         self.add::<T>(settings().for_serialize().into_generator())
     }

@@ -1,7 +1,8 @@
 //! Error responses: statuses, headers and problem details.
 //!
-//! Owns the one table from error codes to statuses, and the body: RFC 9457 problem details that also
-//! carry OpenAI's `error` object, so that SDKs show the message. Does not know where an error arose.
+//! Owns the one table from error codes to statuses, and the body: RFC 9457 problem details that
+//! also carry OpenAI's `error` object, so that SDKs show the message. Does not know where an error
+//! arose.
 
 use std::sync::Arc;
 

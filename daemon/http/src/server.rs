@@ -26,7 +26,7 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Api;
+use super::api::Api;
 use super::middleware::{ListenerKind, Middleware};
 use super::problem::Problem;
 use super::token::Token;
@@ -46,12 +46,13 @@ pub struct HttpListeners {
 impl HttpListeners {
     /// Binds the Unix socket and, if the settings have an address, a TCP port with its token.
     ///
-    /// The caller holds the daemon lock and has removed a stale socket. If the address of the settings
-    /// cannot be bound, the status reports it and the daemon runs without: its other clients do not
-    /// need that address.
+    /// The caller holds the daemon lock and has removed a stale socket. If the address of the
+    /// settings cannot be bound, the status reports it and the daemon runs without: its other
+    /// clients do not need that address.
     ///
     /// # Errors
-    /// `DAEMON_UNAVAILABLE` with the socket, the demanded address or the token's file, and the cause.
+    /// `DAEMON_UNAVAILABLE` with the socket, the demanded address or the token's file, and the
+    /// cause.
     pub async fn bind(paths: &Paths, settings: HttpSettings) -> Result<Self, ErrorBody> {
         let path = paths.http_socket();
         let mut status = HttpStatus::default();
@@ -116,8 +117,8 @@ impl HttpListeners {
             }
         };
         tokio::join!(socket, tcp);
-        // Without the file, new clients see that no daemon runs. The next daemon waits for this one to
-        // end before it binds, so the file is still ours.
+        // Without the file, new clients see that no daemon runs. The next daemon waits for this one
+        // to end before it binds, so the file is still ours.
         if let Some(path) = &self.status.socket {
             let _ = std::fs::remove_file(path);
         }
@@ -153,13 +154,14 @@ impl Server {
     {
         loop {
             let accepted = tokio::select! {
-                () = self.service.draining.cancelled() => return,
+                () = self.service.draining().cancelled() => return,
                 accepted = next() => accepted,
             };
             let stream = match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
-                    // The daemon is out of descriptors, most likely; they return as connections end.
+                    // The daemon is out of descriptors, most likely; they return as connections
+                    // end.
                     tracing::warn!(%error, "cannot accept an HTTP connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -179,9 +181,9 @@ impl Server {
                     });
                 }
                 Err(_) => {
-                    self.service.metrics.connection_refused(Edge::Http);
+                    self.service.metrics().connection_refused(Edge::Http);
                     if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
-                        let response = too_many_connections(&self.service.names.next());
+                        let response = too_many_connections(&self.service.next_request_id());
                         self.shutdown.tracker.spawn(async move {
                             let limit = Duration::from_millis(limits::HTTP_REFUSAL_MS);
                             let _ = tokio::time::timeout(limit, refuse(stream, &response)).await;
@@ -207,7 +209,7 @@ where
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
-    let _connected = service.metrics.connected(Edge::Http);
+    let _connected = service.metrics().connected(Edge::Http);
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -220,7 +222,7 @@ where
             }
             // The daemon drains: no further request is read. This branch runs once, because the
             // token stays cancelled.
-            () = service.draining.cancelled(), if !is_ending => {
+            () = service.draining().cancelled(), if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -246,7 +248,8 @@ fn with_write_timeout<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutWr
 }
 
 /// Sends `response` and closes the connection. The rest of the request is read and discarded first:
-/// closing a socket with unread bytes resets the connection, and the client might lose the response.
+/// closing a socket with unread bytes resets the connection, and the client might lose the
+/// response.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, response: &[u8]) {
     // The client may have disconnected; then the response has no reader.
     let _ = stream.write_all(response).await;

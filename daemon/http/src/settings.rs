@@ -39,8 +39,8 @@ impl HttpSettings {
         Self { listen: Some(listen), is_demanded: true, ..self }.checked()
     }
 
-    /// The settings, if they are safe together. Without authentication, only users of this machine may
-    /// reach the daemon, and not every web page that they open.
+    /// The settings, if they are safe together. Without authentication, only users of this machine
+    /// may reach the daemon, and not every web page that they open.
     ///
     /// # Errors
     /// The settings that contradict each other.

@@ -1,7 +1,7 @@
 //! Server-sent events: one stream of chunks per streamed request.
 //!
-//! Owns a stream's life: the moment that fixes its status, comments during silence, its one error event
-//! and its end. A [`ChunkFormat`] owns what the chunks hold.
+//! Owns a stream's life: the moment that fixes its status, comments during silence, its one error
+//! event and its end. A [`ChunkFormat`] owns what the chunks hold.
 //!
 //! A stream is a task of its own, so that a slow client delays no other request: the client fills a
 //! bounded channel, the task waits, and the engine continues without it. A client that disconnects
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use super::Api;
+use super::api::Api;
 use super::middleware::SharedTimer;
 use super::problem::{Problem, openai_error, with_openai_names};
 use crate::limits;
@@ -69,8 +69,8 @@ struct Disconnected;
 
 /// Starts the generations and responds with a stream of their events.
 ///
-/// An error before the first token, or within the first second, is an HTTP status. A later error is an
-/// event of the stream.
+/// An error before the first token, or within the first second, is an HTTP status. A later error is
+/// an event of the stream.
 pub(super) async fn respond(
     api: Arc<Api>,
     context: RequestContext,

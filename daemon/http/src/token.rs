@@ -68,7 +68,8 @@ impl Token {
         let text = text.trim();
         if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused(
-                "its token must have at least 16 letters and digits; remove the file to get a new one",
+                "its token is not at least 16 printable ASCII characters; remove the file to get a \
+                 new one",
             ));
         }
         Ok(Self::new(text))

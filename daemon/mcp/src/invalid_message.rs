@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 use super::truncate::{self, truncated};
 
-/// Methods that revision 2026-07-28 removed. (`logging/setLevel` is not implemented in any revision.)
+/// Methods that revision 2026-07-28 removed. (`logging/setLevel` is not implemented in any
+/// revision.)
 const REMOVED_METHODS: &[&str] =
     &["initialize", "ping", "resources/subscribe", "resources/unsubscribe"];
 
@@ -64,11 +65,11 @@ pub(super) fn invalid_params(
     Some((request.id.clone(), format!("the parameters of `{}`: {problem}", custom.method)))
 }
 
-/// The id and error of the response to a message that rmcp cannot read because of `error`. `None` if
-/// the message expects no response.
+/// The id and error of the response to a message that rmcp cannot read because of `error`. `None`
+/// if the message expects no response.
 ///
-/// Strings, numbers and depths that JSON allows but our types cannot hold come mostly from models. A
-/// call with one must not stay unanswered until the host's timeout.
+/// Strings, numbers and depths that JSON allows but our types cannot hold come mostly from models.
+/// A call with one must not stay unanswered until the host's timeout.
 pub(super) fn unreadable(
     text: &[u8],
     error: &serde_json::Error,
@@ -114,7 +115,8 @@ struct MessageParts {
     error: Option<IgnoredAny>,
 }
 
-/// JSON values that our types cannot hold: words of serde's error, our description, and the next step.
+/// JSON values that our types cannot hold: words of serde's error, our description, and the next
+/// step.
 const UNSUPPORTED_VALUES: &[(&str, &str, &str)] = &[
     (
         "hex escape",

@@ -3,8 +3,8 @@
 //! Owns the session of one host: rmcp over a bounded transport. Does not know engines: tools and
 //! resources call the service, as RPC and HTTP do.
 //!
-//! Imports run one way: `session` over `tools`, `subscriptions`, `resources` and `complete`, and these
-//! over `context`.
+//! Imports run one way: `session` over `tools`, `subscriptions`, `resources` and `complete`, and
+//! these over `context`.
 
 mod complete;
 pub mod context;

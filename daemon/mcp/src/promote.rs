@@ -1,7 +1,7 @@
 //! Promotion of tool calls that outlast their host's timeout to jobs.
 //!
-//! Owns when a call is promoted, and the text that tells a model how to get the job's result. Does not
-//! know single tools.
+//! Owns when a call is promoted, and the text that tells a model how to get the job's result. Does
+//! not know single tools.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Runs a call of `class`. If it has not ended when its reply is due, it continues as a stored job, and
-/// the reply shows it as pending. Dropping the future before that ends the work.
+/// Runs a call of `class`. If it has not ended when its reply is due, it continues as a stored job,
+/// and the reply shows it as pending. Dropping the future before that ends the work.
 ///
 /// # Errors
 /// What [`Jobs::start`] and the promotion report. The error of failed work is in the reply.
@@ -88,10 +88,10 @@ pub fn running_job_text(job: &JobInfo, wait_ms: u64) -> String {
     let JobInfo { id, progress, message, .. } = job;
     let seconds = wait_ms.div_ceil(1_000);
     format!(
-        "Not finished yet ({:.0} %, {message}): the work continues as job {id}, and nothing is lost. \
-         Call job_wait with {{\"job_id\": \"{id}\"}} to get the whole result; it waits up to {seconds} \
-         seconds, and can be called again. job_get does not wait, job_cancel ends the job. Do not \
-         send the same request again.",
+        "Not finished yet ({:.0} %, {message}): the work continues as job {id}, and nothing is \
+         lost. Call job_wait with {{\"job_id\": \"{id}\"}} to get the whole result; it waits up to \
+         {seconds} seconds, and can be called again. job_get does not wait, job_cancel ends the \
+         job. Do not send the same request again.",
         progress * 100.0
     )
 }

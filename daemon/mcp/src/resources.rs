@@ -1,6 +1,7 @@
 //! Resources: models and jobs that a host can read, attach and subscribe to.
 //!
-//! Owns their URIs and contents: JSON, as the RPC methods return it. `subscriptions` notifies of changes.
+//! Owns their URIs and contents: JSON, as the RPC methods return it. `subscriptions` notifies of
+//! changes.
 
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -193,7 +194,8 @@ async fn content(host: &HostContext, resource: &ResourceUri) -> Result<Value, Er
 pub(super) fn not_found(uri: &str) -> ErrorData {
     let uri = truncated(uri);
     let message = format!(
-        "unknown resource `{uri}`; the resources are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and {JOB_TEMPLATE}"
+        "unknown resource `{uri}`; the resources are {MODELS}, {MODEL_TEMPLATE}, {JOBS} and \
+         {JOB_TEMPLATE}"
     );
     ErrorData::resource_not_found(message, Some(json!({ "uri": uri })))
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the server's description, and passes each request to the module that handles it. Revisions
 //! 2024-11-05 to 2025-11-25 of MCP open with `initialize`. Revision 2026-07-28 has no session: the
-//! `_meta` of each request describes the client. rmcp distinguishes them; this module treats them alike.
+//! `_meta` of each request describes the client. rmcp distinguishes them; this module treats them
+//! alike.
 
 use std::sync::Arc;
 
@@ -24,13 +25,13 @@ use super::tools::tool_list;
 use super::{complete, prompts, resources, tools};
 
 /// The server's instructions, which a host shows its model.
-const INSTRUCTIONS: &str = "Language models that run on this machine and stay loaded. No data leaves \
-    the machine. `chat` responds to a prompt or a conversation, `generate` continues a text, \
-    `complete_code` fills a gap in code, `embed` computes vectors of texts, and `count_tokens` counts \
-    the tokens of a text. `list_models` lists the models. A model is loaded when it is first used; \
-    `load_model` and `unload_model` load and unload it ahead of time. Calls without `model` use the \
-    default model. A call that takes too long for this host returns the id of a job that continues: \
-    `job_wait` returns its result. Every error names the next step.";
+const INSTRUCTIONS: &str = "Language models that run on this machine and stay loaded. No data \
+    leaves the machine. `chat` responds to a prompt or a conversation, `generate` continues a \
+    text, `complete_code` fills a gap in code, `embed` computes vectors of texts, and \
+    `count_tokens` counts the tokens of a text. `list_models` lists the models. A model is loaded \
+    when it is first used; `load_model` and `unload_model` load and unload it ahead of time. Calls \
+    without `model` use the default model. A call that takes too long for this host returns the id \
+    of a job that continues: `job_wait` returns its result. Every error names the next step.";
 
 /// The session of one host. Clones share it.
 #[derive(Debug, Clone)]
@@ -58,8 +59,8 @@ impl Session {
     }
 }
 
-/// Runs a request until it is cancelled. Cancellation drops the request, which ends its work; rmcp then
-/// sends no reply.
+/// Runs a request until it is cancelled. Cancellation drops the request, which ends its work; rmcp
+/// then sends no reply.
 async fn unless_cancelled<T>(
     context: &RequestContext<RoleServer>,
     work: impl Future<Output = Result<T, ErrorData>>,

@@ -1,8 +1,8 @@
 //! Resource subscriptions and list-changed notifications.
 //!
 //! Owns the subscriptions of one host, within bounds. Older revisions of MCP subscribe to single
-//! resources and are always notified of list changes; revision 2026-07-28 subscribes to both with one
-//! request that stays open. A change during a notification is part of the next one.
+//! resources and are always notified of list changes; revision 2026-07-28 subscribes to both with
+//! one request that stays open. A change during a notification is part of the next one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -57,8 +57,8 @@ impl ByUri {
         self.guards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a subscription, which replaces one of the same URI. Returns its number, or `None` at the
-    /// limit.
+    /// Adds a subscription, which replaces one of the same URI. Returns its number, or `None` at
+    /// the limit.
     fn add(&self, uri: &str, guard: DropGuard) -> Option<u64> {
         let mut guards = self.lock();
         let is_new = !guards.contains_key(uri);
@@ -153,7 +153,7 @@ impl Subscriptions {
         let ended = CancellationToken::new();
         let Some(number) = self.by_uri.add(&uri, ended.clone().drop_guard()) else {
             let message = format!(
-                "the host has {} subscriptions, which is the limit; unsubscribe from a resource first",
+                "the host has {} subscriptions, which is the limit; unsubscribe from one first",
                 limits::MCP_SUBSCRIPTIONS
             );
             return Err(ErrorData::invalid_request(message, None));
@@ -178,7 +178,8 @@ impl Subscriptions {
         self.by_uri.lock().remove(uri);
     }
 
-    /// Notifies a host of revision 2026-07-28 of the changes it requested, until it cancels the request.
+    /// Notifies a host of revision 2026-07-28 of the changes it requested, until it cancels the
+    /// request.
     ///
     /// # Errors
     /// The limit of such streams.
@@ -224,14 +225,14 @@ impl Subscriptions {
 
 /// Changes of the lists of models and jobs.
 fn list_changes(host: &HostContext) -> Changes {
-    Changes::Lists(vec![host.service.engine.model_changes(), host.jobs.changes()])
+    Changes::Lists(vec![host.service.model_changes(), host.jobs.changes()])
 }
 
 /// Changes of one resource.
 fn changes_of(host: &HostContext, resource: &ResourceUri) -> Changes {
     match resource {
         ResourceUri::Models | ResourceUri::Model(_) => {
-            Changes::Lists(vec![host.service.engine.model_changes()])
+            Changes::Lists(vec![host.service.model_changes()])
         }
         ResourceUri::Jobs => Changes::Lists(vec![host.jobs.changes()]),
         ResourceUri::Job(id) => host.jobs.follow(id).map_or(Changes::Never, Changes::Job),

@@ -1,8 +1,8 @@
 //! Transport of rmcp over our frames.
 //!
-//! Owns the translation between frames and rmcp's messages, the limit of their size, one error response
-//! per unreadable frame, and the token that is cancelled when the host has closed both directions
-//! (after a half-close, responses are still sent).
+//! Owns the translation between frames and rmcp's messages, the limit of their size, one error
+//! response per unreadable frame, and the token that is cancelled when the host has closed both
+//! directions (after a half-close, responses are still sent).
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -37,18 +37,19 @@ pub struct FrameTransport {
     disconnected: CancellationToken,
     /// Cancelled when the host sends nothing more.
     input_ended: CancellationToken,
-    /// Messages of a batch that rmcp has not received yet. Older revisions of MCP have batches; each
-    /// message gets its own response.
+    /// Messages of a batch that rmcp has not received yet. Older revisions of MCP have batches;
+    /// each message gets its own response.
     batch: VecDeque<Box<RawValue>>,
     /// A permit per frame that waits to be written.
     outbound: Arc<Semaphore>,
-    /// Whether rmcp has received the message that opens a session. Before that it accepts requests only.
+    /// Whether rmcp has received the message that opens a session. Before that it accepts requests
+    /// only.
     is_open: bool,
 }
 
 impl FrameTransport {
-    /// The transport after the host's `hello`. It cancels `input_ended` when the host sends nothing more,
-    /// and `disconnected` when it has closed both directions.
+    /// The transport after the host's `hello`. It cancels `input_ended` when the host sends nothing
+    /// more, and `disconnected` when it has closed both directions.
     #[must_use]
     pub fn new(
         stream: SharedStream,
@@ -66,8 +67,8 @@ impl FrameTransport {
     /// The message, if rmcp may receive it.
     ///
     /// A notification or a response before the opening message would end the session. It can happen
-    /// with a host of revision 2026-07-28, which has no handshake to repeat to a restarted daemon: its
-    /// first message may cancel a call that ended with the previous daemon.
+    /// with a host of revision 2026-07-28, which has no handshake to repeat to a restarted daemon:
+    /// its first message may cancel a call that ended with the previous daemon.
     fn admit(
         &mut self,
         message: RxJsonRpcMessage<RoleServer>,
@@ -86,8 +87,8 @@ impl FrameTransport {
         (self.is_open || matches!(message, JsonRpcMessage::Request(_))).then_some(message)
     }
 
-    /// A permit for a frame that waits to be written. rmcp sends each frame from a task of its own, so
-    /// this bounds a host that sends requests and does not read: its next frames are not read.
+    /// A permit for a frame that waits to be written. rmcp sends each frame from a task of its own,
+    /// so this bounds a host that sends requests and does not read: its next frames are not read.
     fn outbound_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.outbound).try_acquire_owned().ok()
     }
@@ -111,8 +112,8 @@ impl FrameTransport {
         (messages.len() <= limits::BATCH_REQUESTS).then_some(messages)
     }
 
-    /// Writes an error in a task of its own: rmcp drops a waiting `receive` when another event comes,
-    /// and a partial response must not stay behind.
+    /// Writes an error in a task of its own: rmcp drops a waiting `receive` when another event
+    /// comes, and a partial response must not stay behind.
     fn refuse(&self, id: &impl Display, error: &ErrorBody) {
         let error = error.to_rpc();
         let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
@@ -127,8 +128,8 @@ impl FrameTransport {
     }
 }
 
-/// Whether a message opens a session for rmcp: `initialize`, or a request whose `_meta` describes the
-/// client, except the two requests that may come before.
+/// Whether a message opens a session for rmcp: `initialize`, or a request whose `_meta` describes
+/// the client, except the two requests that may come before.
 fn opens_session(message: &RxJsonRpcMessage<RoleServer>) -> bool {
     let JsonRpcMessage::Request(request) = message else { return false };
     match &request.request {

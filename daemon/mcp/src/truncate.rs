@@ -1,7 +1,7 @@
 //! Truncation of a host's text that our messages quote.
 //!
-//! Owns how text is truncated: enough is left to recognise it. An invalid value may be a prompt, and a
-//! message may end up in a log.
+//! Owns how text is truncated: enough is left to recognise it. An invalid value may be a prompt,
+//! and a message may end up in a log.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,8 @@ pub(super) fn truncated(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{} ... {}", &text[..end], &text[begin..]))
 }
 
-/// The message of a serde error with the found value truncated. The expected value comes from our types.
+/// The message of a serde error with the found value truncated. The expected value comes from our
+/// types.
 pub(super) fn serde_message(error: &impl ToString) -> String {
     let text = error.to_string();
     match text.rsplit_once(EXPECTED) {
@@ -31,8 +32,8 @@ pub(super) fn serde_message(error: &impl ToString) -> String {
     }
 }
 
-/// An error of the service with the host's names truncated. Names that the service adds, such as the
-/// path of a model's file, stay whole.
+/// An error of the service with the host's names truncated. Names that the service adds, such as
+/// the path of a model's file, stay whole.
 pub(super) fn truncated_error(mut error: ErrorBody) -> ErrorBody {
     use ErrorCode as Code;
     if !matches!(error.code, Code::ModelNotFound | Code::JobNotFound | Code::InvalidParams) {

@@ -1,7 +1,7 @@
 //! Authentication: the bearer token of requests over TCP.
 //!
-//! Owns which paths need the token, and how it is read from the header. Does not know where the token
-//! comes from.
+//! Owns which paths need the token, and how it is read from the header. Does not know where the
+//! token comes from.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 
-use super::{ListenerKind, Middleware};
+use super::state::{ListenerKind, Middleware};
 use crate::problem::Problem;
 use crate::token::Token;
 

@@ -15,7 +15,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::Middleware;
+use super::state::Middleware;
 
 /// Response headers that a page may read besides the ones that every page may.
 const EXPOSED: &str = "x-request-id, retry-after, retry-after-ms, x-should-retry";
@@ -55,8 +55,8 @@ fn allowed_origin(request: &Request, allowed: &[String]) -> Option<HeaderValue> 
     allowed.iter().any(is_allowed).then(|| origin.clone())
 }
 
-/// The preflight response. It allows every header that the page requests: SDKs send headers of their
-/// own, and more with each release. No header gives a page more rights than its origin does.
+/// The preflight response. It allows every header that the page requests: SDKs send headers of
+/// their own, and more with each release. No header gives a page more rights than its origin does.
 fn preflight(requested_headers: Option<HeaderValue>) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

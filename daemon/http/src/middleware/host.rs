@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 
-use super::{ListenerKind, Middleware};
+use super::state::{ListenerKind, Middleware};
 use crate::problem::Problem;
 
 /// Refuses a request over TCP that names another host.

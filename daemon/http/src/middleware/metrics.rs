@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use ingle_service::metrics::{Asked as RequestTimer, Edge};
+use ingle_service::metrics::{Edge, RequestTimer};
 
-use super::{Middleware, route_name};
+use super::state::{Middleware, route_name};
 use crate::problem::Problem;
 
 /// The timer of one request, which its stream can take over.
@@ -24,13 +24,14 @@ impl SharedTimer {
     }
 }
 
-/// Counts a request. A request that its client leaves counts as cancelled when the timer is dropped.
+/// Counts a request. A request that its client leaves counts as cancelled when the timer is
+/// dropped.
 pub(super) async fn count(
     State(middleware): State<Arc<Middleware>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let timer = middleware.service.metrics.begin(Edge::Http, route_name(request.uri().path()));
+    let timer = middleware.service.metrics().begin(Edge::Http, route_name(request.uri().path()));
     let timer = SharedTimer(Arc::new(Mutex::new(Some(timer))));
     request.extensions_mut().insert(timer.clone());
     let response = next.run(request).await;

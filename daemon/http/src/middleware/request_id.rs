@@ -1,7 +1,7 @@
 //! Request ids: names each request in its span, its response header and its error body.
 //!
-//! Owns the span of a request, and the mapping of a [`Problem`] to its response body, which names the
-//! request.
+//! Owns the span of a request, and the mapping of a [`Problem`] to its response body, which names
+//! the request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use axum::response::Response;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::{Middleware, route_name};
+use super::state::{Middleware, route_name};
 use crate::problem::Problem;
 
 /// The daemon's id of a request.
@@ -27,7 +27,7 @@ pub(super) async fn assign(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let id = middleware.service.names.next();
+    let id = middleware.service.next_request_id();
     request.extensions_mut().insert(RequestId(id.clone()));
     // A handler records the model when it knows it.
     let route = route_name(request.uri().path());

@@ -122,7 +122,8 @@ pub enum Content {
     Parts(Vec<Part>),
 }
 
-/// One part of a message's content. Its type is loose, so that an error can name the field at fault.
+/// One part of a message's content. Its type is loose, so that an error can name the field at
+/// fault.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Part {
     /// `text` or `refusal`.
@@ -216,9 +217,9 @@ pub struct Function {
     pub description: Option<String>,
     /// JSON Schema of the arguments, an object.
     pub parameters: Option<Map<String, Value>>,
-    /// Whether the whole schema is enforced on calls that are required, or that alternate with a response
-    /// format; a schema that cannot be enforced is then refused. By default (false), the parts that
-    /// cannot be enforced are left out.
+    /// Whether the whole schema is enforced on calls that are required, or that alternate with a
+    /// response format; a schema that cannot be enforced is then refused. By default (false), the
+    /// parts that cannot be enforced are left out.
     pub strict: Option<bool>,
 }
 

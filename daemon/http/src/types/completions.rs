@@ -17,8 +17,8 @@ request_with_sampling! {
     pub struct CompletionRequest {
         /// Name of the model (default: the default model).
         pub model: Option<String>,
-        /// One prompt or several, as text or as token ids of the model's own vocabulary. A request may
-        /// have 64 completions in total.
+        /// One prompt or several, as text or as token ids of the model's own vocabulary. A request
+        /// may have 64 completions in total.
         pub prompt: Input,
         /// Text after the gap that the model fills; `prompt` is the text before it.
         pub suffix: Option<String>,

@@ -20,7 +20,8 @@ macro_rules! request_with_sampling {
                 description = sampling::TOP_P.description
             )]
             pub top_p: Option<f32>,
-            /// Extension: samples from the `top_k` likeliest tokens only; 0 (the default) keeps all.
+            /// Extension: samples from the `top_k` likeliest tokens only; 0 (the default) keeps
+            /// all.
             #[schemars(range(min = 0, max = u32::MAX))]
             pub top_k: Option<u32>,
             /// Extension: minimum share of the likeliest token's probability.

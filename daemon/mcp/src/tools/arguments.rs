@@ -67,8 +67,8 @@ with_generation_arguments! {
         top_p: Option<f32>,
         #[schemars(description = sampling::REPETITION_PENALTY.description)]
         repetition_penalty: Option<f32>,
-        /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema that
-        /// constrains the response.
+        /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema
+        /// that constrains the response.
         format: Option<Format>,
     }
 }
@@ -247,7 +247,8 @@ pub(super) struct NoArguments {}
 pub(super) struct LoadModel {
     /// Name of a model from list_models (default: the default model).
     pub(super) model: Option<String>,
-    /// How long the model stays in memory after its last use, such as "10m", "1h30m", "0" or "forever".
+    /// How long the model stays in memory after its last use, such as "10m", "1h30m", "0" or
+    /// "forever".
     #[schemars(with = "Option<String>")]
     pub(super) keep_alive: Option<KeepAlive>,
     /// Whether the model stays in memory when other models need space.

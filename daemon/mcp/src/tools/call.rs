@@ -51,7 +51,7 @@ impl<'a> ToolCall<'a> {
 
     /// What the result of work depends on.
     pub(super) fn tool_context(&self) -> ToolContext<'a> {
-        let work_ms = self.host.service.work_timeouts.work_ms(Class::Workflow);
+        let work_ms = self.host.service.work_timeouts().work_ms(Class::Workflow);
         let revision = self.context.protocol_version();
         ToolContext {
             tool: self.tool,
@@ -61,8 +61,8 @@ impl<'a> ToolCall<'a> {
         }
     }
 
-    /// Checks the length of the call's texts, and returns it in characters. It is checked before any
-    /// work, so that a host that sends a whole source tree gets an error at once.
+    /// Checks the length of the call's texts, and returns it in characters. It is checked before
+    /// any work, so that a host that sends a whole source tree gets an error at once.
     pub(super) fn check_length<'b>(
         &self,
         texts: impl IntoIterator<Item = &'b str>,

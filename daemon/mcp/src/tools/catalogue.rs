@@ -63,8 +63,8 @@ pub(crate) fn tool_list() -> Vec<Tool> {
             "chat",
             "Chat with a local model",
             Effect::Generates,
-            "Send a prompt or a conversation to a language model that runs on this machine, with the \
-             model's chat template. A JSON Schema can constrain the response.",
+            "Send a prompt or a conversation to a language model that runs on this machine, with \
+             the model's chat template. A JSON Schema can constrain the response.",
             schema::input::<arguments::Chat>(),
             text(),
         ),
@@ -80,8 +80,8 @@ pub(crate) fn tool_list() -> Vec<Tool> {
             "complete_code",
             "Fill in code with a local model",
             Effect::Generates,
-            "Write the code between a prefix and a suffix (fill in the middle) with a code model that \
-             runs on this machine. Returns that code only.",
+            "Write the code between a prefix and a suffix (fill in the middle) with a code model \
+             that runs on this machine. Returns that code only.",
             schema::input::<arguments::CompleteCode>(),
             text(),
         ),
@@ -141,8 +141,8 @@ pub(crate) fn tool_list() -> Vec<Tool> {
             "job_wait",
             "Wait for a job",
             Effect::ReadOnly,
-            "Wait for a job (a call that took too long for one reply), and return its whole result. \
-             Returns the progress if the job has not ended in time; then call it again.",
+            "Wait for a job (a call that took too long for one reply), and return its whole \
+             result. Returns the progress if the job has not ended in time; then call it again.",
             schema::input::<arguments::Job>(),
             work(),
         ),

@@ -1,12 +1,12 @@
 //! MCP tools: dispatch, metrics and errors of tool calls.
 //!
 //! Owns the dispatch, and that every call is bounded. Each family of tools has a file: `generate`,
-//! `embed`, `tokens`, `models` and `jobs`. [`arguments`] owns the input types, [`outputs`] the output
-//! types, [`render`] the text of results, [`work`] the results of generation and embedding, and
-//! [`catalogue`] the descriptions.
+//! `embed`, `tokens`, `models` and `jobs`. [`arguments`] owns the input types, [`outputs`] the
+//! output types, [`render`] the text of results, [`work`] the results of generation and embedding,
+//! and [`catalogue`] the descriptions.
 //!
-//! An error that a model can act on, such as a wrong argument, is a tool result with `isError` and the
-//! next step in its text. Only an unknown tool is a protocol error.
+//! An error that a model can act on, such as a wrong argument, is a tool result with `isError` and
+//! the next step in its text. Only an unknown tool is a protocol error.
 
 mod arguments;
 mod call;
@@ -48,10 +48,10 @@ pub(super) async fn call(
     request: CallToolRequestParams,
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResult, ErrorData> {
-    let id = host.service.names.next();
+    let id = host.service.next_request_id();
     let tool = mcp_tools::tool(&request.name);
     // A timer that is dropped counts the call as cancelled.
-    let timer = host.service.metrics.begin(Edge::Mcp, metric_name(tool.name));
+    let timer = host.service.metrics().begin(Edge::Mcp, metric_name(tool.name));
     let span = tracing::info_span!(
         "request",
         id,
@@ -118,8 +118,8 @@ fn metric_outcome(outcome: &Result<Result<CallToolResult, ErrorBody>, ErrorData>
     }
 }
 
-/// The error for a model: the next step names tools, because a model has no terminal, and the model's
-/// own text is truncated.
+/// The error for a model: the next step names tools, because a model has no terminal, and the
+/// model's own text is truncated.
 fn for_tools(error: ErrorBody) -> ErrorBody {
     let error = truncated_error(error);
     let next = mcp_tools::next_step(&error).into_owned();

@@ -44,7 +44,7 @@ pub(super) async fn load(
     let params = LoadParams { model, keep_alive, pin, ..LoadParams::default() };
     let name = params.model.clone().unwrap_or_else(|| host.service.default_model().to_owned());
     // Until the host has its reply, the end of the call cancels the load by dropping this guard.
-    let cancel = host.service.draining.child_token();
+    let cancel = host.service.draining().child_token();
     let guard = cancel.clone().drop_guard();
     let mut request = call.request(Class::Workflow, None);
     request.cancel = cancel;
@@ -73,8 +73,8 @@ pub(super) async fn load(
     }
     guard.disarm();
     let text = format!(
-        "Not loaded yet ({:.0} %): the load of `{name}` continues. Call load_model again to wait for \
-         it, or use the model: a call waits for it too.",
+        "Not loaded yet ({:.0} %): the load of `{name}` continues. Call load_model again to wait \
+         for it, or use the model: a call waits for it too.",
         share * 100.0
     );
     result(&LoadingModel::new(name, share), Some(text))

@@ -1,8 +1,8 @@
 //! Output types of the tools: one struct per kind of structured result.
 //!
-//! Owns the fields of results and their meaning. A tool's output schema is made from its structs, so
-//! that required and optional fields are those of the types. [`super::render`] owns the text beside the
-//! structured content.
+//! Owns the fields of results and their meaning. A tool's output schema is made from its structs,
+//! so that required and optional fields are those of the types. [`super::render`] owns the text
+//! that accompanies the structured content.
 
 use ingle_protocol::wire::embed::EmbedResult;
 use ingle_protocol::wire::generate::GenerateResult;
@@ -151,8 +151,8 @@ impl RunningWork {
     }
 }
 
-/// The double with the fewest digits that still is this 32-bit float. Its JSON has half the bytes of
-/// the exact double's.
+/// The double with the fewest digits that still is this 32-bit float. Its JSON has half the bytes
+/// of the exact double's.
 fn shortest_double(number: f32) -> f64 {
     number.to_string().parse().unwrap_or(f64::from(number))
 }

@@ -1,6 +1,6 @@
 //! Text of tool results, for a model to read.
 //!
-//! Owns the text beside the structured content. Does not run tools.
+//! Owns the text that accompanies the structured content. Does not run tools.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -70,8 +70,8 @@ fn cut_note(output: &GeneratedText) -> Option<String> {
     }
 }
 
-/// A description of vectors. The numbers are for a program, so they are text only for a host without
-/// structured content, and within a limit.
+/// A description of vectors. The numbers are for a program, so they are text only for a host
+/// without structured content, and within a limit.
 pub(super) fn vectors(output: &Vectors, has_structure: bool) -> Vec<String> {
     let count = match output.embeddings.len() {
         1 => "1 vector".to_owned(),
@@ -85,8 +85,8 @@ pub(super) fn vectors(output: &Vectors, has_structure: bool) -> Vec<String> {
     match serde_json::to_string(output) {
         Ok(json) if json.len() <= limits::MCP_TEXT_BYTES => vec![format!("{description}:"), json],
         _ => vec![format!(
-            "{description}: too many to show as text. They are in the structured content, which this \
-             host may not support; ask for fewer texts in one call."
+            "{description}: too many to show as text. They are in the structured content, which \
+             this host may not support; ask for fewer texts in one call."
         )],
     }
 }

@@ -36,8 +36,8 @@ struct Failure {
 
 /// The schema of a tool's results: one of `alternatives`, each a struct's schema, or an error.
 ///
-/// It is one object with the fields of all alternatives, so that a reader that ignores `anyOf` still
-/// sees them. Each alternative requires the fields of its struct that are not optional.
+/// It is one object with the fields of all alternatives, so that a reader that ignores `anyOf`
+/// still sees them. Each alternative requires the fields of its struct that are not optional.
 pub(super) fn output(alternatives: Vec<JsonObject>) -> Arc<JsonObject> {
     let mut properties = Map::new();
     let mut any_of = Vec::with_capacity(alternatives.len() + 1);

@@ -1,8 +1,8 @@
 //! Results of generation and embedding: a result, an error, or a job that continues.
 //!
 //! Owns the text about work besides its output. Many hosts show a model the text only, so the text
-//! contains everything that the model needs: whether the output is complete, the partial output, and
-//! the next call.
+//! contains everything that the model needs: whether the output is complete, the partial output,
+//! and the next call.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::mcp_tools;
