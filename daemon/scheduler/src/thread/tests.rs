@@ -551,23 +551,23 @@ fn log_lines_of_a_request_are_in_its_span() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, || {
-        let mut bench = Bench::new(100);
-        let sim = model("m", &weights(1));
-        let (mut ok, mut call) = request(&sim, &[104, 105], 2);
-        ok.span = tracing::info_span!("request", id = "r-1");
-        bench.scheduler.handle(Command::Generate(Box::new(ok)));
-        bench.outcome(&mut call.done).unwrap();
-        let (mut late, mut call) = request(&sim, &[104, 105], 2);
-        late.span = tracing::info_span!("request", id = "r-2");
-        late.deadline = Deadline { limit_ms: 0, ..deadline() };
-        bench.scheduler.handle(Command::Generate(Box::new(late)));
-        bench.outcome(&mut call.done).unwrap_err();
-        let (mut job, mut done) = texts(&embedder("e", 1), deadline());
-        job.span = tracing::info_span!("request", id = "r-3");
-        bench.scheduler.handle(Command::Embed(Box::new(job)));
-        bench.outcome(&mut done).unwrap();
-    });
+    // Global: with a subscriber of one thread, a line that another test reaches first stays off.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let mut bench = Bench::new(100);
+    let sim = model("m", &weights(1));
+    let (mut ok, mut call) = request(&sim, &[104, 105], 2);
+    ok.span = tracing::info_span!("request", id = "r-1");
+    bench.scheduler.handle(Command::Generate(Box::new(ok)));
+    bench.outcome(&mut call.done).unwrap();
+    let (mut late, mut call) = request(&sim, &[104, 105], 2);
+    late.span = tracing::info_span!("request", id = "r-2");
+    late.deadline = Deadline { limit_ms: 0, ..deadline() };
+    bench.scheduler.handle(Command::Generate(Box::new(late)));
+    bench.outcome(&mut call.done).unwrap_err();
+    let (mut job, mut done) = texts(&embedder("e", 1), deadline());
+    job.span = tracing::info_span!("request", id = "r-3");
+    bench.scheduler.handle(Command::Embed(Box::new(job)));
+    bench.outcome(&mut done).unwrap();
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for (id, events) in [
         ("r-1", ["load started", "admitted", "first token", "ended"].as_slice()),
