@@ -25,7 +25,7 @@ use crate::logging;
 use crate::rpc::methods;
 use crate::{engines, signals};
 use ingle_engine::heap;
-use ingle_http::server::{Bound, Ends};
+use ingle_http::server::{HttpListeners, Shutdown};
 use ingle_jobs::Jobs;
 use ingle_models::library_paths;
 use ingle_models::{DEFAULT_MODEL, ModelStore, PullSetup, Puller};
@@ -229,7 +229,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let listener = listener::bind(paths.socket())
         .map_err(|error| StartFailure::io("listen at", paths.socket(), &error))?;
     clear_socket(&paths.http_socket())?;
-    let http = Bound::bind(&paths, config.http.clone())
+    let http = HttpListeners::bind(&paths, config.http.clone())
         .await
         .map_err(|error| StartFailure::new(error, exit::CANNOT_CREATE))?;
     let unknown_variables = config.unknown_variables.clone();
@@ -305,8 +305,8 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
     let closing = CancellationToken::new();
     let tracker = TaskTracker::new();
     let puller = service.puller.clone();
-    let ends = Ends { closing: closing.clone(), tracker: tracker.clone() };
-    let accepting_http = tokio::spawn(http.accept(Arc::clone(&service), ends));
+    let shutdown = Shutdown { closing: closing.clone(), tracker: tracker.clone() };
+    let accepting_http = tokio::spawn(http.accept(Arc::clone(&service), shutdown));
     let shared = Shared {
         methods: methods.into(),
         service,
@@ -333,7 +333,7 @@ async fn run(held: Held, launched: bool) -> Result<u8, StartFailure> {
         stall = watchdog.run(engine.clone()) => {
             tracing::error!(%stall, "the engine thread has stalled; the daemon ends");
             stall_mark.write();
-            engine.alarm().ring(stall);
+            engine.alarm().trigger(stall);
             exit::ENGINE_STALLED
         }
     };

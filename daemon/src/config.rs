@@ -8,6 +8,8 @@ mod http;
 mod jobs;
 mod mcp;
 mod memory;
+#[cfg(test)]
+mod reference;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ingle_client::paths::Paths;
-use ingle_client::timeout_settings::{self, Named, SettingError, Sources};
+use ingle_client::timeout_settings::{self, SettingError, SettingName, Sources};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::models::EngineKind;
@@ -40,7 +42,7 @@ pub struct Config {
     /// W of every class, and the limits towards cloud providers.
     pub timeouts: WorkTimeouts,
     /// Variables that look like timeouts of ours and are none, for the log.
-    pub unknown_variables: Vec<Named>,
+    pub unknown_variables: Vec<SettingName>,
     /// The model of calls that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
     /// Settings of the engines.

@@ -9,5 +9,7 @@ pub mod engines;
 pub mod limits;
 pub mod listener;
 pub mod logging;
+#[cfg(test)]
+mod reference;
 pub mod rpc;
 pub mod signals;

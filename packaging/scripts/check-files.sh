@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks what no compiler sees: shell scripts, Python scripts, launchd property lists, systemd
-# units. Run from the repository's root. A kind of file whose checker is not installed is skipped
-# with a word, but for Python, which the build needs anyway.
+# Checks the files that no compiler reads: documents, shell scripts, Python scripts, launchd
+# property lists, systemd units. Run from the repository's root. A kind of file is skipped, with a
+# message, where its checker is not installed; Python is there, because the build needs it.
 set -euo pipefail
 
 scripts=(setup test .ci/run fuzz/run tests/clients/run packaging/scripts/*.sh)
@@ -15,7 +15,7 @@ else
 fi
 
 # `find` also sees what is not committed yet.
-find packaging tests -name '*.py' -print0 | while IFS= read -r -d '' file; do
+find packaging tests examples -name '*.py' -print0 | while IFS= read -r -d '' file; do
     python3 - "$file" <<'END'
 import ast, pathlib, sys
 ast.parse(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"), sys.argv[1])
@@ -44,4 +44,6 @@ find packaging \( -name '*.service' -o -name '*.socket' \) -print0 | while IFS= 
     fi
 done
 
-echo "scripts and packaging files are sound"
+python3 packaging/scripts/check-docs.py
+
+echo "documents, scripts and packaging files are sound"

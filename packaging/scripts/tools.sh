@@ -122,6 +122,11 @@ has_openblas() {
         '/usr/lib64/libopenblas*.so.0' '/usr/lib/libopenblas*.so.0'
 }
 
+# Whether missing Debian packages can be installed here.
+can_install() {
+    have apt-get && [ "$(id -u)" -eq 0 ]
+}
+
 # The Debian packages of what is missing, one per line.
 missing_packages() {
     has_compiler || echo g++
@@ -202,6 +207,39 @@ use_cmake_wheel() {
     export CMAKE
 }
 
+# Compiles C and C++ through ccache, so that llama.cpp, mlx-c and SQLite are compiled once for every
+# profile, clone and `cargo clean`. Without ccache everything works and takes longer.
+#
+# The compilers' names come first in PATH as links to ccache. CC and CXX would do the same, but the
+# build scripts of the crates run again when those change: cargo called by hand, without the
+# variables of this script, would compile everything anew.
+use_ccache() {
+    local links name
+    if ! have ccache && can_install; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ccache \
+            >/dev/null 2>&1 || true
+    fi
+    if ! have ccache; then
+        return
+    fi
+    links=$(cache_dir)/ccache-links
+    mkdir -p "$links"
+    for name in cc c++; do
+        # Another build may be calling it.
+        [ "$links/$name" -ef "$(command -v ccache)" ] || ln -sf "$(command -v ccache)" "$links/$name"
+    done
+    case :$PATH: in
+    *":$links:"*) ;;
+    *) export PATH="$links:$PATH" ;;
+    esac
+    # llama.cpp puts ccache before the compiler where it sees no launcher, and ccache refuses to be
+    # called twice. `env` starts its arguments and changes nothing.
+    export CMAKE_C_COMPILER_LAUNCHER=env CMAKE_CXX_COMPILER_LAUNCHER=env
+    export CCACHE_DIR="${CCACHE_DIR:-$(cache_dir)/ccache}" CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-500M}"
+    # The folder of the clone does not count, nor does the one that a compiler is started in.
+    export CCACHE_BASEDIR="${CCACHE_BASEDIR:-$(pwd -P)}" CCACHE_NOHASHDIR=true
+}
+
 # Makes sure that everything the build needs is there, and sets the variables it reads.
 ensure_tools() {
     local missing=() package
@@ -212,7 +250,7 @@ ensure_tools() {
     while IFS= read -r package; do
         missing+=("$package")
     done < <(missing_packages)
-    if [ ${#missing[@]} -gt 0 ] && have apt-get && [ "$(id -u)" -eq 0 ]; then
+    if [ ${#missing[@]} -gt 0 ] && can_install; then
         apt_install "${missing[@]}"
     fi
     if ! has_compiler; then
@@ -233,6 +271,7 @@ ensure_tools() {
     if ! has_cmake; then
         use_cmake_wheel
     fi
+    use_ccache
     # libclang alone, as in the wheel, comes without them; GCC's do as well.
     if ! has_clang_headers; then
         BINDGEN_EXTRA_CLANG_ARGS="-isystem$(cc -print-file-name=include)"

@@ -11,6 +11,7 @@ use crate::timeouts::{self, Layer};
 
 /// The sender's limit, as it tells the next layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// W that the sender requests, in milliseconds; less than the class's W or ignored.

@@ -13,6 +13,7 @@ macro_rules! error_codes {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $rpc:literal, $retryable:literal, $remediation:literal;)*) => {
         /// The kind of error, as a stable name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum ErrorCode {
             $($(#[$doc])* #[serde(rename = $wire)] $name,)*
         }
@@ -87,7 +88,7 @@ error_codes! {
     FrameTooLarge, "FRAME_TOO_LARGE", -32009, false, "Send a smaller request.";
     /// The engine failed while working on the request.
     EngineFailed, "ENGINE_FAILED", -32010, true, "Try again; if it happens again, `ingle logs` shows what happened.";
-    /// The engine thread stood still, and the daemon ends because of it.
+    /// The engine thread did not respond, and the daemon ends because of that.
     EngineStalled, "ENGINE_STALLED", -32022, true, "Send the request again: a new daemon is started when it is needed. `ingle logs` shows what the engine did.";
     /// The daemon ended before it answered.
     DaemonLost, "DAEMON_LOST", -32011, true, "Send the request again: the daemon is started when it is needed.";
@@ -117,9 +118,10 @@ error_codes! {
 
 /// One error as every edge carries it.
 ///
-/// The parameter at fault, its problem and a more precise next step are kept as data, so that an edge
-/// renames the parameter or words the next step for its own callers.
+/// The parameter at fault, its problem and a more precise next step are kept as data, so that an
+/// edge renames the parameter or words the next step for its own callers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{message}")]
 #[serde(from = "WireError", into = "WireError")]
 pub struct ErrorBody {
@@ -141,6 +143,7 @@ pub struct ErrorBody {
 
 /// The same on the wire, where every field is filled in.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct WireError {
     code: ErrorCode,
     message: String,

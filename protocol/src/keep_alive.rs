@@ -100,6 +100,17 @@ impl<'de> Deserialize<'de> for KeepAlive {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for KeepAlive {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "KeepAlive".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["string", "integer"] })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

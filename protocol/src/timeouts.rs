@@ -24,6 +24,7 @@ pub const DEFAULT_HTTP_MS: u64 = 300_000;
 
 /// Classes of work. Each has one work timeout W; see [`Ladder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Small tools: tokenize, list, load state.
@@ -96,6 +97,7 @@ impl Class {
 
 /// The layers that a request passes, innermost first. Each may end it by a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Layer {
     /// The engine, at a token boundary: 1 W.
@@ -143,6 +145,7 @@ impl Layer {
 
 /// The four limits of one class, in whole milliseconds, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ladder {
     /// W: the limit of the work itself.
     pub work_ms: u64,
@@ -214,6 +217,7 @@ pub const fn layer_limit_ms(layer: Layer, work_ms: u64, remaining_ms: Option<u64
 /// W of every class, and the limits towards cloud providers: all that is configured, as the daemon
 /// resolved it. `hello` carries it to shim and client; what a daemon leaves out is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct WorkTimeouts {
     /// Milliseconds of [`Class::Simple`].

@@ -15,9 +15,9 @@ use crate::commands;
 use crate::context::Context;
 use crate::output::{Failure, Outcome, Output};
 
-/// Runs the process's command line and gives the exit code.
+/// Runs the command line of the process and returns the exit code.
 pub(crate) fn main() -> u8 {
-    // Clap prints its own complaints, and ends with the usage code, which is 2 as well.
+    // Clap prints its own errors, and exits with its usage code, which is 2 as well.
     let cli = Cli::parse();
     let json = cli.json;
     panic::set_hook(Box::new(|_| {}));
@@ -34,11 +34,11 @@ fn run(cli: Cli) -> Outcome {
         program: launch::daemon_program(),
         output: Output::standard(cli.json),
     };
-    // One thread is all that a shim needs, and a second would be most of its memory.
+    // A shim needs one thread only, and a second one would be most of its memory.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let outcome = runtime.block_on(commands::run(context, cli.command));
-    // Nothing that still runs is waited for.
+    // Tasks that still run are dropped, not awaited.
     runtime.shutdown_background();
     outcome
 }
@@ -48,6 +48,6 @@ fn bug(payload: &(dyn std::any::Any + Send)) -> Failure {
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let message = format!("a bug in ingle: {}", text.unwrap_or("no message"));
     let body = ErrorBody::new(ErrorCode::Internal, message)
-        .with_remediation("Report it with the command that you ran.");
+        .with_remediation("Report it with the command that caused it.");
     Failure::Error { body: Box::new(body), exit_code: exit::INTERNAL }
 }

@@ -11,24 +11,24 @@ use ingle_client::{launch, socket};
 
 use crate::output::{Failure, Output};
 
-/// What every command is given.
+/// The context of a command.
 pub(crate) struct Context {
     /// The Ingle folder.
     pub(crate) paths: Paths,
     /// The daemon's program.
     pub(crate) program: PathBuf,
-    /// Where to print.
+    /// The output.
     pub(crate) output: Output,
 }
 
 impl Context {
-    /// A connection to the daemon, which is started if none runs.
+    /// Connects to the daemon, and starts it when it is not running.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         let stream = launch::connect_or_start(&self.paths, &self.program).await?;
         Ok(Client::over(stream).await?)
     }
 
-    /// A connection to the daemon if one runs.
+    /// Connects to the daemon if it is running.
     pub(crate) async fn connect_running(&self) -> Result<Option<Client>, Failure> {
         self.paths.check_socket()?;
         match socket::connect(self.paths.socket()).await {
@@ -38,9 +38,11 @@ impl Context {
     }
 }
 
-/// A model as the daemon must hear of it: the daemon works in another folder, so a path is made
-/// absolute. What has no slash in it is a name, unless it is a GGUF file that is here; what looks
-/// like `org/name` is one too, unless a file or folder of that name is here.
+/// A model argument for the daemon, with a path made absolute: the daemon has another working
+/// folder.
+///
+/// An argument without a slash is a name, unless it is a GGUF file in this folder; so is one like
+/// `org/name`, unless a file or folder of that name exists here.
 pub(crate) fn model_argument(model: &str) -> String {
     let path = Path::new(model);
     let is_gguf = path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("gguf"));
@@ -55,7 +57,7 @@ pub(crate) fn model_argument(model: &str) -> String {
     )
 }
 
-/// Whether `model` has the shape `org/name[:choice][@revision]`.
+/// Whether `model` looks like `org/name[:choice][@revision]`.
 fn is_repository(model: &str) -> bool {
     let name = model.split([':', '@']).next().unwrap_or(model);
     let is_part = |part: &str| {
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_made_absolute_and_names_are_left_alone() {
+    fn paths_become_absolute_and_names_stay() {
         let here = std::env::current_dir().unwrap();
         assert_eq!(model_argument("smollm2"), "smollm2");
         assert_eq!(model_argument("qwen2.5-0.5b.gguf"), "qwen2.5-0.5b.gguf");
@@ -81,7 +83,7 @@ mod tests {
         for name in ["org/name", "org/name:Q8_0", "org/name@refs/pr/1", "hf:org/name:a/b.gguf"] {
             assert_eq!(model_argument(name), name);
         }
-        // A folder that is here, a file, and what is too deep to be a repository.
+        // A folder that exists, a file, and paths with too many parts for a repository.
         for path in ["src/commands", "models/tiny.gguf", "a/b/c", "../models", "org/"] {
             let absolute = here.join(path);
             let absolute = absolute.to_str().unwrap().trim_end_matches('/');

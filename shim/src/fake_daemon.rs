@@ -1,4 +1,4 @@
-//! A daemon for tests: answers each method by a closure, over a real socket in a private home.
+//! Fake daemon for tests: a closure answers each method, over a real socket in a private home.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::output::tests::{Captured, captured};
 /// Keeps a test's home folder until the test ends.
 pub(crate) struct TestHome(#[expect(dead_code, reason = "held for its drop")] TempDir);
 
-/// A context with an empty home, and what it prints.
+/// A context with an empty home, and its captured output.
 pub(crate) fn context(json: bool) -> (Context, TestHome, Captured, Captured) {
     let home = tempfile::tempdir().unwrap();
     let (output, out, err) = captured(json);
@@ -29,8 +29,9 @@ pub(crate) fn context(json: bool) -> (Context, TestHome, Captured, Captured) {
 /// The result of a `generate`.
 pub(crate) fn generated(text: &str) -> Value {
     json!({
-        "request_id": "r-1", "model": "smollm2", "text": text, "finish_reason": "stop",
-        "seed": 7, "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
+        "request_id": "r-1", "model": "smollm2",
+        "choices": [{ "text": text, "finish_reason": "stop", "seed": 7 }],
+        "usage": { "prompt_tokens": 3, "completion_tokens": 2 },
         "timings": {
             "queue_ms": 0.0, "load_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 2.0, "total_ms": 3.0,
             "prefill_tokens_per_s": 10.0, "decode_tokens_per_s": 20.0,
@@ -38,7 +39,7 @@ pub(crate) fn generated(text: &str) -> Value {
     })
 }
 
-/// What a fake daemon says to one call: events first, then a reply or an error.
+/// The answer of a fake daemon to one call: events first, then a reply or an error.
 pub(crate) type Answer = (Vec<Value>, Result<Value, ErrorBody>);
 
 /// The reply to `hello`.
@@ -56,14 +57,14 @@ pub(crate) fn serve(paths: &Paths, answer: impl FnMut(&str, &Value) -> Answer + 
     serve_hello(paths, json!({}), answer);
 }
 
-/// The same, with other members in its reply to `hello`.
+/// The same, with other fields in its reply to `hello`.
 pub(crate) fn serve_hello(
     paths: &Paths,
-    members: Value,
+    fields: Value,
     mut answer: impl FnMut(&str, &Value) -> Answer + Send + 'static,
 ) {
     let mut greeting = hello();
-    for (name, value) in members.as_object().unwrap() {
+    for (name, value) in fields.as_object().unwrap() {
         greeting[name] = value.clone();
     }
     paths.prepare().unwrap();

@@ -1,14 +1,14 @@
-//! The history of interactive sessions, as a file.
+//! Input history of conversations, as a file.
 //!
-//! Owns its form (one input a line) and its bound. It holds what people asked, so only they may
-//! read it. Must not know how lines are edited.
+//! Owns its format (one input per line), its bound, and its mode: it has what the user asked, so
+//! only the user may read it. Does not know how lines are edited.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-/// Inputs offered again.
+/// Maximum number of inputs that are offered again.
 const KEPT_LINES: usize = 1_000;
 
 /// The history file.
@@ -23,14 +23,14 @@ impl History {
         Self { path }
     }
 
-    /// Past inputs, oldest first. A file that has grown to twice the bound is cut.
+    /// Loads past inputs, oldest first. A file of over twice the bound is cut.
     pub(crate) fn load(&self) -> Vec<String> {
-        // A history that cannot be read is no reason not to chat.
+        // An unreadable history must not prevent a conversation.
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let kept = &lines[lines.len().saturating_sub(KEPT_LINES)..];
         if lines.len() > 2 * KEPT_LINES {
-            // The old file stays as it was when this fails.
+            // On failure the old file stays unchanged.
             let _ = self.replace(kept);
         }
         kept.iter().map(|&line| line.to_owned()).collect()
@@ -42,7 +42,7 @@ impl History {
     /// When the file cannot be written.
     pub(crate) fn add(&self, input: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        // One write, so that the lines of two sessions do not mix.
+        // One write, so that the lines of two conversations do not mix.
         file.write_all(format!("{}\n", input.replace('\n', " ")).as_bytes())
     }
 
@@ -62,7 +62,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn inputs_come_back_oldest_first_from_a_private_file() {
+    fn inputs_round_trip_in_a_private_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chat_history");
         let history = History::new(path.clone());
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_history_is_cut_to_its_end() {
+    fn long_history_is_cut_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let history = History::new(folder.path().join("chat_history"));
         let lines: Vec<String> = (0..=2 * KEPT_LINES).map(|line| line.to_string()).collect();

@@ -1,6 +1,6 @@
 //! The `ingle` binary: the command line, and the shim that tool hosts and editors spawn.
 //!
-//! Holds no model code, no HTTP and no RPC server: all work is the daemon's. Starting in
+//! Has no model code, no HTTP and no RPC server: all work is the daemon's. Starting in
 //! milliseconds and staying within a few MiB is a feature, so what a proxy does not need must not
 //! be touched on its way.
 

@@ -1,8 +1,7 @@
-//! What the commands print: text, tables and JSON on standard output, notes and errors on standard
-//! error.
+//! Output of the commands: text, tables and JSON on standard output, notes on standard error.
 //!
-//! Owns the forms, the exit code of a failure, and ending quietly when nobody reads any more. Must
-//! not know what is being printed.
+//! Owns the formats, the exit code of a failure, and a silent end when the reader of our output has
+//! closed it. Does not know what is printed.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -15,20 +14,20 @@ use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde::Serialize;
 use serde_json::json;
 
-/// What a command ends with: its exit code.
+/// The outcome of a command: its exit code, or a failure.
 pub(crate) type Outcome = Result<u8, Failure>;
 
-/// Why a command ends early.
+/// A failure of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Something went wrong, and the user is told.
+    /// An error that is shown to the user.
     Error {
-        /// What, and what to do.
+        /// The error and the next step.
         body: Box<ErrorBody>,
         /// The exit code.
         exit_code: u8,
     },
-    /// Nobody reads our output any more (`ingle models | head -1`): no reason to complain.
+    /// The reader has closed our output (`ingle models | head -1`), which is not an error.
     OutputClosed,
 }
 
@@ -66,19 +65,19 @@ impl From<io::Error> for Failure {
             return Self::OutputClosed;
         }
         let body = ErrorBody::new(ErrorCode::Internal, format!("input or output failed: {error}"))
-            .with_remediation("Check the disk's free space and where the output goes.");
+            .with_remediation("Check the disk's free space and the target of the output.");
         Self::Error { body: Box::new(body), exit_code: exit::FAILED }
     }
 }
 
 impl Failure {
-    /// The command line makes sense to its parser, and not to the command.
+    /// A command line that its parser accepts and the command does not.
     pub(crate) fn usage(message: impl Into<String>, next: impl Into<String>) -> Self {
         let body = ErrorBody::new(ErrorCode::InvalidParams, message).with_remediation(next);
         Self::Error { body: Box::new(body), exit_code: exit::USAGE }
     }
 
-    /// Its error code, where there is an error.
+    /// The error code, where there is an error.
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Error { body, .. } => Some(body.code),
@@ -98,14 +97,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The process's own.
+    /// The output of the process.
     pub(crate) fn standard(json: bool) -> Self {
         let (out, err) = (io::stdout(), io::stderr());
         let (out_is_terminal, err_is_terminal) = (out.is_terminal(), err.is_terminal());
         Self { out: Box::new(out), err: Box::new(err), json, out_is_terminal, err_is_terminal }
     }
 
-    /// Whether a person watches: prompts, colours and progress are for them only.
+    /// Whether standard error is a terminal: prompts, colours and progress are for a person only.
     pub(crate) fn is_watched(&self) -> bool {
         self.err_is_terminal
     }
@@ -115,8 +114,8 @@ impl Output {
         self.out_is_terminal
     }
 
-    /// Prints text as it is and sends it off at once. A terminal gets no control characters: text
-    /// from a model must not be able to move its cursor or rename its window.
+    /// Prints text unchanged and flushes it. A terminal gets no control characters: text from a
+    /// model must not be able to move its cursor or rename its window.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
         self.out.write_all(shown(text, self.out_is_terminal).as_bytes())?;
         Ok(self.out.flush()?)
@@ -136,7 +135,7 @@ impl Output {
         Ok(self.out.flush()?)
     }
 
-    /// Prints rows under headings. Columns whose heading is in `right` are set to the right.
+    /// Prints rows under headings. Columns whose heading is in `right` are right-aligned.
     pub(crate) fn table<const N: usize>(
         &mut self,
         headings: [&str; N],
@@ -160,13 +159,13 @@ impl Output {
         Ok(())
     }
 
-    /// Prints a remark for a person. Nothing depends on it, so it cannot fail. It can quote a
+    /// Prints a note for a person. Nothing depends on it, so it cannot fail. A note may quote a
     /// model's file or another program, so a terminal gets no control characters here either.
     pub(crate) fn note(&mut self, note: &str) {
         let _ = writeln!(self.err, "{}", shown(note, self.err_is_terminal));
     }
 
-    /// Prints what is not the answer, dimmed, for a person who watches; nobody else gets it.
+    /// Prints text that is not part of the answer, dimmed, on a terminal only.
     pub(crate) fn aside(&mut self, text: &str) {
         if self.err_is_terminal {
             let _ = write!(self.err, "\x1b[2m{}\x1b[22m", shown(text, true));
@@ -174,7 +173,7 @@ impl Output {
         }
     }
 
-    /// Asks without a line break.
+    /// Prints a question without a line break.
     pub(crate) fn ask(&mut self, question: &str) {
         let _ = write!(self.err, "{}", shown(question, self.err_is_terminal));
         let _ = self.err.flush();
@@ -186,8 +185,8 @@ impl Output {
         self.note(&format!("hint: {}", body.remediation()));
     }
 
-    /// Prints why a command ends early and gives the exit code. With `--json` the error is an
-    /// object on standard output, `{"error": {...}}`, so that a script reads one stream only.
+    /// Prints a failure and returns the exit code. With `--json` the error is an object on standard
+    /// output, `{"error": {...}}`, so that a script reads one stream only.
     pub(crate) fn failure(&mut self, failure: &Failure) -> u8 {
         match failure {
             Failure::OutputClosed => exit::OK,
@@ -201,7 +200,7 @@ impl Output {
     }
 }
 
-/// Text as a terminal, or what is none, may have it.
+/// Removes control characters from text for a terminal.
 pub(crate) fn shown(text: &str, on_terminal: bool) -> Cow<'_, str> {
     if on_terminal && text.contains(is_unsafe) {
         Cow::Owned(text.replace(is_unsafe, ""))
@@ -214,7 +213,7 @@ fn is_unsafe(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
 }
 
-/// Bytes for a person, in powers of 1000.
+/// Formats bytes for a person, in powers of 1000.
 #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
@@ -231,12 +230,12 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// Milliseconds for a person.
+/// Formats milliseconds for a person.
 pub(crate) fn milliseconds(ms: f64) -> String {
     if ms < 1_000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1e3) }
 }
 
-/// Seconds for a person.
+/// Formats seconds for a person.
 pub(crate) fn seconds(s: u64) -> String {
     match s {
         0..60 => format!("{s} s"),
@@ -251,7 +250,7 @@ pub(crate) mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// What a test's commands have printed.
+    /// The captured output of a test's commands.
     #[derive(Clone, Default)]
     pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
@@ -296,7 +295,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_error_names_the_next_step_on_standard_error() {
+    fn error_prints_the_next_step_on_stderr() {
         let (mut output, out, err) = captured(false);
         let failure = Failure::from(ErrorBody::new(ErrorCode::DaemonUnavailable, "no daemon"));
         assert_eq!(output.failure(&failure), exit::UNAVAILABLE);
@@ -305,7 +304,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn with_json_an_error_is_an_object_on_standard_output() {
+    fn json_error_is_an_object_on_stdout() {
         let (mut output, out, err) = captured(true);
         output.failure(&ErrorBody::new(ErrorCode::ModelNotFound, "no model").into());
         let printed: serde_json::Value = serde_json::from_str(&out.text()).unwrap();
@@ -314,7 +313,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_reader_that_went_away_is_no_failure() {
+    fn closed_output_is_no_failure() {
         let (mut output, _, err) = captured(false);
         output.out = Box::new(Closed);
         let failure = output.line("x").unwrap_err();
@@ -323,7 +322,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_terminal_gets_no_control_characters_from_a_model() {
+    fn terminal_gets_no_control_characters() {
         let (mut output, out, err) = captured(false);
         output.note("\x1b[2J");
         assert_eq!(err.text(), "\x1b[2J\n");
@@ -335,7 +334,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_error_code_has_an_exit_code_that_is_not_success() {
+    fn every_error_code_exits_with_failure() {
         for &code in ErrorCode::ALL {
             let (mut output, _, _) = captured(false);
             assert_ne!(output.failure(&ErrorBody::new(code, "x").into()), exit::OK);
@@ -343,7 +342,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn figures_are_short() {
+    fn values_are_formatted_briefly() {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(98_400_000), "98 MB");
         assert_eq!(bytes(1_234_000_000), "1.2 GB");
@@ -353,7 +352,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn tables_line_up() {
+    fn table_columns_are_aligned() {
         let (mut output, out, _) = captured(false);
         let rows = vec![["a".to_owned(), "10 MB".to_owned()], ["bcd".to_owned(), "1 B".to_owned()]];
         output.table(["NAME", "SIZE"], &["SIZE"], rows).unwrap();

@@ -1,7 +1,7 @@
-//! One line of progress on standard error, for a person who waits.
+//! Progress line on standard error.
 //!
-//! Owns how it looks. Draws nothing when standard error is no terminal. It is this short on
-//! purpose: the crates that do it better need more memory than the rest of the shim's start.
+//! Owns its layout. Draws nothing when standard error is not a terminal. It is short on purpose:
+//! crates with more features need more memory than the rest of the shim's start.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -12,26 +12,26 @@ use crate::output;
 
 /// Columns of the bar.
 const BAR: usize = 30;
-/// Columns of the whole line: no terminal in use is narrower.
+/// Columns of the whole line: terminals in use are at least as wide.
 const LINE: usize = 78;
-/// Between two drawings: faster than this nobody reads.
+/// Minimum time between two drawings: faster changes cannot be read.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Takes the line away.
+/// Erases the line.
 const ERASE: &str = "\r\x1b[2K";
 
-/// Progress of one thing, cleared when dropped.
+/// Progress of one operation; the line is erased when this is dropped.
 pub(crate) struct Progress {
     is_watched: bool,
     drawn_at: Option<Instant>,
 }
 
 impl Progress {
-    /// Nothing is drawn before the first news.
+    /// A progress line that is empty until the first update.
     pub(crate) fn new() -> Self {
         Self { is_watched: io::stderr().is_terminal(), drawn_at: None }
     }
 
-    /// Shows how far a load or pull has come.
+    /// Shows the progress of a load or pull.
     pub(crate) fn show(&mut self, event: &ProgressEvent) {
         let ProgressEvent::Progress { phase, done_bytes: done, total_bytes: total } = event;
         let message = match total {
@@ -52,7 +52,7 @@ impl Progress {
         self.draw(phase, Some((percent, 100)), &format!("{percent} %"));
     }
 
-    /// Shows how far a job has come.
+    /// Shows the progress of a job.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -63,13 +63,13 @@ impl Progress {
         self.draw(status, Some((percent, 100)), message);
     }
 
-    /// Shows how much of a prompt has been read.
+    /// Shows the progress of a prefill.
     pub(crate) fn tokens(&mut self, phase: &str, done: usize, total: usize) {
         let message = format!("{done} / {total} tokens");
         self.draw(phase, (total > 0).then_some((done as u64, total as u64)), &message);
     }
 
-    /// Shows words alone.
+    /// Shows a message without a bar.
     pub(crate) fn say(&mut self, phase: &str, message: &str) {
         self.draw(phase, None, message);
     }
@@ -78,12 +78,12 @@ impl Progress {
         let is_due = self.drawn_at.is_none_or(|drawn_at| drawn_at.elapsed() >= PAUSE);
         if self.is_watched && is_due {
             self.drawn_at = Some(Instant::now());
-            // Nothing depends on it.
+            // A failed drawing has no consequence.
             let _ = write!(io::stderr(), "{ERASE}{}", line(phase, done_of, message));
         }
     }
 
-    /// Takes the line away.
+    /// Erases the line.
     pub(crate) fn clear(&mut self) {
         if self.drawn_at.take().is_some() {
             let _ = write!(io::stderr(), "{ERASE}");
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_holds_what_there_is_and_fits_a_terminal() {
+    fn line_shows_bar_and_fits_a_terminal() {
         let bar = "=".repeat(15) + &" ".repeat(15);
         assert_eq!(line("loading", Some((1, 2)), "50 %"), format!("loading [{bar}] 50 %"));
         assert_eq!(line("queued", None, "behind 1"), "queued behind 1");

@@ -33,7 +33,7 @@ def ended(daemon, job):
 def is_right(reply, is_quick):
     """Whether the job ended as it must."""
     if is_quick:
-        return reply["job"]["status"] == "done" and reply["result"]["text"] == QUICK
+        return reply["job"]["status"] == "done" and reply["result"]["choices"][0]["text"] == QUICK
     details = (reply.get("error") or {}).get("details") or {}
     partial = (details.get("partial_result") or {}).get("text", "")
     return reply["job"]["status"] == "timed_out" and partial and set(partial) == {"x"}

@@ -248,21 +248,22 @@ def main():
             form = {"type": "json_schema", "schema": schema}
             result, error = ask(connection, **common, max_tokens=MAX_TOKENS, format=form)
             if arguments.show:
-                print(json.dumps(schema), "\n ", error or result["text"], file=sys.stderr)
+                print(json.dumps(schema), "\n ", error or result["choices"][0]["text"], file=sys.stderr)
             if error:
                 counts["refused"] += 1
                 problems.append({"schema": schema, "refused": error})
                 continue
             held.add(result)
             compile_ms.append(result["timings"]["queue_ms"])
-            if result["finish_reason"] == "stop":
+            choice = result["choices"][0]
+            if choice["finish_reason"] == "stop":
                 counts["finished"] += 1
-                problem = problem_of(result["text"], schema)
+                text = choice["text"]
+                problem = problem_of(text, schema)
                 if problem is None:
                     counts["valid"] += 1
-                    counts["doubtful_formats"] += misses_format(result["text"], schema)
+                    counts["doubtful_formats"] += misses_format(text, schema)
                 else:
-                    text = result["text"]
                     problems.append({"schema": schema, "text": text, "problem": problem})
             else:
                 counts["cut"] += 1

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Does a load stall another model's stream? The longest gap between two tokens, with and without.
 
-One model streams alone, then again while another one is loaded. SPEC section 6: loading one model
-never stalls another's stream; accepted is a gap of at most five times the quiet 95th percentile.
+One model streams alone, then again while another one is loaded. Loading one model must not stall
+another's stream: accepted is a gap of at most five times the quiet 95th percentile.
 
 Usage:
     load_gap.py [--bin DIR] [--rounds N] [--engine ENGINE] [STREAMING LOADED]

@@ -117,7 +117,9 @@ fn check_jobs(home: &Home, jobs: &[&String]) -> (usize, usize) {
             let reply = &answer.frame["result"];
             match reply["job"]["status"].as_str() {
                 Some("queued" | "running") => {}
-                Some("done") if reply["result"]["text"] == "x".repeat(30) => break Some(true),
+                Some("done") if reply["result"]["choices"][0]["text"] == "x".repeat(30) => {
+                    break Some(true);
+                }
                 Some("interrupted") => break Some(true),
                 Some(_) => break Some(false),
                 None => break None,

@@ -1,6 +1,6 @@
-//! A load: the loader thread builds model and context, the engine thread takes them over.
+//! Model load: the loader thread builds model and context, the engine thread receives them.
 //!
-//! Owns the way from a checked header to a generator. Knows nothing of sequences.
+//! Owns the way from a checked header to a generator. Does not know sequences.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,37 +12,38 @@ use llama_guard::{
 };
 
 use super::check;
-use super::embedder::GgufEmbedder;
-use super::generator::{GgufGenerator, Shape};
+use super::embedder::LlamaEmbedder;
+use super::generator::{LlamaGenerator, Shape};
 use super::sizes::{self, BATCH_TOKENS};
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;
-use ingle_engine::loader::{self, LoadStream, Outlet};
+use ingle_engine::loader::{self, LoadSink, LoadStream};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::HostTensor;
 use ingle_formats::gguf::GgufFile;
 
-/// The architecture whose KV cache asserts that sequences are shared whole.
+/// The architecture whose KV cache asserts that only whole sequences are shared.
 const NEVER_CUT: &str = "deepseek4";
 
-/// Where the loader thread leaves what it has built.
-struct Slot<T>(Arc<Mutex<Option<T>>>);
+/// Passes the built model from the loader thread to the engine thread.
+struct ModelHandoff<T>(Arc<Mutex<Option<T>>>);
 
-/// Starts the load of a model that generates. Its progress comes through the stream, and the model
-/// itself through [`Builder::finish`].
+/// Starts the load of a generator.
+///
+/// The stream reports the progress, and [`Builder::finish`] returns the model.
 ///
 /// # Errors
-/// When the header shows that llama.cpp must not be given the file, or the system gives no thread.
+/// When llama.cpp must not load a file with this header, or the thread cannot be started.
 pub(super) fn load(
     gguf: &Arc<GgufFile>,
     settings: &EngineSettings,
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn Builder>, LoadStream), EngineError> {
     check::check(gguf, Role::Generates)?;
-    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
-        let (model, facts) = load_model(gguf, settings, outlet)?;
+    let (handoff, stream) = spawn(gguf, settings, cancel, |gguf, settings, sink| {
+        let (model, facts) = load_model(gguf, settings, sink)?;
         if facts.has_encoder || !facts.has_decoder {
             return Err(check::unsupported(gguf, check::ENCODER));
         }
@@ -51,10 +52,10 @@ pub(super) fn load(
         }
         with_context(gguf, model, settings, BATCH_TOKENS)
     })?;
-    Ok((Box::new(slot), stream))
+    Ok((Box::new(handoff), stream))
 }
 
-/// The same for a model that embeds.
+/// Starts the load of an embedder.
 ///
 /// # Errors
 /// As [`load`].
@@ -64,39 +65,39 @@ pub(super) fn load_embedder(
     cancel: Arc<AtomicBool>,
 ) -> Result<(Box<dyn EmbedderBuilder>, LoadStream), EngineError> {
     check::check(gguf, Role::Embeds)?;
-    let (slot, stream) = spawn(gguf, settings, cancel, |gguf, settings, outlet| {
-        let (model, _) = load_model(gguf, settings, outlet)?;
+    let (handoff, stream) = spawn(gguf, settings, cancel, |gguf, settings, sink| {
+        let (model, _) = load_model(gguf, settings, sink)?;
         embedder_of(gguf, model, settings)
     })?;
-    Ok((Box::new(slot), stream))
+    Ok((Box::new(handoff), stream))
 }
 
-/// Starts a loader thread that builds something whole.
+/// Starts a loader thread that builds a whole model.
 fn spawn<T: Send + 'static>(
     gguf: &Arc<GgufFile>,
     settings: &EngineSettings,
     cancel: Arc<AtomicBool>,
-    build: impl FnOnce(&GgufFile, &EngineSettings, &Outlet) -> Result<T, EngineError> + Send + 'static,
-) -> Result<(Slot<T>, LoadStream), EngineError> {
-    super::forward_log();
-    let slot = Slot(Arc::default());
-    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&slot.0));
-    let stream = loader::spawn_work(cancel, move |outlet| {
-        let built = build(&file, &settings, outlet)?;
+    build: impl FnOnce(&GgufFile, &EngineSettings, &LoadSink) -> Result<T, EngineError> + Send + 'static,
+) -> Result<(ModelHandoff<T>, LoadStream), EngineError> {
+    crate::log::forward_log();
+    let handoff = ModelHandoff(Arc::default());
+    let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&handoff.0));
+    let stream = loader::spawn_work(cancel, move |sink| {
+        let built = build(&file, &settings, sink)?;
         *target.lock().unwrap_or_else(PoisonError::into_inner) = Some(built);
         Ok(())
     })?;
-    Ok((slot, stream))
+    Ok((handoff, stream))
 }
 
-impl<T> Slot<T> {
+impl<T> ModelHandoff<T> {
     fn take(&self) -> Result<T, EngineError> {
         let built = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         built.ok_or_else(|| EngineError::Native("the loader thread built no model".to_owned()))
     }
 }
 
-impl Builder for Slot<GgufGenerator> {
+impl Builder for ModelHandoff<LlamaGenerator> {
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError> {
         let problem = format!("a tensor `{}` for a model that is built whole", tensor.name);
         Err(EngineError::Native(problem))
@@ -107,35 +108,36 @@ impl Builder for Slot<GgufGenerator> {
     }
 }
 
-impl EmbedderBuilder for Slot<GgufEmbedder> {
+impl EmbedderBuilder for ModelHandoff<LlamaEmbedder> {
     fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError> {
         Ok(Box::new(self.take()?))
     }
 }
 
-/// Maps and checks the weights, telling how far it is.
+/// Maps and checks the weights, and reports the progress.
 fn load_model(
     gguf: &GgufFile,
     settings: &EngineSettings,
-    outlet: &Outlet,
+    sink: &LoadSink,
 ) -> Result<(Arc<Model>, ModelFacts), EngineError> {
-    check_weights(gguf, outlet)?;
+    check_weights(gguf, sink)?;
     let bytes_total = gguf.model_bytes();
     // Of a model split over several files only the first has been checked.
     let check_tensors = gguf.part_count() > 1;
     let options = LoadOptions { gpu_layers: settings.gpu_layers, check_tensors };
     let mut progress =
-        |share: f32| outlet.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
+        |share: f32| sink.report(share_of(bytes_total, 0.5 + share / 2.0), bytes_total).is_ok();
     let model = Model::load(gguf.path(), &options, &mut progress);
     let model = model.map_err(|error| file_error(gguf, error))?;
     let facts = model.facts().map_err(native)?;
-    outlet.check_cancel()?;
+    sink.check_cancel()?;
     Ok((Arc::new(model), facts))
 }
 
-/// Refuses weights that are no numbers, naming the tensor. It reads the file once, which the mapping
-/// then finds in the page cache, on this thread alone.
-fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
+/// Refuses weights that are NaN or infinite, naming the tensor.
+///
+/// Reads the file once, on this thread alone; the mapping then finds it in the page cache.
+fn check_weights(gguf: &GgufFile, sink: &LoadSink) -> Result<(), EngineError> {
     const CHUNK_BYTES: usize = 1 << 20;
     let bytes_total = gguf.model_bytes();
     let mut bytes_read = 0;
@@ -160,22 +162,22 @@ fn check_weights(gguf: &GgufFile, outlet: &Outlet) -> Result<(), EngineError> {
                 });
             }
             offset += len;
-            outlet.check_cancel()?;
+            sink.check_cancel()?;
         }
         bytes_read += tensor.bytes;
-        // Halfway: llama.cpp's own reading is the other half.
-        let reported = outlet.report(bytes_read / 2, bytes_total);
+        // The check is the first half of the progress, llama.cpp's own load the second.
+        let reported = sink.report(bytes_read / 2, bytes_total);
         reported.map_err(|_| EngineError::Cancelled)?;
     }
     Ok(())
 }
 
-/// Gives an embedding model its context.
+/// Creates the context of an embedding model.
 pub(super) fn embedder_of(
     gguf: &GgufFile,
     model: Arc<Model>,
     settings: &EngineSettings,
-) -> Result<GgufEmbedder, EngineError> {
+) -> Result<LlamaEmbedder, EngineError> {
     let facts = model.facts().map_err(native)?;
     let architecture = check::architecture(gguf)?.to_owned();
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
@@ -209,20 +211,20 @@ pub(super) fn embedder_of(
         }
     }
     let info = ModelInfo { architecture, vocab_size: facts.vocab_size, weight_bytes: facts.bytes };
-    // Models that read as generators do keep a KV cache; the others have none at all.
+    // Embedders with a generator's architecture keep a KV cache; the others have none.
     let has_memory = context.kv_bytes() > 0;
     let batch = (limits::GGUF_SEQUENCES, batch_tokens);
     let dimensions = facts.embedding_size;
-    Ok(GgufEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
+    Ok(LlamaEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
 }
 
-/// Gives a model its context.
+/// Creates the context of a generator.
 pub(super) fn with_context(
     gguf: &GgufFile,
     model: Arc<Model>,
     settings: &EngineSettings,
     batch_tokens: u32,
-) -> Result<GgufGenerator, EngineError> {
+) -> Result<LlamaGenerator, EngineError> {
     let facts = model.facts().map_err(native)?;
     let context_tokens = settings.context_tokens(EngineKind::Gguf, facts.trained_context);
     let pool_tokens = sizes::pool_tokens(context_tokens, settings);
@@ -242,7 +244,7 @@ pub(super) fn with_context(
         kv_bytes = context.kv_bytes(),
         compute_bytes = context.compute_bytes(),
         pool_tokens,
-        "a llama.cpp context was made"
+        "llama.cpp context created"
     );
     let info = ModelInfo {
         architecture: check::architecture(gguf)?.to_owned(),
@@ -256,10 +258,10 @@ pub(super) fn with_context(
         cuts: !(facts.is_recurrent || facts.is_hybrid || info.architecture == NEVER_CUT),
         has_state_only: facts.is_recurrent,
     };
-    Ok(GgufGenerator::new(context, info, shape))
+    Ok(LlamaGenerator::new(context, info, shape))
 }
 
-/// Threads to compute on.
+/// Number of compute threads.
 pub(super) fn threads(settings: &EngineSettings) -> u32 {
     settings.threads.unwrap_or_else(|| u32::try_from(physical_cores()).unwrap_or(1))
 }
@@ -274,7 +276,7 @@ fn share_of(bytes: u64, share: f32) -> u64 {
     (bytes as f64 * f64::from(share.clamp(0.0, 1.0))) as u64
 }
 
-/// What a failed load tells: mostly what is wrong with the file.
+/// The error of a failed load; most are faults of the file.
 pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineError {
     let file = gguf.path().to_owned();
     let message = error.message.clone();
@@ -291,7 +293,7 @@ pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineEr
         }
         ErrorKind::Assertion => EngineError::InvalidModel {
             file,
-            problem: format!("llama.cpp expects something else of such a model: {message}"),
+            problem: format!("llama.cpp refuses the model: {message}"),
         },
         _ => EngineError::InvalidModel { file, problem: format!("llama.cpp: {message}") },
     }

@@ -1,6 +1,6 @@
-//! A loaded model as a [`Generator`]: sequences, ragged batches, and what is in flight.
+//! The MLX generator: sequences, ragged batches and passes in flight.
 //!
-//! Owns the sequences and the queued passes. Knows no architecture, and nothing of requests.
+//! Owns the sequences and the queued passes. Does not know architectures or requests.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,19 @@ use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Dtype};
 
 use super::attention::Attention;
+use super::cpu;
 use super::kv_cache::{KvCache, Staged};
 use super::layers::padded_rows;
-use super::models::{Batch, BatchRow, Model, Wanted};
-use super::{Device, cpu, dim};
+use super::models::{Batch, BatchRow, IsWanted, Model};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::backend::{
-    Capacity, Generator, ModelInfo, Row, SeqId, Ticket, Trimmed, check_len, check_rows, not_open,
+    Capacity, Generator, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len, check_rows,
+    not_open,
 };
 use ingle_engine::error::EngineError;
 use ingle_engine::passes::{Pass, Passes};
-use ingle_engine::sampling::{SampleSpec, Sampled};
+use ingle_engine::sampling::{SampleSpec, SampledToken};
 
 /// Open sequences of one model at most. Each has arrays of its own, so this is a bound on
 /// bookkeeping; their memory is bounded elsewhere.
@@ -119,11 +121,11 @@ impl MlxGenerator {
             });
         }
         let wanted = match wanted.len() {
-            0 => Wanted::Nothing,
-            len if len == tokens.len() => Wanted::All,
+            0 => IsWanted::Nothing,
+            len if len == tokens.len() => IsWanted::All,
             len => {
                 wanted.resize(padded_rows(len, self.device), 0);
-                Wanted::Some(wanted)
+                IsWanted::Some(wanted)
             }
         };
         let padded = padded_rows(tokens.len(), self.device);
@@ -155,12 +157,12 @@ impl Generator for MlxGenerator {
         Ok(self.insert(forked)?)
     }
 
-    fn trim(&mut self, seq: SeqId, len: usize) -> Result<Trimmed, EngineError> {
+    fn trim(&mut self, seq: SeqId, len: usize) -> Result<TrimOutcome, EngineError> {
         self.sequence_with(seq, len)?;
         if let Some(cache) = self.sequences.get_mut(&seq) {
             cache.trim(len);
         }
-        Ok(Trimmed::Done)
+        Ok(TrimOutcome::Done)
     }
 
     fn close(&mut self, seq: SeqId) {
@@ -216,7 +218,7 @@ impl Generator for MlxGenerator {
     fn collect(
         &mut self,
         ticket: Ticket,
-    ) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+    ) -> Result<Vec<Result<SampledToken, EngineError>>, EngineError> {
         let pass = self.passes.take(ticket)?;
         Ok(self.draw(&pass)?)
     }
@@ -224,7 +226,10 @@ impl Generator for MlxGenerator {
 
 impl MlxGenerator {
     /// Draws a token for each row of the pass that wants logits.
-    fn draw(&self, pass: &Pass<Queued>) -> Result<Vec<Result<Sampled, EngineError>>, MlxError> {
+    fn draw(
+        &self,
+        pass: &Pass<Queued>,
+    ) -> Result<Vec<Result<SampledToken, EngineError>>, MlxError> {
         let Some(logits) = &pass.logits.logits else {
             // Nothing to read, but the work must be done and its errors seen.
             let caches = pass.logits.sequences.iter().filter_map(|seq| self.sequences.get(seq));

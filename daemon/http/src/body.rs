@@ -1,49 +1,55 @@
-//! Reading a request's JSON body.
+//! JSON bodies of requests and responses.
 //!
-//! Owns its limits in bytes and time, those of all bodies together, and what is wrong with it, down to
-//! the member. Knows nothing of what the body says.
+//! Owns the limits of a request body in bytes and time, the limit of all bodies together, and
+//! errors down to the field. Does not know the types of bodies.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
 use futures_util::StreamExt;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Layer;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Edge;
 use super::problem::Problem;
 
-/// A body that is JSON of this type.
+/// Extracts a JSON body of this type.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Edge>> for Json<T> {
+impl<T, S> FromRequest<S> for Json<T>
+where
+    T: DeserializeOwned + Send + 'static,
+    S: Send + Sync,
+    BodyBudget: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request(request: Request, edge: &Arc<Edge>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_type(&request)?;
         let headers = request.headers();
         let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let announced = announced.and_then(|length| length.parse::<u64>().ok());
-        // Whoever waits to be told to go on has sent nothing yet, and need not.
+        // A client that waits for `100 Continue` has not sent the body yet, and need not.
         if headers.contains_key(EXPECT) && announced.is_some_and(|bytes| bytes > BODY_BYTES) {
             return Err(too_large());
         }
-        let body = read(request.into_body(), &edge.bodies).await?;
-        if body.bytes.len() <= limits::HTTP_BODY_PARSED_APART_BYTES {
+        let body = read(request.into_body(), &BodyBudget::from_ref(state)).await?;
+        if body.bytes.len() <= limits::HTTP_BODY_BLOCKING_PARSE_BYTES {
             return parse(&body.bytes).map(Self);
         }
-        // Streams of others are served by this thread meanwhile. The body is there until it has been
-        // parsed, though its request may have gone, and so is its room.
+        // A blocking thread parses a large body, so that this thread keeps serving other streams.
+        // The body keeps its permit until it is parsed, even if its client disconnects before.
         let parsed = tokio::task::spawn_blocking(move || parse(&body.bytes)).await;
         parsed.map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?.map(Self)
     }
@@ -51,45 +57,46 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<Edge>> for Json<T> {
 
 const BODY_BYTES: u64 = limits::HTTP_BODY_BYTES as u64;
 
-/// Room for bodies that are being read.
-#[derive(Debug)]
-pub(super) struct Bodies(Arc<Semaphore>);
+/// Memory for all request bodies that are being read. Clones share it.
+#[derive(Debug, Clone)]
+pub struct BodyBudget(Arc<Semaphore>);
 
-/// A body, and its room.
+/// A body with its permit.
 #[derive(Debug, Default)]
-struct Read {
+struct BufferedBody {
     bytes: Vec<u8>,
-    room: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Bodies {
-    /// What a permit stands for. A semaphore counts fewer of them than there may be bytes.
+impl BodyBudget {
+    /// Bytes per permit. A semaphore cannot hold a permit for each byte.
     const PERMIT_BYTES: usize = 1024;
 
-    /// Room for so many bytes.
-    pub(super) fn new(bytes: usize) -> Self {
+    /// A budget of `bytes` bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes / Self::PERMIT_BYTES)))
     }
 
-    /// Puts a chunk behind what was read, if there is room.
-    fn add(&self, body: &mut Read, chunk: &[u8]) -> Result<(), ErrorBody> {
+    /// Appends a chunk to a body, if the budget allows it.
+    fn add(&self, body: &mut BufferedBody, chunk: &[u8]) -> Result<(), ErrorBody> {
         let bytes = body.bytes.len().saturating_add(chunk.len());
-        let held = body.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let held = body.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = bytes.div_ceil(Self::PERMIT_BYTES).saturating_sub(held);
         let more = u32::try_from(more).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| {
-            ErrorBody::overloaded("the bodies of all requests that are being read are too large")
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| {
+            ErrorBody::overloaded("the request bodies in progress exceed the daemon's limit")
         })?;
-        match &mut body.room {
-            Some(all) => all.merge(room),
-            None => body.room = Some(room),
+        match &mut body.permit {
+            Some(held) => held.merge(permit),
+            None => body.permit = Some(permit),
         }
         body.bytes.extend_from_slice(chunk);
         Ok(())
     }
 }
 
-/// A page in a browser may send other types anywhere without being asked whether it may.
+/// Requires the JSON content type. A browser lets any page send some other types without a
+/// preflight request.
 fn check_type(request: &Request) -> Result<(), Problem> {
     let found = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = found.unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -102,24 +109,26 @@ fn check_type(request: &Request) -> Result<(), Problem> {
     Err(Problem::from(error).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
 }
 
-/// The whole body, within its limits and with room among `bodies`. One that is refused is read on all
-/// the same: a sender that is still at it would see a broken connection, and no answer.
-async fn read(body: Body, bodies: &Bodies) -> Result<Read, Problem> {
-    let begun = Instant::now();
-    let until = begun + Duration::from_millis(limits::HTTP_BODY_MS);
+/// Reads the whole body, within its own limits and `budget`.
+///
+/// A body that is refused is still read to its end: a client that is still sending would see a
+/// broken connection instead of the response.
+async fn read(body: Body, budget: &BodyBudget) -> Result<BufferedBody, Problem> {
+    let began_at = Instant::now();
+    let until = began_at + Duration::from_millis(limits::HTTP_BODY_MS);
     let mut chunks = body.into_data_stream();
-    let (mut found, mut taken) = (0_usize, Ok(Read::default()));
+    let (mut received, mut buffered) = (0_usize, Ok(BufferedBody::default()));
     loop {
         let stall = Instant::now() + Duration::from_millis(limits::HTTP_BODY_STALL_MS);
         let chunk: Bytes = match tokio::time::timeout_at(stall.min(until), chunks.next()).await {
             Ok(Some(Ok(chunk))) => chunk,
             Ok(None) => break,
             Ok(Some(Err(error))) => {
-                let message = format!("the body could not be read: {error}");
+                let message = format!("cannot read the body: {error}");
                 return Err(ErrorBody::new(ErrorCode::InvalidRequest, message).into());
             }
             Err(_) => {
-                let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let elapsed_ms = u64::try_from(began_at.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let limit_ms = elapsed_ms.min(limits::HTTP_BODY_MS);
                 let error =
                     ErrorBody::timeout("sending the body", Layer::Daemon, limit_ms, elapsed_ms)
@@ -127,24 +136,24 @@ async fn read(body: Body, bodies: &Bodies) -> Result<Read, Problem> {
                 return Err(error.into());
             }
         };
-        found = found.saturating_add(chunk.len());
-        if found > limits::HTTP_DISCARD_BYTES {
+        received = received.saturating_add(chunk.len());
+        if received > limits::HTTP_DISCARD_BYTES {
             break;
         }
-        let outcome = match &mut taken {
-            _ if found > limits::HTTP_BODY_BYTES => Err(too_large()),
-            Ok(body) => bodies.add(body, &chunk).map_err(Problem::from),
+        let outcome = match &mut buffered {
+            _ if received > limits::HTTP_BODY_BYTES => Err(too_large()),
+            Ok(body) => budget.add(body, &chunk).map_err(Problem::from),
             Err(_) => continue,
         };
         if let Err(problem) = outcome {
-            taken = Err(problem);
+            buffered = Err(problem);
         }
     }
-    taken
+    buffered
 }
 
 fn too_large() -> Problem {
-    let message = format!("the body has more than {} bytes", limits::HTTP_BODY_BYTES);
+    let message = format!("the body exceeds {} bytes", limits::HTTP_BODY_BYTES);
     Problem::from(ErrorBody::new(ErrorCode::FrameTooLarge, message))
 }
 
@@ -170,6 +179,15 @@ fn not_json(problem: &serde_json::Error) -> ErrorBody {
         .with_remediation("Send one JSON object.")
 }
 
+/// A response with a JSON body.
+pub(super) fn json_response<T: Serialize>(value: &T) -> Result<Response, ErrorBody> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,12 +204,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_bodies_together_have_a_limit() {
-        let bodies = Bodies::new(4 * Bodies::PERMIT_BYTES);
+    async fn bodies_share_a_byte_limit() {
+        let budget = BodyBudget::new(4 * BodyBudget::PERMIT_BYTES);
         let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
-        let held = read(body(3_000), &bodies).await.unwrap();
-        assert_eq!((held.bytes.len(), bodies.0.available_permits()), (3_000, 1));
-        // It is read to its end before it is refused.
+        let held = read(body(3_000), &budget).await.unwrap();
+        assert_eq!((held.bytes.len(), budget.0.available_permits()), (3_000, 1));
+        // A body is read to its end before it is refused.
         let read_on = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&read_on);
         let chunks = (0..20).map(move |_| {
@@ -199,16 +217,16 @@ mod tests {
             Ok::<_, Infallible>(vec![b'x'; 100])
         });
         let long = Body::from_stream(futures_util::stream::iter(chunks));
-        let refused = read(long, &bodies).await.map(drop).unwrap_err();
+        let refused = read(long, &budget).await.map(drop).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded);
-        assert_eq!((read_on.load(Ordering::Relaxed), bodies.0.available_permits()), (20, 1));
-        read(body(1_024), &bodies).await.unwrap();
+        assert_eq!((read_on.load(Ordering::Relaxed), budget.0.available_permits()), (20, 1));
+        read(body(1_024), &budget).await.unwrap();
         drop(held);
-        assert_eq!(bodies.0.available_permits(), 4);
+        assert_eq!(budget.0.available_permits(), 4);
     }
 
     #[test]
-    fn broken_json_and_wrong_members_are_told_apart_and_named() {
+    fn broken_json_and_wrong_fields_differ() {
         for (text, status, named) in [
             ("", 400, "EOF"),
             ("{\"messages\": [", 400, "EOF"),

@@ -1,7 +1,7 @@
-//! `POST /v1/chat/completions`.
+//! Chat completions: `POST /v1/chat/completions`.
 //!
-//! Owns the mapping between OpenAI's chat and `generate` with messages. What a model's template and
-//! its tool calls look like is the service's.
+//! Owns the mapping between OpenAI's chat and `generate` with messages. Does not know chat
+//! templates or the tool call syntax of models; the service does.
 
 use std::sync::Arc;
 
@@ -17,85 +17,73 @@ use ingle_protocol::wire::generate::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::body::Json;
-use super::gate::Asked;
+use super::api::{Api, fingerprint, unix_s};
+use super::body::{Json, json_response};
+use super::logprobs;
+use super::middleware::{RequestId, SharedTimer};
 use super::problem::Problem;
-use super::run::answer;
-use super::sse::{self, Frames, Script};
+use super::sse::{self, ChunkFormat, EventBuffer};
 use super::types::chat::{
     ChatMessage, ChatRequest, Content, FormatKind, FunctionCall, ReasoningEffort, ResponseFormat,
     Role, Tool, ToolCall, ToolChoice, ToolKind, ToolMode,
 };
-use super::types::chat_answers::{
+use super::types::chat_response::{
     AnswerMessage, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, Delta, FunctionDelta,
     ToolCallDelta,
 };
 use super::types::shared::Usage;
-use super::{Edge, fingerprint, logprobs, unix_s};
 
-/// Answers a conversation.
+/// Responds to a conversation.
 ///
 /// # Errors
-/// What is wrong with the request, and what the service reports.
+/// A parameter that cannot be used, and what the service reports.
 pub async fn create(
-    State(edge): State<Arc<Edge>>,
-    Extension(asked): Extension<Asked>,
+    State(api): State<Arc<Api>>,
+    Extension(id): Extension<RequestId>,
+    Extension(timer): Extension<SharedTimer>,
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, Problem> {
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
-    let context = edge.context(&asked.id, Class::Chat, CancellationToken::new());
+    let context = api.context(&id.0, Class::Chat, CancellationToken::new());
     let params = params(request)?;
-    let name = format!("chatcmpl-{}", asked.id);
+    let id = format!("chatcmpl-{}", id.0);
     if params.stream {
         let choices = params.choices();
-        let script = ChatScript {
+        let chunks = ChatChunks {
             choices,
             include_usage: include_usage.unwrap_or_default(),
-            id: name,
+            id,
             created: unix_s(),
             model: String::new(),
             fingerprint: fingerprint(),
             usage: None,
         };
-        return sse::respond(edge, context, asked, vec![params], script).await;
+        return sse::respond(api, context, &timer, vec![params], chunks).await;
     }
     let logprobs = params.logprobs;
-    let started = edge.start(&context, vec![params]).await?;
-    let mut answers = Vec::new();
+    let generations = api.start(&context, vec![params]).await?;
+    let mut responses = Vec::new();
     let mut usage = None;
     let mut model = String::new();
-    for result in started.results().await? {
+    for result in generations.results().await? {
         usage = Some(Usage::from(result.usage));
         result.model.clone_into(&mut model);
-        answers = choices(result)
+        responses = result
+            .choices
             .into_iter()
             .enumerate()
             .map(|(index, choice)| chat_choice(index, choice, logprobs))
             .collect();
     }
-    Ok(answer(&ChatCompletion {
-        id: name,
+    Ok(json_response(&ChatCompletion {
+        id,
         object: "chat.completion",
         created: unix_s(),
         model,
-        choices: answers,
+        choices: responses,
         usage: usage.unwrap_or_else(|| Usage::sum([])),
         system_fingerprint: fingerprint(),
     })?)
-}
-
-/// All texts of a result alike.
-pub(super) fn choices(result: GenerateResult) -> Vec<Choice> {
-    let first = Choice {
-        text: result.text,
-        reasoning: result.reasoning,
-        tool_calls: result.tool_calls,
-        finish_reason: result.finish_reason,
-        stop_string: result.stop_string,
-        seed: result.seed,
-        logprobs: result.logprobs,
-    };
-    std::iter::once(first).chain(result.alternatives).collect()
 }
 
 fn chat_choice(index: usize, choice: Choice, logprobs: bool) -> ChatChoice {
@@ -119,12 +107,12 @@ fn chat_choice(index: usize, choice: Choice, logprobs: bool) -> ChatChoice {
     }
 }
 
-/// What the service is asked for. OpenAI's defaults hold, not ours: what is drawn is drawn with a
-/// temperature of 1.
+/// The service's parameters for a request.
 fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
+    let sampling = request.sampling();
     for (field, is_there, next) in [
-        ("audio", request.audio.is_some(), "cannot be given: there is no output but text"),
-        ("functions", request.functions.is_some(), "is not supported any more; use `tools`"),
+        ("audio", request.audio.is_some(), "is not supported: text is the only output"),
+        ("functions", request.functions.is_some(), "is not supported; use `tools`"),
         ("function_call", request.function_call.is_some(), "is not supported; use `tool_choice`"),
         ("web_search_options", request.web_search_options.is_some(), "is not supported"),
     ] {
@@ -135,7 +123,7 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
     let logprobs = request.logprobs.unwrap_or_default();
     let top_logprobs = request.top_logprobs.unwrap_or_default();
     if top_logprobs > 0 && !logprobs {
-        return Err(ErrorBody::invalid("top_logprobs", "wants `logprobs` to be true"));
+        return Err(ErrorBody::invalid("top_logprobs", "requires `logprobs` to be true"));
     }
     if request.max_completion_tokens == Some(0) {
         return Err(ErrorBody::invalid("max_completion_tokens", "must be at least 1"));
@@ -153,7 +141,7 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
     if let Some(effort) = request.reasoning_effort {
         template_options.entry("reasoning_effort").or_insert_with(|| json!(effort));
         if effort == ReasoningEffort::None {
-            // What the Qwen family calls it.
+            // The name of this option in the templates of the Qwen family.
             template_options.entry("enable_thinking").or_insert(Value::Bool(false));
         }
     }
@@ -166,21 +154,12 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
         format: request.response_format.map(format).transpose()?,
         template_options,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        temperature: Some(request.temperature.unwrap_or(1.0)),
-        top_k: request.top_k,
-        top_p: request.top_p,
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
-        logit_bias: request.logit_bias.unwrap_or_default(),
         n: request.n,
-        seed: request.seed.map(i64::cast_unsigned),
         stop: request.stop.map(Vec::from).unwrap_or_default(),
         logprobs,
         top_logprobs,
         stream: request.stream.unwrap_or_default(),
-        ..GenerateParams::default()
+        ..sampling
     })
 }
 
@@ -203,16 +182,16 @@ fn message(index: usize, message: ChatMessage) -> Result<Message, ErrorBody> {
             let mut text = String::new();
             for (part_index, part) in parts.into_iter().enumerate() {
                 let path = format!("{path}.content[{part_index}]");
-                let (member, more) = match part.kind.as_str() {
+                let (field, more) = match part.kind.as_str() {
                     "text" => ("text", part.text),
                     "refusal" => ("refusal", part.refusal),
                     kind => {
-                        let problem = format!("is `{kind}`; only `text` can be read here");
+                        let problem = format!("is `{kind}`; only `text` is supported");
                         return Err(ErrorBody::invalid(&format!("{path}.type"), &problem));
                     }
                 };
                 let more = more
-                    .ok_or_else(|| ErrorBody::invalid(&format!("{path}.{member}"), "is missing"))?;
+                    .ok_or_else(|| ErrorBody::invalid(&format!("{path}.{field}"), "is missing"))?;
                 text.push_str(&more);
             }
             text
@@ -268,8 +247,8 @@ fn format(format: ResponseFormat) -> Result<OutputFormat, ErrorBody> {
     }
 }
 
-/// The chunks of one answer.
-struct ChatScript {
+/// The chunks of one streamed response.
+struct ChatChunks {
     choices: usize,
     include_usage: bool,
     id: String,
@@ -279,8 +258,8 @@ struct ChatScript {
     usage: Option<Usage>,
 }
 
-impl ChatScript {
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>, out: &mut Frames) {
+impl ChatChunks {
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>, out: &mut EventBuffer) {
         out.data(&ChatChunk {
             id: &self.id,
             object: "chat.completion.chunk",
@@ -293,8 +272,8 @@ impl ChatScript {
     }
 }
 
-impl Script for ChatScript {
-    fn open(&mut self, model: &str, out: &mut Frames) {
+impl ChunkFormat for ChatChunks {
+    fn open(&mut self, model: &str, out: &mut EventBuffer) {
         model.clone_into(&mut self.model);
         for index in 0..self.choices {
             let delta =
@@ -303,7 +282,7 @@ impl Script for ChatScript {
         }
     }
 
-    fn event(&mut self, _: usize, event: GenerateEvent, out: &mut Frames) {
+    fn event(&mut self, _: usize, event: GenerateEvent, out: &mut EventBuffer) {
         let (index, delta, logprobs) = match event {
             GenerateEvent::Delta { choice, text, logprobs } => {
                 (choice, Delta { content: Some(text), ..Delta::default() }, logprobs)
@@ -325,17 +304,16 @@ impl Script for ChatScript {
         self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None, out);
     }
 
-    fn finish(&mut self, _: usize, result: &GenerateResult, out: &mut Frames) {
-        let others = result.alternatives.iter().map(|choice| choice.finish_reason);
-        for (index, ended) in std::iter::once(result.finish_reason).chain(others).enumerate() {
-            let finish_reason = Some(ended.into());
+    fn finish(&mut self, _: usize, result: &GenerateResult, out: &mut EventBuffer) {
+        for (index, ended) in result.choices.iter().enumerate() {
+            let finish_reason = Some(ended.finish_reason.into());
             let choice = ChunkChoice { index, finish_reason, ..ChunkChoice::default() };
             self.chunk(vec![choice], None, out);
         }
         self.usage = Some(result.usage.into());
     }
 
-    fn close(&mut self, out: &mut Frames) {
+    fn close(&mut self, out: &mut EventBuffer) {
         if self.include_usage {
             self.chunk(Vec::new(), self.usage, out);
         }

@@ -1,7 +1,7 @@
-//! `POST /v1/completions`.
+//! Completions: `POST /v1/completions`.
 //!
-//! Owns the mapping between OpenAI's completions and `generate` with a raw prompt, several of which
-//! are as many generations.
+//! Owns the mapping between OpenAI's completions and `generate` with a raw prompt. Each prompt of a
+//! request is a generation.
 
 use std::sync::Arc;
 
@@ -15,81 +15,81 @@ use ingle_protocol::wire::tokens::DetokenizeParams;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::body::Json;
-use super::chat::choices;
-use super::gate::Asked;
+use super::api::{Api, fingerprint, unix_s};
+use super::body::{Json, json_response};
+use super::logprobs;
+use super::middleware::{RequestId, SharedTimer};
 use super::problem::Problem;
-use super::run::answer;
-use super::sse::{self, Frames, Script};
+use super::sse::{self, ChunkFormat, EventBuffer};
 use super::types::completions::{Completion, CompletionChoice, CompletionRequest};
 use super::types::input::Input;
 use super::types::shared::Usage;
-use super::{Edge, fingerprint, logprobs, unix_s};
 use ingle_service::request::RequestContext;
 
-/// Tokens generated when a request names no maximum: OpenAI's default.
+/// Maximum number of tokens without `max_tokens`: OpenAI's default.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// Continues prompts.
 ///
 /// # Errors
-/// What is wrong with the request, and what the service reports.
+/// A parameter that cannot be used, and what the service reports.
 pub async fn create(
-    State(edge): State<Arc<Edge>>,
-    Extension(asked): Extension<Asked>,
+    State(api): State<Arc<Api>>,
+    Extension(id): Extension<RequestId>,
+    Extension(timer): Extension<SharedTimer>,
     Json(mut request): Json<CompletionRequest>,
 ) -> Result<Response, Problem> {
     check(&request)?;
     let include_usage = request.stream_options.and_then(|options| options.include_usage);
-    let context = edge.context(&asked.id, Class::Completions, CancellationToken::new());
+    let context = api.context(&id.0, Class::Completions, CancellationToken::new());
     let prompt = std::mem::replace(&mut request.prompt, Input::Texts(Vec::new()));
     let prompts = prompts(prompt, request.n.unwrap_or(1))?;
     let (mut all, mut echoes) = (Vec::with_capacity(prompts.len()), Vec::new());
     for prompt in prompts {
-        let (params, echo) = edge.one(&request, prompt, &context).await?;
+        let (params, echo) = api.prompt_params(&request, prompt, &context).await?;
         all.push(params);
         echoes.extend(echo);
     }
     let per_prompt = all.first().map_or(1, GenerateParams::choices);
-    let name = format!("cmpl-{}", asked.id);
+    let id = format!("cmpl-{}", id.0);
     if request.stream.unwrap_or_default() {
-        let script = CompletionScript {
+        let chunks = CompletionChunks {
             per_prompt,
             offsets: vec![0; per_prompt * all.len()],
             echoes,
             include_usage: include_usage.unwrap_or_default(),
-            id: name,
+            id,
             created: unix_s(),
             model: String::new(),
             fingerprint: fingerprint(),
-            counted: Vec::new(),
+            usages: Vec::new(),
         };
-        return sse::respond(edge, context, asked, all, script).await;
+        return sse::respond(api, context, &timer, all, chunks).await;
     }
-    let started = edge.start(&context, all).await?;
-    let model = started.model.clone();
-    let results = started.results().await?;
+    let generations = api.start(&context, all).await?;
+    let model = generations.model.clone();
+    let results = generations.results().await?;
     let usage = Usage::sum(results.iter().map(|result| result.usage));
-    let mut texts = Vec::new();
+    let mut completions = Vec::new();
     for (prompt, result) in results.into_iter().enumerate() {
-        for choice in choices(result) {
+        for choice in result.choices {
             let logprobs = request.logprobs;
             let logprobs = logprobs.map(|_| logprobs::completion(&choice.logprobs, &mut 0));
             let echo = echoes.get(prompt).map(String::as_str).unwrap_or_default();
-            texts.push(CompletionChoice {
-                index: texts.len(),
+            completions.push(CompletionChoice {
+                index: completions.len(),
                 text: format!("{echo}{}", choice.text),
                 logprobs,
                 finish_reason: Some(choice.finish_reason.into()),
             });
         }
     }
-    Ok(answer(&Completion {
-        id: &name,
+    Ok(json_response(&Completion {
+        id: &id,
         object: "text_completion",
         created: unix_s(),
         model: &model,
-        choices: texts,
+        choices: completions,
         usage: Some(Some(usage)),
         system_fingerprint: &fingerprint(),
     })?)
@@ -97,7 +97,7 @@ pub async fn create(
 
 fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
     let n = request.n.unwrap_or(1);
-    // First of all: room is made for each of the texts.
+    // This comes first: memory is allocated for each completion.
     if !usize::try_from(n).is_ok_and(|n| (1..=limits::CHOICES).contains(&n)) {
         return Err(ErrorBody::invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
     }
@@ -108,35 +108,32 @@ fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
         ));
     }
     if request.best_of.is_some_and(|best_of| best_of != n) {
-        return Err(ErrorBody::invalid(
-            "best_of",
-            "must be `n`: nothing is generated that is not given",
-        ));
+        return Err(ErrorBody::invalid("best_of", "must equal `n`: every completion is returned"));
     }
     if request.echo.unwrap_or_default() && request.logprobs.is_some() {
-        return Err(ErrorBody::invalid("logprobs", "cannot be given for an echoed prompt"));
+        return Err(ErrorBody::invalid("logprobs", "cannot be combined with `echo`"));
     }
     Ok(())
 }
 
-/// One prompt, as it was given.
+/// One prompt of a request.
 enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
 }
 
-/// The prompts one by one, once the number of texts is known to be fine; `n` are asked of each.
+/// The prompts of a request that wants `n` completions for each, within the limit.
 fn prompts(input: Input, n: u32) -> Result<Vec<Prompt>, ErrorBody> {
     let count = match &input {
         Input::Text(_) | Input::Tokens(_) => 1,
         Input::Texts(texts) => texts.len(),
         Input::TokenLists(lists) => lists.len(),
     };
-    let texts = usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(count);
-    if !(1..=limits::HTTP_TEXTS).contains(&texts) {
+    let completions = usize::try_from(n).unwrap_or(usize::MAX).saturating_mul(count);
+    if !(1..=limits::HTTP_COMPLETIONS).contains(&completions) {
         let problem = format!(
-            "has {count} entries, of each of which {n} texts are asked; together they must be 1 to {}",
-            limits::HTTP_TEXTS
+            "has {count} entries with {n} completions each; the total must be from 1 to {}",
+            limits::HTTP_COMPLETIONS
         );
         return Err(ErrorBody::invalid("prompt", &problem));
     }
@@ -148,9 +145,9 @@ fn prompts(input: Input, n: u32) -> Result<Vec<Prompt>, ErrorBody> {
     })
 }
 
-impl Edge {
-    /// What the service is asked for one of the prompts, and what stands before its texts.
-    async fn one(
+impl Api {
+    /// The service's parameters for one prompt, and the text to echo before its completions.
+    async fn prompt_params(
         &self,
         request: &CompletionRequest,
         prompt: Prompt,
@@ -163,13 +160,13 @@ impl Edge {
                 params.prompt = Some(text.clone());
                 Some(text)
             }
-            // A gap is between texts.
+            // Fill-in-the-middle takes text only.
             Prompt::Tokens(tokens) if params.suffix.is_some() => {
                 let text = self.text(params.model.clone(), tokens, context).await?;
                 params.prompt = Some(text.clone());
                 Some(text)
             }
-            // The model gets the tokens as they are: their text may be that of others.
+            // The model gets the tokens unchanged: their text can have another tokenization.
             Prompt::Tokens(tokens) => {
                 params.prompt_tokens = Some(tokens.clone());
                 match is_echoed {
@@ -199,48 +196,39 @@ impl Edge {
     }
 }
 
-/// What the service is asked for but for the prompt, with OpenAI's defaults.
+/// The service's parameters without the prompt, with OpenAI's defaults.
 fn params(request: &CompletionRequest) -> GenerateParams {
     GenerateParams {
         model: request.model.clone().filter(|model| !model.is_empty()),
         suffix: request.suffix.clone().filter(|suffix| !suffix.is_empty()),
         max_tokens: Some(request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
-        temperature: Some(request.temperature.unwrap_or(1.0)),
-        top_k: request.top_k,
-        top_p: request.top_p,
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        frequency_penalty: request.frequency_penalty,
-        presence_penalty: request.presence_penalty,
-        logit_bias: request.logit_bias.clone().unwrap_or_default(),
         n: request.n,
-        seed: request.seed.map(i64::cast_unsigned),
         stop: request.stop.clone().map(Vec::from).unwrap_or_default(),
         logprobs: request.logprobs.is_some(),
         top_logprobs: request.logprobs.unwrap_or_default(),
         stream: request.stream.unwrap_or_default(),
-        ..GenerateParams::default()
+        ..request.sampling()
     }
 }
 
-/// The chunks of one answer.
-struct CompletionScript {
-    /// Texts for each prompt.
+/// The chunks of one streamed response.
+struct CompletionChunks {
+    /// Completions of each prompt.
     per_prompt: usize,
-    /// Where the next token of each text begins, in characters.
+    /// Where the next token of each completion begins, in characters.
     offsets: Vec<usize>,
-    /// The prompts, if they are to stand before their texts.
+    /// The prompts, if each completion begins with its prompt.
     echoes: Vec<String>,
     include_usage: bool,
     id: String,
     created: u64,
     model: String,
     fingerprint: String,
-    counted: Vec<ingle_protocol::wire::generate::Usage>,
+    usages: Vec<ingle_protocol::wire::generate::Usage>,
 }
 
-impl CompletionScript {
-    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>, out: &mut Frames) {
+impl CompletionChunks {
+    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>, out: &mut EventBuffer) {
         out.data(&Completion {
             id: &self.id,
             object: "text_completion",
@@ -253,8 +241,8 @@ impl CompletionScript {
     }
 }
 
-impl Script for CompletionScript {
-    fn open(&mut self, model: &str, out: &mut Frames) {
+impl ChunkFormat for CompletionChunks {
+    fn open(&mut self, model: &str, out: &mut EventBuffer) {
         model.clone_into(&mut self.model);
         for (prompt, echo) in self.echoes.iter().enumerate() {
             for index in prompt * self.per_prompt..(prompt + 1) * self.per_prompt {
@@ -264,12 +252,12 @@ impl Script for CompletionScript {
             }
         }
         if self.echoes.is_empty() {
-            // So that the first byte does not wait for the first token.
+            // With this chunk, the first byte does not wait for the first token.
             self.chunk(vec![CompletionChoice::default()], None, out);
         }
     }
 
-    fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut Frames) {
+    fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut EventBuffer) {
         let GenerateEvent::Delta { choice, text, logprobs } = event else { return };
         let index = prompt * self.per_prompt + choice;
         let logprobs = match self.offsets.get_mut(index) {
@@ -280,20 +268,19 @@ impl Script for CompletionScript {
         self.chunk(vec![choice], None, out);
     }
 
-    fn finish(&mut self, prompt: usize, result: &GenerateResult, out: &mut Frames) {
-        let others = result.alternatives.iter().map(|choice| choice.finish_reason);
-        for (choice, ended) in std::iter::once(result.finish_reason).chain(others).enumerate() {
+    fn finish(&mut self, prompt: usize, result: &GenerateResult, out: &mut EventBuffer) {
+        for (choice, ended) in result.choices.iter().enumerate() {
             let index = prompt * self.per_prompt + choice;
-            let finish_reason = Some(ended.into());
+            let finish_reason = Some(ended.finish_reason.into());
             let choice = CompletionChoice { index, finish_reason, ..CompletionChoice::default() };
             self.chunk(vec![choice], None, out);
         }
-        self.counted.push(result.usage);
+        self.usages.push(result.usage);
     }
 
-    fn close(&mut self, out: &mut Frames) {
+    fn close(&mut self, out: &mut EventBuffer) {
         if self.include_usage {
-            let usage = Usage::sum(self.counted.iter().copied());
+            let usage = Usage::sum(self.usages.iter().copied());
             self.chunk(Vec::new(), Some(usage), out);
         }
     }
@@ -304,14 +291,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_many_is_refused_before_anything_is_made_of_it() {
-        for (member, value) in [("n", json!(u32::MAX)), ("n", json!(0)), ("logprobs", json!(21))] {
-            let request = json!({ "prompt": "x", "stream": true, member: value });
+    fn excessive_counts_are_refused_first() {
+        for (field, value) in [("n", json!(u32::MAX)), ("n", json!(0)), ("logprobs", json!(21))] {
+            let request = json!({ "prompt": "x", "stream": true, field: value });
             let error = check(&serde_json::from_value(request).unwrap()).unwrap_err();
-            assert_eq!(error.details["field"], member, "{}", error.message);
+            assert_eq!(error.details["field"], field, "{}", error.message);
         }
         let lists = |count: usize, n: u32| prompts(Input::TokenLists(vec![vec![1]; count]), n);
-        for (count, n) in [(limits::HTTP_TEXTS, 1), (limits::HTTP_TEXTS / 8, 8)] {
+        for (count, n) in [(limits::HTTP_COMPLETIONS, 1), (limits::HTTP_COMPLETIONS / 8, 8)] {
             assert_eq!(lists(count, n).ok().map(|all| all.len()), Some(count));
             let error = lists(count + 1, n).err().unwrap();
             assert_eq!(error.details["field"], "prompt");

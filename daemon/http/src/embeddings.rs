@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`.
+//! Embeddings: `POST /v1/embeddings`.
 //!
 //! Owns the mapping between OpenAI's embeddings and `embed`.
 
@@ -12,30 +12,30 @@ use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::embed::{EmbedInput, EmbedParams};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use super::Edge;
-use super::body::Json;
-use super::gate::Asked;
+use super::api::Api;
+use super::body::{Json, json_response};
+use super::middleware::RequestId;
 use super::problem::Problem;
-use super::run::answer;
 use super::types::embeddings::{
     Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage, EncodingFormat, Numbers,
 };
 use super::types::input::Input;
 
-/// Turns texts into vectors.
+/// Computes a vector for each text.
 ///
 /// # Errors
-/// What is wrong with the request, and what the service reports.
+/// A parameter that cannot be used, and what the service reports.
 pub async fn create(
-    State(edge): State<Arc<Edge>>,
-    Extension(asked): Extension<Asked>,
+    State(api): State<Arc<Api>>,
+    Extension(id): Extension<RequestId>,
     Json(request): Json<EmbeddingRequest>,
 ) -> Result<Response, Problem> {
     let cancel = CancellationToken::new();
-    // Whoever goes drops this future, and ends the work with it.
+    // When the client disconnects, this future is dropped, and the guard cancels the work.
     let _cancel_on_drop = cancel.clone().drop_guard();
-    let context = edge.context(&asked.id, Class::Embeddings, cancel);
+    let context = api.context(&id.0, Class::Embeddings, cancel);
     let model = request.model.filter(|model| !model.is_empty());
     let params = EmbedParams {
         model,
@@ -43,7 +43,8 @@ pub async fn create(
         dimensions: request.dimensions,
         ..EmbedParams::default()
     };
-    let result = edge.service.embed(params, &context).await?;
+    let result = api.service.embed(params, &context).await?;
+    Span::current().record("model", result.model.as_str());
     let format = request.encoding_format.unwrap_or_default();
     let data = result.embeddings.into_iter().enumerate();
     let data = data.map(|(index, numbers)| Embedding {
@@ -52,7 +53,7 @@ pub async fn create(
         embedding: encoded(numbers, format),
     });
     let tokens = result.usage.prompt_tokens;
-    Ok(answer(&EmbeddingList {
+    Ok(json_response(&EmbeddingList {
         object: "list",
         data: data.collect(),
         model: result.model,
@@ -60,18 +61,21 @@ pub async fn create(
     })?)
 }
 
-/// The texts. Clients that send tokens (LangChain does so unless it is told not to) send those of
-/// OpenAI's vocabulary, which are tokens of any other model as well: of another text.
+/// The texts of a request. Token ids are refused: clients that send them (LangChain does by
+/// default) use OpenAI's vocabulary, in which the same ids stand for other text.
 fn inputs(input: Input) -> Result<Vec<EmbedInput>, ErrorBody> {
     match input {
         Input::Text(text) => Ok(vec![EmbedInput::Text(text)]),
         Input::Texts(texts) => Ok(texts.into_iter().map(EmbedInput::Text).collect()),
         Input::Tokens(_) | Input::TokenLists(_) => {
-            let error = ErrorBody::invalid("input", "has token ids; it must be a text, or several");
+            let error = ErrorBody::invalid(
+                "input",
+                "has token ids; it must be a string or an array of strings",
+            );
             Err(error.with_remediation(
-                "Send the texts themselves; with LangChain, make OpenAIEmbeddings with \
-                 `check_embedding_ctx_length=False`. Tokens of the model's own vocabulary can be \
-                 given to the RPC method `embed`.",
+                "Send the texts themselves; with LangChain, create OpenAIEmbeddings with \
+                 `check_embedding_ctx_length=False`. The RPC method `embed` takes tokens of the \
+                 model's own vocabulary.",
             ))
         }
     }
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_of_little_endian_floats() {
+    fn base64_encodes_little_endian_floats() {
         let numbers = vec![1.0, -0.5];
         let expected = Numbers::Base64("AACAPwAAAL8=".to_owned());
         assert_eq!(encoded(numbers, EncodingFormat::Base64), expected);

@@ -1,26 +1,26 @@
-//! Log-probabilities in OpenAI's two forms.
+//! Log-probabilities in OpenAI's two formats.
 //!
-//! Owns how a token is shown: as text, as bytes, and where it begins. Pure.
+//! Owns the text, bytes and offset of a token. Pure.
 
 use ingle_protocol::wire::generate::TokenLogprob;
 
-use super::types::chat_answers::{ChatLogprob, ChatLogprobs, TokenText};
+use super::types::chat_response::{ChatLogprob, ChatLogprobs, TokenText};
 use super::types::completions::CompletionLogprobs;
 
-/// What JSON shows for negative infinity, which it cannot.
+/// Stands for negative infinity, which JSON cannot hold.
 const IMPOSSIBLE: f32 = -9_999.0;
 
-fn shown(logprob: f32) -> f32 {
+fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { IMPOSSIBLE }
 }
 
-/// The likeliest tokens at one place: their bytes and log-probabilities.
+/// The likeliest tokens at one position: their bytes and log-probabilities.
 fn top(token: &TokenLogprob) -> impl Iterator<Item = (&[u8], f32)> {
     let bytes = token.top_bytes.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
-    bytes.zip(&token.top).map(|(bytes, &(_, logprob))| (bytes, shown(logprob)))
+    bytes.zip(&token.top).map(|(bytes, &(_, logprob))| (bytes, finite(logprob)))
 }
 
-/// As chat shows them.
+/// The format of chat completions.
 pub(super) fn chat(tokens: &[TokenLogprob]) -> ChatLogprobs {
     let text = |bytes: &[u8], logprob: f32| TokenText {
         token: String::from_utf8_lossy(bytes).into_owned(),
@@ -28,24 +28,24 @@ pub(super) fn chat(tokens: &[TokenLogprob]) -> ChatLogprobs {
         bytes: bytes.to_vec(),
     };
     let content = tokens.iter().map(|token| ChatLogprob {
-        token: text(&token.bytes, shown(token.logprob)),
+        token: text(&token.bytes, finite(token.logprob)),
         top_logprobs: top(token).map(|(bytes, logprob)| text(bytes, logprob)).collect(),
     });
     ChatLogprobs { content: content.collect(), refusal: None }
 }
 
-/// As completions show them. `offset` is where the first token begins in the text, in characters;
-/// it is moved on behind the last.
+/// The format of completions. `offset` is where the first token begins in the text, in characters;
+/// it moves behind the last.
 pub(super) fn completion(tokens: &[TokenLogprob], offset: &mut usize) -> CompletionLogprobs {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut logprobs = CompletionLogprobs::default();
     for token in tokens {
         let spelled = text(&token.bytes);
         logprobs.text_offset.push(*offset);
-        // A character that is cut between tokens counts once, where it begins.
+        // A character that spans several tokens counts once, where it begins.
         *offset += token.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
         logprobs.tokens.push(spelled);
-        logprobs.token_logprobs.push(shown(token.logprob));
+        logprobs.token_logprobs.push(finite(token.logprob));
         let top = top(token).map(|(bytes, logprob)| (text(bytes), logprob));
         logprobs.top_logprobs.push(top.collect());
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_show_as_text_bytes_and_places() {
+    fn tokens_have_text_bytes_and_offsets() {
         let token = |bytes: &[u8], logprob, top: &[(u32, f32)], top_bytes: &[&[u8]]| TokenLogprob {
             token: 1,
             logprob,

@@ -1,90 +1,81 @@
-//! `GET /openapi.json`: the API's description.
+//! OpenAPI document of the API.
 //!
-//! Owns the table of operations. Requests and answers are described by their types, from which the
-//! schemas are made.
+//! Owns the table of operations. The schemas of requests and responses come from their types.
 
-use std::sync::Arc;
-
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::Response;
+use axum::body::Bytes;
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::Edge;
 use super::problem::CONTENT;
 use super::types::chat::ChatRequest;
-use super::types::chat_answers::{ChatChunk, ChatCompletion};
+use super::types::chat_response::{ChatChunk, ChatCompletion};
 use super::types::completions::{Completion, CompletionRequest};
 use super::types::embeddings::{EmbeddingList, EmbeddingRequest};
 use super::types::models::{Health, Model, ModelList};
 use super::types::problem::Problem;
 
-/// The API's description.
-pub async fn document(State(edge): State<Arc<Edge>>) -> Response {
-    let mut response = Response::new(Body::from(edge.document.clone()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// The whole document. `wants_token` says whether TCP does.
+/// The whole document. `requires_token` says whether clients over TCP need the token.
 #[must_use]
-pub fn describe(wants_token: bool) -> Bytes {
+pub fn describe(requires_token: bool) -> Bytes {
     let mut schemas = Schemas::new();
-    // Most problems have no details: as it is read, and not as it is written, they may be absent.
+    // The schema for reading, because most problems have no `details`.
     let problem = schemas.request::<Problem>();
-    let operations = Operations { problem, wants_token };
-    // They are in no answer by themselves: an event of a stream is one of them.
-    schemas.answer::<ChatChunk<'_>>();
+    let operations = Operations { problem, requires_token };
+    // No response refers to this schema: it describes one event of a stream.
+    schemas.response::<ChatChunk<'_>>();
     let paths = json!({
         "/v1/chat/completions": { "post": operations.post(
             "createChatCompletion",
-            "Answers a conversation.",
+            "Creates a response to a conversation.",
             schemas.request::<ChatRequest>(),
-            schemas.answer::<ChatCompletion>(),
-            Some("Events with a `ChatChunk` each, then `[DONE]`."),
+            schemas.response::<ChatCompletion>(),
+            Some("Server-sent events with one `ChatChunk` each, then `[DONE]`."),
         ) },
         "/v1/completions": { "post": operations.post(
             "createCompletion",
-            "Continues prompts.",
+            "Creates completions of prompts.",
             schemas.request::<CompletionRequest>(),
-            schemas.answer::<Completion<'_>>(),
-            Some("Events with a `Completion` each, then `[DONE]`."),
+            schemas.response::<Completion<'_>>(),
+            Some("Server-sent events with one `Completion` each, then `[DONE]`."),
         ) },
         "/v1/embeddings": { "post": operations.post(
             "createEmbedding",
-            "Turns texts into vectors.",
+            "Creates embedding vectors of texts.",
             schemas.request::<EmbeddingRequest>(),
-            schemas.answer::<EmbeddingList>(),
+            schemas.response::<EmbeddingList>(),
             None,
         ) },
         "/v1/models": { "get": operations.get(
-            "listModels", "Lists the models that are here.", json_of(schemas.answer::<ModelList>()), &[408],
+            "listModels",
+            "Lists the installed models.",
+            json_of(schemas.response::<ModelList>()),
+            &[408],
         ) },
         "/v1/models/{id}": {
             "parameters": [{
                 "name": "id",
                 "in": "path",
                 "required": true,
-                "description": "Its name, as listed; slashes may be escaped or not.",
+                "description": "Name of the model, as listed. Slashes may be escaped or not.",
                 "schema": { "type": "string", "minLength": 1 },
             }],
             "get": operations.get(
-                "retrieveModel", "One of the models.", json_of(schemas.answer::<Model>()), &[404, 408],
+                "retrieveModel",
+                "Describes one installed model.",
+                json_of(schemas.response::<Model>()),
+                &[404, 408],
             ),
         },
-        "/health": { "get": operations.health(schemas.answer::<Health>()) },
+        "/health": { "get": operations.health(schemas.response::<Health>()) },
         "/metrics": { "get": operations.get(
             "metrics",
-            "The daemon's metrics, as Prometheus reads them.",
+            "Returns the daemon's metrics in Prometheus's text format.",
             json!({ "text/plain": { "schema": { "type": "string" } } }),
             &[],
         ) },
         "/openapi.json": { "get": operations.open(
-            "openapi", "This document.", json_of(json!({ "type": "object" })),
+            "openapi", "Returns this document.", json_of(json!({ "type": "object" })),
         ) },
     });
     let document = json!({
@@ -92,7 +83,7 @@ pub fn describe(wants_token: bool) -> Bytes {
         "info": {
             "title": "Ingle",
             "version": ingle_protocol::BUILD,
-            "description": "Language models that stay warm, in the shape of OpenAI's API.",
+            "description": "Local language models that stay loaded, behind OpenAI's API.",
         },
         "paths": paths,
         "components": {
@@ -103,7 +94,7 @@ pub fn describe(wants_token: bool) -> Bytes {
     Bytes::from(document.to_string())
 }
 
-/// The schemas of all types so far.
+/// The schemas that the document's operations refer to.
 struct Schemas {
     all: Map<String, Value>,
 }
@@ -113,13 +104,14 @@ impl Schemas {
         Self { all: Map::new() }
     }
 
-    /// A reference to the schema of what is read.
+    /// A reference to a type's schema for reading.
     fn request<T: JsonSchema>(&mut self) -> Value {
         self.add::<T>(settings().into_generator())
     }
 
-    /// A reference to the schema of what is written: what may be left out is told from what may not.
-    fn answer<T: JsonSchema>(&mut self) -> Value {
+    /// A reference to a type's schema for writing, in which fields that are always written are
+    /// required.
+    fn response<T: JsonSchema>(&mut self) -> Value {
         self.add::<T>(settings().for_serialize().into_generator())
     }
 
@@ -141,81 +133,81 @@ fn json_of(schema: Value) -> Value {
     json!({ "application/json": { "schema": schema } })
 }
 
-/// What all operations have in common.
+/// The parts that all operations share.
 struct Operations {
     problem: Value,
-    wants_token: bool,
+    requires_token: bool,
 }
 
 impl Operations {
     fn post(
         &self,
         id: &str,
-        about: &str,
+        summary: &str,
         body: Value,
-        answer: Value,
+        response: Value,
         events: Option<&str>,
     ) -> Value {
-        let mut content = json_of(answer);
+        let mut content = json_of(response);
         if let Some(events) = events {
-            // Without a type: readers of the document differ in whether it is the stream's or an
-            // event's.
+            // Without a type: tools disagree on whether it would be the type of the stream or of an
+            // event.
             content["text/event-stream"] = json!({ "schema": { "description": events } });
         }
         let statuses = [400, 404, 408, 409, 413, 415, 422, 429];
-        let mut operation = self.get(id, about, content, &statuses);
+        let mut operation = self.get(id, summary, content, &statuses);
         operation["requestBody"] = json!({ "required": true, "content": json_of(body) });
         operation
     }
 
-    fn get(&self, id: &str, about: &str, content: Value, statuses: &[u16]) -> Value {
-        let mut operation = self.open(id, about, content);
-        let token: &[u16] = if self.wants_token { &[401] } else { &[] };
+    fn get(&self, id: &str, summary: &str, content: Value, statuses: &[u16]) -> Value {
+        let mut operation = self.open(id, summary, content);
+        let token: &[u16] = if self.requires_token { &[401] } else { &[] };
         for &status in token.iter().chain(statuses) {
             operation["responses"][status.to_string()] = self.error(status);
         }
-        if self.wants_token {
+        if self.requires_token {
             operation["security"] = json!([{ "token": [] }]);
         }
         operation
     }
 
-    /// An operation that wants no token.
-    fn open(&self, id: &str, about: &str, content: Value) -> Value {
+    /// An operation that needs no token.
+    fn open(&self, id: &str, summary: &str, content: Value) -> Value {
         let mut responses = json!({ "200": {
-            "description": "It is done.",
+            "description": "Success.",
             "headers": { "x-request-id": { "schema": { "type": "string" } } },
             "content": content,
         } });
         for status in [403, 500, 503] {
             responses[status.to_string()] = self.error(status);
         }
-        json!({ "operationId": id, "summary": about, "responses": responses })
+        json!({ "operationId": id, "summary": summary, "responses": responses })
     }
 
     fn health(&self, health: Value) -> Value {
         let content = json_of(health);
-        let about = "Whether the daemon takes work.";
-        let mut operation = self.open("health", about, content.clone());
+        let summary = "Reports whether the daemon accepts work.";
+        let mut operation = self.open("health", summary, content.clone());
         operation["responses"]["503"] =
-            json!({ "description": "It takes none.", "content": content });
+            json!({ "description": "The daemon does not accept work.", "content": content });
         operation
     }
 
     fn error(&self, status: u16) -> Value {
         let description = match status {
-            400 => "The body is no JSON, or the prompt does not fit the model's context.",
-            401 => "The token is missing or wrong.",
-            403 => "The `Host` header names somebody else.",
-            404 => "There is no such model.",
-            408 => "The time for this kind of request is over.",
-            409 => "It cannot be done in the present state.",
+            400 => "The body is not JSON, or the prompt does not fit the model's context.",
+            401 => "The bearer token is missing or wrong.",
+            403 => "The `Host` header names another host.",
+            404 => "The model does not exist.",
+            408 => "The request timed out.",
+            409 => "The request conflicts with the present state.",
             413 => "The body is too large.",
-            415 => "The body is not announced as JSON.",
-            422 => "A member is not what it should be, or the model cannot do this.",
-            429 => "A queue is full: come back later.",
-            500 => "A bug.",
-            _ => "The daemon cannot work now.",
+            415 => "The content type is not JSON.",
+            422 => "A field is invalid, or the model does not support the request.",
+            429 => "A queue is full. Retry later.",
+            500 => "Internal error.",
+            _ => "The daemon is unavailable.",
         };
         let mut error = json!({
             "description": description,
@@ -235,11 +227,11 @@ mod tests {
     /// Every reference in `value`.
     fn references(value: &Value, found: &mut Vec<String>) {
         match value {
-            Value::Object(members) => {
-                if let Some(Value::String(reference)) = members.get("$ref") {
+            Value::Object(fields) => {
+                if let Some(Value::String(reference)) = fields.get("$ref") {
                     found.push(reference.clone());
                 }
-                members.values().for_each(|member| references(member, found));
+                fields.values().for_each(|field| references(field, found));
             }
             Value::Array(items) => items.iter().for_each(|item| references(item, found)),
             _ => {}
@@ -247,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_somewhere_and_what_is_written_is_required() {
+    fn references_resolve_and_written_fields_are_required() {
         let document: Value = serde_json::from_slice(&describe(true)).unwrap();
         let mut found = Vec::new();
         references(&document, &mut found);
@@ -263,7 +255,14 @@ mod tests {
         assert!(!required("AnswerMessage").contains("tool_calls"), "{}", required("AnswerMessage"));
         assert!(required("Problem").contains("request_id"));
         assert!(!required("Problem").contains("details"), "{}", required("Problem"));
-        assert_eq!(schemas["ChatRequest"]["properties"]["n"]["maximum"], 8);
+        for name in ["ChatRequest", "CompletionRequest"] {
+            let fields = &schemas[name]["properties"];
+            assert_eq!(
+                (&fields["n"]["maximum"], &fields["temperature"]["maximum"]),
+                (&json!(8), &json!(100.0))
+            );
+            assert_eq!(fields["min_p"]["description"], ingle_protocol::sampling::MIN_P.description);
+        }
         let open = serde_json::from_slice::<Value>(&describe(false)).unwrap();
         assert!(open["paths"]["/v1/models"]["get"]["responses"]["401"].is_null());
     }

@@ -1,7 +1,7 @@
-//! Errors as HTTP shows them.
+//! Error responses: statuses, headers and problem details.
 //!
 //! Owns the one table from error codes to statuses, and the body: RFC 9457 problem details that
-//! carry OpenAI's `error` object too, so that SDKs show the message. Knows nothing of where an error
+//! also carry OpenAI's `error` object, so that SDKs show the message. Does not know where an error
 //! arose.
 
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 /// The content type of every error.
 pub const CONTENT: &str = "application/problem+json";
 
-/// An error on its way out. `render` gives it its body once the request's name is known.
+/// An error response without a body. The request id middleware renders the body, which names the
+/// request.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
@@ -25,27 +26,27 @@ pub struct Problem {
 
 impl From<ErrorBody> for Problem {
     fn from(body: ErrorBody) -> Self {
-        Self { status: status(body.code), body: Box::new(in_openais_words(body)) }
+        Self { status: status(body.code), body: Box::new(with_openai_names(body)) }
     }
 }
 
-/// Members that OpenAI's API calls otherwise than the service does.
-const NAMES: [(&str, &str); 3] = [
+/// Fields that have another name in OpenAI's API than in the service.
+const OPENAI_NAMES: [(&str, &str); 3] = [
     ("format", "response_format"),
     ("template_options", "chat_template_kwargs"),
     ("prompt_tokens", "prompt"),
 ];
 
-/// The error with the name that the caller knows the member at fault by.
-pub(super) fn in_openais_words(error: ErrorBody) -> ErrorBody {
-    NAMES.iter().fold(error, |error, (ours, theirs)| error.with_field_renamed(ours, theirs))
+/// The error with OpenAI's name of the field at fault.
+pub(super) fn with_openai_names(error: ErrorBody) -> ErrorBody {
+    OPENAI_NAMES.iter().fold(error, |error, (ours, theirs)| error.with_field_renamed(ours, theirs))
 }
 
 /// The status of each code.
 #[must_use]
 pub fn status(code: ErrorCode) -> StatusCode {
     match code {
-        // The SDKs know a prompt that is too long by this status and OpenAI's own code.
+        // SDKs recognise a prompt that is too long by this status and OpenAI's own code.
         ErrorCode::ParseError | ErrorCode::InvalidRequest | ErrorCode::ContextTooLong => {
             StatusCode::BAD_REQUEST
         }
@@ -57,7 +58,7 @@ pub fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::Timeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::Conflict => StatusCode::CONFLICT,
         ErrorCode::FrameTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        // The model that the request names is at fault, and sending it again changes nothing.
+        // The request's model is at fault, so sending the request again does not help.
         ErrorCode::InvalidParams
         | ErrorCode::ModelInvalid
         | ErrorCode::ModelUnsupported
@@ -80,18 +81,18 @@ pub fn status(code: ErrorCode) -> StatusCode {
 }
 
 impl Problem {
-    /// The same with a status that its code alone does not say.
+    /// The same with another status than that of its code.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }
 
-    /// What went wrong.
+    /// The kind of error.
     pub(super) fn code(&self) -> ErrorCode {
         self.body.code
     }
 
-    /// The answer to the request called `id`; headers that are there already stay.
+    /// Fills in the response to the request `id`. Other headers of the response stay.
     pub(super) fn render(mut self, id: &str, response: &mut Response) {
         if self.body.request_id.is_none() {
             self.body.request_id = Some(id.to_owned());
@@ -102,7 +103,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1_000)));
             headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms));
         }
-        // OpenAI's SDKs would send again what has just used up its time, or cannot succeed.
+        // Without this header, OpenAI's SDKs retry a request that timed out or cannot succeed.
         if !self.body.retryable || self.body.code == ErrorCode::Timeout {
             let never = HeaderValue::from_static("false");
             headers.insert(HeaderName::from_static("x-should-retry"), never);
@@ -115,8 +116,8 @@ impl Problem {
         *response.body_mut() = Body::from(self.to_json().to_string());
     }
 
-    /// The answer called `id` as it goes over a connection that nothing was read from.
-    pub(super) fn unasked(mut self, id: &str) -> Vec<u8> {
+    /// The whole response as bytes, for a connection whose request is not read.
+    pub(super) fn to_bytes(mut self, id: &str) -> Vec<u8> {
         self.body.request_id = Some(id.to_owned());
         let body = self.to_json().to_string();
         let mut response = Response::new(Body::empty());
@@ -155,9 +156,9 @@ impl Problem {
         if !details.is_null() {
             problem["details"] = details.clone();
         }
-        for member in ["timeout_seconds", "layer"] {
-            if !details[member].is_null() {
-                problem[member] = details[member].clone();
+        for field in ["timeout_seconds", "layer"] {
+            if !details[field].is_null() {
+                problem[field] = details[field].clone();
             }
         }
         problem
@@ -173,7 +174,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The `error` object of OpenAI's API: in a problem's body, and in a stream's last event.
+/// The `error` object of OpenAI's API, for a problem's body and for a stream's error event.
 pub(super) fn openai_error(error: &ErrorBody) -> Value {
     let kind = match status(error.code) {
         StatusCode::REQUEST_TIMEOUT => "timeout",
@@ -203,7 +204,7 @@ pub(super) fn openai_error(error: &ErrorBody) -> Value {
     })
 }
 
-/// A code as the title of its kind of problem: `Model not found`.
+/// The title of a code, such as `Model not found`.
 fn title(code: ErrorCode) -> String {
     let words = code.as_str().replace('_', " ").to_ascii_lowercase();
     let mut letters = words.chars();
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_an_error_status_with_the_header_that_belongs_to_it() {
+    fn every_code_has_an_error_status() {
         for &code in ErrorCode::ALL {
             let (response, shown) = rendered(ErrorBody::new(code, "it is so"));
             assert!(response.status().is_client_error() || response.status().is_server_error());
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_says_whose_and_a_full_queue_says_when() {
+    fn timeout_has_layer_and_overload_has_retry_after() {
         let (response, shown) = rendered(ErrorBody::timeout("it", Layer::Daemon, 1_500, 1_501));
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!((&shown["timeout_seconds"], &shown["layer"]), (&json!(1.5), &json!("daemon")));
@@ -254,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_asked_for_is_whole() {
-        let answer = Problem::from(ErrorBody::overloaded("too many")).unasked("7-1");
+    fn response_bytes_are_complete() {
+        let answer = Problem::from(ErrorBody::overloaded("too many")).to_bytes("7-1");
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_at_fault_is_openais_param() {
+    fn field_at_fault_is_openai_param() {
         let (response, shown) = rendered(ErrorBody::invalid("messages[0].role", "is missing"));
         assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
         assert_eq!(shown["error"]["param"], "messages[0].role");

@@ -1,4 +1,4 @@
-//! Settings of the HTTP edge.
+//! Settings of HTTP over TCP: address, authentication, allowed hosts and origins.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,43 +7,43 @@ use serde::Deserialize;
 /// Settings of HTTP over TCP. The Unix socket has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpSettings {
-    /// Where to listen; nowhere when absent.
+    /// The address to listen at; no TCP when absent.
     pub listen: Option<SocketAddr>,
-    /// Whether the daemon was started to listen there, and is of no use without.
+    /// Whether the daemon was started for this address, and must fail without it.
     pub is_demanded: bool,
-    /// What a caller must show.
+    /// How clients authenticate.
     pub auth: HttpAuth,
-    /// What `Host` may say besides this machine's own names: `name`, with any port, or `name:port`.
+    /// Further allowed values of `Host`: `name`, with any port, or `name:port`.
     pub allowed_hosts: Vec<String>,
-    /// The origins whose pages a browser lets read answers; `*` is every one, and wants the token.
+    /// Origins whose pages may read responses; `*` is every origin, and requires the token.
     pub cors_origins: Vec<String>,
 }
 
-/// What a caller over TCP must show.
+/// How clients authenticate over TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HttpAuth {
-    /// The token of `http.token` in the Ingle folder.
+    /// By the bearer token of the file `http.token` in the Ingle folder.
     #[default]
     Token,
-    /// Nothing.
+    /// Not at all.
     None,
 }
 
 impl HttpSettings {
-    /// The same with another address, which must be had.
+    /// The same settings with another address, which the daemon must bind.
     ///
     /// # Errors
-    /// As for the settings of the file.
+    /// As [`Self::checked`].
     pub fn listening_at(self, listen: SocketAddr) -> Result<Self, String> {
         Self { listen: Some(listen), is_demanded: true, ..self }.checked()
     }
 
-    /// Nobody but this machine's own users may talk to a daemon that asks for nothing, and no page
-    /// that one of them happens to look at.
+    /// The settings, if they are safe together. Without authentication, only users of this machine
+    /// may reach the daemon, and not every web page that they open.
     ///
     /// # Errors
-    /// Names the settings that contradict each other.
+    /// The settings that contradict each other.
     pub fn checked(self) -> Result<Self, String> {
         let is_open = self.auth == HttpAuth::None;
         if is_open && self.cors_origins.iter().any(|origin| origin == "*") {
@@ -64,7 +64,7 @@ impl HttpSettings {
     }
 }
 
-/// `address:port`; `localhost` is 127.0.0.1.
+/// Parses `address:port`; `localhost` is 127.0.0.1.
 #[must_use]
 pub fn address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {

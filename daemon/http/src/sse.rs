@@ -1,18 +1,17 @@
-//! Server-sent events.
+//! Server-sent events: one stream of chunks per streamed request.
 //!
-//! Owns a stream's life: when it is committed to a status, its comments while nothing happens, its
-//! one error event, and its end. What an event says is its [`Script`]'s.
+//! Owns a stream's life: the moment that fixes its status, comments during silence, its one error
+//! event and its end. A [`ChunkFormat`] owns what the chunks hold.
 //!
-//! A stream is a task of its own, so that its reader's pace is nobody else's: a reader that is slow
-//! fills a bounded channel, the task waits, and the engine goes on without it. A reader that goes
-//! ends the task, and the work with it.
+//! A stream is a task of its own, so that a slow client delays no other request: the client fills a
+//! bounded channel, the task waits, and the engine continues without it. A client that disconnects
+//! ends the task, and its generation with it.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -20,35 +19,37 @@ use axum::response::Response;
 use futures_util::{FutureExt, stream};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, GenerateResult};
+use ingle_service::metrics::Outcome;
+use ingle_service::request::{RequestContext, named};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
-use super::Edge;
-use super::gate::Asked;
-use super::problem::{Problem, in_openais_words, openai_error};
-use ingle_service::metrics::Outcome;
-use ingle_service::request::{RequestContext, named};
+use super::api::Api;
+use super::middleware::SharedTimer;
+use super::problem::{Problem, openai_error, with_openai_names};
+use crate::limits;
 
-/// What the events of a stream say.
-pub(super) trait Script: Send + 'static {
-    /// The stream has begun, and `model` answers.
-    fn open(&mut self, model: &str, out: &mut Frames);
-    /// Something happened to the generation for a prompt.
-    fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut Frames);
-    /// A prompt's generation has ended; all of its events came before.
-    fn finish(&mut self, prompt: usize, result: &GenerateResult, out: &mut Frames);
-    /// All have.
-    fn close(&mut self, out: &mut Frames);
+/// The chunks that an endpoint streams.
+pub(super) trait ChunkFormat: Send + 'static {
+    /// The stream begins, with the name of the model.
+    fn open(&mut self, model: &str, out: &mut EventBuffer);
+    /// An event of the generation for a prompt.
+    fn event(&mut self, prompt: usize, event: GenerateEvent, out: &mut EventBuffer);
+    /// The generation for a prompt has ended, after all of its events.
+    fn finish(&mut self, prompt: usize, result: &GenerateResult, out: &mut EventBuffer);
+    /// All generations have ended.
+    fn close(&mut self, out: &mut EventBuffer);
 }
 
-/// Events on their way out.
+/// Events that are not sent yet, as bytes.
 #[derive(Debug, Default)]
-pub(super) struct Frames(Vec<u8>);
+pub(super) struct EventBuffer(Vec<u8>);
 
-impl Frames {
-    /// What there is.
+impl EventBuffer {
+    /// The bytes so far.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
@@ -57,50 +58,53 @@ impl Frames {
     /// Adds an event.
     pub(super) fn data(&mut self, value: &impl Serialize) {
         self.0.extend_from_slice(b"data: ");
-        // Plain data with string keys can always be written.
+        // Plain data with string keys can always be serialized.
         let _ = serde_json::to_writer(&mut self.0, value);
         self.0.extend_from_slice(b"\n\n");
     }
 }
 
-/// The reader has gone.
-struct Gone;
+/// The client has disconnected.
+struct Disconnected;
 
-/// Starts the generations and answers with a stream of their events. An error that comes before
-/// the first token, or within the first second, is a proper status; later it is an event.
+/// Starts the generations and responds with a stream of their events.
+///
+/// An error before the first token, or within the first second, is an HTTP status. A later error is
+/// an event of the stream.
 pub(super) async fn respond(
-    edge: Arc<Edge>,
+    api: Arc<Api>,
     context: RequestContext,
-    asked: Asked,
+    timer: &SharedTimer,
     all: Vec<GenerateParams>,
-    script: impl Script,
+    format: impl ChunkFormat,
 ) -> Result<Response, Problem> {
     let (chunks, mut body) = mpsc::channel::<Bytes>(limits::HTTP_STREAM_CHUNKS);
-    let (started, begun) = oneshot::channel();
-    let reader = chunks.clone();
-    let tracker = edge.tracker.clone();
-    // The stream's end is the request's. One that its reader leaves counts as cancelled.
-    let counting = asked.take();
-    let mut outlet = Outlet {
-        id: asked.id.clone(),
+    let (committed, commit) = oneshot::channel();
+    let client = chunks.clone();
+    let tracker = api.tracker.clone();
+    // The end of the stream is the end of the request. Dropping the timer counts it as cancelled.
+    let timer = timer.take();
+    let mut stream = SseStream {
+        id: context.id.clone(),
         chunks,
-        started: Some(started),
+        committed: Some(committed),
         quiet_since: Instant::now(),
-        script,
-        frames: Frames::default(),
+        format,
+        buffer: EventBuffer::default(),
     };
-    tracker.spawn(async move {
+    let task = async move {
         tokio::select! {
             biased;
-            () = reader.closed() => {}
-            outcome = outlet.tell(&edge, &context, all) => {
-                if let (Ok(outcome), Some(counting)) = (outcome, counting) {
-                    counting.end(outcome);
+            () = client.closed() => {}
+            outcome = stream.run(&api, &context, all) => {
+                if let (Ok(outcome), Some(timer)) = (outcome, timer) {
+                    timer.end(outcome);
                 }
             }
         }
-    });
-    match begun.await {
+    };
+    tracker.spawn(task.instrument(Span::current()));
+    match commit.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(ErrorBody::new(ErrorCode::Internal, "the stream broke").into()),
@@ -112,37 +116,38 @@ pub(super) async fn respond(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Proxies would collect events otherwise.
+    // Without this, some proxies buffer events.
     let buffering = HeaderName::from_static("x-accel-buffering");
     headers.insert(buffering, HeaderValue::from_static("no"));
     Ok(response)
 }
 
 /// The sending side of one stream.
-struct Outlet<S> {
+struct SseStream<F> {
+    /// The request's id.
     id: String,
     chunks: mpsc::Sender<Bytes>,
-    /// Says whether the stream begins; used up once that is decided.
-    started: Option<oneshot::Sender<Result<(), ErrorBody>>>,
+    /// Reports whether the stream begins or fails with a status; taken when that is decided.
+    committed: Option<oneshot::Sender<Result<(), ErrorBody>>>,
     /// When the last bytes were sent, or the request was accepted.
     quiet_since: Instant,
-    script: S,
-    frames: Frames,
+    format: F,
+    buffer: EventBuffer,
 }
 
-impl<S: Script> Outlet<S> {
-    /// The whole stream. Gives how the request ended.
-    async fn tell(
+impl<F: ChunkFormat> SseStream<F> {
+    /// Sends the whole stream, and returns the outcome of the request.
+    async fn run(
         &mut self,
-        edge: &Edge,
+        api: &Api,
         context: &RequestContext,
         all: Vec<GenerateParams>,
-    ) -> Result<Outcome, Gone> {
-        let events = AssertUnwindSafe(self.events(edge, context, all)).catch_unwind().await;
-        // A stream that a bug cuts off must not look as if it were complete.
-        match events.unwrap_or_else(|_| Ok(Err(self.broken())))? {
+    ) -> Result<Outcome, Disconnected> {
+        let sent = AssertUnwindSafe(self.send_events(api, context, all)).catch_unwind().await;
+        // A stream that a panic cuts off must not look complete.
+        match sent.unwrap_or_else(|_| Ok(Err(self.after_panic())))? {
             Ok(()) => {
-                self.frames.0.extend_from_slice(b"data: [DONE]\n\n");
+                self.buffer.0.extend_from_slice(b"data: [DONE]\n\n");
                 self.flush().await?;
                 Ok(Ok(()))
             }
@@ -154,104 +159,108 @@ impl<S: Script> Outlet<S> {
         }
     }
 
-    /// The error of a stream that a bug has ended. The event that was being made is dropped.
-    fn broken(&mut self) -> ErrorBody {
-        self.frames = Frames::default();
+    /// The error of a stream that a panic has ended. The unfinished event is dropped.
+    fn after_panic(&mut self) -> ErrorBody {
+        self.buffer = EventBuffer::default();
         ErrorBody::new(ErrorCode::Internal, "the stream's task panicked")
     }
 
-    /// Everything but how it ends.
-    async fn events(
+    /// Sends everything but the last event. The inner error ends the stream.
+    async fn send_events(
         &mut self,
-        edge: &Edge,
+        api: &Api,
         context: &RequestContext,
         all: Vec<GenerateParams>,
-    ) -> Result<Result<(), ErrorBody>, Gone> {
-        let started = match self.awaiting(edge.start(context, all)).await? {
-            Ok(started) => started,
+    ) -> Result<Result<(), ErrorBody>, Disconnected> {
+        let generations = match self.waiting(api.start(context, all)).await? {
+            Ok(generations) => generations,
             Err(error) => return Ok(Err(error)),
         };
-        let model = started.model;
+        let model = generations.model;
         let mut is_open = false;
-        for (prompt, mut generation) in started.generations.into_iter().enumerate() {
-            while let Some(event) = self.awaiting(generation.event()).await? {
+        for (prompt, mut generation) in generations.running.into_iter().enumerate() {
+            while let Some(event) = self.waiting(generation.event()).await? {
                 if matches!(event, GenerateEvent::Queued { .. } | GenerateEvent::Loading { .. }) {
                     continue;
                 }
                 if !std::mem::replace(&mut is_open, true) {
-                    self.script.open(&model, &mut self.frames);
+                    self.format.open(&model, &mut self.buffer);
                 }
-                self.script.event(prompt, event, &mut self.frames);
+                self.format.event(prompt, event, &mut self.buffer);
                 self.flush().await?;
             }
-            let (rest, result) = match self.awaiting(generation.finish()).await? {
+            let (rest, result) = match self.waiting(generation.finish()).await? {
                 Ok(ended) => ended,
                 Err(error) => return Ok(Err(error)),
             };
             if !std::mem::replace(&mut is_open, true) {
-                self.script.open(&model, &mut self.frames);
+                self.format.open(&model, &mut self.buffer);
             }
             for event in rest {
-                self.script.event(prompt, event, &mut self.frames);
+                self.format.event(prompt, event, &mut self.buffer);
             }
-            self.script.finish(prompt, &result, &mut self.frames);
+            self.format.finish(prompt, &result, &mut self.buffer);
             self.flush().await?;
         }
-        self.script.close(&mut self.frames);
+        self.format.close(&mut self.buffer);
         Ok(Ok(()))
     }
 
-    /// Waits for something, and lets the reader and all proxies know that it is waited for.
-    async fn awaiting<T>(&mut self, event: impl Future<Output = T>) -> Result<T, Gone> {
+    /// Waits for `event`, and sends comments meanwhile so that the connection stays open.
+    ///
+    /// The first comment also commits the stream to status 200. Until then, for
+    /// [`limits::HTTP_COMMIT_MS`], an error can still become a status.
+    async fn waiting<T>(&mut self, event: impl Future<Output = T>) -> Result<T, Disconnected> {
         let mut event = std::pin::pin!(event);
         loop {
-            let silence = match &self.started {
+            let silence = match &self.committed {
                 Some(_) => limits::HTTP_COMMIT_MS,
                 None => limits::HTTP_HEARTBEAT_MS,
             };
-            // Events that are not shown, as those of a load, do not break the silence.
+            // Events that are not sent, as those of a load, do not end the silence.
             let until = self.quiet_since + Duration::from_millis(silence);
             tokio::select! {
+                // An event counts before a comment that is due at the same moment.
                 biased;
                 event = &mut event => return Ok(event),
                 () = tokio::time::sleep_until(until) => {
-                    self.frames.0.extend_from_slice(b": keep-alive\n\n");
+                    self.buffer.0.extend_from_slice(b": keep-alive\n\n");
                     self.flush().await?;
                 }
             }
         }
     }
 
-    /// Sends what there is to send. With the first of it the stream has begun.
-    async fn flush(&mut self) -> Result<(), Gone> {
-        if self.frames.0.is_empty() {
+    /// Sends the buffer. The first bytes commit the stream to status 200.
+    async fn flush(&mut self) -> Result<(), Disconnected> {
+        if self.buffer.0.is_empty() {
             return Ok(());
         }
-        if let Some(started) = self.started.take() {
-            started.send(Ok(())).map_err(|_| Gone)?;
+        if let Some(committed) = self.committed.take() {
+            committed.send(Ok(())).map_err(|_| Disconnected)?;
         }
         self.quiet_since = Instant::now();
-        let bytes = std::mem::take(&mut self.frames.0);
-        self.chunks.send(Bytes::from(bytes)).await.map_err(|_| Gone)
+        let bytes = std::mem::take(&mut self.buffer.0);
+        self.chunks.send(Bytes::from(bytes)).await.map_err(|_| Disconnected)
     }
 
-    /// Ends the stream with an error: its status if that is still to be decided, or else an event.
-    async fn fail(&mut self, error: ErrorBody) -> Result<(), Gone> {
-        let error = in_openais_words(named(error, &self.id));
-        if let Some(started) = self.started.take() {
-            return started.send(Err(error)).map_err(|_| Gone);
+    /// Ends the stream with an error: as its status if that is still open, or else as an event.
+    async fn fail(&mut self, error: ErrorBody) -> Result<(), Disconnected> {
+        let error = with_openai_names(named(error, &self.id));
+        if let Some(committed) = self.committed.take() {
+            return committed.send(Err(error)).map_err(|_| Disconnected);
         }
         let mut object = openai_error(&error);
-        for member in ["timeout_seconds", "layer"] {
-            if !error.details[member].is_null() {
-                object[member] = error.details[member].clone();
+        for field in ["timeout_seconds", "layer"] {
+            if !error.details[field].is_null() {
+                object[field] = error.details[field].clone();
             }
         }
         object["remediation"] = json!(error.remediation());
         object["retryable"] = json!(error.retryable);
         object["request_id"] = json!(error.request_id);
-        self.frames.0.extend_from_slice(b"event: error\n");
-        self.frames.data(&json!({ "error": object }));
+        self.buffer.0.extend_from_slice(b"event: error\n");
+        self.buffer.data(&json!({ "error": object }));
         self.flush().await
     }
 }
@@ -260,29 +269,29 @@ impl<S: Script> Outlet<S> {
 mod tests {
     use super::*;
 
-    struct Silent;
+    struct NoChunks;
 
-    impl Script for Silent {
-        fn open(&mut self, _: &str, _: &mut Frames) {}
-        fn event(&mut self, _: usize, _: GenerateEvent, _: &mut Frames) {}
-        fn finish(&mut self, _: usize, _: &GenerateResult, _: &mut Frames) {}
-        fn close(&mut self, _: &mut Frames) {}
+    impl ChunkFormat for NoChunks {
+        fn open(&mut self, _: &str, _: &mut EventBuffer) {}
+        fn event(&mut self, _: usize, _: GenerateEvent, _: &mut EventBuffer) {}
+        fn finish(&mut self, _: usize, _: &GenerateResult, _: &mut EventBuffer) {}
+        fn close(&mut self, _: &mut EventBuffer) {}
     }
 
     #[tokio::test]
-    async fn a_bug_ends_a_stream_with_an_error_and_not_with_half_an_event() {
+    async fn panic_ends_stream_with_error_event() {
         let (chunks, mut body) = mpsc::channel(4);
-        let mut outlet = Outlet {
+        let mut stream = SseStream {
             id: "7-1".to_owned(),
             chunks,
-            started: None,
+            committed: None,
             quiet_since: Instant::now(),
-            script: Silent,
-            frames: Frames(b"data: {\"half".to_vec()),
+            format: NoChunks,
+            buffer: EventBuffer(b"data: {\"half".to_vec()),
         };
-        let error = outlet.broken();
-        assert!(outlet.fail(error).await.is_ok());
-        drop(outlet);
+        let error = stream.after_panic();
+        assert!(stream.fail(error).await.is_ok());
+        drop(stream);
         let mut text = String::new();
         while let Some(bytes) = body.recv().await {
             text.push_str(std::str::from_utf8(&bytes).unwrap());

@@ -1,7 +1,7 @@
-//! The token that TCP asks for.
+//! Bearer token of HTTP over TCP: its file and its comparison.
 //!
-//! Owns its file, which is made once, readable by its owner alone, and kept; and its comparison,
-//! which takes as long whatever it is compared with.
+//! Owns the file, which is created once, only its owner can read, and later daemons reuse; and the
+//! comparison, which takes constant time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
-/// Letters of the shortest token that a person may put in the file.
-const SHORTEST: usize = 16;
-/// Bytes of the file that are read.
+/// Minimum length of a token that a user writes into the file.
+const MIN_LENGTH: usize = 16;
+/// Maximum number of bytes to read from the file.
 const FILE_BYTES: u64 = 4 * 1024;
 
-/// A token, as its hash: the text itself is not kept.
+/// A token as its hash. The text itself is not kept in memory.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
@@ -34,7 +34,7 @@ impl Token {
         Self(Sha256::digest(text.as_bytes()).into())
     }
 
-    /// Whether `text` is the token. Hashes are compared, and whole ones.
+    /// Whether `text` is the token. Compares hashes, and always all of their bytes.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
         let other = Self::new(text);
@@ -42,10 +42,10 @@ impl Token {
         std::hint::black_box(differing) == 0
     }
 
-    /// Reads the file, or makes it.
+    /// Reads the token file, or creates it.
     ///
     /// # Errors
-    /// When it cannot be read or made, belongs to somebody else, or holds no token.
+    /// A file that cannot be read or created, belongs to another user, or holds no valid token.
     pub fn load_or_create(path: &Path) -> io::Result<Self> {
         match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => Self::read(file),
@@ -58,7 +58,7 @@ impl Token {
         let metadata = file.metadata()?;
         let refused = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem);
         if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(refused("it is no file of the user who runs Ingle"));
+            return Err(refused("it is not a file of the user who runs Ingle"));
         }
         if metadata.permissions().mode() & 0o077 != 0 {
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
@@ -66,16 +66,16 @@ impl Token {
         let mut text = String::new();
         file.take(FILE_BYTES).read_to_string(&mut text)?;
         let text = text.trim();
-        if text.len() < SHORTEST || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused(
-                "it holds no token of at least 16 letters and digits; remove the file to get a new \
-                 one",
+                "its token is not at least 16 printable ASCII characters; remove the file to get a \
+                 new one",
             ));
         }
         Ok(Self::new(text))
     }
 
-    /// Makes the file under another name first, so that it is never there by half.
+    /// Creates the file under a temporary name first, so that a partial file is never read.
     fn create(path: &Path) -> io::Result<Self> {
         let mut bytes = [0; TOKEN_BYTES];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_made_once_and_only_for_its_owner() {
+    fn token_file_is_created_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("http.token");
         let token = Token::load_or_create(&path).unwrap();

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::jobs::{JobParams, JobReply};
-use serde_json::{Value, json};
+use ingle_protocol::wire::jobs::{JobParams, JobReply, PartialResult};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -97,7 +97,7 @@ impl RunningJob {
     async fn late(&self) -> Result<Promotion, ErrorBody> {
         match self.job.claim.make(Move::HangUp) {
             Ok(_) => {
-                let partial = self.job.record().partial.value();
+                let partial = self.job.record().partial.result();
                 self.job.cancel.cancel();
                 Err(refusal(self.jobs.inner.store.late(), partial))
             }
@@ -144,7 +144,7 @@ async fn store(
     // nobody was told of.
     job.refused.cancel();
     // Its text so far is all that can be given now.
-    let partial = job.record().partial.value();
+    let partial = job.record().partial.result();
     if job.claim.make(Move::End(Ending::Cancelled)).is_err() {
         // Unless the work has ended, whose result needs no store.
         return Ok(Promotion::Ended(Box::new(reply(&job).await)));
@@ -153,7 +153,7 @@ async fn store(
     Err(refusal(error, partial))
 }
 
-fn refusal(error: StoreError, partial: Option<Value>) -> ErrorBody {
+fn refusal(error: StoreError, partial: Option<PartialResult>) -> ErrorBody {
     let error = ErrorBody::from(error);
     match partial {
         Some(partial) => error.with_details(json!({ "partial_result": partial })),

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
 use ingle_protocol::wire::jobs::{
-    JobInfo, JobMetadata, JobParams, JobReply, JobReplyStatus, JobStatus, JobTimeout, JobWarning,
+    JobInfo, JobMetadata, JobParams, JobReply, JobReplyStatus, JobResult, JobStatus, JobTimeout,
+    JobWarning, PartialResult,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,13 +28,13 @@ const TIMEOUT_NEXT: &str = "Give the job more time (`timeout_s`, or `ingle jobs 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The result of the method of the same name.
-    Result(Value),
+    /// The result of its work.
+    Result(JobResult),
     /// Why there is none.
     Error(ErrorBody),
 }
 
-/// Text so far, of each of the texts that were asked for.
+/// The text so far of each completion.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Partial(pub Vec<String>);
@@ -47,18 +48,14 @@ impl Partial {
         self.0[choice].push_str(text);
     }
 
-    /// As a caller sees it, if there is anything to see.
+    /// The partial result for a caller, unless every text is empty.
     #[must_use]
-    pub fn value(&self) -> Option<Value> {
+    pub fn result(&self) -> Option<PartialResult> {
         let (first, others) = self.0.split_first()?;
         if self.0.iter().all(String::is_empty) {
             return None;
         }
-        let mut value = json!({ "text": first });
-        if !others.is_empty() {
-            value["alternatives"] = json!(others);
-        }
-        Some(value)
+        Some(PartialResult { text: first.clone(), alternatives: others.to_vec() })
     }
 }
 
@@ -163,8 +160,8 @@ impl JobRecord {
                 error = error.with_remediation(TIMEOUT_NEXT);
             }
         }
-        if let Some(partial) = self.partial.value() {
-            error.details["partial_result"] = partial;
+        if let Some(partial) = self.partial.result() {
+            error.details["partial_result"] = json!(partial);
         }
         if error.details.as_object().is_some_and(serde_json::Map::is_empty) {
             error.details = Value::Null;
@@ -220,7 +217,7 @@ impl JobRecord {
             status,
             result,
             error,
-            partial_result: self.partial.value(),
+            partial_result: self.partial.result(),
             metadata: JobMetadata {
                 request_id: self.request_name(),
                 timestamp: clock::rfc3339(self.ended_ms.unwrap_or(now_ms)),
@@ -294,7 +291,8 @@ mod tests {
         let mut job = record();
         assert_eq!(job.reply(0).partial_result, None);
         job.partial.push(1, "second");
-        let partial = json!({ "text": "", "alternatives": ["second"] });
+        let partial =
+            PartialResult { text: String::new(), alternatives: vec!["second".to_owned()] };
         assert_eq!(job.reply(0).partial_result, Some(partial));
         job.interrupt(9);
         let Some(Outcome::Error(error)) = &job.outcome else { panic!("no error") };

@@ -3,6 +3,7 @@
 //! Owns what happens between a worker that takes a job and the end that everybody is told. Limits
 //! are measured by the monotonic clock; the wall clock is shown only.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,9 +13,7 @@ use futures_util::FutureExt;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, TokenLogprob};
-use ingle_protocol::wire::jobs::{JobStatus, JobWarning, JobWork};
-use serde::Serialize;
-use serde_json::Value;
+use ingle_protocol::wire::jobs::{JobResult, JobStatus, JobWarning, JobWork};
 
 use super::Inner;
 use super::clock;
@@ -61,7 +60,7 @@ impl Inner {
         &self,
         job: &Arc<LiveJob>,
         ending: Ending,
-        outcome: Result<Value, ErrorBody>,
+        outcome: Result<JobResult, ErrorBody>,
         started: Option<Instant>,
     ) {
         let _ = job.claim.make(Move::End(ending));
@@ -118,7 +117,7 @@ impl Inner {
     }
 
     /// Tries until the work has come to an end that another attempt would not change.
-    async fn attempts(&self, job: &LiveJob, started: Instant) -> Result<Value, ErrorBody> {
+    async fn attempts(&self, job: &LiveJob, started: Instant) -> Result<JobResult, ErrorBody> {
         let params = Arc::clone(&job.state.borrow().params);
         let mut attempt = 1;
         loop {
@@ -179,11 +178,11 @@ impl Inner {
         job: &LiveJob,
         params: EmbedParams,
         context: &RequestContext,
-    ) -> Result<Value, ErrorBody> {
+    ) -> Result<JobResult, ErrorBody> {
         job.state.send_modify(|record| {
             record.message = format!("embedding {} texts", params.input.len());
         });
-        to_result(&self.service.embed(params, context).await?)
+        bounded(JobResult::Embed(self.service.embed(params, context).await?))
     }
 
     async fn generate(
@@ -193,11 +192,11 @@ impl Inner {
         context: RequestContext,
         times: Times,
         started: Instant,
-    ) -> Result<Value, ErrorBody> {
+    ) -> Result<JobResult, ErrorBody> {
         let params = GenerateParams { stream: true, ..params };
         let max_tokens = params.max_tokens.unwrap_or(limits::DEFAULT_MAX_TOKENS);
         let wants_logprobs = params.logprobs || params.top_logprobs > 0;
-        let wrap_up = Arc::clone(&context.wrap_up);
+        let finish_at_sentence = Arc::clone(&context.finish_at_sentence);
         let mut generation = self.service.generate(params, context).await?;
         let mut watch = Watch { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 };
         let tick = Duration::from_millis(limits::JOB_REPORT_MS);
@@ -219,7 +218,7 @@ impl Inner {
             let work_ms = generation.work_since().map_or(0, elapsed_ms);
             for warning in times.due(work_ms) {
                 if warning == JobWarning::SoftTimeout {
-                    wrap_up.store(true, Ordering::Relaxed);
+                    finish_at_sentence.store(true, Ordering::Relaxed);
                 }
                 watch.warn(warning);
             }
@@ -241,23 +240,21 @@ impl Inner {
         }
         if wants_logprobs {
             // They were streamed to us, and are the caller's.
-            let mut choices = watch.choices.into_iter();
-            result.logprobs = choices.next().map(|choice| choice.logprobs).unwrap_or_default();
-            for (alternative, choice) in result.alternatives.iter_mut().zip(choices) {
-                alternative.logprobs = choice.logprobs;
+            for (choice, heard) in result.choices.iter_mut().zip(watch.choices) {
+                choice.logprobs = heard.logprobs;
             }
         }
-        to_result(&result)
+        bounded(JobResult::Generate(result))
     }
 
     /// Tries `work`. A job is patient: where a caller would be refused because the engine has too
     /// much to do, it tries again, within the daemon's limit of this attempt.
-    async fn patiently<F: Future<Output = Result<Value, ErrorBody>>>(
+    async fn patiently<F: Future<Output = Result<JobResult, ErrorBody>>>(
         &self,
         job: &LiveJob,
         context: &RequestContext,
         mut work: impl FnMut(RequestContext) -> F,
-    ) -> Result<Value, ErrorBody> {
+    ) -> Result<JobResult, ErrorBody> {
         let pause = Duration::from_millis(limits::RETRY_AFTER_MS);
         loop {
             // Work that fails fires its token.
@@ -385,17 +382,32 @@ fn warn(record: &mut JobRecord, warning: JobWarning) -> bool {
     is_new
 }
 
-fn to_result(result: &impl Serialize) -> Result<Value, ErrorBody> {
-    let internal =
-        |error: serde_json::Error| ErrorBody::new(ErrorCode::Internal, error.to_string());
-    let bytes = serde_json::to_vec(result).map_err(internal)?;
-    if bytes.len() > limits::JOB_RESULT_BYTES {
-        let (found, most) = (bytes.len(), limits::JOB_RESULT_BYTES);
-        let message = format!("the result has {found} bytes, and a job's may have {most}");
+/// The result, unless its JSON is too large for a job.
+fn bounded(result: JobResult) -> Result<JobResult, ErrorBody> {
+    let mut size = ByteCounter(0);
+    serde_json::to_writer(&mut size, &result)
+        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
+    let (ByteCounter(found), most) = (size, limits::JOB_RESULT_BYTES);
+    if found > most {
+        let message = format!("the result has {found} bytes; the limit for a job is {most}");
         return Err(ErrorBody::new(ErrorCode::FrameTooLarge, message)
             .with_remediation("Ask for less in one job."));
     }
-    serde_json::from_slice(&bytes).map_err(internal)
+    Ok(result)
+}
+
+/// Counts the bytes that are written to it and keeps none.
+struct ByteCounter(usize);
+
+impl io::Write for ByteCounter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn elapsed_ms(since: Instant) -> u64 {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ingle_client::paths::Paths;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::generate::GenerateParams;
+use ingle_protocol::wire::jobs::JobResult;
 use ingle_protocol::wire::status::HttpStatus;
 
 use super::promote::Promotion;
@@ -89,6 +90,11 @@ fn context(jobs: &Jobs) -> RequestContext {
     RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
 }
 
+fn text_of(reply: &JobReply) -> &str {
+    let Some(JobResult::Generate(result)) = &reply.result else { panic!("{reply:?}") };
+    &result.first().text
+}
+
 async fn listed(jobs: &Jobs) -> usize {
     jobs.list(ListJobsParams::default(), &context(jobs)).await.unwrap().jobs.len()
 }
@@ -109,7 +115,7 @@ async fn a_call_that_ends_by_itself_leaves_no_job() {
     let jobs = jobs(folder.path());
     let call = jobs.start(params("sim"), Class::Workflow).unwrap();
     let reply = call.ended().await;
-    assert_eq!(reply.result.as_ref().unwrap()["text"].as_str().map(str::len), Some(100));
+    assert_eq!(text_of(&reply).len(), 100);
     assert_eq!(reply.job.class, Class::Workflow);
     // Too late: the result won.
     let Promotion::Ended(late) = call.promote(in_a_minute()).await.unwrap() else {
@@ -134,7 +140,7 @@ async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not()
     assert_eq!(live.ended().await.status, JobStatus::Done);
     let stored = jobs.get(&id, &context(&jobs)).await.unwrap();
     assert_eq!((stored.job.status, stored.job.class), (JobStatus::Done, Class::Workflow));
-    assert_eq!(stored.result.unwrap()["text"].as_str().map(str::len), Some(100));
+    assert_eq!(text_of(&stored).len(), 100);
 
     let call = jobs.start(params("slow"), Class::Workflow).unwrap();
     let state = call.watch();

@@ -1,21 +1,26 @@
-//! The Model Context Protocol on the local socket.
+//! Model Context Protocol on the local socket.
 //!
-//! Owns the session of one host: rmcp over our own bounded transport. Knows nothing of engines:
-//! tools and resources call the service like every other edge.
+//! Owns the session of one host: rmcp over a bounded transport. Does not know engines: tools and
+//! resources call the service, as RPC and HTTP do.
+//!
+//! Imports run one way: `session` over `tools`, `subscriptions`, `resources` and `complete`, and
+//! these over `context`.
 
-mod brief;
 mod complete;
+pub mod context;
+pub mod host_timeout;
+mod invalid_message;
 pub mod limits;
-mod misread;
-mod news;
 mod pages;
 pub mod promote;
 mod prompts;
 mod resources;
 pub mod session;
 pub mod settings;
+mod subscriptions;
 mod tools;
 pub mod transport;
+mod truncate;
 
 use std::sync::Arc;
 
@@ -23,17 +28,19 @@ use ingle_client::socket::SharedStream;
 use ingle_protocol::wire::hello::HelloParams;
 use tokio_util::sync::CancellationToken;
 
+use context::HostContext;
+use host_timeout::HostTimeout;
 use ingle_jobs::Jobs;
 use ingle_service::Service;
-use promote::Patience;
 use session::Session;
 use settings::McpSettings;
 use transport::FrameTransport;
 
-/// Milliseconds that a host waits for one reply when it does not say: what the MCP SDKs do.
+/// A host's timeout in milliseconds without one in its `hello`: the default of the MCP SDKs.
 const HOST_TIMEOUT_MS: u64 = 60_000;
 
-/// Serves one host until it goes or the daemon ends. `buffered` was read past its `hello`.
+/// Serves one host until it disconnects or the daemon ends. `buffered` holds the bytes after its
+/// `hello`.
 pub async fn serve(
     stream: SharedStream,
     hello: &HelloParams,
@@ -43,19 +50,22 @@ pub async fn serve(
     settings: McpSettings,
     closing: CancellationToken,
 ) {
-    // Cancelled when the host goes: rmcp itself would let handlers run on for seconds.
-    let gone = closing.child_token();
-    let ended = gone.child_token();
-    let transport = FrameTransport::new(stream, buffered, ended.clone(), gone.clone());
-    let patience = Patience::new(hello.host_timeout_ms.unwrap_or(HOST_TIMEOUT_MS));
-    let session = Session::new(service, jobs, settings, patience, ended, gone.clone());
-    match rmcp::service::serve_server_with_ct(session, transport, gone.clone()).await {
+    // Cancelled when the host disconnects: rmcp itself would let handlers run for seconds more.
+    let disconnected = closing.child_token();
+    let input_ended = disconnected.child_token();
+    let transport =
+        FrameTransport::new(stream, buffered, input_ended.clone(), disconnected.clone());
+    let timeout = HostTimeout::new(hello.host_timeout_ms.unwrap_or(HOST_TIMEOUT_MS));
+    let host =
+        HostContext::new(service, jobs, settings, timeout, input_ended, disconnected.clone());
+    let session = Session::new(host);
+    match rmcp::service::serve_server_with_ct(session, transport, disconnected.clone()).await {
         Ok(session) => {
             if let Err(error) = session.waiting().await {
-                tracing::debug!(%error, "an MCP session ended with an error");
+                tracing::debug!(%error, "an MCP session failed");
             }
         }
-        Err(error) => tracing::debug!(%error, "an MCP session did not begin"),
+        Err(error) => tracing::debug!(%error, "an MCP session could not start"),
     }
-    gone.cancel();
+    disconnected.cancel();
 }

@@ -1,25 +1,25 @@
-//! Listings in pages.
+//! Pagination of lists.
 //!
-//! Owns what a cursor is: opaque to hosts, a place in the list to us. Lists may change between two
-//! pages; an entry can then be seen twice or not at all, as in every such listing.
+//! Owns the cursor: opaque to hosts, an offset into the list for us. A list may change between two
+//! pages; an entry can then appear twice or not at all, as in any such pagination.
 
 use rmcp::ErrorData;
 use rmcp::model::PaginatedRequestParams;
 
 use crate::limits;
 
-/// The page that is asked for, and the cursor of the next one.
+/// The requested page, and the cursor of the next one.
 ///
 /// # Errors
-/// For a cursor that was not ours.
+/// A cursor that is not ours.
 pub(super) fn page<T>(
     all: Vec<T>,
     request: Option<PaginatedRequestParams>,
 ) -> Result<(Vec<T>, Option<String>), ErrorData> {
     let start = match request.and_then(|request| request.cursor) {
         None => 0,
-        Some(cursor) => place(&cursor).ok_or_else(|| {
-            let message = "`cursor` is not one that this server gave; list from the start again";
+        Some(cursor) => offset(&cursor).ok_or_else(|| {
+            let message = "`cursor` is not a cursor of this server; list from the start again";
             ErrorData::invalid_params(message, None)
         })?,
     };
@@ -28,7 +28,7 @@ pub(super) fn page<T>(
     Ok((all.into_iter().skip(start).take(limits::MCP_PAGE).collect(), next))
 }
 
-fn place(cursor: &str) -> Option<usize> {
+fn offset(cursor: &str) -> Option<usize> {
     cursor.strip_prefix("at-")?.parse().ok()
 }
 
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_follow_each_other_and_foreign_cursors_are_refused() {
+    fn pages_are_complete_and_bad_cursors_refused() {
         let all: Vec<usize> = (0..limits::MCP_PAGE * 2 + 1).collect();
         let (mut seen, mut cursor) = (Vec::new(), None);
         for expected in [limits::MCP_PAGE, limits::MCP_PAGE, 1] {

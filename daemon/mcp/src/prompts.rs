@@ -1,6 +1,6 @@
-//! The prompts: texts that a host offers its user to begin with.
+//! Prompts: templates that a host offers its user.
 //!
-//! Owns their names, arguments and words. Calls no model: the host gives the text to its own.
+//! Owns their names, arguments and texts. Calls no model: the host passes the text to its own.
 
 use rmcp::ErrorData;
 use rmcp::model::{
@@ -9,9 +9,9 @@ use rmcp::model::{
 };
 use serde_json::Value;
 
-use super::brief::brief;
+use super::truncate::truncated;
 
-/// What a review can look at; completed as the user types.
+/// Values of the argument `focus`, for completion.
 pub(super) const FOCUSES: [&str; 6] =
     ["correctness", "security", "performance", "readability", "error handling", "tests"];
 
@@ -28,44 +28,44 @@ pub(super) fn prompt_list() -> Vec<Prompt> {
         prompt(
             "review",
             "Review code",
-            "Review code: what is wrong with it, how bad that is, and how to mend it.",
+            "Review code: list its faults, how severe they are, and how to fix them.",
             vec![
                 argument("code", true, "The code, or a diff."),
-                argument("focus", false, "What to look at most, such as security."),
+                argument("focus", false, "The aspect to focus on, such as security."),
             ],
         ),
         prompt(
             "explain",
             "Explain code",
-            "Explain what code does, and why it does it that way.",
+            "Explain what code does and why.",
             vec![
                 argument("code", true, "The code."),
-                argument("question", false, "What to answer about it."),
+                argument("question", false, "A question about the code to answer first."),
             ],
         ),
         prompt(
             "commit_message",
             "Write a commit message",
-            "Write the message of a commit from its diff.",
-            vec![argument("diff", true, "The diff, as `git diff --staged` gives it.")],
+            "Write a commit message from a diff.",
+            vec![argument("diff", true, "The diff, such as the output of `git diff --staged`.")],
         ),
     ]
 }
 
-/// One prompt with its arguments put in.
+/// One prompt with its arguments filled in.
 ///
 /// # Errors
-/// When there is no such prompt, or an argument is missing, unknown or no text.
+/// An unknown prompt, or an argument that is missing, unknown or not a string.
 pub(super) fn get(request: GetPromptRequestParams) -> Result<GetPromptResult, ErrorData> {
     let name = request.name;
     let all = prompt_list();
     let Some(prompt) = all.iter().find(|prompt| prompt.name == name) else {
         let names: Vec<_> = all.iter().map(|prompt| prompt.name.as_str()).collect();
         let message =
-            format!("there is no prompt `{}`; there are {}", brief(&name), names.join(", "));
+            format!("unknown prompt `{}`; the prompts are {}", truncated(&name), names.join(", "));
         return Err(ErrorData::invalid_params(message, None));
     };
-    let given = Given { prompt, arguments: request.arguments.unwrap_or_default() };
+    let given = PromptArguments { prompt, arguments: request.arguments.unwrap_or_default() };
     given.check()?;
     let text = match name.as_str() {
         "review" => review(given.text("code"), given.text("focus")),
@@ -80,13 +80,13 @@ pub(super) fn get(request: GetPromptRequestParams) -> Result<GetPromptResult, Er
     })
 }
 
-/// Arguments as a host gave them.
-struct Given<'a> {
+/// The arguments of one request for a prompt.
+struct PromptArguments<'a> {
     prompt: &'a Prompt,
     arguments: JsonObject,
 }
 
-impl Given<'_> {
+impl PromptArguments<'_> {
     fn check(&self) -> Result<(), ErrorData> {
         let name = &self.prompt.name;
         let known = self.prompt.arguments.as_deref().unwrap_or_default();
@@ -96,7 +96,7 @@ impl Given<'_> {
                 let names: Vec<_> = known.iter().map(|argument| argument.name.as_str()).collect();
                 return refuse(format!(
                     "the prompt `{name}` has no argument `{}`; it has {}",
-                    brief(key),
+                    truncated(key),
                     names.join(", ")
                 ));
             }
@@ -120,7 +120,7 @@ impl Given<'_> {
     }
 }
 
-/// Text between fences that it cannot close itself.
+/// Text in a code fence that is longer than any fence in the text.
 fn fenced(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(3.max(longest + 1));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_hold_their_arguments() {
+    fn prompt_text_contains_its_arguments() {
         let text = of("review", json!({ "code": "let x = 1;\n", "focus": "security" })).unwrap();
         assert!(text.contains("security") && text.ends_with("```\nlet x = 1;\n```"), "{text}");
         let text = of("explain", json!({ "code": "a ```` b" })).unwrap();

@@ -1,13 +1,12 @@
-//! One host's session: what rmcp asks of a server, passed on to the room that knows.
+//! Session of one host: implements rmcp's `ServerHandler`.
 //!
-//! Owns what the server says of itself, and how many calls of one host run at once. Revisions
-//! 2024-11-05 to 2025-11-25 open with `initialize`; 2026-07-28 has no session: each request says in
-//! its `_meta` who asks. rmcp tells them apart; everything here is the same for both.
+//! Owns the server's description, and passes each request to the module that handles it. Revisions
+//! 2024-11-05 to 2025-11-25 of MCP open with `initialize`. Revision 2026-07-28 has no session: the
+//! `_meta` of each request describes the client. rmcp distinguishes them; this module treats them
+//! alike.
 
 use std::sync::Arc;
 
-use crate::limits;
-use ingle_protocol::error::ErrorBody;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult,
     ErrorCode as RpcCode, GetPromptRequestParams, GetPromptResponse, Implementation,
@@ -17,76 +16,40 @@ use rmcp::model::{
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{ErrorData, RoleServer, ServerHandler};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SemaphorePermit;
 
-use super::news::{self, News, SharedNews};
+use super::context::HostContext;
 use super::pages::page;
-use super::promote::Patience;
-use super::prompts;
-use super::resources::template_list;
-use super::settings::McpSettings;
+use super::subscriptions::{self, Subscriptions};
 use super::tools::tool_list;
-use ingle_jobs::Jobs;
-use ingle_service::Service;
+use super::{complete, prompts, resources, tools};
 
-/// What a host shows its model about this server.
-const INSTRUCTIONS: &str = "Language models that run on this machine and stay loaded; nothing \
-    leaves it. `chat` answers a prompt or a conversation, `generate` continues a text, \
-    `complete_code` fills a gap in code, `embed` turns texts into vectors, `count_tokens` measures \
-    a text. `list_models` says which models there are; a model is loaded when it is first used, and \
-    `load_model` and `unload_model` do it ahead. Calls that name no model use the default one. A \
-    call that takes too long for this host answers with the id of a job that goes on: `job_wait` \
-    gets its result. An error says what to do next.";
+/// The server's instructions, which a host shows its model.
+const INSTRUCTIONS: &str = "Language models that run on this machine and stay loaded. No data \
+    leaves the machine. `chat` responds to a prompt or a conversation, `generate` continues a \
+    text, `complete_code` fills a gap in code, `embed` computes vectors of texts, and \
+    `count_tokens` counts the tokens of a text. `list_models` lists the models. A model is loaded \
+    when it is first used; `load_model` and `unload_model` load and unload it ahead of time. Calls \
+    without `model` use the default model. A call that takes too long for this host returns the id \
+    of a job that continues: `job_wait` returns its result. Every error names the next step.";
 
-/// One host's view of the service. Cloning shares it.
+/// The session of one host. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Session {
-    pub(super) service: Arc<Service>,
-    pub(super) jobs: Jobs,
-    pub(super) settings: McpSettings,
-    pub(super) patience: Patience,
-    /// Cancelled when the host has gone.
-    pub(super) gone: CancellationToken,
-    /// Cancelled when the host says nothing more; what it has asked is still answered.
-    pub(super) ended: CancellationToken,
-    pub(super) news: SharedNews,
-    /// Calls this host may have in flight.
-    slots: Arc<Semaphore>,
+    host: HostContext,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Session {
-    /// A session over one service, for a host of some patience; `ended` is cancelled when the host
-    /// says nothing more, `gone` when it has gone.
+    /// The session of a host.
     #[must_use]
-    pub fn new(
-        service: Arc<Service>,
-        jobs: Jobs,
-        settings: McpSettings,
-        patience: Patience,
-        ended: CancellationToken,
-        gone: CancellationToken,
-    ) -> Self {
-        let slots = Arc::new(Semaphore::new(limits::IN_FLIGHT_PER_CONNECTION));
-        Self { service, jobs, settings, patience, gone, ended, news: Arc::new(News::new()), slots }
+    pub fn new(host: HostContext) -> Self {
+        Self { host, subscriptions: Arc::default() }
     }
 
-    /// A place among the calls in flight.
-    ///
-    /// # Errors
-    /// `OVERLOADED` when there is none.
-    pub(super) fn slot(&self) -> Result<SemaphorePermit<'_>, ErrorBody> {
-        self.slots.try_acquire().map_err(|_| {
-            ErrorBody::overloaded(format!(
-                "{} calls of this host are in flight",
-                limits::IN_FLIGHT_PER_CONNECTION
-            ))
-        })
-    }
-
-    /// The same for requests that are no tool calls.
-    fn room(&self) -> Result<SemaphorePermit<'_>, ErrorData> {
-        self.slot().map_err(|error| {
+    /// A permit for a request that is not a tool call.
+    fn permit(&self) -> Result<SemaphorePermit<'_>, ErrorData> {
+        self.host.permit().map_err(|error| {
             ErrorData::new(
                 RpcCode(error.code.rpc_code()),
                 error.message.clone(),
@@ -96,8 +59,8 @@ impl Session {
     }
 }
 
-/// Runs a request until it is cancelled, which drops it: that is what ends its work. rmcp sends no
-/// reply then.
+/// Runs a request until it is cancelled. Cancellation drops the request, which ends its work; rmcp
+/// then sends no reply.
 async fn unless_cancelled<T>(
     context: &RequestContext<RoleServer>,
     work: impl Future<Output = Result<T, ErrorData>>,
@@ -120,7 +83,9 @@ impl ServerHandler for Session {
             .build();
         let server = Implementation::new("ingle", ingle_protocol::BUILD)
             .with_title("Ingle")
-            .with_description("Local language models, kept warm and shared by all hosts.");
+            .with_description(
+                "Local language models that stay loaded and are shared by all hosts.",
+            );
         ServerConfig::new(capabilities).with_server_info(server).with_instructions(INSTRUCTIONS)
     }
 
@@ -140,7 +105,7 @@ impl ServerHandler for Session {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let result = unless_cancelled(&context, self.call(request, &context)).await?;
+        let result = unless_cancelled(&context, tools::call(&self.host, request, &context)).await?;
         Ok(result.into())
     }
 
@@ -172,8 +137,8 @@ impl ServerHandler for Session {
         request: Option<PaginatedRequestParams>,
         context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        let _room = self.room()?;
-        let all = unless_cancelled(&context, self.resource_list()).await?;
+        let _permit = self.permit()?;
+        let all = unless_cancelled(&context, resources::list(&self.host)).await?;
         let (resources, next) = page(all, request)?;
         let mut result = ListResourcesResult::with_all_items(resources);
         result.next_cursor = next;
@@ -185,7 +150,7 @@ impl ServerHandler for Session {
         request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        let (templates, next) = page(template_list(), request)?;
+        let (templates, next) = page(resources::template_list(), request)?;
         let mut result = ListResourceTemplatesResult::with_all_items(templates);
         result.next_cursor = next;
         Ok(result)
@@ -196,8 +161,8 @@ impl ServerHandler for Session {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let _room = self.room()?;
-        Ok(unless_cancelled(&context, self.read_place(&request.uri)).await?.into())
+        let _permit = self.permit()?;
+        Ok(unless_cancelled(&context, resources::read(&self.host, &request.uri)).await?.into())
     }
 
     async fn subscribe(
@@ -205,9 +170,10 @@ impl ServerHandler for Session {
         request: SubscribeRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        let _room = self.room()?;
+        let _permit = self.permit()?;
         let peer = context.peer.clone();
-        unless_cancelled(&context, self.subscribe_to(request.uri, peer)).await
+        let subscribed = self.subscriptions.subscribe(&self.host, request.uri, peer);
+        unless_cancelled(&context, subscribed).await
     }
 
     async fn unsubscribe(
@@ -215,7 +181,7 @@ impl ServerHandler for Session {
         request: UnsubscribeRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
-        self.unsubscribe_from(&request.uri);
+        self.subscriptions.unsubscribe(&request.uri);
         Ok(())
     }
 
@@ -223,11 +189,11 @@ impl ServerHandler for Session {
         &self,
         requested: &SubscriptionFilter,
     ) -> Option<SubscriptionFilter> {
-        Some(news::accepted(requested))
+        Some(subscriptions::accepted(requested))
     }
 
     async fn listen(&self, stream: SubscriptionContext) -> Result<(), ErrorData> {
-        self.tell_all(stream).await
+        self.subscriptions.listen(&self.host, stream).await
     }
 
     async fn complete(
@@ -235,11 +201,11 @@ impl ServerHandler for Session {
         request: CompleteRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
-        let _room = self.room()?;
-        unless_cancelled(&context, self.completion(request)).await
+        let _permit = self.permit()?;
+        unless_cancelled(&context, complete::complete(&self.host, request)).await
     }
 
     async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
-        self.tell_lists(context.peer);
+        self.subscriptions.notify_list_changes(&self.host, context.peer);
     }
 }

@@ -1,11 +1,11 @@
-//! Settings of the MCP edge.
+//! Settings of MCP.
 
 use crate::limits;
 
-/// Settings of the MCP edge.
+/// Settings of MCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct McpSettings {
-    /// Characters of what one call of a tool may give a model to read.
+    /// Characters of input text per tool call.
     pub prompt_chars: usize,
 }
 

@@ -1,8 +1,8 @@
-//! rmcp's transport over our own frames.
+//! Transport of rmcp over our frames.
 //!
-//! Owns the translation between frames and rmcp's messages: bounded in size, one answer to a frame
-//! that cannot be read, and a token that fires when the host has really gone (a half-close lets
-//! answers still go out).
+//! Owns the translation between frames and rmcp's messages, the limit of their size, one error
+//! response per unreadable frame, and the token that is cancelled when the host has closed both
+//! directions (after a half-close, responses are still sent).
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -24,77 +24,81 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::misread;
+use super::invalid_message;
 
-/// One host's connection, as rmcp sees it.
+/// One host's connection as a transport of rmcp.
 #[derive(Debug)]
 pub struct FrameTransport {
     reader: FrameReader<SharedStream>,
     stream: SharedStream,
     /// Held for one whole frame, so that frames never mix.
     writer: Arc<Mutex<SharedStream>>,
-    gone: CancellationToken,
-    /// Cancelled when the host says nothing more.
-    ended: CancellationToken,
-    /// Messages of a batch that rmcp has not taken yet. Older revisions of MCP have batches; each
-    /// message is answered by itself.
+    /// Cancelled when the host has closed both directions, or a write failed.
+    disconnected: CancellationToken,
+    /// Cancelled when the host sends nothing more.
+    input_ended: CancellationToken,
+    /// Messages of a batch that rmcp has not received yet. Older revisions of MCP have batches;
+    /// each message gets its own response.
     batch: VecDeque<Box<RawValue>>,
-    /// One permit for each frame that may wait to be written.
-    room: Arc<Semaphore>,
-    /// Whether rmcp has seen what opens a session. Before that it takes requests only.
-    has_begun: bool,
+    /// A permit per frame that waits to be written.
+    outbound: Arc<Semaphore>,
+    /// Whether rmcp has received the message that opens a session. Before that it accepts requests
+    /// only.
+    is_open: bool,
 }
 
 impl FrameTransport {
-    /// Goes on where `hello` ended; `ended` is cancelled when the host says nothing more, `gone`
-    /// when it has closed both directions.
+    /// The transport after the host's `hello`. It cancels `input_ended` when the host sends nothing
+    /// more, and `disconnected` when it has closed both directions.
     #[must_use]
     pub fn new(
         stream: SharedStream,
         buffered: Vec<u8>,
-        ended: CancellationToken,
-        gone: CancellationToken,
+        input_ended: CancellationToken,
+        disconnected: CancellationToken,
     ) -> Self {
         let reader = FrameReader::new(stream.clone(), limits::FRAME_BYTES).with_buffered(buffered);
         let writer = Arc::new(Mutex::new(stream.clone()));
-        let room = Arc::new(Semaphore::new(limits::OUTBOUND_FRAMES));
-        Self { reader, stream, writer, gone, batch: VecDeque::new(), room, has_begun: false, ended }
+        let outbound = Arc::new(Semaphore::new(limits::OUTBOUND_FRAMES));
+        let batch = VecDeque::new();
+        Self { reader, stream, writer, disconnected, input_ended, batch, outbound, is_open: false }
     }
 
-    /// The message, if rmcp may see it. A notification or an answer ahead of the session's beginning
-    /// would end it: a host of revision 2026-07-28 has no handshake that could be repeated to a
-    /// daemon that is started in the middle, so the first it hears may be that a call is cancelled
-    /// which died with the one before.
+    /// The message, if rmcp may receive it.
+    ///
+    /// A notification or a response before the opening message would end the session. It can happen
+    /// with a host of revision 2026-07-28, which has no handshake to repeat to a restarted daemon:
+    /// its first message may cancel a call that ended with the previous daemon.
     fn admit(
         &mut self,
         message: RxJsonRpcMessage<RoleServer>,
     ) -> Option<RxJsonRpcMessage<RoleServer>> {
-        if let Some((id, problem)) = misread::removed(&message) {
+        if let Some((id, problem)) = invalid_message::removed_method(&message) {
             self.refuse(&json!(id), &ErrorBody::new(ErrorCode::MethodNotFound, problem));
             return None;
         }
-        if let Some((id, problem)) = misread::problem(&message) {
+        if let Some((id, problem)) = invalid_message::invalid_params(&message) {
             self.refuse(&json!(id), &ErrorBody::new(ErrorCode::InvalidParams, problem));
             return None;
         }
-        if !self.has_begun {
-            self.has_begun = opens_session(&message);
+        if !self.is_open {
+            self.is_open = opens_session(&message);
         }
-        (self.has_begun || matches!(message, JsonRpcMessage::Request(_))).then_some(message)
+        (self.is_open || matches!(message, JsonRpcMessage::Request(_))).then_some(message)
     }
 
-    /// A place among the frames that wait to be written. rmcp sends from tasks of their own, so a
-    /// host that asks and does not read is bounded here: nothing more is read from it.
-    fn take_room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).try_acquire_owned().ok()
+    /// A permit for a frame that waits to be written. rmcp sends each frame from a task of its own,
+    /// so this bounds a host that sends requests and does not read: its next frames are not read.
+    fn outbound_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.outbound).try_acquire_owned().ok()
     }
 
-    /// Reads one message, if rmcp may see it. One that cannot be read is answered here.
+    /// Parses one message. An unreadable one gets its error response here.
     fn read(&self, text: &[u8]) -> Option<RxJsonRpcMessage<RoleServer>> {
         match serde_json::from_slice(text) {
             Ok(message) => Some(message),
             Err(error) => {
-                if let Some((id, error)) = misread::unreadable(text, &error) {
+                if let Some((id, error)) = invalid_message::unreadable(text, &error) {
                     self.refuse(&id.as_deref().unwrap_or(RawValue::NULL), &error);
                 }
                 None
@@ -102,29 +106,30 @@ impl FrameTransport {
         }
     }
 
-    /// The messages of a line that is a batch of a size that is taken.
+    /// The messages of a line that is a batch within the limit.
     fn batch(line: &[u8]) -> Option<VecDeque<Box<RawValue>>> {
         let messages: VecDeque<Box<RawValue>> = serde_json::from_slice(line).ok()?;
         (messages.len() <= limits::BATCH_REQUESTS).then_some(messages)
     }
 
-    /// Writes an error in a task of its own: rmcp drops a `receive` that waits whenever there is
-    /// something else to do, and half an answer must not stay behind.
+    /// Writes an error in a task of its own: rmcp drops a waiting `receive` when another event
+    /// comes, and a partial response must not stay behind.
     fn refuse(&self, id: &impl Display, error: &ErrorBody) {
         let error = error.to_rpc();
         let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
         let frame = format!("{answer}\n").into_bytes();
-        let (writer, gone, room) = (Arc::clone(&self.writer), self.gone.clone(), self.take_room());
+        let (writer, disconnected) = (Arc::clone(&self.writer), self.disconnected.clone());
+        let permit = self.outbound_permit();
         tokio::spawn(async move {
-            let _room = room;
-            // A host that has gone needs no answer.
-            let _ = write(&writer, &gone, frame).await;
+            let _permit = permit;
+            // A host that has disconnected needs no response.
+            let _ = write(&writer, &disconnected, frame).await;
         });
     }
 }
 
-/// Whether rmcp takes a message for the beginning of a session: `initialize`, or any request but
-/// the two that come before one, if it says in its `_meta` who asks.
+/// Whether a message opens a session for rmcp: `initialize`, or a request whose `_meta` describes
+/// the client, except the two requests that may come before.
 fn opens_session(message: &RxJsonRpcMessage<RoleServer>) -> bool {
     let JsonRpcMessage::Request(request) = message else { return false };
     match &request.request {
@@ -139,15 +144,15 @@ fn opens_session(message: &RxJsonRpcMessage<RoleServer>) -> bool {
     }
 }
 
-/// Writes one whole frame. A frame that does not get out in time ends the session: what follows
-/// half a frame could not be read.
+/// Writes one whole frame. A frame that is not written in time ends the session: the host could not
+/// read what follows a partial frame.
 async fn write(
     writer: &Mutex<SharedStream>,
-    gone: &CancellationToken,
+    disconnected: &CancellationToken,
     frame: Vec<u8>,
 ) -> io::Result<()> {
     let mut writer = writer.lock().await;
-    if gone.is_cancelled() {
+    if disconnected.is_cancelled() {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
     let limit = Duration::from_millis(limits::WRITE_STALL_MS);
@@ -155,7 +160,7 @@ async fn write(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     if written.is_err() {
-        gone.cancel();
+        disconnected.cancel();
     }
     written
 }
@@ -167,28 +172,28 @@ impl Transport<RoleServer> for FrameTransport {
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        let (writer, gone) = (Arc::clone(&self.writer), self.gone.clone());
-        let room = self.take_room();
+        let (writer, disconnected) = (Arc::clone(&self.writer), self.disconnected.clone());
+        let permit = self.outbound_permit();
         async move {
-            // Held until the frame is written. One more than there is room for still goes out: what
-            // is asked already is answered.
-            let _room = room;
+            // Held until the frame is written. A response without a permit is still sent: requests
+            // that were read get their responses.
+            let _permit = permit;
             let mut frame = serde_json::to_vec(&message)?;
             if frame.len() > limits::FRAME_BYTES {
-                // The shim would take it for a broken connection.
+                // The shim would treat it as a broken connection.
                 let id = serde_json::to_value(&message)?["id"].take();
                 let error = ErrorBody::answer_too_large().to_rpc();
                 frame = serde_json::to_vec(&json!({ "jsonrpc": "2.0", "id": id, "error": error }))?;
             }
             frame.push(b'\n');
-            write(&writer, &gone, frame).await
+            write(&writer, &disconnected, frame).await
         }
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
-            // Dropped at once: this only waits until there is room.
-            drop(self.room.acquire().await);
+            // Waits until a further response may be queued; the response takes its own permit.
+            drop(self.outbound.acquire().await);
             if let Some(message) = self.batch.pop_front() {
                 let message = self.read(message.get().as_bytes());
                 if let Some(message) = message.and_then(|message| self.admit(message)) {
@@ -205,9 +210,9 @@ impl Transport<RoleServer> for FrameTransport {
                     continue;
                 }
                 Ok(None) | Err(_) => {
-                    self.ended.cancel();
+                    self.input_ended.cancel();
                     if socket::is_fully_closed(self.stream.stream()) {
-                        self.gone.cancel();
+                        self.disconnected.cancel();
                     }
                     return None;
                 }
@@ -223,9 +228,9 @@ impl Transport<RoleServer> for FrameTransport {
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        // What is being written goes out first; each frame has its time limit.
+        // Frames that are being written come first; each has its time limit.
         let all = u32::try_from(limits::OUTBOUND_FRAMES).unwrap_or(u32::MAX);
-        drop(self.room.acquire_many(all).await);
+        drop(self.outbound.acquire_many(all).await);
         socket::half_close(self.stream.stream())
     }
 }

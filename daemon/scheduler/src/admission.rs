@@ -1,12 +1,12 @@
-//! Which waiting request runs next.
+//! Admission queue: decides which waiting request runs next.
 //!
 //! Owns a bounded queue and the rule that takes from it. Pure policy: generic over its items, no
 //! clock, no thread, no model. First come, first served among the requests that could run now, so
-//! that one model's load holds nobody else up.
+//! that one model's load does not delay requests for other models.
 
 use std::collections::VecDeque;
 
-/// When something came to the engine thread, in the one order over all its queues.
+/// Position of a request in the one arrival order over all queues of the engine thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Arrival(pub u64);
 
@@ -23,6 +23,8 @@ pub struct Admission<T> {
 }
 
 impl<T> Admission<T> {
+    /// Creates an empty queue.
+    ///
     /// At most `queue_limit` items wait; an item is taken only while fewer than `running_limit`
     /// run.
     #[must_use]
@@ -30,7 +32,7 @@ impl<T> Admission<T> {
         Self { queue: VecDeque::new(), queue_limit, running_limit }
     }
 
-    /// Puts an item at the end of the queue and tells how many stand before it.
+    /// Appends an item to the queue and returns the number of items before it.
     ///
     /// # Errors
     /// [`QueueFull`] with the item when the queue is full.
@@ -42,13 +44,15 @@ impl<T> Admission<T> {
         Ok(self.queue.len() - 1)
     }
 
-    /// Takes out the item at `index`, counted from the queue's head.
+    /// Removes the item at `index`, counted from the head of the queue.
     pub fn remove(&mut self, index: usize) -> Option<T> {
         self.queue.remove(index)
     }
 
-    /// Which item runs next, counted from the queue's head: the first that can run, if fewer than
-    /// the limit are running. One that cannot run yet holds nobody up.
+    /// Index of the item that runs next, counted from the head of the queue.
+    ///
+    /// That is the first item that can run, if fewer than the limit are running. An item that
+    /// cannot run yet does not delay those behind it.
     pub fn next(
         &self,
         running: usize,
@@ -61,9 +65,9 @@ impl<T> Admission<T> {
         items.find(|(index, item)| can_run(*index, item)).map(|(index, _)| index)
     }
 
-    /// Takes out every item that `leaves`, in queue order.
+    /// Removes every item for which `leaves` holds, in queue order.
     pub fn remove_where(&mut self, mut leaves: impl FnMut(&T) -> bool) -> Vec<T> {
-        // Asked before every step, and nearly always in vain.
+        // Called before every step, and nearly always without a match.
         if !self.queue.iter().any(&mut leaves) {
             return Vec::new();
         }
@@ -82,13 +86,13 @@ impl<T> Admission<T> {
         self.queue.iter_mut()
     }
 
-    /// How many wait.
+    /// Number of waiting items.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -101,14 +105,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_full_queue_gives_the_item_back() {
+    fn full_queue_returns_the_item() {
         let mut admission = Admission::new(1, 1);
         assert_eq!(admission.push('a'), Ok(0));
         assert_eq!(admission.push('b'), Err(QueueFull('b')));
     }
 
     #[test]
-    fn an_item_that_cannot_run_yet_holds_nobody_up() {
+    fn blocked_item_does_not_delay_others() {
         let mut admission = Admission::new(4, 2);
         for item in ["cold 1", "warm 1", "cold 2"] {
             admission.push(item).unwrap();
@@ -123,7 +127,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_limits_hold_for_any_history(
+        fn order_and_limits_hold(
             steps in prop::collection::vec((any::<bool>(), 0_usize..4), 0..200),
         ) {
             let mut admission = Admission::new(8, 3);

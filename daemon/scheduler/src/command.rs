@@ -1,7 +1,7 @@
-//! Commands to the engine thread, and what they come to.
+//! Commands to the engine thread, and their results.
 //!
-//! Owns the request and result types. No compute type is among them: token ids, text and plain
-//! numbers are.
+//! Owns the request and result types. They hold token ids, text and plain numbers, and no compute
+//! type.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +16,7 @@ use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;
@@ -23,76 +24,83 @@ use crate::memory::ModelOptions;
 /// One generation.
 #[derive(Debug)]
 pub struct GenerateRequest {
-    /// The daemon's name of the request.
+    /// The request's id in the daemon. The crash journal names it.
     pub request_id: String,
-    /// What runs it.
+    /// The request's tracing span. What the scheduler logs about the request is logged in it.
+    pub span: Span,
+    /// The model that generates.
     pub model: EngineModel,
-    /// Turns tokens into text and finds the stop strings.
+    /// Detokenizer and stop string matcher.
     pub output: TextOutput,
-    /// The form that the text must have.
+    /// The constraint on the output, if any.
     pub constraint: Option<Constraint>,
-    /// Tokens that end the text.
+    /// Tokens that end the completion.
     pub end_tokens: Vec<u32>,
     /// The prompt, at least one token.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// How tokens are drawn.
+    /// Sampler settings.
     pub settings: SamplerSettings,
-    /// How the text's past is held against its tokens.
+    /// Repetition, frequency and presence penalties.
     pub penalties: PenaltySettings,
-    /// What is added to the logits of which tokens; each token once.
+    /// Bias added to the logits of single tokens; each token occurs once.
     pub logit_bias: Arc<[(u32, f32)]>,
-    /// Seed of the draws.
+    /// Random seed.
     pub seed: u64,
-    /// Whether to report log-probabilities, and with how many alternatives for each token.
+    /// Number of alternatives to report per token, if log-probabilities are requested.
     pub logprobs: Option<usize>,
-    /// Whether text is wanted as it comes.
+    /// Whether the text is sent in deltas.
     pub stream_text: bool,
     /// The daemon's limit, and W.
     pub deadline: Deadline,
-    /// Which of the texts its caller asked for this is.
-    pub choice: ChoiceOf,
-    /// Once it is set, the text ends with its next sentence.
-    pub wrap_up: Arc<AtomicBool>,
-    /// Ends the work at the next token boundary: that of all its choices. One that fails fires it.
+    /// The choice of the request that this generation makes.
+    pub choice: RequestChoice,
+    /// Once it is set, the completion ends with its next sentence.
+    pub finish_at_sentence: Arc<AtomicBool>,
+    /// Ends the work of all choices at the next token boundary. A choice that fails triggers it.
     pub cancel: CancellationToken,
-    /// Events on the way; a closed receiver cancels the work.
+    /// Progress events and deltas; a closed receiver cancels the work.
     pub events: mpsc::Sender<GenerateEvent>,
     /// The one terminal event.
     pub done: oneshot::Sender<Result<Completion, EngineFailure>>,
 }
 
-/// Texts to turn into vectors.
+/// One request for embeddings.
 #[derive(Debug)]
 pub struct EmbedRequest {
-    /// The daemon's name of the request.
+    /// The request's id in the daemon. The crash journal names it.
     pub request_id: String,
-    /// What runs it.
+    /// The request's tracing span. What the scheduler logs about the request is logged in it.
+    pub span: Span,
+    /// The model that embeds.
     pub model: EngineModel,
-    /// The texts' token ids, none of them empty.
+    /// Token ids of each input; none is empty.
     pub inputs: Vec<Vec<u32>>,
     /// The daemon's limit, and W.
     pub deadline: Deadline,
     /// Ends the work between two slices.
     pub cancel: CancellationToken,
-    /// The one terminal event: a vector for each text.
+    /// The one terminal event: a vector for each input.
     pub done: oneshot::Sender<Result<Vec<Vec<f32>>, EngineFailure>>,
 }
 
-/// A generation's place among those of one request: they have its id, its prompt, its cancel token
-/// and its events in common, and each has a slot of its own.
+/// One choice of a request.
+///
+/// The choices of a request share its id, prompt, cancel token and events. Each is a sequence of
+/// its own.
 #[derive(Debug, Clone, Default)]
-pub struct ChoiceOf {
-    /// Which it is. Choice 0 comes first and reads the prompt; the others go on from there.
+pub struct RequestChoice {
+    /// Index of the choice. Choice 0 reads the prompt; the others fork its KV cache.
     pub index: usize,
-    /// When the first of them got its slot: W runs from there for all.
+    /// When the first choice was admitted: W runs from there for all choices.
     pub work_since: Arc<OnceLock<Instant>>,
 }
 
 impl GenerateRequest {
-    /// Says how far the request has come; the first choice speaks for all. An event that finds no
-    /// room is not missed.
+    /// Sends a progress event; only the first choice of a request does.
+    ///
+    /// The event is dropped when the channel is full: a later one replaces it.
     pub fn report(&self, event: GenerateEvent) {
         if self.choice.index == 0 {
             let _ = self.events.try_send(event);
@@ -100,64 +108,66 @@ impl GenerateRequest {
     }
 }
 
-/// A finished generation.
+/// The result of a generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
-    /// All of the text.
+    /// The whole text.
     pub text: String,
-    /// Bytes of `text` that went out as deltas already; the rest is the last delta.
+    /// Bytes of `text` that were sent as deltas already; the rest is the last delta.
     pub sent_bytes: usize,
-    /// Every token, where they were asked for.
+    /// Log-probabilities of every token, if they were requested.
     pub logprobs: Vec<TokenLogprob>,
-    /// Entries of `logprobs` that went out already.
+    /// Entries of `logprobs` that were sent already.
     pub sent_logprobs: usize,
-    /// Why it ended.
+    /// Why the generation ended.
     pub finish_reason: FinishReason,
     /// The stop string that ended it.
     pub stop_string: Option<String>,
-    /// Tokens in and out.
+    /// Prompt, cached and completion tokens.
     pub usage: Usage,
-    /// Where the time went, `total_ms` not filled in.
+    /// Time spent in each stage; `total_ms` is not filled in.
     pub timings: Timings,
 }
 
-/// What the engine thread can be told.
+/// A command to the engine thread.
 #[derive(Debug)]
 pub enum Command {
     /// Generate text.
     Generate(Box<GenerateRequest>),
-    /// Turn texts into vectors.
+    /// Embed texts.
     Embed(Box<EmbedRequest>),
     /// Make a model resident.
     Load {
         /// The model.
         model: EngineModel,
-        /// How long it stays.
+        /// Keep-alive and pin.
         options: ModelOptions,
-        /// Whether it is given one more chance if it is in quarantine.
+        /// Whether a model in quarantine is tried once more.
         force: bool,
-        /// Its progress; dropped events are not missed.
+        /// The caller's tracing span.
+        span: Span,
+        /// Progress events. An event that does not fit into the channel is dropped.
         progress: mpsc::Sender<ProgressEvent>,
         /// The outcome.
         done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
     },
-    /// Tell what a load would take and evict.
+    /// Estimate the memory and evictions of a load, without loading.
     Estimate {
         /// The model.
         model: EngineModel,
-        /// The answer.
+        /// The estimate.
         done: oneshot::Sender<Result<LoadEstimate, EngineFailure>>,
     },
-    /// Drop a model.
+    /// Unload a model.
     Unload {
         /// The model's name.
         name: String,
-        /// Whether it was in memory, or on its way there.
+        /// Whether the model was in memory or being loaded.
         done: oneshot::Sender<Result<bool, EngineFailure>>,
     },
-    /// End the thread, after the work in flight or at once.
+    /// End the thread, after the running work or at once.
     Shutdown {
-        /// Cancel work in flight.
+        /// Whether running work is cancelled.
         now: bool,
     },
 }
@@ -165,8 +175,8 @@ pub enum Command {
 /// How the engine thread ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineExit {
-    /// It was told to.
+    /// It was shut down.
     Finished,
-    /// It panicked; what was in flight has been failed.
+    /// It panicked; all requests in flight have failed.
     Panicked(String),
 }

@@ -1,10 +1,10 @@
-//! What the engine thread was about to do when the process died.
+//! Crash journal: records what the engine thread does, to blame a model for a crash.
 //!
 //! Owns two files of the Ingle folder: the journal, a line that is overwritten before each load and
 //! each pass, and the quarantine, which the next start derives from it. A fatal signal or a panic
-//! leaves a mark behind the line; a process that was killed, or lost its power, leaves none, and no
-//! model is blamed for that. Knows no engine. Nothing here stops the daemon: a file that cannot be
-//! read or written costs a warning.
+//! leaves a mark behind the line. A killed process or a power failure leaves no mark, and no model
+//! is blamed. Does not know engines. Errors here never stop the daemon: a file that cannot be read
+//! or written costs a warning.
 
 mod signals;
 
@@ -19,24 +19,24 @@ use serde::{Deserialize, Serialize};
 use super::quarantine::{Death, Deaths, Quarantine, version_hash};
 use ingle_engine::model::EngineModel;
 
-/// Where the mark stands in the journal, and so the most a line may take, in bytes.
+/// Offset of the mark in the journal, and so the maximum length of the line, in bytes.
 const MARK_OFFSET: u64 = 8 * 1024;
 /// The journal's length in bytes.
 const JOURNAL_BYTES: u64 = MARK_OFFSET + 64;
-/// The most of a quarantine file that is read, in bytes.
+/// Maximum bytes read of a quarantine file.
 const QUARANTINE_BYTES: u64 = 1 << 20;
-/// Requests that a line names at most.
+/// Maximum number of requests that a line names.
 const MAX_REQUESTS: usize = 8;
 
-/// What is being done with a model.
+/// The kind of work on a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
-    /// Its weights are taken over.
+    /// Its weights are loaded.
     Load,
     /// A prompt is read.
     Prefill,
-    /// Tokens are drawn.
+    /// Tokens are sampled.
     Decode,
 }
 
@@ -50,7 +50,7 @@ impl Work {
     }
 }
 
-/// A model that may be to blame. Its version is a hash: versions hold paths, of any length.
+/// A model that may be to blame. Its version is a hash, because versions hold long paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Suspect {
     model: String,
@@ -63,9 +63,9 @@ impl Suspect {
     }
 }
 
-/// What the engine thread itself does.
+/// The present work of the engine thread itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Step {
+struct JournalStep {
     work: Work,
     suspect: Suspect,
     requests: Vec<String>,
@@ -73,16 +73,18 @@ struct Step {
 
 /// The journal's line.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Line {
+struct JournalLine {
     /// Models whose weights loader threads read.
     loading: Vec<Suspect>,
-    step: Option<Step>,
+    step: Option<JournalStep>,
 }
 
-impl Line {
-    /// Whose fault a death is: the loads' when a loader thread died, or else what the engine thread
-    /// was doing, because native code computes on more threads than that one. Only when it did
-    /// nothing can it be a thread that a loader started.
+impl JournalLine {
+    /// The models to blame for a crash.
+    ///
+    /// A crash on a loader thread is blamed on the models being loaded. Any other crash is blamed
+    /// on the engine thread's work, because native code computes on threads of its own. Without
+    /// such work, the crashed thread can only be one that a loader started.
     fn blame(self, on_loader: bool) -> Vec<(Suspect, Work, Vec<String>)> {
         match self.step {
             Some(step) if !on_loader => vec![(step.suspect, step.work, step.requests)],
@@ -94,21 +96,23 @@ impl Line {
     }
 }
 
-/// The journal, and the quarantine that came of earlier ones.
+/// The journal, and the quarantine derived from earlier journals.
 #[derive(Debug)]
 pub struct CrashJournal {
-    /// `None` when it cannot be kept.
+    /// `None` when the journal cannot be written.
     file: Option<File>,
-    line: Line,
-    /// The version of the step's model as it was given, so that an unchanged step costs no hash.
+    line: JournalLine,
+    /// The unhashed version of the step's model, so that an unchanged step costs no hash.
     step_version: String,
     quarantine: Quarantine,
     quarantine_path: PathBuf,
 }
 
 impl CrashJournal {
-    /// Opens the journal at `path`, draws the last one's consequences into the quarantine at
-    /// `quarantine_path`, and begins a new one. The caller holds the daemon's lock.
+    /// Opens the journal at `path`, and starts a new one.
+    ///
+    /// The crash that the last journal shows, if any, is added to the quarantine at
+    /// `quarantine_path` first. The caller holds the daemon's lock.
     #[must_use]
     pub fn open(path: &Path, quarantine_path: &Path) -> Self {
         let mut quarantine = read_quarantine(quarantine_path);
@@ -119,13 +123,13 @@ impl CrashJournal {
                 cause = death.cause,
                 phase = death.phase,
                 requests = ?death.requests,
-                "the last daemon died while it worked with this model"
+                "the last daemon crashed while it used this model"
             );
             quarantine.add(&suspect.model, &suspect.version, death.clone());
         }
         let mut journal = Self {
             file: None,
-            line: Line::default(),
+            line: JournalLine::default(),
             step_version: String::new(),
             quarantine,
             quarantine_path: quarantine_path.to_owned(),
@@ -133,30 +137,30 @@ impl CrashJournal {
         if !deaths.is_empty() {
             journal.save();
         }
-        // Only now: a new journal is empty, and the deaths were written in the last one alone.
+        // Only now: the new journal is empty, and only the last one held the crash.
         journal.file = begin(path)
             .inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "no crash journal is kept");
+                tracing::warn!(path = %path.display(), %error, "the crash journal cannot be created");
             })
             .ok();
         journal
     }
 
-    /// What marks the journal when the engine thread stands still and the process ends for it.
+    /// The writer of the mark for a stall, which ends the process.
     #[must_use]
     pub fn stall_mark(&self) -> StallMark {
         StallMark(self.file.as_ref().and_then(|file| file.try_clone().ok()))
     }
 
-    /// Lets fatal signals leave their mark, for the life of the process.
+    /// Installs the signal handlers that write the mark, for the life of the process.
     pub fn watch_signals(&self) {
-        let watched = self.file.as_ref().map_or(Ok(()), signals::watch);
+        let watched = self.file.as_ref().map_or(Ok(()), |file| signals::watch(file, MARK_OFFSET));
         if let Err(error) = watched {
-            tracing::warn!(%error, "crashes in native code cannot be told from other ends");
+            tracing::warn!(%error, "crashes in native code cannot be detected");
         }
     }
 
-    /// Notes that the loader threads begin to read a model.
+    /// Records that the loader threads begin to read a model.
     pub fn load_begins(&mut self, model: &EngineModel) {
         let suspect = Suspect::new(model);
         if !self.line.loading.contains(&suspect) {
@@ -165,8 +169,8 @@ impl CrashJournal {
         }
     }
 
-    /// Notes that all loads but these have ended.
-    pub fn loads_go_on(&mut self, names: &[String]) {
+    /// Records that all loads but these have ended.
+    pub fn retain_loads(&mut self, names: &[String]) {
         let before = self.line.loading.len();
         self.line.loading.retain(|suspect| names.contains(&suspect.model));
         if self.line.loading.len() != before {
@@ -174,14 +178,14 @@ impl CrashJournal {
         }
     }
 
-    /// Notes that the engine thread takes tensors over, and does nothing else.
+    /// Records that the engine thread adopts tensors, and does nothing else.
     pub fn adopts(&mut self) {
         if self.line.step.take().is_some() {
             self.write();
         }
     }
 
-    /// Notes what the engine thread does next. Costs one small write when that has changed.
+    /// Records the next work of the engine thread. A change costs one small write.
     pub fn step<'a>(
         &mut self,
         work: Work,
@@ -200,11 +204,11 @@ impl CrashJournal {
         }
         self.step_version.clone_from(&model.version);
         let requests = requests.map(str::to_owned).collect();
-        self.line.step = Some(Step { work, suspect: Suspect::new(model), requests });
+        self.line.step = Some(JournalStep { work, suspect: Suspect::new(model), requests });
         self.write();
     }
 
-    /// Notes that nothing is being done.
+    /// Records that there is no work.
     pub fn idle(&mut self) {
         if self.line.step.is_some() || !self.line.loading.is_empty() {
             self.line.step = None;
@@ -213,7 +217,7 @@ impl CrashJournal {
         }
     }
 
-    /// The deaths for which a model is refused, if it is.
+    /// The crashes for which a model is refused, if it is.
     #[must_use]
     pub fn refused(&self, model: &EngineModel) -> Option<&Deaths> {
         self.quarantine.refused(&model.name, &version_hash(&model.version))
@@ -226,31 +230,31 @@ impl CrashJournal {
         all.map(|(name, deaths)| (name.to_owned(), deaths.clone())).collect()
     }
 
-    /// A generation has come to its end.
+    /// Records a completed generation, which clears the model's count.
     pub fn succeeded(&mut self, model: &str) {
         if self.quarantine.succeeded(model) {
             self.save();
         }
     }
 
-    /// Gives a model one more chance.
+    /// Allows a model in quarantine one more try.
     pub fn forgive(&mut self, model: &str) {
         if self.quarantine.forgive(model) {
             self.save();
         }
     }
 
-    /// Overwrites the line. What follows its newline is left from longer ones.
+    /// Overwrites the line. Bytes after its newline are left over from longer lines.
     fn write(&mut self) {
         let Some(file) = &self.file else { return };
         let mut text = serde_json::to_vec(&self.line).unwrap_or_default();
         if text.len() as u64 >= MARK_OFFSET {
-            // Names this long are paths of models; better no line than half of one.
+            // Names this long are paths of models. No line is better than half a line.
             text.clear();
         }
         text.push(b'\n');
         if let Err(error) = file.write_all_at(&text, 0) {
-            tracing::warn!(%error, "the crash journal cannot be written and is given up");
+            tracing::warn!(%error, "the crash journal cannot be written and is closed");
             self.file = None;
         }
     }
@@ -267,7 +271,7 @@ impl CrashJournal {
     }
 }
 
-/// The one thing that another thread may write into the journal.
+/// Writes the mark of a stall: the only write to the journal from another thread.
 #[derive(Debug)]
 pub struct StallMark(Option<File>);
 
@@ -288,7 +292,7 @@ impl Drop for CrashJournal {
         if !std::thread::panicking() {
             self.idle();
         } else if let Some(file) = &self.file {
-            // The process is about to end: nobody is left to tell of a failure.
+            // The process is about to end, so a failure cannot be reported.
             let _ = file.write_all_at(b"panic\n", MARK_OFFSET);
         }
     }
@@ -303,7 +307,7 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty journal. Its blocks are taken now, so that a full disk shows now.
+/// Creates an empty journal. Its blocks are allocated now, so that a full disk shows now.
 fn begin(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
     file.write_all_at(&vec![0; usize::try_from(JOURNAL_BYTES).unwrap_or(0)], 0)?;
@@ -321,7 +325,7 @@ fn read_quarantine(path: &Path) -> Quarantine {
         }
     };
     serde_json::from_slice(&text).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "the quarantine is broken and is begun anew");
+        tracing::warn!(path = %path.display(), %error, "the quarantine is invalid and starts empty");
         Quarantine::default()
     })
 }
@@ -332,28 +336,28 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What the last daemon died of, and whose fault it was. Empty when it ended in any other way.
+/// The crash of the last daemon per blamed model; empty when it did not crash.
 fn last_deaths(path: &Path) -> Vec<(Suspect, Death)> {
     let Ok(text) = read_bounded(path, JOURNAL_BYTES) else { return Vec::new() };
     let mark_from = usize::try_from(MARK_OFFSET).unwrap_or(usize::MAX).min(text.len());
     let (line, mark) = text.split_at(mark_from);
     let Some((cause, on_loader)) = read_mark(mark) else { return Vec::new() };
     let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line: Line = match serde_json::from_slice(line) {
+    let line: JournalLine = match serde_json::from_slice(line) {
         Ok(line) => line,
-        Err(_) if line.is_empty() => Line::default(),
+        Err(_) if line.is_empty() => JournalLine::default(),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the crash journal is broken");
+            tracing::warn!(path = %path.display(), %error, "the crash journal is invalid");
             return Vec::new();
         }
     };
-    // The mark was the last thing written.
+    // The mark was the last write, so the file's time is that of the crash.
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let at = modified.unwrap_or_else(|_| SystemTime::now());
     let at_unix_s = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let blame = line.blame(on_loader);
     if blame.is_empty() {
-        tracing::warn!(cause, "the last daemon died, and worked with no model");
+        tracing::warn!(cause, "the last daemon crashed, and used no model");
     }
     let deaths = blame.into_iter().map(|(suspect, work, requests)| {
         let (cause, phase) = (cause.clone(), work.in_words().to_owned());

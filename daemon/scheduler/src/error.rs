@@ -1,6 +1,6 @@
-//! Why a command to the engine came to nothing, and what that tells a caller.
+//! Engine failures: why a command failed, and the error that the caller gets.
 //!
-//! Owns the failure type and its one mapping to the protocol's list of errors.
+//! Owns the failure type and its one mapping to the protocol's error codes.
 
 use std::time::SystemTime;
 
@@ -14,18 +14,18 @@ use crate::ledger::Shortage;
 use crate::quarantine::Deaths;
 use crate::stall::Stall;
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EngineFailure {
     /// The engine reported an error.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A limit of the ladder was reached.
+    /// A limit of the timeout ladder was reached.
     #[error("{what} took longer than {limit_ms} ms")]
     Timeout {
-        /// What the time was used up by.
+        /// The activity that took too long.
         what: &'static str,
-        /// Who stopped it.
+        /// The layer whose limit was reached.
         layer: Layer,
         /// The limit, in milliseconds.
         limit_ms: u64,
@@ -38,20 +38,20 @@ pub enum EngineFailure {
     /// A queue is full.
     #[error("{waiting} {what} are waiting already")]
     Overloaded {
-        /// How many.
+        /// Number of waiting items.
         waiting: usize,
-        /// Of what.
+        /// What the items are.
         what: &'static str,
     },
-    /// The model is in use, or wanted as it is.
+    /// The model is in use, or requests wait for another version of it.
     #[error("the model `{model}` is in use by {active} requests")]
     Busy {
         /// The model.
         model: String,
-        /// How many run on it or wait for it.
+        /// Number of requests that run on it or wait for it.
         active: usize,
     },
-    /// The prompt has a token that the model's weights do not know.
+    /// The prompt has a token outside the model's vocabulary.
     #[error(
         "the prompt has token {token}, and the weights of `{model}` end at {}",
         vocab_size.saturating_sub(1)
@@ -61,29 +61,39 @@ pub enum EngineFailure {
         model: String,
         /// The token.
         token: u32,
-        /// How many the weights know.
+        /// Number of tokens in the model's output head.
         vocab_size: usize,
     },
-    /// The memory budget has no room for it, and never will as things are.
+    /// The model or its KV cache cannot fit into the memory budget.
     #[error("{0}")]
     InsufficientMemory(Box<Shortage>),
-    /// The model has ended the daemon twice in a row.
+    /// The model has crashed the daemon twice in a row.
     #[error("the model `{model}` {deaths}")]
     Quarantined {
         /// The model.
         model: String,
-        /// What happened.
+        /// Count and details of the crashes.
         deaths: Box<Deaths>,
     },
-    /// The engine thread stands still.
+    /// The engine thread does not respond.
     #[error("{0}")]
     Stalled(Stall),
-    /// The daemon is going down.
+    /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// The engine thread has ended.
     #[error("the engine thread has ended")]
     ThreadEnded,
+}
+
+impl EngineFailure {
+    /// Logs the failure in the current span: a cancellation as a detail, all else for operators.
+    pub fn log(&self, event: &'static str) {
+        match self {
+            Self::Cancelled => tracing::debug!(failure = %self, "{event}"),
+            _ => tracing::info!(failure = %self, "{event}"),
+        }
+    }
 }
 
 impl From<EngineFailure> for ErrorBody {
@@ -148,7 +158,7 @@ impl From<EngineFailure> for ErrorBody {
     }
 }
 
-/// How long ago a time in seconds since 1970 was, for a person.
+/// Age of a Unix time, for people.
 pub fn ago(at_unix_s: u64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let seconds = now.map_or(0, |now| now.as_secs().saturating_sub(at_unix_s));
@@ -165,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_memory_is_no_fault_of_the_file_and_a_full_queue_says_of_what() {
+    fn no_memory_and_full_queue_name_their_cause() {
         let error = EngineError::NoMemory { file: "/m.gguf".into(), problem: "no room".into() };
         let body = ErrorBody::from(error);
         assert_eq!((body.code, body.retryable), (ErrorCode::InsufficientMemory, true));

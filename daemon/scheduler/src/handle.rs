@@ -1,7 +1,7 @@
-//! The only way to the engine thread: commands in, events out.
+//! The engine handle: sends commands to the engine thread and reads its cached status.
 //!
-//! Owns the thread's start and the cached status. No engine type crosses it. Nothing here waits for
-//! the thread.
+//! Owns the start of the thread. It is the only way to the thread. No compute type crosses it, and
+//! nothing here waits for the thread.
 
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
@@ -14,16 +14,15 @@ use ingle_engine::settings::EngineSettings;
 use ingle_protocol::wire::status::Phase;
 use tokio::sync::{oneshot, watch};
 
-use crate::command::Command;
-use crate::command::EngineExit;
+use crate::command::{Command, EngineExit};
 use crate::crash_journal::CrashJournal;
 use crate::error::EngineFailure;
 use crate::memory::MemoryOptions;
-use crate::stall::StallAlarm;
+use crate::stall_alarm::StallAlarm;
 use crate::status::{EngineStatus, StatusCell};
-use crate::thread::Worker;
+use crate::thread::Scheduler;
 
-/// Commands to the engine thread, and its cached status.
+/// Sends commands to the engine thread and reads its status. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     commands: SyncSender<Command>,
@@ -35,10 +34,10 @@ pub struct EngineHandle {
 impl EngineHandle {
     /// Starts the engine thread.
     ///
-    /// The receiver resolves when the thread has ended, however it ended.
+    /// The receiver resolves when the thread has ended, for whatever reason.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the operating system cannot start the thread.
     pub fn spawn(
         engines: Engines,
         settings: EngineSettings,
@@ -49,15 +48,15 @@ impl EngineHandle {
         let status = StatusCell::new(Instant::now());
         let (exit_tx, exit_rx) = oneshot::channel();
         let cores = Cores::default();
-        let (worker_status, worker_cores) = (status.clone(), cores.clone());
+        let (thread_status, thread_cores) = (status.clone(), cores.clone());
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let exit = Worker::run_thread(
+            let exit = Scheduler::run_thread(
                 inbox,
-                worker_status,
+                thread_status,
                 engines,
                 settings,
                 memory,
-                worker_cores,
+                thread_cores,
                 journal,
             );
             // The daemon may be gone already.
@@ -71,8 +70,8 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`EngineFailure::Overloaded`] when the thread's inbox is full;
-    /// [`EngineFailure::ThreadEnded`] when there is no thread; [`EngineFailure::Stalled`] when it
-    /// stands still.
+    /// [`EngineFailure::ThreadEnded`] when the thread has ended; [`EngineFailure::Stalled`] when it
+    /// does not respond.
     pub fn send(&self, command: Command) -> Result<(), EngineFailure> {
         if let Some(stalled) = self.alarm.failure() {
             return Err(stalled);
@@ -86,25 +85,25 @@ impl EngineHandle {
         })
     }
 
-    /// What the thread does, and when it last said so.
+    /// The thread's phase and the time of its last heartbeat.
     #[must_use]
     pub fn heartbeat(&self) -> (Phase, Instant) {
         self.status.heartbeat()
     }
 
-    /// Where a stall of the thread becomes known.
+    /// The alarm that reports a stall of the thread.
     #[must_use]
     pub fn alarm(&self) -> &StallAlarm {
         &self.alarm
     }
 
-    /// What the thread counts.
+    /// The thread's counters.
     #[must_use]
     pub fn counters(&self) -> &EngineCounters {
         self.status.counters()
     }
 
-    /// The cores that the thread shares with work beside it.
+    /// The cores that the thread shares with other work of the daemon.
     #[must_use]
     pub fn cores(&self) -> Cores {
         self.cores.clone()
@@ -116,14 +115,15 @@ impl EngineHandle {
         self.status.read()
     }
 
-    /// Changes whenever a model comes into memory, begins to, or leaves it, and at every
-    /// [`Self::announce_models`].
+    /// Changes when a model is loaded, starts to load or is unloaded.
+    ///
+    /// Also changes at every [`Self::announce_models`].
     #[must_use]
     pub fn model_changes(&self) -> watch::Receiver<u64> {
         self.status.changes()
     }
 
-    /// Tells whoever follows the models that there is another one on disk.
+    /// Announces that the models on disk have changed.
     pub fn announce_models(&self) {
         self.status.announce();
     }

@@ -1,32 +1,33 @@
-//! Who holds how much memory, and what has to go so that something new fits.
+//! Memory ledger: the holdings of all models, and the evictions that a new need requires.
 //!
-//! Owns the sum against the budget and the order of eviction: prompt caches first, then idle models
-//! by last use; never a model that is in use, being loaded or pinned. Pure policy: it evicts
-//! nothing itself, does no I/O and reads no clock. The worker fills it from what the engines say
-//! whenever a decision is due, so that it cannot drift from the truth.
+//! Owns the sum against the budget and the order of eviction: kept sequences first, then idle
+//! models by last use; never a model that is in use, being loaded or pinned. Pure policy: it evicts
+//! nothing itself, does no I/O and reads no clock. The scheduler fills it from the engines' own
+//! numbers for each decision, so that it cannot drift from them.
 
 use std::fmt::Write as _;
 use std::time::Instant;
 
-/// What one model holds.
+/// The memory of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holding {
     /// The model.
     pub model: String,
-    /// Bytes that stay as long as it is loaded: weights and whatever the engine keeps beside them.
-    /// While it is being loaded, all that the load may take.
+    /// Bytes held as long as the model is loaded: weights and the engine's overhead.
+    ///
+    /// While the model is being loaded, the maximum of the load.
     pub weights: u64,
-    /// Bytes its running sequences hold or may yet come to hold.
+    /// Bytes reserved for its running sequences, up to their last tokens.
     pub running: u64,
     /// Bytes of each kept sequence of its prompt cache, least recently used first.
     pub kept: Vec<u64>,
-    /// Requests at work on it, and of those that wait for it as many as protect it.
+    /// Requests that run on it, and the waiting ones that protect it.
     pub active: usize,
     /// Whether it is being loaded.
     pub loading: bool,
-    /// Whether it must stay.
+    /// Whether it is never evicted.
     pub pinned: bool,
-    /// When it was used last.
+    /// When it was last used.
     pub last_used: Instant,
 }
 
@@ -40,70 +41,70 @@ impl Holding {
     }
 }
 
-/// What something new needs.
+/// A need for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need<'a> {
-    /// The model it is for; it is never unloaded for its own sake.
+pub struct MemoryNeed<'a> {
+    /// The model that needs it; it is never unloaded for its own need.
     pub model: &'a str,
-    /// Bytes.
+    /// Bytes needed.
     pub bytes: u64,
 }
 
-/// One step on the way to enough memory.
+/// One eviction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Give up the least recently used sequences of a prompt cache.
+pub enum EvictionStep {
+    /// Drop the least recently used sequences of a prompt cache.
     DropKept {
-        /// Whose.
+        /// The model of the prompt cache.
         model: String,
-        /// How many.
+        /// Number of sequences.
         sequences: usize,
-        /// What that frees.
+        /// Bytes freed.
         bytes: u64,
     },
     /// Unload an idle model.
     Unload {
-        /// Which.
+        /// The model.
         model: String,
-        /// What that frees.
+        /// Bytes freed.
         bytes: u64,
     },
 }
 
-/// What to do about a need.
+/// The answer to a need for memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
-    /// It fits, once these steps have been taken.
-    Fits(Vec<Step>),
-    /// It will fit when models that are in use have become idle.
+pub enum MemoryPlan {
+    /// It fits after these evictions.
+    Fits(Vec<EvictionStep>),
+    /// It will fit when models in use have become idle.
     Wait(Shortage),
-    /// It cannot fit as long as the budget is what it is and what is pinned stays.
+    /// It cannot fit with the present budget and pinned models.
     Never(Shortage),
 }
 
-/// Why something does not fit, with numbers.
+/// Why a need does not fit, with numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortage {
-    /// The model it was needed for.
+    /// The model that needs memory.
     pub model: String,
-    /// Bytes that were needed.
+    /// Bytes needed.
     pub needed_bytes: u64,
-    /// Bytes that are free.
+    /// Bytes free.
     pub free_bytes: u64,
-    /// The budget.
+    /// The budget, in bytes.
     pub budget_bytes: u64,
-    /// Who holds the rest.
+    /// The models that hold the rest.
     pub holders: Vec<Holder>,
 }
 
 /// One model in a [`Shortage`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Which.
+    /// The model.
     pub model: String,
-    /// What it holds.
+    /// Bytes it holds.
     pub bytes: u64,
-    /// Why it is not evicted.
+    /// Its state, which shows why it is not evicted.
     pub state: &'static str,
 }
 
@@ -130,7 +131,7 @@ impl std::fmt::Display for Shortage {
     }
 }
 
-/// The budget and everybody's holdings at one moment.
+/// The budget and the holdings of all models at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
     budget_bytes: u64,
@@ -144,13 +145,13 @@ impl Ledger {
         Self { budget_bytes, holdings }
     }
 
-    /// Bytes that are taken.
+    /// Bytes held by all models.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.holdings.iter().fold(0, |used, holding| used.saturating_add(holding.total()))
     }
 
-    /// Bytes that are free.
+    /// Bytes free.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         self.budget_bytes.saturating_sub(self.used_bytes())
@@ -162,15 +163,13 @@ impl Ledger {
         self.budget_bytes
     }
 
-    /// Leaves a model out, because the need is for what takes its place. What it held, if it was
-    /// there.
+    /// Removes a model that the need is to replace, and returns the bytes it held.
     pub fn leave_out(&mut self, model: &str) -> Option<u64> {
         let index = self.holdings.iter().position(|holding| holding.model == model)?;
         Some(self.holdings.remove(index).total())
     }
 
-    /// Puts a kept sequence behind the model's others, because a new one is about to go on from
-    /// it.
+    /// Makes a kept sequence the model's most recent one, because a new sequence will fork it.
     pub fn use_kept(&mut self, model: &str, index: usize) {
         let own = self.holdings.iter_mut().find(|holding| holding.model == model);
         if let Some(own) = own.filter(|own| index < own.kept.len()) {
@@ -178,7 +177,9 @@ impl Ledger {
         }
     }
 
-    /// Counts a kept sequence as running, because a new one is about to take it over.
+    /// Counts a kept sequence as running, because a new request will continue it.
+    ///
+    /// Returns its bytes.
     pub fn take_over(&mut self, model: &str, index: usize) -> u64 {
         let own = self.holdings.iter_mut().find(|holding| holding.model == model);
         let Some(own) = own.filter(|own| index < own.kept.len()) else { return 0 };
@@ -187,15 +188,15 @@ impl Ledger {
         bytes
     }
 
-    /// How `need` can be met.
+    /// Plans the evictions for `need`.
     #[must_use]
-    pub fn plan(&self, need: Need<'_>) -> Plan {
+    pub fn plan(&self, need: MemoryNeed<'_>) -> MemoryPlan {
         let missing =
             self.used_bytes().saturating_add(need.bytes).saturating_sub(self.budget_bytes);
         if missing == 0 {
-            return Plan::Fits(Vec::new());
+            return MemoryPlan::Fits(Vec::new());
         }
-        let mut eviction = Eviction::default();
+        let mut eviction = EvictionPlanner::default();
         eviction.drop_kept(&self.by_last_use(need.model, |_| true), missing);
         let idle = self.by_last_use(need.model, Holding::is_evictable);
         eviction.unload(idle.into_iter().filter(|idle| idle.model != need.model), missing);
@@ -203,30 +204,30 @@ impl Ledger {
             return self.refuse(need);
         }
         eviction.spare(missing);
-        Plan::Fits(eviction.steps())
+        MemoryPlan::Fits(eviction.steps())
     }
 
-    /// Holdings that are `wanted`, least recently used first and the needy model's own last.
+    /// Holdings that are `wanted`, least recently used first; those of model `own` come last.
     fn by_last_use(&self, own: &str, wanted: impl Fn(&Holding) -> bool) -> Vec<&Holding> {
         let mut holdings: Vec<_> = self.holdings.iter().filter(|holding| wanted(holding)).collect();
         holdings.sort_by_key(|holding| (holding.model == own, holding.last_used));
         holdings
     }
 
-    fn refuse(&self, need: Need<'_>) -> Plan {
-        // Everything but this could go or end, sooner or later.
+    fn refuse(&self, need: MemoryNeed<'_>) -> MemoryPlan {
+        // All other memory is freed sooner or later, when its requests end.
         let stays =
             self.holdings.iter().filter(|holding| holding.pinned || holding.model == need.model);
         let stays = stays.fold(0_u64, |stays, holding| stays.saturating_add(holding.weights));
         let shortage = self.shortage(need);
         if stays.saturating_add(need.bytes) <= self.budget_bytes {
-            Plan::Wait(shortage)
+            MemoryPlan::Wait(shortage)
         } else {
-            Plan::Never(shortage)
+            MemoryPlan::Never(shortage)
         }
     }
 
-    fn shortage(&self, need: Need<'_>) -> Shortage {
+    fn shortage(&self, need: MemoryNeed<'_>) -> Shortage {
         let holders = self.holdings.iter().map(|holding| Holder {
             model: holding.model.clone(),
             bytes: holding.total(),
@@ -247,16 +248,16 @@ impl Ledger {
     }
 }
 
-/// What goes, while it is being found out.
+/// Builds the list of evictions.
 #[derive(Debug, Default)]
-struct Eviction<'a> {
+struct EvictionPlanner<'a> {
     freed: u64,
-    /// Kept sequences in the order they would be dropped.
+    /// Kept sequences in the order in which they are dropped.
     dropped: Vec<(&'a Holding, u64)>,
     unloaded: Vec<&'a Holding>,
 }
 
-impl<'a> Eviction<'a> {
+impl<'a> EvictionPlanner<'a> {
     fn drop_kept(&mut self, holdings: &[&'a Holding], missing: u64) {
         for holding in holdings {
             for &bytes in &holding.kept {
@@ -283,8 +284,10 @@ impl<'a> Eviction<'a> {
         }
     }
 
-    /// Takes back what turned out not to be needed: unloading a model may free so much that no
-    /// prompt cache has to go. Of one cache the most recently used sequences come back first.
+    /// Takes back kept sequences that need not be dropped after all.
+    ///
+    /// An unloaded model may free so much that other prompt caches can stay. Of one cache the most
+    /// recently used sequences are taken back first.
     fn spare(&mut self, missing: u64) {
         let mut kept_going: Vec<&str> = Vec::new();
         for index in (0..self.dropped.len()).rev() {
@@ -301,15 +304,17 @@ impl<'a> Eviction<'a> {
         }
     }
 
-    fn steps(self) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::new();
+    fn steps(self) -> Vec<EvictionStep> {
+        let mut steps: Vec<EvictionStep> = Vec::new();
         for (holding, more) in self.dropped {
             match steps.last_mut() {
-                Some(Step::DropKept { model, sequences, bytes }) if *model == holding.model => {
+                Some(EvictionStep::DropKept { model, sequences, bytes })
+                    if *model == holding.model =>
+                {
                     *sequences += 1;
                     *bytes = bytes.saturating_add(more);
                 }
-                _ => steps.push(Step::DropKept {
+                _ => steps.push(EvictionStep::DropKept {
                     model: holding.model.clone(),
                     sequences: 1,
                     bytes: more,
@@ -317,12 +322,10 @@ impl<'a> Eviction<'a> {
             }
         }
         let unloads = self.unloaded.into_iter();
-        steps.extend(
-            unloads.map(|holding| Step::Unload {
-                model: holding.model.clone(),
-                bytes: holding.total(),
-            }),
-        );
+        steps.extend(unloads.map(|holding| EvictionStep::Unload {
+            model: holding.model.clone(),
+            bytes: holding.total(),
+        }));
         steps
     }
 }
@@ -331,7 +334,7 @@ fn sum(bytes: &[u64]) -> u64 {
     bytes.iter().fold(0, |sum, &bytes| sum.saturating_add(bytes))
 }
 
-/// Bytes for a person.
+/// Formats bytes for people.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "rounded to two digits anyway")]
 pub fn human(bytes: u64) -> String {

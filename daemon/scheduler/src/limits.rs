@@ -1,4 +1,4 @@
-//! Limits of the scheduler: every queue, size and time it bounds, by name.
+//! Limits of the scheduler: its queues, sizes and times, by name.
 //!
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 
@@ -7,31 +7,35 @@ pub(crate) use ingle_protocol::limits::{
     CONCURRENT_GENERATIONS, QUEUED_GENERATIONS, RETRY_AFTER_MS,
 };
 
-/// Commands on their way to the engine thread.
+/// Commands in the engine thread's inbox.
 pub const ENGINE_COMMANDS: usize = 256;
 /// Requests for embeddings that wait or run.
 pub const QUEUED_EMBEDDINGS: usize = 64;
-/// Loads waiting for memory that no request asked for, and callers waiting for one load.
+/// Load commands waiting for memory, and callers waiting for one load.
 pub const QUEUED_LOADS: usize = 64;
-/// Milliseconds a request waits for memory before requests that came later are held back for it.
+/// Milliseconds a request waits for memory before later requests are held back for it.
 pub const MEMORY_PATIENCE_MS: u64 = 2_000;
-/// How old the engine thread's status may be while it works and nothing begins or ends.
+/// Maximum age in milliseconds of the cached status while no work begins or ends.
 pub const STATUS_REFRESH_MS: u64 = 250;
-/// Finished sequences of one model that are kept for prompts that begin alike.
+/// Finished sequences of one model that are kept for prompts with the same beginning.
 pub const PROMPT_CACHE_SEQUENCES: usize = 4;
-/// Bytes of their KV caches.
+/// Bytes of the KV caches of these sequences.
 pub const PROMPT_CACHE_BYTES: u64 = 512 * 1024 * 1024;
-/// Milliseconds the engine thread spends adopting tensors between two looks at its commands while
-/// nothing else is to be done.
+/// Milliseconds of one adoption slice while the engine thread has no other work.
+///
+/// Commands are read between two slices.
 pub const ADOPT_SLICE_MS: u64 = 50;
-/// Milliseconds of the same between two steps of running sequences: less than a step takes, so that
-/// streams stay as smooth as a reader can tell.
+/// Milliseconds of one adoption slice between two steps of running sequences.
+///
+/// Less than a step takes, so that streams stay as smooth as a reader can tell.
 pub const ADOPT_BETWEEN_STEPS_MS: u64 = 10;
-/// Milliseconds after an unload at which an idle engine thread gives free memory back once more:
-/// what the rest of the daemon held of the model has gone by then.
+/// Milliseconds after an unload at which an idle engine thread trims the heap once more.
+///
+/// By then the rest of the daemon has released its parts of the model.
 pub const TRIM_AFTER_MS: u64 = 1_000;
-/// Milliseconds that a step waits for the set of tokens a format allows. llguidance's own limits end
-/// nearly all of its work long before.
+/// Milliseconds that a step waits for the token mask of a constraint.
+///
+/// llguidance's own limits end nearly all of its work long before.
 pub const MASK_MS: u64 = 3_000;
 
 const _: () = {

@@ -1,7 +1,7 @@
-//! The engine's memory settings, and how long a model stays.
+//! Memory settings: the budget, and the keep-alive and pin of each model.
 //!
-//! Owns the settings as the engine takes them, and the rule by which an idle model expires. Reads
-//! no clock: time is an argument. Knows nothing of files or engines.
+//! Owns the settings and the rule by which an idle model expires. Reads no clock: time is an
+//! argument. Does not know the configuration file or engines.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,16 +9,16 @@ use std::time::Instant;
 
 use ingle_protocol::keep_alive::KeepAlive;
 
-/// How much memory models may take together.
+/// Memory budget of all models together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Budget {
     /// Three quarters of the machine's memory, or Metal's recommended working set where there is
     /// one.
     #[default]
     Default,
-    /// So many percent of the machine's memory, or of Metal's recommended working set.
+    /// A percentage of the machine's memory, or of Metal's recommended working set.
     Percent(u8),
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
 }
 
@@ -26,8 +26,9 @@ pub enum Budget {
 const DEFAULT_PERCENT: u64 = 75;
 
 impl Budget {
-    /// The budget in bytes on a machine with `memory_bytes`, of which the GPU's driver recommends
-    /// to use `working_set_bytes` at most, if it says so.
+    /// The budget in bytes on a machine with `memory_bytes`.
+    ///
+    /// `working_set_bytes` is the maximum that the GPU driver recommends, if it gives one.
     #[must_use]
     pub fn bytes(self, memory_bytes: u64, working_set_bytes: Option<u64>) -> u64 {
         let share = |bytes: u64, percent: u64| bytes / 100 * percent;
@@ -42,10 +43,10 @@ impl Budget {
     }
 }
 
-/// What the configuration says of one model.
+/// Memory settings of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModelOptions {
-    /// How long it stays after its last use.
+    /// How long it stays in memory after its last use.
     pub keep_alive: Option<KeepAlive>,
     /// Whether it is never evicted and never expires.
     pub pin: Option<bool>,
@@ -54,47 +55,48 @@ pub struct ModelOptions {
 /// Memory settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemoryOptions {
-    /// How much models may take together.
+    /// Memory budget of all models together.
     pub budget: Budget,
-    /// Memory of the machine, or what a container allows, in bytes.
+    /// Memory of the machine, or the limit of its container, in bytes.
     pub memory_bytes: u64,
-    /// How long a model stays after its last use.
+    /// How long a model stays in memory after its last use.
     pub keep_alive: KeepAlive,
-    /// What is different for single models, by the [`key`] of their names.
+    /// Settings of single models, by the [`key`] of their names.
     pub models: BTreeMap<String, ModelOptions>,
 }
 
 impl MemoryOptions {
-    /// How the model `name` stays when it is loaded at `now`. What the load asks for goes before
-    /// what the configuration says.
+    /// Retention of the model `name` when it is loaded at `now`.
+    ///
+    /// The options of the load take precedence over the configuration.
     #[must_use]
-    pub fn stay(&self, name: &str, asked: ModelOptions, now: Instant) -> Stay {
+    pub fn retention(&self, name: &str, asked: ModelOptions, now: Instant) -> Retention {
         let configured = self.models.get(&*key(name)).copied().unwrap_or_default();
         let keep_alive = asked.keep_alive.or(configured.keep_alive).unwrap_or(self.keep_alive);
         let pinned = asked.pin.or(configured.pin).unwrap_or(false);
-        Stay { pinned, keep_alive, last_used: now }
+        Retention { pinned, keep_alive, last_used: now }
     }
 }
 
-/// What a model's name is looked up by: its capitals do not count, but in a path they do.
+/// Look-up key of a model name: lower case, except for a path.
 #[must_use]
 pub fn key(name: &str) -> Cow<'_, str> {
     if name.starts_with('/') { Cow::Borrowed(name) } else { Cow::Owned(name.to_ascii_lowercase()) }
 }
 
-/// How long a loaded model stays.
+/// How long a loaded model stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stay {
-    /// It is never evicted and never expires.
+pub struct Retention {
+    /// Whether it is never evicted and never expires.
     pub pinned: bool,
     /// How long it stays after its last use.
     pub keep_alive: KeepAlive,
-    /// When it was used last.
+    /// When it was last used.
     pub last_used: Instant,
 }
 
-impl Stay {
-    /// When the model expires if nothing uses it; `None` when it does not.
+impl Retention {
+    /// When the unused model expires; `None` when it never does.
     #[must_use]
     pub fn expires_at(&self) -> Option<Instant> {
         match self.keep_alive {
@@ -103,7 +105,7 @@ impl Stay {
         }
     }
 
-    /// Changes what a later load asks for.
+    /// Applies the options of a later load.
     pub fn change(&mut self, asked: ModelOptions) {
         self.pinned = asked.pin.unwrap_or(self.pinned);
         self.keep_alive = asked.keep_alive.unwrap_or(self.keep_alive);
@@ -118,7 +120,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     #[test]
-    fn the_budget_is_a_share_of_what_there_is_or_a_number() {
+    fn budget_is_share_of_memory_or_bytes() {
         let working_set = Some(6 * GIB);
         for (budget, working_set, bytes) in [
             (Budget::Default, None, 8 * GIB / 100 * 75),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_load_asks_for_goes_before_what_is_configured_and_a_pin_before_both() {
+    fn load_options_precede_config_and_pin_wins() {
         let now = Instant::now();
         let minutes = |minutes: u64| KeepAlive::For(Duration::from_secs(minutes * 60));
         let configured = ModelOptions { keep_alive: Some(minutes(5)), pin: Some(true) };
@@ -142,12 +144,15 @@ mod tests {
             ..MemoryOptions::default()
         };
         let none = ModelOptions::default();
-        assert_eq!(options.stay("b", none, now).expires_at(), Some(now + Duration::from_secs(60)));
-        let mut stay = options.stay("A", none, now);
-        assert_eq!((stay.expires_at(), stay.keep_alive), (None, minutes(5)));
-        stay.change(ModelOptions { keep_alive: None, pin: Some(false) });
-        assert_eq!(stay.expires_at(), Some(now + Duration::from_secs(300)));
-        stay.change(ModelOptions { keep_alive: Some(KeepAlive::Forever), pin: None });
-        assert_eq!(stay.expires_at(), None);
+        assert_eq!(
+            options.retention("b", none, now).expires_at(),
+            Some(now + Duration::from_secs(60))
+        );
+        let mut retention = options.retention("A", none, now);
+        assert_eq!((retention.expires_at(), retention.keep_alive), (None, minutes(5)));
+        retention.change(ModelOptions { keep_alive: None, pin: Some(false) });
+        assert_eq!(retention.expires_at(), Some(now + Duration::from_secs(300)));
+        retention.change(ModelOptions { keep_alive: Some(KeepAlive::Forever), pin: None });
+        assert_eq!(retention.expires_at(), None);
     }
 }

@@ -1,38 +1,37 @@
-//! Which finished sequences are kept, and which of them a new prompt can go on from.
+//! Prompt cache: finished sequences that are kept for prompts with the same beginning.
 //!
-//! Owns the index over kept sequences: their tokens, their bytes, their order of use. Pure policy:
-//! it holds ids, never KV caches, and reads no clock. A turn of a conversation begins with all the
-//! turns before it, so the next turn only has to read what is new.
+//! Owns the index over kept sequences: their tokens, bytes and order of use. Pure policy: it holds
+//! ids, never KV caches, and reads no clock. A turn of a conversation begins with all earlier
+//! turns, so the next turn only has to prefill the new tokens.
 
 use ingle_engine::backend::SeqId;
 
-/// Shortest common beginning worth reusing, in tokens.
+/// Minimum length of a common beginning worth reusing, in tokens.
 const MIN_COMMON_TOKENS: usize = 8;
 
-/// A kept sequence and what its KV cache holds.
+/// A kept sequence and the tokens in its KV cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
+struct KeptSequence {
     seq: SeqId,
     tokens: Vec<u32>,
     bytes: u64,
 }
 
-/// What a new prompt can begin from.
+/// The kept sequence that a new prompt can reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// The kept sequence is a beginning of the prompt: it is the prompt's now, and has left the
-    /// index.
+    /// The prompt begins with the whole kept sequence, which has left the index: continue it.
     Whole {
         /// The sequence.
         seq: SeqId,
-        /// Its tokens.
+        /// Number of its tokens.
         tokens: usize,
     },
     /// The prompt shares only the first tokens of a kept sequence, which stays: fork it.
     Beginning {
         /// The sequence.
         seq: SeqId,
-        /// Tokens that both begin with.
+        /// Number of tokens in common.
         tokens: usize,
     },
 }
@@ -40,20 +39,21 @@ pub enum Reuse {
 /// The index of one model, least recently used first.
 #[derive(Debug)]
 pub struct PromptCache {
-    kept: Vec<Kept>,
+    kept: Vec<KeptSequence>,
     max_sequences: usize,
     max_bytes: u64,
 }
 
 impl PromptCache {
-    /// Keeps at most so many sequences and bytes.
+    /// Creates an empty index with these limits.
     #[must_use]
     pub fn new(max_sequences: usize, max_bytes: u64) -> Self {
         Self { kept: Vec::new(), max_sequences, max_bytes }
     }
 
-    /// The best beginning for `prompt`. At least the prompt's last token is left to be read,
-    /// because its logits are wanted.
+    /// Finds the best kept sequence for `prompt`.
+    ///
+    /// At least the prompt's last token is left to be read, because its logits are needed.
     pub fn find(&mut self, prompt: &[u32]) -> Option<Reuse> {
         let (index, tokens) = self.best(prompt)?;
         let kept = self.kept.remove(index);
@@ -65,10 +65,10 @@ impl PromptCache {
         Some(Reuse::Beginning { seq, tokens })
     }
 
-    /// The kept sequence that has most in common with the prompt, and how many tokens.
+    /// The kept sequence with the longest common beginning, and its number of common tokens.
     fn best(&self, prompt: &[u32]) -> Option<(usize, usize)> {
         let readable = prompt.len().saturating_sub(1);
-        let common = |kept: &Kept| {
+        let common = |kept: &KeptSequence| {
             kept.tokens.iter().zip(&prompt[..readable]).take_while(|(a, b)| a == b).count()
         };
         self.kept
@@ -79,14 +79,15 @@ impl PromptCache {
             .filter(|&(_, tokens)| tokens >= MIN_COMMON_TOKENS)
     }
 
-    /// Keeps a sequence whose KV cache holds `tokens`. Returns the sequences to close for it,
-    /// which may be the new one itself.
+    /// Keeps a sequence whose KV cache holds `tokens`.
+    ///
+    /// Returns the sequences to close for it, possibly the new one itself.
     pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>, bytes: u64) -> Vec<SeqId> {
         if tokens.len() < MIN_COMMON_TOKENS || bytes > self.max_bytes || self.max_sequences == 0 {
             return vec![seq];
         }
         let mut closed = Vec::new();
-        // What the new sequence begins with has no use of its own any more.
+        // A kept sequence that the new one begins with is no longer useful.
         self.kept.retain(|kept| {
             let covered = tokens.starts_with(&kept.tokens);
             if covered {
@@ -94,27 +95,29 @@ impl PromptCache {
             }
             !covered
         });
-        self.kept.push(Kept { seq, tokens, bytes });
+        self.kept.push(KeptSequence { seq, tokens, bytes });
         while self.kept.len() > self.max_sequences || self.bytes() > self.max_bytes {
             closed.push(self.kept.remove(0).seq);
         }
         closed
     }
 
-    /// Gives up the least recently used sequence, to make room.
+    /// Evicts the least recently used sequence.
     pub fn evict(&mut self) -> Option<SeqId> {
         (!self.kept.is_empty()).then(|| self.kept.remove(0).seq)
     }
 
-    /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
-    /// and whether it would take it over as a whole. Changes nothing.
+    /// The kept sequence that `prompt` would reuse, without a change to the index.
+    ///
+    /// Returns its position, counted from the least recently used one, and whether it would be
+    /// reused as a whole.
     #[must_use]
-    pub fn look(&self, prompt: &[u32]) -> Option<(usize, bool)> {
+    pub fn peek(&self, prompt: &[u32]) -> Option<(usize, bool)> {
         let (index, tokens) = self.best(prompt)?;
         Some((index, tokens == self.kept[index].tokens.len()))
     }
 
-    /// Makes the kept sequence that `prompt` would go on from the last to be given up.
+    /// Makes the kept sequence that `prompt` would reuse the last to be evicted.
     pub fn prefer(&mut self, prompt: &[u32]) {
         if let Some((index, _)) = self.best(prompt) {
             self.kept[index..].rotate_left(1);
@@ -144,18 +147,18 @@ mod tests {
     }
 
     #[test]
-    fn the_next_turn_goes_on_from_the_last() {
+    fn next_turn_continues_the_last_one() {
         let mut cache = PromptCache::new(4, 1_000);
         assert!(cache.keep(SeqId(1), tokens(0..20), 100).is_empty());
-        assert_eq!(cache.look(&tokens(0..30)), Some((0, true)));
-        assert_eq!(cache.look(&tokens(0..15)), Some((0, false)));
-        assert_eq!(cache.look(&tokens(5..30)), None);
+        assert_eq!(cache.peek(&tokens(0..30)), Some((0, true)));
+        assert_eq!(cache.peek(&tokens(0..15)), Some((0, false)));
+        assert_eq!(cache.peek(&tokens(5..30)), None);
         assert_eq!(cache.find(&tokens(0..30)), Some(Reuse::Whole { seq: SeqId(1), tokens: 20 }));
         assert_eq!(cache.find(&tokens(0..30)), None, "it has left the index");
     }
 
     #[test]
-    fn a_shared_beginning_is_forked_and_stays() {
+    fn shared_beginning_is_forked_and_kept() {
         let mut cache = PromptCache::new(4, 1_000);
         cache.keep(SeqId(1), tokens(0..20), 100);
         let other: Vec<u32> = (0..10).chain(500..510).collect();
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_prompt_token_is_always_left_to_read() {
+    fn last_prompt_token_is_always_left_to_read() {
         let mut cache = PromptCache::new(4, 1_000);
         cache.keep(SeqId(1), tokens(0..20), 100);
         let reuse = Some(Reuse::Beginning { seq: SeqId(1), tokens: 19 });
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first() {
+    fn least_recently_used_is_evicted_first() {
         let mut cache = PromptCache::new(2, 1_000);
         cache.keep(SeqId(1), tokens(0..20), 1);
         cache.keep(SeqId(2), tokens(100..120), 1);
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_be_used_is_given_up_last() {
+    fn preferred_sequence_is_evicted_last() {
         let mut cache = PromptCache::new(4, 1_000);
         for (seq, first) in [(1, 0), (2, 100), (3, 200)] {
             cache.keep(SeqId(seq), tokens(first..first + 20), 1);
@@ -196,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_sequence_is_either_kept_or_handed_back_once(
+        fn every_sequence_is_kept_or_closed_once(
             steps in prop::collection::vec((0_u32..4, 1_usize..40, 1_u64..400), 0..60),
         ) {
             let mut cache = PromptCache::new(3, 600);

@@ -1,8 +1,8 @@
-//! Which models have ended the daemon, and which are refused for it.
+//! Quarantine: models that crashed the daemon, and the refusal of those that did so twice.
 //!
-//! Owns the count of deaths in a row and the rule: two on one version of a model put it in
-//! quarantine, a finished generation clears it, changed files are another model. Pure policy and
-//! the shape of its file: no clock, no I/O.
+//! Owns the count of crashes in a row and the rule: two on one version of a model put it in
+//! quarantine, a completed generation clears the count, and changed files count as another model.
+//! Pure policy and the schema of its file: no clock, no I/O.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,36 +10,36 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Deaths in a row that put a model in quarantine.
+/// Crashes in a row that put a model in quarantine.
 const LIMIT: u32 = 2;
-/// Models with deaths to their name that are remembered.
+/// Maximum number of models with crashes that are remembered.
 const MAX_MODELS: usize = 64;
 
-/// How the daemon ended.
+/// One crash of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Death {
-    /// When, in seconds since 1970.
+    /// Unix time, in seconds.
     pub at_unix_s: u64,
-    /// By what, such as `SIGABRT`.
+    /// The cause, such as `SIGABRT`.
     pub cause: String,
-    /// What was being done: `loading`, `reading a prompt` or `generating`.
+    /// The activity: `loading`, `reading a prompt` or `generating`.
     pub phase: String,
-    /// The requests it was done for.
+    /// The requests that the activity served.
     pub requests: Vec<String>,
 }
 
-/// A model's deaths in a row.
+/// The crashes of a model in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deaths {
-    /// Which state of the model's files.
+    /// Hash of the model's version.
     pub version: String,
-    /// How many.
+    /// Number of crashes.
     pub count: u32,
-    /// The last one.
+    /// The last crash.
     pub last: Death,
 }
 
-/// A short name for a version: versions hold paths, of any length.
+/// Short hash of a version, because versions hold paths of any length.
 #[must_use]
 pub fn version_hash(version: &str) -> String {
     let hash = Sha256::digest(version.as_bytes());
@@ -58,14 +58,14 @@ impl fmt::Display for Deaths {
     }
 }
 
-/// The models that have ended the daemon, by name.
+/// The models that crashed the daemon, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Quarantine {
     models: BTreeMap<String, Deaths>,
 }
 
 impl Quarantine {
-    /// Adds a death to a model.
+    /// Adds a crash to a model.
     pub fn add(&mut self, model: &str, version: &str, death: Death) {
         let before = self.models.remove(model).filter(|deaths| deaths.version == version);
         let count = before.map_or(0, |deaths| deaths.count).saturating_add(1);
@@ -78,7 +78,7 @@ impl Quarantine {
         }
     }
 
-    /// A model's deaths, if it is refused for them.
+    /// The crashes of a model, if it is refused for them.
     #[must_use]
     pub fn refused(&self, model: &str, version: &str) -> Option<&Deaths> {
         let deaths = self.models.get(model)?;
@@ -91,13 +91,14 @@ impl Quarantine {
         refused.map(|(name, deaths)| (name.as_str(), deaths))
     }
 
-    /// A generation has come to its end: the row is broken. Whether that changes anything.
+    /// Clears the count after a completed generation. Returns whether it changed.
     pub fn succeeded(&mut self, model: &str) -> bool {
         self.models.remove(model).is_some()
     }
 
-    /// Gives a model one more chance: the next death in the row is its last. Whether that changes
-    /// anything.
+    /// Allows a model in quarantine one more try: the next crash refuses it again.
+    ///
+    /// Returns whether the count changed.
     pub fn forgive(&mut self, model: &str) -> bool {
         match self.models.get_mut(model) {
             Some(deaths) if deaths.count >= LIMIT => {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn two_deaths_in_a_row_of_one_version_are_too_many() {
+    fn two_crashes_of_one_version_refuse_it() {
         let mut quarantine = Quarantine::default();
         let is_refused =
             |quarantine: &Quarantine, version| quarantine.refused("a", version).is_some();
@@ -129,13 +130,13 @@ mod tests {
         quarantine.add("a", "1", death(3));
         assert!(is_refused(&quarantine, "1") && !is_refused(&quarantine, "2"));
         assert_eq!(quarantine.all().map(|(name, _)| name).collect::<Vec<_>>(), ["a"]);
-        // Other files: the row begins anew.
+        // Other files: the count starts again.
         quarantine.add("a", "2", death(4));
         assert!(!is_refused(&quarantine, "1") && !is_refused(&quarantine, "2"));
     }
 
     #[test]
-    fn success_breaks_the_row_and_a_pardon_shortens_it_to_one() {
+    fn success_clears_count_and_forgive_lowers_it() {
         let mut quarantine = Quarantine::default();
         quarantine.add("a", "1", death(1));
         assert!(quarantine.succeeded("a") && !quarantine.succeeded("a"));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn it_forgets_the_oldest_rather_than_grow() {
+    fn oldest_model_is_forgotten_at_the_limit() {
         let mut quarantine = Quarantine::default();
         for number in 0..100_u64 {
             for _ in 0..2 {

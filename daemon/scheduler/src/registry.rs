@@ -1,8 +1,8 @@
-//! The models in memory: loading, resident, unloaded.
+//! Model registry: the models in memory, and those being loaded.
 //!
-//! Owns every generator and every load under way; lives on the engine thread and is written by the
-//! worker only. Knows nothing of queues or text, and decides nothing about eviction: it says what
-//! each model holds, and drops what it is told to.
+//! Owns every generator, embedder and load in progress. It lives on the engine thread, and only the
+//! scheduler changes it. Does not know queues or text, and does not decide evictions: it reports
+//! the memory of each model, and unloads models on request.
 
 mod loading;
 mod resident;
@@ -15,49 +15,49 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel};
 
-pub use self::loading::{LoadEnd, LoadWaiter};
-use self::loading::{Loading, finish};
-pub use self::resident::Resident;
+use self::loading::ModelLoad;
+pub use self::loading::{FinishedLoad, LoadWaiter};
 use self::resident::ResidentEmbedder;
+pub use self::resident::ResidentGenerator;
 use super::error::EngineFailure;
 use super::ledger::Holding;
-use super::memory::{ModelOptions, Stay};
+use super::memory::{ModelOptions, Retention};
 use super::pacing::Pacing;
 use ingle_engine::backend::Embedder;
-use ingle_engine::engines::Engines;
+use ingle_engine::engines::{Engines, LoadTarget};
 use ingle_engine::error::EngineError;
 use ingle_engine::estimate::Estimate;
 use ingle_engine::model::EngineModel;
 use ingle_engine::settings::EngineSettings;
 
-enum Slot {
-    Loading(Loading),
-    Resident(Resident),
+enum ModelState {
+    Loading(ModelLoad),
+    Generator(ResidentGenerator),
     Embedder(ResidentEmbedder),
 }
 
-/// A model in memory, or on its way there.
-struct Entry {
+/// A model in memory, or being loaded.
+struct ModelEntry {
     version: String,
-    stay: Stay,
+    retention: Retention,
     estimate: Estimate,
-    slot: Slot,
+    state: ModelState,
 }
 
-impl Entry {
+impl ModelEntry {
     fn holding(&self, name: &str) -> Holding {
-        let (weights, kept, loading) = match &self.slot {
-            // What is reserved covers the load's height.
-            Slot::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
-            Slot::Resident(resident) => {
+        let (weights, kept, loading) = match &self.state {
+            // The reservation covers the maximum of the load.
+            ModelState::Loading(_) => (self.estimate.load_bytes(), Vec::new(), true),
+            ModelState::Generator(resident) => {
                 let generator = &resident.generator;
                 let weights = generator.info().weight_bytes + generator.overhead_bytes();
-                // An engine whose sequences do not grow gets nothing back by closing them.
+                // Closing sequences frees nothing in an engine whose sequences do not grow.
                 let grows = generator.kv_bytes_per_token() > 0;
                 let kept = if grows { resident.prompt_cache.kept_bytes() } else { Vec::new() };
                 (weights, kept, false)
             }
-            Slot::Embedder(resident) => {
+            ModelState::Embedder(resident) => {
                 let embedder = &resident.embedder;
                 (embedder.info().weight_bytes + embedder.overhead_bytes(), Vec::new(), false)
             }
@@ -69,30 +69,30 @@ impl Entry {
             kept,
             active: 0,
             loading,
-            pinned: self.stay.pinned,
-            last_used: self.stay.last_used,
+            pinned: self.retention.pinned,
+            last_used: self.retention.last_used,
         }
     }
 
-    /// What is to be said of the model, unless it is still being loaded.
+    /// The model's description for replies; `None` while it is being loaded.
     fn describe(&self, name: &str, active: usize) -> Option<LoadedModel> {
-        let (info, engine, load_ms) = match &self.slot {
-            Slot::Loading(_) => return None,
-            Slot::Resident(resident) => {
+        let (info, engine, load_ms) = match &self.state {
+            ModelState::Loading(_) => return None,
+            ModelState::Generator(resident) => {
                 (resident.generator.info(), resident.engine, resident.load_ms)
             }
-            Slot::Embedder(resident) => {
+            ModelState::Embedder(resident) => {
                 (resident.embedder.info(), resident.engine, resident.load_ms)
             }
         };
-        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.slot {
-            Slot::Resident(resident) => (
+        let (kv_bytes, prompt_cache_bytes, context_tokens) = match &self.state {
+            ModelState::Generator(resident) => (
                 resident.generator.kv_bytes(),
                 resident.prompt_cache.bytes(),
                 resident.generator.capacity().context_tokens,
             ),
-            Slot::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
-            Slot::Loading(_) => (0, 0, 0),
+            ModelState::Embedder(resident) => (0, 0, resident.embedder.context_tokens()),
+            ModelState::Loading(_) => (0, 0, 0),
         };
         Some(LoadedModel {
             name: name.to_owned(),
@@ -104,9 +104,9 @@ impl Entry {
             context_tokens,
             active,
             load_ms,
-            pinned: self.stay.pinned,
-            keep_alive: self.stay.keep_alive,
-            // The reader knows what time it is.
+            pinned: self.retention.pinned,
+            keep_alive: self.retention.keep_alive,
+            // Filled in when the status is read, because it depends on the time.
             expires_in_s: None,
         })
     }
@@ -114,67 +114,70 @@ impl Entry {
 
 /// The models in memory, by name.
 pub struct Registry {
-    slots: BTreeMap<String, Entry>,
+    models: BTreeMap<String, ModelEntry>,
     engines: Engines,
     settings: EngineSettings,
-    /// When a model went last.
+    /// When the last model was unloaded.
     emptied_at: Option<Instant>,
     revision: u64,
 }
 
 impl Registry {
-    /// No models yet.
+    /// An empty registry.
     #[must_use]
     pub fn new(engines: Engines, settings: EngineSettings) -> Self {
-        Self { slots: BTreeMap::new(), engines, settings, emptied_at: None, revision: 0 }
+        Self { models: BTreeMap::new(), engines, settings, emptied_at: None, revision: 0 }
     }
 
-    /// What `model` will take in its engine.
+    /// Memory that `model` will take in its engine.
     #[must_use]
     pub fn estimate(&self, model: &EngineModel) -> Estimate {
         self.engines.estimate(model, &self.settings)
     }
 
-    /// A number that changes whenever a model comes, goes, or is to stay for another time.
+    /// A number that changes when a model is added or removed, or its retention changes.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Whether another version of the model is in memory, or on its way there, under its name.
+    /// Whether another version of the model is in memory or being loaded.
     #[must_use]
     pub fn is_other_version(&self, model: &EngineModel) -> bool {
-        self.slots.get(&model.name).is_some_and(|entry| entry.version != model.version)
+        self.models.get(&model.name).is_some_and(|entry| entry.version != model.version)
     }
 
-    /// Whether this version of the model is in memory or on its way there.
+    /// Whether this version of the model is in memory or being loaded.
     #[must_use]
     pub fn holds(&self, model: &EngineModel) -> bool {
-        self.slots.get(&model.name).is_some_and(|entry| entry.version == model.version)
+        self.models.get(&model.name).is_some_and(|entry| entry.version == model.version)
     }
 
-    /// Whether this version of the model can work now. The name alone never decides that: tokens
-    /// of one version must not meet the weights of another.
+    /// Whether this version of the model is in memory.
+    ///
+    /// The name alone never decides that: tokens of one version must not be run on the weights of
+    /// another.
     #[must_use]
     pub fn is_ready(&self, model: &EngineModel) -> bool {
         self.holds(model) && self.is_resident(&model.name)
     }
 
-    /// What runs each model in memory or on its way there.
+    /// The engine of each model in memory or being loaded.
     pub fn engines(&self) -> impl Iterator<Item = (&str, EngineKind)> {
-        self.slots.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
+        self.models.iter().map(|(name, entry)| (name.as_str(), entry.estimate.engine))
     }
 
-    /// How the model of that name stays.
+    /// The retention of the model `name`.
     #[must_use]
-    pub fn stay(&self, name: &str) -> Option<Stay> {
-        self.slots.get(name).map(|entry| entry.stay)
+    pub fn retention(&self, name: &str) -> Option<Retention> {
+        self.models.get(name).map(|entry| entry.retention)
     }
 
-    /// Starts to load a model that is neither in memory nor on its way there: one load for any
-    /// number of callers. Another version of it goes, which nobody may want any more, but only once
-    /// the load has begun: a header that shows that the model cannot be loaded costs nobody
-    /// anything.
+    /// Starts to load a model that is neither in memory nor being loaded.
+    ///
+    /// One load serves any number of callers. Another version of the model is unloaded, which no
+    /// request may need any more, but only once the load has started: a model whose header shows
+    /// that it cannot be loaded unloads nothing.
     ///
     /// # Errors
     /// When the model's header shows that it cannot be loaded.
@@ -182,70 +185,72 @@ impl Registry {
         &mut self,
         model: &EngineModel,
         estimate: Estimate,
-        stay: Stay,
+        retention: Retention,
     ) -> Result<(), EngineError> {
         let cancel = Arc::new(AtomicBool::new(false));
         let start = self.engines.start_load(model, &self.settings, Arc::clone(&cancel))?;
         let loading =
-            Loading::new(start, cancel, model.engine, self.settings.load_stall, Instant::now());
+            ModelLoad::new(start, cancel, model.engine, self.settings.load_stall, Instant::now());
         self.unload(&model.name);
-        let slot = Slot::Loading(loading);
+        let state = ModelState::Loading(loading);
         let version = model.version.clone();
-        self.slots.insert(model.name.clone(), Entry { version, stay, estimate, slot });
+        self.models.insert(model.name.clone(), ModelEntry { version, retention, estimate, state });
         self.revision += 1;
         Ok(())
     }
 
-    /// What every model holds, what runs on them left out.
+    /// The memory of every model, without its running sequences.
     #[must_use]
     pub fn holdings(&self) -> Vec<Holding> {
-        self.slots.iter().map(|(name, entry)| entry.holding(name)).collect()
+        self.models.iter().map(|(name, entry)| entry.holding(name)).collect()
     }
 
-    /// Notes that a model is used at `now`.
+    /// Records that a model is used at `now`.
     pub fn touch(&mut self, name: &str, now: Instant) {
-        if let Some(entry) = self.slots.get_mut(name) {
-            entry.stay.last_used = now;
+        if let Some(entry) = self.models.get_mut(name) {
+            entry.retention.last_used = now;
         }
     }
 
-    /// Changes how long a model stays.
-    pub fn change_stay(&mut self, name: &str, asked: ModelOptions) {
-        if let Some(entry) = self.slots.get_mut(name) {
-            entry.stay.change(asked);
+    /// Changes the retention of a model.
+    pub fn change_retention(&mut self, name: &str, asked: ModelOptions) {
+        if let Some(entry) = self.models.get_mut(name) {
+            entry.retention.change(asked);
             self.revision += 1;
         }
     }
 
-    /// When each resident model expires if nothing uses it; those that stay are left out.
+    /// When each unused resident model expires; models that never expire are left out.
     pub fn expiries(&self) -> impl Iterator<Item = (&str, Instant)> {
-        self.slots.iter().filter_map(|(name, entry)| match entry.slot {
-            Slot::Resident(_) | Slot::Embedder(_) => {
-                Some((name.as_str(), entry.stay.expires_at()?))
+        self.models.iter().filter_map(|(name, entry)| match entry.state {
+            ModelState::Generator(_) | ModelState::Embedder(_) => {
+                Some((name.as_str(), entry.retention.expires_at()?))
             }
-            Slot::Loading(_) => None,
+            ModelState::Loading(_) => None,
         })
     }
 
-    /// Callers who wait for this load's outcome, requests in the queue left out.
+    /// Number of load commands that wait for this load; queued requests are not counted.
     #[must_use]
     pub fn load_waiters(&self, name: &str) -> usize {
-        match self.slots.get(name).map(|entry| &entry.slot) {
-            Some(Slot::Loading(loading)) => loading.awaited_by(),
+        match self.models.get(name).map(|entry| &entry.state) {
+            Some(ModelState::Loading(loading)) => loading.awaited_by(),
             _ => 0,
         }
     }
 
-    /// Tells `waiter` of the load's progress and outcome later, or gives it back with its answer:
-    /// the model is resident already, or too many wait. `active` is what works on it.
+    /// Attaches `waiter` to the load in progress, or returns it with its reply.
+    ///
+    /// The reply is immediate when the model is resident already, or when too many callers wait.
+    /// `active` is the number of requests that run on the model.
     pub fn wait_for(
         &mut self,
         name: &str,
         waiter: LoadWaiter,
         active: usize,
     ) -> Option<(LoadWaiter, Result<LoadedModel, EngineFailure>)> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Loading(loading), .. }) => {
                 let refused = loading.wait(waiter).err()?;
                 let waiting = limits::QUEUED_LOADS;
                 Some((
@@ -260,48 +265,49 @@ impl Registry {
         }
     }
 
-    /// The resident model of that name.
-    pub fn resident(&mut self, name: &str) -> Option<&mut Resident> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
+    /// The resident generator of that name, to change.
+    pub fn resident_mut(&mut self, name: &str) -> Option<&mut ResidentGenerator> {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Generator(resident), .. }) => Some(resident),
             _ => None,
         }
     }
 
-    /// The resident model of that name, to look at.
+    /// The resident generator of that name.
     #[must_use]
-    pub fn look(&self, name: &str) -> Option<&Resident> {
-        match self.slots.get(name) {
-            Some(Entry { slot: Slot::Resident(resident), .. }) => Some(resident),
+    pub fn resident(&self, name: &str) -> Option<&ResidentGenerator> {
+        match self.models.get(name) {
+            Some(ModelEntry { state: ModelState::Generator(resident), .. }) => Some(resident),
             _ => None,
         }
     }
 
-    /// The resident embedding model of that name.
+    /// The resident embedder of that name, and its pacing.
     pub fn embedder(&mut self, name: &str) -> Option<(&mut dyn Embedder, &mut Pacing)> {
-        match self.slots.get_mut(name) {
-            Some(Entry { slot: Slot::Embedder(resident), .. }) => {
+        match self.models.get_mut(name) {
+            Some(ModelEntry { state: ModelState::Embedder(resident), .. }) => {
                 Some((&mut *resident.embedder, &mut resident.pacing))
             }
             _ => None,
         }
     }
 
-    /// Whether the model can work now.
+    /// Whether any version of the model is in memory.
     #[must_use]
     pub fn is_resident(&self, name: &str) -> bool {
-        let slot = self.slots.get(name).map(|entry| &entry.slot);
-        matches!(slot, Some(Slot::Resident(_) | Slot::Embedder(_)))
+        let state = self.models.get(name).map(|entry| &entry.state);
+        matches!(state, Some(ModelState::Generator(_) | ModelState::Embedder(_)))
     }
 
-    /// Drops a model, or cancels its load, and gives memory back. Who waited for the load, if there
-    /// was anything to drop.
+    /// Unloads a model, or cancels its load, and frees the memory.
+    ///
+    /// Returns the callers that waited for the load, or `None` when there is no such model.
     pub fn unload(&mut self, name: &str) -> Option<Vec<LoadWaiter>> {
-        let waiters = match self.slots.remove(name)?.slot {
-            Slot::Loading(loading) => loading.waiters,
-            slot @ (Slot::Resident(_) | Slot::Embedder(_)) => {
-                drop(slot);
-                tracing::info!(model = name, "a model was unloaded");
+        let waiters = match self.models.remove(name)?.state {
+            ModelState::Loading(loading) => loading.waiters,
+            state @ (ModelState::Generator(_) | ModelState::Embedder(_)) => {
+                drop(state);
+                tracing::info!(model = name, "model unloaded");
                 Vec::new()
             }
         };
@@ -310,31 +316,33 @@ impl Registry {
         Some(waiters)
     }
 
-    /// Tells every engine whether to leave a core to others.
+    /// Sets for every model whether its engine leaves a core free.
     pub fn share_cores(&mut self, shares: bool) {
-        for entry in self.slots.values_mut() {
-            match &mut entry.slot {
-                Slot::Resident(resident) => resident.generator.share_cores(shares),
-                Slot::Embedder(resident) => resident.embedder.share_cores(shares),
-                Slot::Loading(_) => {}
+        for entry in self.models.values_mut() {
+            match &mut entry.state {
+                ModelState::Generator(resident) => resident.generator.share_cores(shares),
+                ModelState::Embedder(resident) => resident.embedder.share_cores(shares),
+                ModelState::Loading(_) => {}
             }
         }
     }
 
-    /// The first load under way: model and share of its bytes in place.
+    /// The first load in progress: the model and the fraction of its bytes loaded.
     #[must_use]
     pub fn loading(&self) -> Option<(&str, f32)> {
-        self.slots.iter().find_map(|(name, entry)| match &entry.slot {
-            Slot::Loading(loading) => Some((name.as_str(), loading.fraction())),
-            Slot::Resident(_) | Slot::Embedder(_) => None,
+        self.models.iter().find_map(|(name, entry)| match &entry.state {
+            ModelState::Loading(loading) => Some((name.as_str(), loading.fraction())),
+            ModelState::Generator(_) | ModelState::Embedder(_) => None,
         })
     }
 
-    /// The share of `name`'s bytes in place, if it is being loaded.
+    /// The fraction of `name`'s bytes loaded, if it is being loaded.
     #[must_use]
     pub fn loading_fraction(&self, name: &str) -> Option<f32> {
-        match self.slots.get(name) {
-            Some(Entry { slot: Slot::Loading(loading), .. }) => Some(loading.fraction()),
+        match self.models.get(name) {
+            Some(ModelEntry { state: ModelState::Loading(loading), .. }) => {
+                Some(loading.fraction())
+            }
             _ => None,
         }
     }
@@ -342,21 +350,23 @@ impl Registry {
     /// Names of the models being loaded.
     #[must_use]
     pub fn loading_names(&self) -> Vec<String> {
-        let is_loading = |entry: &Entry| matches!(entry.slot, Slot::Loading(_));
-        let names = self.slots.iter().filter(|(_, entry)| is_loading(entry));
+        let is_loading = |entry: &ModelEntry| matches!(entry.state, ModelState::Loading(_));
+        let names = self.models.iter().filter(|(_, entry)| is_loading(entry));
         names.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What is resident; `active` counts a model's running generations.
+    /// Descriptions of the resident models; `active` counts a model's running requests.
     pub fn describe(&self, active: impl Fn(&str) -> usize) -> Vec<LoadedModel> {
-        let slots = self.slots.iter();
-        slots.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
+        let models = self.models.iter();
+        models.filter_map(|(name, entry)| entry.describe(name, active(name))).collect()
     }
 
-    /// Takes over tensors of the loads under way for at most `slice`. Waits that long for the
-    /// loader if `may_wait`, that is, if there is nothing else to do; among several loads a slow one
-    /// is waited for only shortly, for the sake of the others.
-    pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<LoadEnd> {
+    /// Adopts tensors of the loads in progress for at most `slice`.
+    ///
+    /// With `may_wait`, when there is no other work, it waits that long for the loader thread.
+    /// Among several loads the wait for each is short, so that a slow one does not delay the
+    /// others.
+    pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<FinishedLoad> {
         const SHORTLY: Duration = Duration::from_millis(1);
         let ends_at = Instant::now() + slice;
         let names = self.loading_names();
@@ -367,7 +377,9 @@ impl Registry {
         };
         let mut ended = Vec::new();
         for name in names {
-            let Some(Entry { slot: Slot::Loading(loading), .. }) = self.slots.get_mut(&name) else {
+            let Some(ModelEntry { state: ModelState::Loading(loading), .. }) =
+                self.models.get_mut(&name)
+            else {
                 continue;
             };
             let result = loading.adopt_until(ends_at, wait);
@@ -378,47 +390,63 @@ impl Registry {
         ended
     }
 
-    /// Gives back what the engines keep of a model that has gone.
+    /// Frees the memory that the engines cache after a model is unloaded.
     fn release_memory(&mut self) {
         self.engines.release_memory();
         self.emptied_at = Some(Instant::now());
     }
 
-    /// When free memory should be given back once more, if it should.
+    /// When the heap is to be trimmed once more, if at all.
     #[must_use]
     pub fn trim_due(&self) -> Option<Instant> {
         Some(self.emptied_at? + Duration::from_millis(limits::TRIM_AFTER_MS))
     }
 
-    /// Gives free memory back once more.
+    /// Trims the heap once more.
     pub fn trim(&mut self) {
         self.emptied_at = None;
         ingle_engine::heap::trim();
     }
 
-    fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> LoadEnd {
-        let Some(Entry { slot: Slot::Loading(loading), version, stay, estimate }) =
-            self.slots.remove(&name)
+    fn end_load(&mut self, name: String, result: Result<(), EngineError>) -> FinishedLoad {
+        let Some(ModelEntry { state: ModelState::Loading(loading), version, retention, estimate }) =
+            self.models.remove(&name)
         else {
             let result = result.and(Err(EngineError::Cancelled));
-            return LoadEnd { name, result, waiters: Vec::new() };
+            return FinishedLoad { name, result, waiters: Vec::new() };
         };
         self.revision += 1;
-        let Loading { target, stream, cancel, waiters, engine, started_at, .. } = loading;
-        // What they hold is to be given back below.
+        let ModelLoad { target, stream, cancel, waiters, engine, started_at, .. } = loading;
+        // Dropped before `release_memory` below, which frees what they held.
         drop((stream, cancel));
         let result = result.and_then(|()| finish(target, engine, started_at));
         if result.is_err() {
             self.release_memory();
         }
-        let result = result.and_then(|slot| {
-            tracing::info!(model = name, %engine, "a model was loaded");
-            let stay = Stay { last_used: Instant::now(), ..stay };
-            let entry = Entry { version, stay, estimate, slot };
+        let result = result.and_then(|state| {
+            tracing::info!(model = name, %engine, "model loaded");
+            let retention = Retention { last_used: Instant::now(), ..retention };
+            let entry = ModelEntry { version, retention, estimate, state };
             let described = entry.describe(&name, 0).ok_or(EngineError::Cancelled);
-            self.slots.insert(name.clone(), entry);
+            self.models.insert(name.clone(), entry);
             described
         });
-        LoadEnd { name, result, waiters }
+        FinishedLoad { name, result, waiters }
     }
+}
+
+/// Builds the model once the loader has delivered everything.
+fn finish(
+    target: LoadTarget,
+    engine: EngineKind,
+    started_at: Instant,
+) -> Result<ModelState, EngineError> {
+    Ok(match target {
+        LoadTarget::Generator(builder) => {
+            ModelState::Generator(ResidentGenerator::new(builder.finish()?, engine, started_at))
+        }
+        LoadTarget::Embedder(builder) => {
+            ModelState::Embedder(ResidentEmbedder::new(builder.finish()?, engine, started_at))
+        }
+    })
 }

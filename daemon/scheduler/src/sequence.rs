@@ -1,56 +1,54 @@
-//! One running generation: from its prompt's first chunk to its one terminal event.
+//! A running sequence: one generation, from its first prefill chunk to its terminal event.
 //!
-//! Owns what the request has produced so far and what of it has gone out. Reads no clock: time is
-//! an argument. A reader that does not keep up costs nothing here: text that found no room stays
-//! in `text` and goes out with the next delta or with the terminal event.
+//! Owns the tokens and text produced so far, and how much of them was sent. Reads no clock: time is
+//! an argument. A slow client does not delay it: text that does not fit into the event channel
+//! stays in `text` and is sent with the next delta or with the terminal event.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ingle_protocol::deadline::Deadline;
-use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, Timings, TokenLogprob, Usage};
 
 use super::admission::Arrival;
 use super::command::{Completion, GenerateRequest};
-use super::constrained::{Constrained, MaskThread};
 use super::error::EngineFailure;
-use super::time::millis;
+use super::time::{millis, timeout_failure};
+use super::token_masks::{MaskThread, SequenceConstraint};
 use ingle_engine::backend::SeqId;
 use ingle_engine::counters::{EngineCounters, ModelCounters};
-use ingle_engine::sampling::{Penalties, SampleSpec, Sampled, UniformDraws};
+use ingle_engine::sampling::{Penalties, SampleSpec, SampledToken, UniformDraws};
 
-/// A request on its way to a slot.
+/// A generation that waits for admission.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct QueuedRequest {
     /// The request.
     pub request: GenerateRequest,
-    /// Its place among everything that waits.
+    /// Its position in the arrival order.
     pub arrival: Arrival,
-    /// When its model's load began to hold it up; `None` when the model was resident.
+    /// When it began to wait for its model's load; `None` when the model was resident.
     pub load_since: Option<Instant>,
     /// When the model became resident.
     pub load_until: Option<Instant>,
-    /// Since when there is no memory for it; `None` while it waits for something else.
+    /// When it began to wait for memory; `None` while it waits for something else.
     pub memory_since: Option<Instant>,
 }
 
-impl Waiting {
-    /// A request that has just been queued.
+impl QueuedRequest {
+    /// A request that enters the queue.
     #[must_use]
     pub fn new(request: GenerateRequest, arrival: Arrival) -> Self {
         Self { request, arrival, load_since: None, load_until: None, memory_since: None }
     }
 
-    /// Notes whether it waits for memory at `now`, and if not, that its model's load goes on.
-    pub fn memory(&mut self, is_awaited: bool, now: Instant) {
+    /// Records whether it waits for memory at `now`; if not, its model is being loaded.
+    pub fn note_memory_wait(&mut self, is_awaited: bool, now: Instant) {
         if is_awaited {
             self.memory_since.get_or_insert(now);
         } else {
             self.memory_since = None;
             if self.load_until.take().is_some() {
-                // It was loaded, evicted, and is loaded anew.
+                // The model was loaded and evicted, and is being loaded again.
                 self.load_since = Some(now);
             } else {
                 self.load_since.get_or_insert(now);
@@ -58,7 +56,7 @@ impl Waiting {
         }
     }
 
-    /// Whether its request is at work already, and only this one of its texts has no slot.
+    /// Whether another choice of its request has been admitted already.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.request.choice.work_since.get().is_some()
@@ -71,21 +69,21 @@ impl Waiting {
         }
     }
 
-    /// Why the request must leave the queue at `now`, if it must.
+    /// The failure that ends the wait at `now`, if any.
     #[must_use]
-    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        // Set if its request is at work already, and only this one of its texts has no slot.
+    pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
+        // Set if another choice of the request has been admitted already.
         let work_since = self.request.choice.work_since.get().copied();
         let waits_for = if self.load_since.is_some() && self.load_until.is_none() {
             "loading the model"
         } else {
-            "waiting for a slot"
+            "waiting for admission"
         };
-        ended(&self.request, work_since, waits_for, now)
+        end_reason(&self.request, work_since, waits_for, now)
     }
 }
 
-fn ended(
+fn end_reason(
     request: &GenerateRequest,
     work_since: Option<Instant>,
     waits_for: &'static str,
@@ -94,41 +92,20 @@ fn ended(
     if request.cancel.is_cancelled() || request.events.is_closed() {
         return Some(EngineFailure::Cancelled);
     }
-    out_of_time(&request.deadline, work_since, waits_for, now)
+    timeout_failure(&request.deadline, work_since, waits_for, now)
 }
 
-/// The failure of a request whose time is up at `now`: W after its work began, or, as long as it
-/// only `waits_for` something, shortly before the daemon's own limit.
-pub(super) fn out_of_time(
-    deadline: &Deadline,
-    work_since: Option<Instant>,
-    waits_for: &'static str,
-    now: Instant,
-) -> Option<EngineFailure> {
-    let (what, layer, limit_ms) = match work_since {
-        Some(_) => ("the work", Layer::Work, deadline.work_ms),
-        None => (waits_for, Layer::Daemon, deadline.limit_ms),
-    };
-    let elapsed = now.saturating_duration_since(deadline.accepted_at);
-    (now >= deadline.work_ends_at(work_since.unwrap_or(now))).then(|| EngineFailure::Timeout {
-        what,
-        layer,
-        limit_ms,
-        elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-    })
-}
-
-/// What a sequence asks of the next forward pass.
+/// What a sequence needs from the next forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// `prefilled` tokens of the prompt have been read.
+pub enum SequencePhase {
+    /// Prompt tokens are left to read.
     Prefill {
-        /// How many.
+        /// Number of prompt tokens read so far.
         prefilled: usize,
     },
-    /// The prompt has been read; `last` is the token drawn last.
+    /// The whole prompt has been read.
     Decode {
-        /// Its id.
+        /// The token sampled last.
         last: u32,
     },
 }
@@ -136,20 +113,20 @@ pub enum Phase {
 /// One running generation.
 #[derive(Debug)]
 pub struct Sequence {
-    /// What was asked for.
+    /// The request.
     pub request: GenerateRequest,
     /// Its KV cache in the model's generator.
     pub seq: SeqId,
-    /// Where it stands.
-    pub phase: Phase,
+    /// Prefill or decode.
+    pub phase: SequencePhase,
     draws: UniformDraws,
     penalties: Option<Arc<Penalties>>,
-    constrained: Option<Constrained>,
+    constraint: Option<SequenceConstraint>,
     text: String,
     sent_bytes: usize,
     logprobs: Vec<TokenLogprob>,
     sent_logprobs: usize,
-    /// Tokens drawn so far, an end token included.
+    /// Tokens sampled so far, an end token included.
     generated: Vec<u32>,
     cached_tokens: usize,
     context_tokens: usize,
@@ -157,19 +134,20 @@ pub struct Sequence {
     queue_ms: f64,
     started_at: Instant,
     prefilled_at: Option<Instant>,
-    /// When the last token was drawn.
+    /// When the last token was sampled.
     token_at: Option<Instant>,
     counters: Arc<ModelCounters>,
     work_since: Instant,
 }
 
 impl Sequence {
-    /// Starts a waiting request at `now` in the sequence `seq` of a model with room for
-    /// `context_tokens`. The sequence holds the prompt's first `cached_tokens` already. What a
-    /// constraint allows is found out on `masks`.
+    /// Starts a waiting request at `now` in the sequence `seq`.
+    ///
+    /// The model's context holds `context_tokens`, and the sequence holds the prompt's first
+    /// `cached_tokens` already. The thread `masks` computes the masks of a constraint.
     #[must_use]
     pub fn start(
-        waiting: Waiting,
+        waiting: QueuedRequest,
         seq: SeqId,
         cached_tokens: usize,
         context_tokens: usize,
@@ -182,6 +160,16 @@ impl Sequence {
         let waited = now.saturating_duration_since(request.deadline.accepted_at);
         let queued = waited.saturating_sub(load);
         let counters = engine.of(&request.model.name, request.model.engine);
+        request.span.in_scope(|| {
+            tracing::debug!(
+                choice = request.choice.index,
+                waited_ms = millis(queued),
+                load_ms = millis(load),
+                prompt_tokens = request.prompt.len(),
+                cached_tokens,
+                "admitted"
+            );
+        });
         if request.choice.index == 0 {
             engine.queue_wait.record(queued);
             counters.cached_tokens.add(cached_tokens as u64);
@@ -191,10 +179,13 @@ impl Sequence {
         let penalties = Penalties::new(request.penalties, bias, &request.prompt);
         Self {
             seq,
-            phase: Phase::Prefill { prefilled: cached_tokens },
+            phase: SequencePhase::Prefill { prefilled: cached_tokens },
             draws: UniformDraws::new(request.seed),
             penalties: penalties.map(Arc::new),
-            constrained: request.constraint.take().map(|form| Constrained::new(form, masks)),
+            constraint: request
+                .constraint
+                .take()
+                .map(|constraint| SequenceConstraint::new(constraint, masks)),
             text: String::new(),
             sent_bytes: 0,
             logprobs: Vec::new(),
@@ -213,67 +204,70 @@ impl Sequence {
         }
     }
 
-    /// Whether its KV cache holds all of the prompt.
+    /// Whether its KV cache holds the whole prompt.
     #[must_use]
     pub fn has_read_prompt(&self) -> bool {
-        matches!(self.phase, Phase::Decode { .. })
+        matches!(self.phase, SequencePhase::Decode { .. })
     }
 
-    /// Why the work must stop at `now`, if it must.
+    /// The failure that ends the sequence at `now`, if any.
     #[must_use]
-    pub fn ended(&self, now: Instant) -> Option<EngineFailure> {
-        ended(&self.request, Some(self.work_since), "the work", now)
+    pub fn end_reason(&self, now: Instant) -> Option<EngineFailure> {
+        end_reason(&self.request, Some(self.work_since), "the work", now)
     }
 
     /// The tokens of the next pass: a prompt chunk of at most `chunk_tokens`, or the last token.
     #[must_use]
     pub fn next_tokens(&self, chunk_tokens: usize) -> &[u32] {
         match &self.phase {
-            Phase::Prefill { prefilled } => {
+            SequencePhase::Prefill { prefilled } => {
                 let end = (prefilled + chunk_tokens).min(self.request.prompt.len());
                 &self.request.prompt[*prefilled..end]
             }
-            Phase::Decode { last } => std::slice::from_ref(last),
+            SequencePhase::Decode { last } => std::slice::from_ref(last),
         }
     }
 
-    /// Whether a pass over `tokens` more prompt tokens reads the prompt's last one, or is a decode
-    /// step: then its logits are wanted.
+    /// Whether a pass over `tokens` more tokens needs logits.
+    ///
+    /// It does when it reads the prompt's last token, and in every decode step.
     #[must_use]
     pub fn wants_logits(&self, tokens: usize) -> bool {
         match self.phase {
-            Phase::Prefill { prefilled } => prefilled + tokens >= self.request.prompt.len(),
-            Phase::Decode { .. } => true,
+            SequencePhase::Prefill { prefilled } => prefilled + tokens >= self.request.prompt.len(),
+            SequencePhase::Decode { .. } => true,
         }
     }
 
-    /// The tokens its KV cache holds: what has been read of the prompt, and every token drawn but
-    /// the last, which no pass has taken yet.
+    /// The tokens in its KV cache.
+    ///
+    /// These are the prompt tokens read so far and every sampled token but the last, which no pass
+    /// has read yet.
     #[must_use]
-    pub fn cached_text(&self) -> Vec<u32> {
+    pub fn kv_tokens(&self) -> Vec<u32> {
         match self.phase {
-            Phase::Prefill { prefilled } => self.request.prompt[..prefilled].to_vec(),
-            Phase::Decode { .. } => {
+            SequencePhase::Prefill { prefilled } => self.request.prompt[..prefilled].to_vec(),
+            SequencePhase::Decode { .. } => {
                 let fed = &self.generated[..self.generated.len().saturating_sub(1)];
                 [&self.request.prompt, fed].concat()
             }
         }
     }
 
-    /// What the next token is drawn with.
+    /// The sample spec of the next token.
     pub fn sample_spec(&mut self) -> SampleSpec {
         SampleSpec {
             settings: self.request.settings,
             uniform: self.draws.draw(),
             penalties: self.penalties.clone(),
-            mask: self.constrained.as_ref().map(Constrained::mask),
+            mask: self.constraint.as_ref().map(SequenceConstraint::mask),
             logprobs: self.request.logprobs,
         }
     }
 
-    /// Notes that `tokens` more prompt tokens have been read, and says so to the reader.
+    /// Records that `tokens` more prompt tokens have been read, and reports the progress.
     pub fn prefilled(&mut self, tokens: usize) {
-        if let Phase::Prefill { prefilled } = &mut self.phase {
+        if let SequencePhase::Prefill { prefilled } = &mut self.phase {
             *prefilled += tokens;
             if self.request.choice.index == 0 {
                 self.counters.read_tokens.add(tokens as u64);
@@ -286,21 +280,24 @@ impl Sequence {
         }
     }
 
-    /// Takes one drawn token. Returns why the text ended, if it did.
-    pub fn accept(&mut self, sampled: Sampled, now: Instant) -> Option<Finish> {
-        self.prefilled_at.get_or_insert(now);
+    /// Accepts one sampled token. Returns the finish when it ends the completion.
+    pub fn accept(&mut self, sampled: SampledToken, now: Instant) -> Option<Finish> {
+        if self.prefilled_at.is_none() {
+            self.prefilled_at = Some(now);
+            self.log_first_token(now);
+        }
         self.count_token(now);
         let token = sampled.token;
         self.generated.push(token);
         if let Some(penalties) = &mut self.penalties {
-            // The engine has let go of the last step's spec, so nothing is copied.
+            // The engine has dropped the last step's spec, so nothing is copied.
             Arc::make_mut(penalties).push(token);
         }
         if self.request.end_tokens.contains(&token) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
         if self.request.logprobs.is_some() {
-            let Sampled { token, logprob, top } = sampled;
+            let SampledToken { token, logprob, top } = sampled;
             let bytes = self.request.output.bytes_of(token);
             let top_bytes = top.iter().map(|&(id, _)| self.request.output.bytes_of(id)).collect();
             self.logprobs.push(TokenLogprob { token, logprob, bytes, top, top_bytes });
@@ -308,18 +305,18 @@ impl Sequence {
         let piece = self.request.output.push(token);
         self.text.push_str(&piece.text);
         self.send_delta();
-        self.phase = Phase::Decode { last: token };
+        self.phase = SequencePhase::Decode { last: token };
         if piece.stopped.is_some() {
             return Some(Finish { reason: FinishReason::Stop, stop_string: piece.stopped });
         }
-        if self.constrained.as_mut().is_some_and(|constrained| constrained.accept(token)) {
+        if self.constraint.as_mut().is_some_and(|constraint| constraint.accept(token)) {
             return Some(Finish { reason: FinishReason::Stop, stop_string: None });
         }
-        // A text that must have a form is worth nothing without its end.
-        let wraps_up = self.constrained.is_none()
-            && self.request.wrap_up.load(Ordering::Relaxed)
+        // A constrained completion is worthless without its end, so it runs to it.
+        let may_finish = self.constraint.is_none()
+            && self.request.finish_at_sentence.load(Ordering::Relaxed)
             && !piece.text.is_empty();
-        if wraps_up && ends_sentence(&self.text) {
+        if may_finish && ends_sentence(&self.text) {
             return Some(Finish { reason: FinishReason::SoftTimeout, stop_string: None });
         }
         let full = self.request.prompt.len() + self.generated.len() >= self.context_tokens;
@@ -327,8 +324,10 @@ impl Sequence {
             .then_some(Finish { reason: FinishReason::Length, stop_string: None })
     }
 
-    /// Counts a token where it is made: a reader may get several in one delta. The texts of a request
-    /// have its prompt, and so its first token, in common.
+    /// Counts a token when it is sampled: a delta may hold several tokens.
+    ///
+    /// The choices of a request share its prompt, so only the first one records the time to first
+    /// token.
     fn count_token(&mut self, now: Instant) {
         let counters = &self.counters;
         match self.token_at.replace(now) {
@@ -343,13 +342,21 @@ impl Sequence {
         counters.generated_tokens.add(1);
     }
 
+    fn log_first_token(&self, now: Instant) {
+        let ttft = now.saturating_duration_since(self.request.deadline.accepted_at);
+        let choice = self.request.choice.index;
+        self.request
+            .span
+            .in_scope(|| tracing::debug!(choice, ttft_ms = millis(ttft), "first token"));
+    }
+
     fn send_delta(&mut self) {
         if !self.request.stream_text || self.sent_bytes == self.text.len() {
             return;
         }
-        // A full channel keeps the text here: it joins the next delta.
-        if let Ok(room) = self.request.events.try_reserve() {
-            room.send(GenerateEvent::Delta {
+        // When the channel is full, the text stays here and joins the next delta.
+        if let Ok(permit) = self.request.events.try_reserve() {
+            permit.send(GenerateEvent::Delta {
                 choice: self.request.choice.index,
                 text: self.text[self.sent_bytes..].to_owned(),
                 logprobs: self.logprobs[self.sent_logprobs..].to_vec(),
@@ -359,7 +366,7 @@ impl Sequence {
         }
     }
 
-    /// The terminal event of a request that came to its end.
+    /// Sends the terminal event of a completed request.
     pub fn finish(mut self, finish: Finish, now: Instant) {
         if finish.stop_string.is_none() {
             let rest = self.request.output.finish();
@@ -380,12 +387,23 @@ impl Sequence {
             },
             timings,
         };
+        let elapsed = now.saturating_duration_since(self.request.deadline.accepted_at);
+        self.request.span.in_scope(|| {
+            tracing::debug!(
+                choice = self.request.choice.index,
+                finish_reason = ?completion.finish_reason,
+                prompt_tokens = completion.usage.prompt_tokens,
+                completion_tokens = completion.usage.completion_tokens,
+                total_ms = millis(elapsed),
+                "ended"
+            );
+        });
         drop(self.request.events);
-        // A caller that has gone needs no answer.
+        // A closed channel is no error: the caller has gone.
         let _ = self.request.done.send(Ok(completion));
     }
 
-    /// The terminal event of a request that failed.
+    /// Sends the terminal event of a failed request.
     pub fn fail(self, failure: EngineFailure) {
         fail(self.request, failure);
     }
@@ -395,7 +413,7 @@ impl Sequence {
         let prefill = prefilled_at.saturating_duration_since(self.started_at);
         let decode = now.saturating_duration_since(prefilled_at);
         let accepted_at = self.request.deadline.accepted_at;
-        let masks = self.constrained.as_ref().map(Constrained::times).unwrap_or_default();
+        let masks = self.constraint.as_ref().map(SequenceConstraint::times).unwrap_or_default();
         Timings {
             queue_ms: self.queue_ms,
             load_ms: self.load_ms,
@@ -413,8 +431,9 @@ impl Sequence {
     }
 }
 
-/// Whether a text may well end here: a line does, or a sentence. A point behind a digit may be a
-/// decimal one, or a list's.
+/// Whether the text ends with a line or a sentence.
+///
+/// A point after a digit does not count: it may be a decimal point, or the number of a list item.
 fn ends_sentence(text: &str) -> bool {
     let is_behind = |c: char| matches!(c, ' ' | '"' | '\'' | ')' | ']' | '”' | '’' | '*');
     let mut last = text.trim_end_matches(is_behind).chars().rev();
@@ -425,21 +444,23 @@ fn ends_sentence(text: &str) -> bool {
     }
 }
 
-/// Why a text ended.
+/// Why a completion ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finish {
-    /// In the wire's terms.
+    /// The finish reason of the wire format.
     pub reason: FinishReason,
     /// The stop string that ended it.
     pub stop_string: Option<String>,
 }
 
-/// The terminal event of a request that never ran, or not to its end. Its other choices end with
-/// it: the request has one outcome.
+/// Sends the terminal event of a request that failed, before or after its admission.
+///
+/// Its other choices end with it: the request has one outcome.
 pub fn fail(request: GenerateRequest, failure: EngineFailure) {
     request.cancel.cancel();
+    request.span.in_scope(|| failure.log("failed"));
     drop(request.events);
-    // A caller that has gone needs no answer.
+    // A closed channel is no error: the caller has gone.
     let _ = request.done.send(Err(failure));
 }
 
@@ -453,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_ends_behind_a_sentence_and_not_inside_a_number() {
+    fn text_ends_after_sentence_not_in_number() {
         for (text, ends) in [
             ("It burns.", true),
             ("It burns.\" ", true),

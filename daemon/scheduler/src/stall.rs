@@ -1,52 +1,21 @@
-//! An engine thread that has stopped responding, and the alarm that reports it.
+//! The stall report: an engine thread that does not respond, and its last known phase.
 //!
-//! Owns the alarm's state. Does not detect a stall: the watchdog does.
-
-use std::sync::{Arc, OnceLock};
+//! Owns the report's fields and its message. Does not detect a stall: the watchdog does.
 
 use ingle_protocol::wire::status::Phase;
-use tokio_util::sync::CancellationToken;
 
-use crate::error::EngineFailure;
-
-/// An engine thread that stands still.
+/// An engine thread that does not respond.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stall {
-    /// What it was doing.
+    /// Its phase at the last heartbeat.
     pub phase: Phase,
-    /// How long it has said nothing, in milliseconds.
+    /// Milliseconds since the last heartbeat.
     pub silent_ms: u64,
 }
 
 impl std::fmt::Display for Stall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { phase, silent_ms } = self;
-        write!(f, "the engine has stood still for {silent_ms} ms while {phase}")
-    }
-}
-
-/// The news that the engine thread stands still, for everybody who waits for it.
-#[derive(Debug, Clone, Default)]
-pub struct StallAlarm {
-    rung: CancellationToken,
-    stall: Arc<OnceLock<Stall>>,
-}
-
-impl StallAlarm {
-    /// Tells everybody, now and later.
-    pub fn ring(&self, stall: Stall) {
-        // Only the first one counts.
-        let _ = self.stall.set(stall);
-        self.rung.cancel();
-    }
-
-    /// Waits for a stall.
-    pub async fn stalled(&self) -> EngineFailure {
-        self.rung.cancelled().await;
-        self.failure().unwrap_or(EngineFailure::ThreadEnded)
-    }
-
-    pub(crate) fn failure(&self) -> Option<EngineFailure> {
-        self.stall.get().cloned().map(EngineFailure::Stalled)
+        write!(f, "the engine has not responded for {silent_ms} ms while {phase}")
     }
 }

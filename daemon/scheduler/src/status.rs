@@ -1,7 +1,7 @@
-//! What the engine thread says of itself.
+//! Engine status: the cached state of the engine thread.
 //!
-//! Owns the cached status that health and status answer from: the worker writes it, everybody
-//! reads it, and nobody ever asks the thread. Knows nothing of the wire.
+//! Owns the cell that health and status requests are answered from. The scheduler writes it and all
+//! others read it, so that no request for status waits for the thread. Does not know wire formats.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,50 +17,51 @@ use ingle_engine::counters::EngineCounters;
 /// The engine thread at its last heartbeat.
 #[derive(Debug, Clone)]
 pub struct EngineStatus {
-    /// What it does.
+    /// Its phase.
     pub phase: Phase,
-    /// When it last said so.
+    /// Time of the heartbeat.
     pub beat_at: Instant,
-    /// Generations running.
+    /// Running generations.
     pub active: usize,
-    /// Generations waiting.
+    /// Waiting generations.
     pub queued: usize,
     /// Requests for embeddings that wait or run.
     pub embeddings: usize,
-    /// Loads that wait for memory, and that no request asked for.
+    /// Load commands that wait for memory.
     pub waiting_loads: usize,
-    /// Requests taken into a queue since the start; several texts for one prompt are one.
+    /// Requests queued since the start; all choices of a request count as one.
     pub accepted: u64,
-    /// Loads that have succeeded since the start.
+    /// Successful loads since the start.
     pub loads: u64,
     /// Models in memory.
     pub models: Vec<LoadedModel>,
     /// Models being loaded.
     pub loading: Vec<String>,
-    /// What runs each model that is in memory, on its way there or waited for.
+    /// Engine of each model that is in memory, being loaded or waited for.
     pub engines: Vec<(String, EngineKind)>,
-    /// What all models may take together, in bytes.
+    /// Memory budget of all models together, in bytes.
     pub budget_bytes: u64,
-    /// What they hold or have reserved, in bytes.
+    /// Bytes that the models hold or have reserved.
     pub used_bytes: u64,
-    /// Models that are refused because they ended the daemon twice in a row.
+    /// Models that are refused because they crashed the daemon twice in a row.
     pub quarantined: Vec<(String, Deaths)>,
-    /// When each idle model will be unloaded; those that stay are left out.
+    /// When each idle model will be unloaded; models that never expire are left out.
     pub expires: Vec<(String, Instant)>,
 }
 
-/// The shared cell. Its lock is held for a copy and never across work. Beside it stand the counters,
-/// which need none.
+/// The shared status, and the counters.
+///
+/// The lock of the status is held for a copy only, never across work. The counters need no lock.
 #[derive(Debug, Clone)]
 pub struct StatusCell {
     status: Arc<Mutex<EngineStatus>>,
     counters: Arc<EngineCounters>,
-    /// Counts the changes of which models are in memory or on their way there.
+    /// Counts the changes of the set of models in memory or being loaded.
     changes: watch::Sender<u64>,
 }
 
 impl StatusCell {
-    /// A thread that has not said anything yet.
+    /// The status before the first heartbeat.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let status = EngineStatus {
@@ -87,7 +88,7 @@ impl StatusCell {
         }
     }
 
-    /// What the thread counts.
+    /// The thread's counters.
     #[must_use]
     pub fn counters(&self) -> &EngineCounters {
         &self.counters
@@ -99,14 +100,14 @@ impl StatusCell {
         self.lock().clone()
     }
 
-    /// The last heartbeat.
+    /// Phase and time of the last heartbeat.
     #[must_use]
     pub fn heartbeat(&self) -> (Phase, Instant) {
         let status = self.lock();
         (status.phase.clone(), status.beat_at)
     }
 
-    /// A heartbeat: a new phase at `now`.
+    /// Records a heartbeat: a new phase at `now`.
     pub fn beat(&self, phase: Phase, now: Instant) {
         let mut status = self.lock();
         status.phase = phase;
@@ -125,24 +126,24 @@ impl StatusCell {
         }
     }
 
-    /// Wakes whoever wants to know which models there are.
+    /// Notifies the receivers of [`Self::changes`].
     pub fn announce(&self) {
         self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
-    /// Changes whenever a model comes into memory, begins to, or leaves it.
+    /// Changes when a model is loaded, starts to load or is unloaded.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, EngineStatus> {
-        // Plain data that is whole after every statement: a panic cannot have torn it.
+        // Plain data, consistent after every statement: a panic leaves no partial update.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What tells two sets of models in memory apart.
+/// Hash of the set of models in memory or being loaded.
 fn resident(status: &EngineStatus) -> u64 {
     let mut hasher = DefaultHasher::new();
     status.models.len().hash(&mut hasher);

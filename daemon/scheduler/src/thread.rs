@@ -1,9 +1,9 @@
-//! The engine thread: one loop that owns every model and every running generation.
+//! The scheduler: the engine thread's loop, which owns every model and running sequence.
 //!
-//! Owns the order of things: commands, then departures, then a slice of loading, then admission,
-//! then one step of every running sequence. It never awaits, never blocks on a reader, and waits
-//! only when it has nothing to do. Everything native is made, used and dropped inside
-//! [`Worker::run_thread`].
+//! Owns the order of one turn: commands, departures, a slice of a load, admission, one step of
+//! every running sequence, a slice of embedding. The thread never awaits, never blocks on a
+//! client that reads slowly, and sleeps only when it is idle. Everything native is created, used
+//! and dropped inside [`Scheduler::run_thread`].
 
 mod commands;
 mod demand;
@@ -22,27 +22,27 @@ use ingle_protocol::wire::status::Phase as Heartbeat;
 use tokio::sync::oneshot;
 
 use self::loads::PendingLoad;
-use self::memory::Asker;
+use self::memory::Protection;
 use super::admission::{Admission, Arrival};
 use super::command::EngineExit;
 use super::command::{Command, GenerateRequest};
-use super::constrained::MaskThread;
 use super::crash_journal::{CrashJournal, Work};
-use super::embedding::Embeddings;
+use super::embed_queue::EmbedQueue;
 use super::error::EngineFailure;
 use super::memory::MemoryOptions;
-use super::registry::{LoadEnd, Registry};
-use super::sequence::{self, Sequence, Waiting};
+use super::registry::{FinishedLoad, LoadWaiter, Registry};
+use super::sequence::{self, QueuedRequest, Sequence};
 use super::status::StatusCell;
 use super::time::millis;
+use super::token_masks::MaskThread;
 use ingle_engine::cores::Cores;
 use ingle_engine::counters::{LoadOutcome, UnloadReason};
 use ingle_engine::engines::Engines;
 use ingle_engine::settings::EngineSettings;
 
-/// What a change of the status shows in, token counts apart.
+/// Numbers whose change makes the cached status stale; token counts are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counts {
+struct StatusCounts {
     models: u64,
     running: usize,
     waiting: usize,
@@ -51,36 +51,37 @@ struct Counts {
 }
 
 /// The state of the engine thread.
-pub struct Worker {
+pub struct Scheduler {
     inbox: Receiver<Command>,
     status: StatusCell,
-    waiting: Admission<Waiting>,
+    waiting: Admission<QueuedRequest>,
     running: Vec<Sequence>,
-    embeddings: Embeddings,
+    embeddings: EmbedQueue,
     registry: Registry,
-    /// Loads that have not begun.
+    /// Load commands whose load has not started.
     loads: Vec<PendingLoad>,
-    /// How many requests and loads have come.
+    /// Number of requests and load commands so far.
     arrivals: u64,
-    /// Answers that go out once the status shows what they say.
+    /// Replies that are sent once the cached status agrees with them.
     answers: Vec<Box<dyn FnOnce()>>,
-    /// What the status showed last, and when.
-    published: Option<(Counts, Instant)>,
+    /// The counts of the last published status, and its time.
+    published: Option<(StatusCounts, Instant)>,
     memory: MemoryOptions,
-    /// What all models may take together.
+    /// Memory budget of all models together.
     budget_bytes: u64,
     cores: Cores,
-    /// Finds out what constrained texts may go on with.
+    /// Computes the token masks of constrained sequences.
     masks: MaskThread,
-    /// New work is refused; the thread ends when nothing is left.
+    /// New work is refused; the thread ends when no work is left.
     draining: bool,
-    /// Last, so that it is cleared, or marked, when everything native has been dropped.
+    /// The last field, so that it is cleared, or marked, after everything native is dropped.
     journal: CrashJournal,
 }
 
-impl Worker {
-    /// The body of the engine thread. A panic fails what is in flight, and everything native is
-    /// dropped here either way.
+impl Scheduler {
+    /// The body of the engine thread.
+    ///
+    /// A panic fails the requests in flight. Everything native is dropped here either way.
     #[must_use]
     pub fn run_thread(
         inbox: Receiver<Command>,
@@ -92,13 +93,13 @@ impl Worker {
         journal: CrashJournal,
     ) -> EngineExit {
         let thread_status = status.clone();
-        let at_the_end = engines.clone();
+        let remaining_engines = engines.clone();
         let outcome = catch_unwind(AssertUnwindSafe(move || {
             Self::new(inbox, thread_status, engines, settings, memory, cores, journal).run();
         }));
-        // Dropping the worker, on return or while unwinding, dropped every request's terminal
-        // channel: their readers answer that the engine has ended.
-        at_the_end.release_memory();
+        // The scheduler is dropped by now, on return or by unwinding, and with it the terminal
+        // channel of every request: their receivers report that the engine has ended.
+        remaining_engines.release_memory();
         status.beat(Heartbeat::Stopped, Instant::now());
         match outcome {
             Ok(()) => EngineExit::Finished,
@@ -122,7 +123,7 @@ impl Worker {
             status,
             waiting: Admission::new(limits::QUEUED_GENERATIONS, limits::CONCURRENT_GENERATIONS),
             running: Vec::new(),
-            embeddings: Embeddings::default(),
+            embeddings: EmbedQueue::default(),
             registry: Registry::new(engines, settings),
             loads: Vec::new(),
             arrivals: 0,
@@ -141,14 +142,18 @@ impl Worker {
         loop {
             if self.is_idle() {
                 if self.draining {
-                    // What came after the drain began is refused, not dropped.
+                    // Commands that came after the drain began are refused, not dropped: every
+                    // caller gets an answer.
                     while let Ok(command) = self.inbox.try_recv() {
                         self.handle(command);
                     }
                     return;
                 }
+                // No model is to blame for a crash from here on.
                 self.journal.idle();
                 self.beat(Heartbeat::Idle);
+                // The only place where the thread sleeps: until a command comes, or until a model
+                // expires or the heap is due for a trim.
                 match self.inbox.recv_timeout(self.idle_limit(Instant::now())) {
                     Ok(command) => self.handle(command),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -159,21 +164,30 @@ impl Worker {
         }
     }
 
-    /// Once through everything there is to do.
+    /// One turn of the loop: one pass over every kind of work.
     fn turn(&mut self) {
+        // Commands first: a cancellation or shutdown takes effect before the next step, and new
+        // requests can join the batch of this turn. The inbox is bounded, and so is this loop.
         while let Ok(command) = self.inbox.try_recv() {
             self.handle(command);
         }
+        // Departures before admission: cancelled and timed-out requests free their sequences and
+        // memory for the waiting ones. Expired models likewise.
         self.drop_ended();
         self.expire(Instant::now());
+        // Loading before admission: a model that becomes resident here gets its waiting requests
+        // admitted in the same turn. The slice is short while sequences are running.
         self.load_slice();
         self.admit();
-        // Before the step, which may take long or never end.
+        // The status must be current before the step, which may take long or never end.
         self.report();
+        // The step after admission: one forward pass per model over all its sequences, new ones
+        // included. The pass leaves a core free if a loader thread or another part reserved one.
         let shares = self.cores.begin_pass(self.registry.loading().is_some());
         self.registry.share_cores(shares);
         self.step();
         self.report();
+        // Embedding last: one slice between two steps, so that streams pause for one slice only.
         self.embed();
         self.cores.end_pass();
         self.report();
@@ -187,32 +201,33 @@ impl Worker {
             && self.registry.loading().is_none()
     }
 
-    /// Ends what was cancelled or ran out of time, waiting or running.
+    /// Ends cancelled and timed-out requests, waiting or running.
     fn drop_ended(&mut self) {
         let now = Instant::now();
         self.embeddings.drop_ended(now);
-        for waiting in self.waiting.remove_where(|waiting| waiting.ended(now).is_some()) {
-            let failure = waiting.ended(now).unwrap_or(EngineFailure::Cancelled);
+        for waiting in self.waiting.remove_where(|waiting| waiting.end_reason(now).is_some()) {
+            let failure = waiting.end_reason(now).unwrap_or(EngineFailure::Cancelled);
             self.fail(waiting.request, failure);
         }
         for index in (0..self.running.len()).rev() {
-            if let Some(failure) = self.running[index].ended(now) {
-                let sequence = self.take_out(index);
+            if let Some(failure) = self.running[index].end_reason(now) {
+                let sequence = self.remove_running(index);
                 self.fail(sequence.request, failure);
             }
         }
     }
 
-    /// Takes a sequence out and keeps its KV cache for prompts that begin alike. Of a request's
-    /// several choices only the first is kept: they share what is long, the prompt, and together
-    /// they would take the place of everybody else's.
-    fn take_out(&mut self, index: usize) -> Sequence {
+    /// Removes a running sequence and keeps its KV cache for prompts with the same beginning.
+    ///
+    /// Of a request with several choices only the first is kept. The choices share the long part,
+    /// the prompt, and together they would evict the kept sequences of other requests.
+    fn remove_running(&mut self, index: usize) -> Sequence {
         let sequence = self.running.remove(index);
         let model = &sequence.request.model.name;
         self.registry.touch(model, Instant::now());
-        if let Some(resident) = self.registry.resident(model) {
+        if let Some(resident) = self.registry.resident_mut(model) {
             if sequence.request.choice.index == 0 {
-                resident.keep(sequence.seq, sequence.cached_text());
+                resident.keep(sequence.seq, sequence.kv_tokens());
             } else {
                 resident.generator.close(sequence.seq);
             }
@@ -220,20 +235,22 @@ impl Worker {
         sequence
     }
 
+    /// Adopts tensors of the loads in progress for one slice, and ends finished loads.
     fn load_slice(&mut self) {
-        self.journal.loads_go_on(&self.registry.loading_names());
+        self.journal.retain_loads(&self.registry.loading_names());
         let Some((model, fraction)) = self.registry.loading() else { return };
         let heartbeat = Heartbeat::Loading { model: model.to_owned(), fraction };
         self.beat(heartbeat);
         self.journal.adopts();
-        let may_wait = self.running.is_empty() && self.next_job(Instant::now()).is_none();
+        // With other work to do, the slice must not wait for the loader thread.
+        let may_wait = self.running.is_empty() && self.next_embed_job(Instant::now()).is_none();
         let slice = if may_wait { limits::ADOPT_SLICE_MS } else { limits::ADOPT_BETWEEN_STEPS_MS };
         let begun_at = Instant::now();
         let ended = self.registry.adopt(Duration::from_millis(slice), may_wait);
         let took = begun_at.elapsed();
         if took >= Duration::from_millis(2 * limits::ADOPT_SLICE_MS) {
-            // One piece of it was too large, or the machine was busy: streams have stood still.
-            tracing::debug!(took_ms = millis(took), "a slice of a load took long");
+            // One tensor was too large, or the machine was busy: streams paused meanwhile.
+            tracing::debug!(took_ms = millis(took), "adoption slice took long");
         }
         for waiting in self.waiting.iter_mut() {
             let fraction = self.registry.loading_fraction(&waiting.request.model.name);
@@ -242,33 +259,35 @@ impl Worker {
             }
         }
         let now = Instant::now();
-        for LoadEnd { name, result, .. } in &ended {
+        for FinishedLoad { name, result, .. } in &ended {
             match result {
                 Ok(loaded) => {
                     self.status.update(|status| status.loads += 1);
                     self.status.counters().load_ended(LoadOutcome::Loaded);
                     let took = Duration::try_from_secs_f64(loaded.load_ms / 1_000.0);
                     self.status.counters().load_time.record(took.unwrap_or_default());
-                    let mine = |waiting: &&mut Waiting| waiting.request.model.name == *name;
+                    let mine = |waiting: &&mut QueuedRequest| waiting.request.model.name == *name;
                     for waiting in self.waiting.iter_mut().filter(mine) {
                         waiting.load_until = Some(now);
                     }
                 }
                 Err(error) => {
                     self.status.counters().load_ended(LoadOutcome::Failed);
-                    tracing::warn!(model = name, %error, "the model could not be loaded");
+                    tracing::warn!(model = name, %error, "model load failed");
                     self.end_requests(name, &error.clone().into());
                 }
             }
         }
         for end in ended {
-            self.later(move || end.tell());
+            self.defer(move || end.notify());
         }
         self.report();
     }
 
+    /// Starts loads and admits waiting requests, as far as memory and capacity allow.
     fn admit(&mut self) {
         let now = Instant::now();
+        // Loads first, so that admissions do not take the memory that an earlier load needs.
         self.start_waiting_loads(now);
         while let Some((waiting, admitted)) = self.next_admitted(now) {
             if let Err(failure) = admitted {
@@ -277,10 +296,10 @@ impl Worker {
             }
             self.registry.touch(&waiting.request.model.name, now);
             let first = first_choice(&self.running, &waiting.request).map(|first| first.seq);
-            // Opening and forking a sequence is native code too.
+            // Opening and forking a sequence runs native code too, so the journal names it.
             let GenerateRequest { model, request_id, .. } = &waiting.request;
             self.journal.step(Work::Prefill, model, std::iter::once(request_id.as_str()));
-            let Some(resident) = self.registry.resident(&waiting.request.model.name) else {
+            let Some(resident) = self.registry.resident_mut(&waiting.request.model.name) else {
                 self.fail(waiting.request, EngineFailure::Cancelled);
                 continue;
             };
@@ -308,7 +327,7 @@ impl Worker {
         Arrival(self.arrivals)
     }
 
-    /// Ends the requests that wait for `name`.
+    /// Ends the requests that wait for model `name`.
     fn end_requests(&mut self, name: &str, failure: &EngineFailure) {
         for waiting in self.waiting.remove_where(|waiting| waiting.request.model.name == name) {
             self.fail(waiting.request, failure.clone());
@@ -316,8 +335,9 @@ impl Worker {
         self.embeddings.end_where(|job| (job.request.model.name == name).then(|| failure.clone()));
     }
 
-    /// Drops a model for a reason, or cancels its load, whose waiters hear `failure`. Whether there
-    /// was one.
+    /// Unloads a model, or cancels its load and fails the load's waiters with `failure`.
+    ///
+    /// Returns whether the model was in memory or being loaded.
     fn drop_model(&mut self, name: &str, reason: UnloadReason, failure: &EngineFailure) -> bool {
         let was_resident = self.registry.is_resident(name);
         let waiters = self.registry.unload(name);
@@ -326,12 +346,12 @@ impl Worker {
             self.count_departure(was_resident, reason);
         }
         for waiter in waiters.into_iter().flatten() {
-            self.reply(waiter.done, Err(failure.clone()));
+            self.fail_load(waiter, failure.clone());
         }
         was_there
     }
 
-    /// Counts a model that has gone, or one that was on its way into memory.
+    /// Counts an unloaded model, or a cancelled load.
     fn count_departure(&self, was_resident: bool, reason: UnloadReason) {
         let counters = self.status.counters();
         if was_resident {
@@ -341,19 +361,23 @@ impl Worker {
         }
     }
 
-    /// Does something once the status shows what has happened: who hears of an outcome may ask for
-    /// the status next.
-    fn later(&mut self, answer: impl FnOnce() + 'static) {
+    /// Defers a reply until the status is published: its receiver may read the status next.
+    fn defer(&mut self, answer: impl FnOnce() + 'static) {
         self.answers.push(Box::new(answer));
     }
 
     fn reply<T: 'static>(&mut self, done: oneshot::Sender<T>, answer: T) {
-        // A caller that has gone needs no answer.
-        self.later(move || drop(done.send(answer)));
+        // A closed channel is no error: the caller has gone.
+        self.defer(move || drop(done.send(answer)));
+    }
+
+    /// Answers a load's caller with a failure.
+    fn fail_load(&mut self, waiter: LoadWaiter, failure: EngineFailure) {
+        self.defer(move || waiter.notify(Err(failure)));
     }
 
     fn fail(&mut self, request: GenerateRequest, failure: EngineFailure) {
-        self.later(move || sequence::fail(request, failure));
+        self.defer(move || sequence::fail(request, failure));
     }
 
     fn beat(&mut self, phase: Heartbeat) {
@@ -361,10 +385,10 @@ impl Worker {
         self.status.beat(phase, Instant::now());
     }
 
-    /// Brings the status up to date, then sends what is to be answered.
+    /// Publishes the status if it is stale, then sends the deferred replies.
     fn report(&mut self) {
         let now = Instant::now();
-        let counts = Counts {
+        let counts = StatusCounts {
             models: self.registry.revision(),
             running: self.running.len(),
             waiting: self.waiting.len(),
@@ -383,11 +407,11 @@ impl Worker {
         for answer in std::mem::take(&mut self.answers) {
             answer();
         }
-        self.embeddings.answer();
+        self.embeddings.answer(now);
     }
 
     fn publish(&self) {
-        let used_bytes = self.ledger(Asker::Patient).used_bytes();
+        let used_bytes = self.ledger(Protection::All).used_bytes();
         let expires = self.expiries();
         let models = self.registry.describe(|model| self.demand(model).in_use());
         let loading = self.registry.loading_names();
@@ -410,7 +434,7 @@ impl Worker {
     }
 }
 
-/// The running first choice of the request that `request` is a further choice of.
+/// The running first choice of the request that `request` is another choice of.
 fn first_choice<'a>(running: &'a [Sequence], request: &GenerateRequest) -> Option<&'a Sequence> {
     let is_first = |sequence: &&Sequence| {
         sequence.request.choice.index == 0 && sequence.request.request_id == request.request_id

@@ -1,8 +1,8 @@
-//! Watches the engine thread from outside, by its heartbeat.
+//! Watchdog: detects a stalled engine thread by its heartbeat.
 //!
-//! Owns the rule for a stall (SPEC section 2): a thread that works and says nothing for
-//! `engine.stall_s` is stuck, its callers are told, and the process ends. Knows nothing of what the
-//! thread does; never asks it anything.
+//! Owns the rule for a stall: a thread that has work and gives no heartbeat for `engine.stall_s` is
+//! stuck. Its requests then fail, and the process ends. Does not know the thread's work, and never
+//! sends it a command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,15 +13,16 @@ use ingle_protocol::wire::status::Phase;
 use crate::handle::EngineHandle;
 use crate::stall::Stall;
 
-/// Looks at the heartbeat in the time of one stall.
+/// Number of heartbeat checks within the stall limit.
 const TICKS: u32 = 20;
-/// The longest time between two looks.
+/// Maximum time between two checks.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// How late a look may be at most before the time is no measure: this process, or the machine, stood
-/// still. Less where the limit is short.
+/// Maximum delay of a check whose interval still counts; less where the limit is short.
+///
+/// A later check means that the process or the machine was suspended.
 const TOLERATED_DELAY: Duration = Duration::from_millis(500);
 
-/// The engine thread's silence, as far as it counts.
+/// Measures the silence of the engine thread.
 #[derive(Debug, Clone)]
 pub struct Watchdog {
     limit: Duration,
@@ -29,19 +30,19 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// A thread that works in silence for `limit` has stalled.
+    /// A watchdog that reports a stall after `limit` without a heartbeat.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit, silent_ms: Arc::default() }
     }
 
-    /// Whether the thread has been silent for so long that people should know.
+    /// Whether the silence has reached half of the limit, which health reports.
     #[must_use]
-    pub fn is_worried(&self) -> bool {
+    pub fn is_degraded(&self) -> bool {
         self.silent_ms.load(Ordering::Relaxed) >= millis(self.limit / 2)
     }
 
-    /// Watches until the thread stalls.
+    /// Runs until the thread stalls.
     pub async fn run(self, engine: EngineHandle) -> Stall {
         let interval = (self.limit / TICKS).min(MAX_INTERVAL);
         let tolerated = interval + TOLERATED_DELAY.min(self.limit / 4);
@@ -51,7 +52,7 @@ impl Watchdog {
             let now = Instant::now();
             let (phase, beat_at) = engine.heartbeat();
             let works = !matches!(phase, Phase::Idle | Phase::Stopped);
-            let silent = silence.look(now, beat_at, works);
+            let silent = silence.observe(now, beat_at, works);
             self.silent_ms.store(millis(silent), Ordering::Relaxed);
             if silent >= self.limit {
                 return Stall { phase, silent_ms: millis(silent) };
@@ -60,24 +61,27 @@ impl Watchdog {
     }
 }
 
-/// Counts silence. Time in which nobody looked does not count: the engine thread stood still too.
+/// Measures silence between checks.
+///
+/// A gap between two checks that is too long does not count: the process was suspended, and with it
+/// the engine thread.
 #[derive(Debug)]
 struct Silence {
-    /// The longest time between two looks that counts.
+    /// Maximum time between two checks that counts.
     longest: Duration,
-    looked_at: Instant,
+    observed_at: Instant,
     counts_from: Instant,
 }
 
 impl Silence {
     fn new(longest: Duration, now: Instant) -> Self {
-        Self { longest, looked_at: now, counts_from: now }
+        Self { longest, observed_at: now, counts_from: now }
     }
 
-    /// How long the thread has been silent at `now`, when its last heartbeat was at `beat_at`.
-    fn look(&mut self, now: Instant, beat_at: Instant, works: bool) -> Duration {
-        let since = now.saturating_duration_since(self.looked_at);
-        self.looked_at = now;
+    /// Duration of the silence at `now`, after a last heartbeat at `beat_at`.
+    fn observe(&mut self, now: Instant, beat_at: Instant, works: bool) -> Duration {
+        let since = now.saturating_duration_since(self.observed_at);
+        self.observed_at = now;
         if !works || since > self.longest {
             self.counts_from = now;
         }
@@ -94,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_time_in_which_somebody_looked_is_silence() {
+    fn unobserved_time_is_not_silence() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut silence = Silence::new(Duration::from_millis(600), start);
@@ -102,15 +106,15 @@ mod tests {
             (100, 90, true, 10),
             (200, 90, true, 110),
             (300, 250, true, 50),
-            // Idle threads have nothing to say.
+            // An idle thread gives no heartbeat.
             (400, 250, false, 0),
             (500, 250, true, 100),
-            // The process was stopped for a while.
+            // The process was suspended for a while.
             (5_000, 250, true, 0),
             (5_100, 250, true, 100),
             (5_700, 250, true, 700),
         ] {
-            let found = silence.look(at(now), at(beat_at), works);
+            let found = silence.observe(at(now), at(beat_at), works);
             assert_eq!(found, Duration::from_millis(silent), "at {now}");
         }
     }

@@ -50,6 +50,7 @@ impl Service {
         let (done, outcome) = oneshot::channel();
         let request = EmbedRequest {
             request_id: context.id.clone(),
+            span: tracing::Span::current(),
             model: open.engine.clone(),
             inputs,
             deadline: context.deadline,

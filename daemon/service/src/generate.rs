@@ -36,9 +36,9 @@ use super::validate::{logit_bias, one_of};
 use crate::request::RequestContext;
 use ingle_engine::role::Role;
 use ingle_engine::sampling;
-use ingle_scheduler::command::{ChoiceOf, Command, Completion, GenerateRequest};
+use ingle_scheduler::command::{Command, Completion, GenerateRequest, RequestChoice};
 use ingle_scheduler::error::EngineFailure;
-use ingle_scheduler::stall::StallAlarm;
+use ingle_scheduler::stall_alarm::StallAlarm;
 use ingle_scheduler::time::millis;
 use ingle_text::constraint::Constraint;
 use ingle_text::output::TextOutput;
@@ -188,22 +188,8 @@ impl Generation {
             });
         }
         let rest = if self.stream_text { rest.into() } else { Vec::new() };
-        let mut choices = choices.into_iter();
-        let first = choices.next()?;
-        let result = GenerateResult {
-            request_id: self.context.id,
-            model: self.model,
-            text: first.text,
-            reasoning: first.reasoning,
-            tool_calls: first.tool_calls,
-            finish_reason: first.finish_reason,
-            stop_string: first.stop_string,
-            seed: first.seed,
-            usage,
-            timings,
-            logprobs: first.logprobs,
-            alternatives: choices.collect(),
-        };
+        let (request_id, model) = (self.context.id, self.model);
+        let result = GenerateResult { request_id, model, choices, usage, timings };
         Some((rest, result))
     }
 }
@@ -263,6 +249,7 @@ impl Service {
             let answer = Answer::new(index, reader.clone(), is_parallel);
             let request = GenerateRequest {
                 request_id: context.id.clone(),
+                span: tracing::Span::current(),
                 model: open.engine.clone(),
                 output: output.showing(tags.clone()),
                 constraint: match index + 1 {
@@ -280,8 +267,8 @@ impl Service {
                     .then_some(params.top_logprobs),
                 stream_text: params.stream,
                 deadline: context.deadline,
-                choice: ChoiceOf { index, work_since: Arc::clone(&work_since) },
-                wrap_up: Arc::clone(&context.wrap_up),
+                choice: RequestChoice { index, work_since: Arc::clone(&work_since) },
+                finish_at_sentence: Arc::clone(&context.finish_at_sentence),
                 cancel: cancel.clone(),
                 events: events_tx.clone(),
                 done: done_tx,
@@ -324,7 +311,7 @@ impl Service {
                 // Until the work ends, which it does not when its request goes.
                 let _place = place;
                 let grammars = open.grammars(&cores)?;
-                let _core = cores.borrow();
+                let _core = cores.reserve();
                 Ok(match form {
                     Form::Format(format) => grammars.constraint(&format)?,
                     Form::Calls(calls) => Some(grammars.calls(&calls)?),

@@ -62,7 +62,7 @@ impl OpenModel {
     /// [`ConstraintError::Vocabulary`].
     pub(super) fn grammars(&self, cores: &Cores) -> Result<&Grammars, ConstraintError> {
         let made = self.grammars.get_or_init(|| {
-            let _core = cores.borrow();
+            let _core = cores.reserve();
             Grammars::new(&self.text)
         });
         made.as_ref().map_err(Clone::clone)
@@ -147,7 +147,7 @@ impl Models {
             if let Some(open) = cached(&opened, &source, engine) {
                 return Ok(open);
             }
-            let _core = cores.borrow();
+            let _core = cores.reserve();
             let key = (source.name.clone(), engine);
             let open = Arc::new(open_model(source, engine, &settings, gguf_text)?);
             lock(&opened).insert(key, Arc::clone(&open));
@@ -347,7 +347,8 @@ impl Service {
         let model = open.engine.clone();
         let options = ModelOptions { keep_alive: params.keep_alive, pin: params.pin };
         let force = params.force;
-        self.engine.send(Command::Load { model, options, force, progress, done })?;
+        let span = tracing::Span::current();
+        self.engine.send(Command::Load { model, options, force, span, progress, done })?;
         self.within_limit("loading the model", context, outcome).await
     }
 

@@ -24,7 +24,7 @@ pub struct RequestContext {
     /// Ends it early.
     pub cancel: CancellationToken,
     /// Once it is set, a text ends with its next sentence.
-    pub wrap_up: Arc<AtomicBool>,
+    pub finish_at_sentence: Arc<AtomicBool>,
 }
 
 /// Names requests: unique within one daemon and, by the process id, between daemons.
@@ -59,7 +59,7 @@ impl RequestContext {
         now: Instant,
     ) -> Self {
         let deadline = Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now);
-        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
+        Self { id, class, deadline, cancel, finish_at_sentence: Arc::default() }
     }
 
     /// An attempt of a job that begins at `now`. Its W is the job's own, in milliseconds, and may be
@@ -73,7 +73,7 @@ impl RequestContext {
         now: Instant,
     ) -> Self {
         let deadline = Deadline::new(Layer::Daemon, work_ms, None, now);
-        Self { id, class, deadline, cancel, wrap_up: Arc::default() }
+        Self { id, class, deadline, cancel, finish_at_sentence: Arc::default() }
     }
 }
 

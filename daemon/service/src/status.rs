@@ -22,7 +22,7 @@ impl Service {
         let age = Instant::now().saturating_duration_since(status.beat_at);
         let state = if self.draining.is_cancelled() {
             HealthState::Draining
-        } else if self.watchdog.is_worried() || status.phase == Phase::Stopped {
+        } else if self.watchdog.is_degraded() || status.phase == Phase::Stopped {
             HealthState::Degraded
         } else {
             HealthState::Ok

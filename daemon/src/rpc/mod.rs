@@ -7,3 +7,5 @@ pub mod connection;
 pub mod dispatch;
 mod jobs;
 pub mod methods;
+#[cfg(test)]
+mod reference;

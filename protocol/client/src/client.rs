@@ -27,7 +27,7 @@ use ingle_protocol::wire::Method;
 use ingle_protocol::wire::extensions::{CANCEL, CancelParams, EVENT, EventParams};
 use ingle_protocol::wire::hello::{Hello, HelloParams, HelloReply, Role};
 
-/// One connection to the daemon. Cloning shares it; it closes when the last clone is gone.
+/// One connection to the daemon. Cloning shares it; it closes when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,

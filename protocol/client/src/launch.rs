@@ -120,12 +120,12 @@ pub async fn connect_or_start(paths: &Paths, program: &Path) -> Result<Stream, L
 /// The path of the daemon's program: in the folder of this one, or else on PATH.
 #[must_use]
 pub fn daemon_program() -> PathBuf {
-    let beside = std::env::current_exe()
+    let neighbour = std::env::current_exe()
         .and_then(|program| program.canonicalize())
         .ok()
         .and_then(|program| Some(program.parent()?.join("ingled")))
         .filter(|program| program.is_file());
-    beside.unwrap_or_else(|| PathBuf::from("ingled"))
+    neighbour.unwrap_or_else(|| PathBuf::from("ingled"))
 }
 
 /// Opens a lock file of the Ingle folder without emptying it.

@@ -10,7 +10,7 @@ use super::scan;
 use crate::error::{ErrorBody, ErrorCode};
 use crate::limits;
 
-/// What a line holds, with every message unread.
+/// The elements of a line, unread.
 #[derive(Debug)]
 pub enum Elements<'a> {
     /// One message, or what should be one.

@@ -10,8 +10,8 @@ use crate::error::ErrorBody;
 /// A line that is answered with an error, and the ids of its requests.
 #[derive(Debug)]
 pub struct Refusal {
-    /// What is wrong with the line.
-    pub error: ErrorBody,
+    /// The error.
+    pub error: Box<ErrorBody>,
     /// Ids as their sender wrote them; of a huge batch the first ones.
     ids: Vec<String>,
     in_batch: bool,
@@ -21,13 +21,13 @@ impl Refusal {
     /// A refusal under null: no id is known.
     #[must_use]
     pub fn new(error: ErrorBody) -> Self {
-        Self { error, ids: Vec::new(), in_batch: false }
+        Self { error: Box::new(error), ids: Vec::new(), in_batch: false }
     }
 
     /// The refusal of a batch, under ids as their sender wrote them.
     #[must_use]
     pub fn of_batch(error: ErrorBody, ids: Vec<String>) -> Self {
-        Self { error, ids, in_batch: true }
+        Self { error: Box::new(error), ids, in_batch: true }
     }
 
     /// The refusal of one line that is longer than a frame; its id, where it is known.

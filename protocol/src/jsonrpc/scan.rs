@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::limits;
 
-/// What has been read of one frame.
+/// The state of the scan of one frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
     /// Brackets that are open.
@@ -20,12 +20,12 @@ pub struct Scan {
     string: Option<bool>,
     /// The frame's own object has begun.
     has_begun: bool,
-    /// It is not all there is, or it names itself twice: no id can be told.
+    /// More than one object, or two ids: no id is certain.
     is_other: bool,
-    /// What there is so far of a key or a value of the frame's own object; of a long one its
+    /// The part read so far of a key or a value of the frame's own object; of a long one its
     /// beginning, of an object or a list nothing.
     token: Vec<u8>,
-    /// Whose value comes.
+    /// The key of the next value.
     key: Key,
     id: Option<Vec<u8>>,
     has_method: bool,
@@ -40,12 +40,12 @@ enum Key {
 }
 
 impl Scan {
-    /// Goes on with the next bytes of the frame.
+    /// Reads the next bytes of the frame.
     pub fn take(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|&byte| self.step(byte));
     }
 
-    /// The id as it is written, when the frame was a request and has been read to its end.
+    /// The id as it is written, when the frame was a request and was read to its end.
     #[must_use]
     pub fn id(self) -> Option<String> {
         if self.depth > 0 || self.is_other || !self.has_method {
@@ -78,7 +78,7 @@ impl Scan {
             b'{' | b'[' => self.depth += 1,
             b'}' | b']' => {
                 if self.depth == 1 {
-                    self.end_member();
+                    self.end_field();
                 }
                 self.depth = self.depth.saturating_sub(1);
             }
@@ -90,7 +90,7 @@ impl Scan {
                 };
                 self.token.clear();
             }
-            b',' if self.depth == 1 => self.end_member(),
+            b',' if self.depth == 1 => self.end_field(),
             b' ' | b'\t' | b'\r' | b'\n' => {}
             byte => self.keep(byte),
         }
@@ -102,10 +102,10 @@ impl Scan {
         }
     }
 
-    fn end_member(&mut self) {
+    fn end_field(&mut self) {
         let value = std::mem::take(&mut self.token);
         match std::mem::take(&mut self.key) {
-            // Two ids are none.
+            // With two ids neither is certain.
             Key::Id if self.id.is_some() => self.is_other = true,
             Key::Id => self.id = Some(value),
             Key::Method => self.has_method = true,
@@ -131,7 +131,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_id_of_a_request_is_found_wherever_it_stands() {
+    fn id_of_a_request_is_found_anywhere() {
         let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
         for (frame, id) in [
             (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"id":8}}"#, Some("7")),
@@ -142,16 +142,16 @@ mod tests {
             (r#"{"method":"x","params":1e999,"id" : -1.5 }"#, Some("-1.5")),
             (&format!(r#"{{"params":{deep},"id":1,"method":"x"}}"#), Some("1")),
             (r#"{"\ud83d":1,"id":1,"method":"x"}"#, Some("1")),
-            // A notification, an answer, two ids, no id that JSON-RPC knows.
+            // A notification, a reply, two ids, and values that JSON-RPC does not allow as an id.
             (r#"{"method":"x","params":{"id":1}}"#, None),
             (r#"{"id":1,"result":{"method":"x"}}"#, None),
             (r#"{"id":1,"method":"x","id":2}"#, None),
             (r#"{"id":null,"method":"x"}"#, None),
             (r#"{"id":[1],"method":"x"}"#, None),
             (r#"{"id":"\ud83d","method":"x"}"#, None),
-            // An escaped key is taken for another one.
+            // An escaped key counts as another key.
             (r#"{"\u0069d":1,"method":"x"}"#, None),
-            // A batch, and what is no JSON.
+            // A batch, and text that is not JSON.
             (r#"[{"id":1,"method":"x"}]"#, None),
             (r#"{"id":1,"method":"x"}{}"#, None),
             (r#"{"id":1,"method":"x""#, None),
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(request_id(long.as_bytes()), None);
     }
 
-    /// What may stand anywhere in a message, with ids in it that are not the message's.
+    /// A value anywhere in a message, with ids in it that are not the message's.
     fn value() -> impl Strategy<Value = Value> {
         let text = prop_oneof![
             Just(r#"","id":9,"method":"x","#.to_owned()),
@@ -182,28 +182,28 @@ mod tests {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
                 prop::collection::hash_map(key.clone(), inner, 0..4)
-                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
             ]
         })
     }
 
     proptest! {
         #[test]
-        fn no_id_but_the_requests_own_is_ever_found(
+        fn only_the_requests_own_id_is_found(
             id in prop::option::of(prop_oneof![(0_i64..9).prop_map(Value::from), ".{0,5}".prop_map(Value::from)]),
-            members in prop::collection::vec(("[a-z]{3,5}|", value()), 0..5),
+            fields in prop::collection::vec(("[a-z]{3,5}|", value()), 0..5),
             place in 0_usize..6,
             has_method: bool,
             cut in 1_usize..40,
         ) {
-            let mut all: Vec<(String, Value)> = members;
+            let mut all: Vec<(String, Value)> = fields;
             all.extend(has_method.then(|| ("method".to_owned(), json!("tools/call"))));
             let place = place.min(all.len());
             if let Some(id) = &id {
                 all.insert(place, ("id".to_owned(), id.clone()));
             }
-            let members = all.iter().map(|(key, value)| format!("{}:{value}", json!(key)));
-            let frame = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+            let fields = all.iter().map(|(key, value)| format!("{}:{value}", json!(key)));
+            let frame = format!("{{{}}}", fields.collect::<Vec<_>>().join(","));
             let mut scan = Scan::default();
             frame.as_bytes().chunks(cut).for_each(|chunk| scan.take(chunk));
             let expected = id.filter(|_| has_method).map(|id| id.to_string());
@@ -211,7 +211,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_scanned_safely(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut scan = Scan::default();
             scan.take(&bytes);
             let _ = scan.id();

@@ -20,6 +20,7 @@ impl Method for Embed {
 
 /// Parameters of `embed`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EmbedParams {
     /// Name or path of an embedding model; the default model when absent.
@@ -45,6 +46,7 @@ pub struct EmbedParams {
 
 /// One input: text, or token ids of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum EmbedInput {
     /// Text. It may be empty where the model adds tokens of its own around it.
@@ -67,6 +69,7 @@ impl From<String> for EmbedInput {
 
 /// The reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EmbedResult {
     /// The daemon's id of the request.
     pub request_id: String,
@@ -85,6 +88,7 @@ pub struct EmbedResult {
 
 /// Token counts of an embedding request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EmbedUsage {
     /// Tokens of all inputs, including those that the model adds around each.
     pub prompt_tokens: usize,

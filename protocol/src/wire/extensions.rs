@@ -36,11 +36,11 @@ pub struct CancelParams {
 pub struct EventParams<E> {
     /// The request the event belongs to.
     pub id: RequestId,
-    /// What happened.
+    /// The event.
     pub event: E,
 }
 
-/// Reads the field [`REMAINING`], which is looked for only where a shim puts it: first of all.
+/// Reads the field [`REMAINING`], which is read only where a shim puts it: as the first field.
 #[must_use]
 pub fn remaining_ms(frame: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]

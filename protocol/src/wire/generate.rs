@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::Method;
@@ -28,6 +29,7 @@ impl Method for Generate {
 
 /// Parameters of `generate`. Exactly one of `messages`, `prompt` and `prompt_tokens` is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GenerateParams {
     /// Name or path of the model; the default model when absent.
@@ -155,6 +157,7 @@ impl GenerateParams {
 
 /// An event before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GenerateEvent {
     /// The request waits for a slot.
@@ -213,6 +216,7 @@ pub enum GenerateEvent {
 
 /// The reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model produced an end token, or a stop string occurred.
@@ -227,6 +231,7 @@ pub enum FinishReason {
 
 /// One token with its probability.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenLogprob {
     /// Its id.
     pub token: u32,
@@ -244,6 +249,7 @@ pub struct TokenLogprob {
 
 /// Token counts of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// Tokens of the rendered prompt.
     pub prompt_tokens: usize,
@@ -256,6 +262,7 @@ pub struct Usage {
 
 /// Timings of a generation. A rate is 0 where there was nothing to measure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Timings {
     /// Milliseconds from acceptance to a slot, loading not counted.
     pub queue_ms: f64,
@@ -280,49 +287,52 @@ pub struct Timings {
     pub decode_tokens_per_s: f64,
 }
 
-/// The reply. The fields of a [`Choice`] that stand here are those of the first choice.
+/// The reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GenerateResult {
     /// The daemon's id of the request.
     pub request_id: String,
     /// The model that answered.
     pub model: String,
-    /// The whole text, streamed or not, without reasoning and tool calls.
-    pub text: String,
-    /// The model's reasoning before its answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reasoning: Option<String>,
-    /// The model's tool calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<ToolCall>,
-    /// The reason why it ended.
-    pub finish_reason: FinishReason,
-    /// The stop string that ended it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_string: Option<String>,
-    /// The random seed.
-    pub seed: u64,
-    /// Token counts of a generation.
+    /// The completions, as many as `n` asked for and at least one, in the order of their events.
+    #[serde(deserialize_with = "at_least_one")]
+    pub choices: Vec<Choice>,
+    /// Tokens in and out.
     pub usage: Usage,
-    /// Timings of the first choice; `total_ms` is that of the request.
+    /// Durations and rates; all but `total_ms` are those of the first choice.
     pub timings: Timings,
-    /// One entry for each token, where they were requested and not streamed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub logprobs: Vec<TokenLogprob>,
-    /// The other choices, where `n` is more than 1: choice 1 first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub alternatives: Vec<Choice>,
 }
 
-/// One of a request's further choices.
+impl GenerateResult {
+    /// The first choice, which is the only one unless `n` asked for more.
+    ///
+    /// # Panics
+    /// When `choices` is empty. A result that was read from JSON never is.
+    #[must_use]
+    pub fn first(&self) -> &Choice {
+        &self.choices[0]
+    }
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Choice>, D::Error> {
+    let choices = Vec::deserialize(deserializer)?;
+    if choices.is_empty() {
+        return Err(D::Error::invalid_length(0, &"at least one choice"));
+    }
+    Ok(choices)
+}
+
+/// One of a request's completions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice {
-    /// The whole text, streamed or not, without reasoning and tool calls.
+    /// The whole content, streamed or not, without reasoning and tool calls.
     pub text: String,
-    /// The model's reasoning before its answer.
+    /// The reasoning before the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// The model's tool calls.
+    /// The tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// The reason why it ended.
@@ -330,9 +340,29 @@ pub struct Choice {
     /// The stop string that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_string: Option<String>,
-    /// The random seed: a request with this seed gives this choice as its first.
+    /// Its random seed: a request with this seed gives this completion as its first.
     pub seed: u64,
-    /// One entry for each token, where they were requested and not streamed.
+    /// One entry for each token, where they were asked for and not streamed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn result_without_choices_is_refused() {
+        let result = |choices: Value| {
+            serde_json::from_value::<GenerateResult>(json!({
+                "request_id": "1-1", "model": "m", "choices": choices,
+                "usage": Usage::default(), "timings": Timings::default(),
+            }))
+        };
+        let error = result(json!([])).unwrap_err();
+        assert!(error.to_string().contains("at least one choice"), "{error}");
+        let whole = json!([{ "text": "a", "finish_reason": "stop", "seed": 7 }]);
+        assert_eq!(result(whole).unwrap().first().text, "a");
+    }
 }

@@ -20,6 +20,7 @@ impl Method for Hello {
 
 /// The protocol that follows on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Ingle's own JSON-RPC.
@@ -30,6 +31,7 @@ pub enum Role {
 
 /// Parameters of `hello`: the sender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HelloParams {
     /// The protocol that follows on the connection.
@@ -63,6 +65,7 @@ impl HelloParams {
 
 /// The reply: the daemon, and its timeout ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HelloReply {
     /// The daemon's protocol version.
     pub protocol: u32,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::Method;
-use super::embed::EmbedParams;
-use super::generate::GenerateParams;
+use super::embed::{EmbedParams, EmbedResult};
+use super::generate::{GenerateParams, GenerateResult};
 use crate::deadline::Budget;
 use crate::error::ErrorBody;
 use crate::timeouts::Class;
@@ -27,6 +27,7 @@ impl Method for CreateJob {
 
 /// The work of a job, and its time limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobParams {
     /// The work.
@@ -46,6 +47,7 @@ pub struct JobParams {
 
 /// The work of a job, as the method of the same name takes it; without a `budget`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "one a job, which holds far more")]
 pub enum JobWork {
@@ -73,6 +75,30 @@ impl JobWork {
             Self::Embed(params) => params.model.as_deref(),
         }
     }
+}
+
+/// The result of a job's work, as the method of the same name gives it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+pub enum JobResult {
+    /// The result of a `generate`.
+    Generate(GenerateResult),
+    /// The result of an `embed`.
+    Embed(EmbedResult),
+    /// A result that another version of Ingle stored and this one cannot read.
+    Unknown(Value),
+}
+
+/// The text so far of a job that has no result.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PartialResult {
+    /// The text so far of the first completion.
+    pub text: String,
+    /// The same of the other completions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<String>,
 }
 
 /// W of a job: seconds on the wire, or the word `none`.
@@ -104,8 +130,20 @@ impl<'de> Deserialize<'de> for JobTimeout {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for JobTimeout {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "JobTimeout".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["number", "string"] })
+    }
+}
+
 /// Retries after a timeout, with more time each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobRetry {
     /// Maximum number of retries.
@@ -117,6 +155,7 @@ pub struct JobRetry {
 
 /// The status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// It waits for a worker.
@@ -182,6 +221,7 @@ impl std::str::FromStr for JobStatus {
 
 /// A warning to a job about its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobWarning {
     /// Its soft timeout has passed: it ends with the next sentence.
@@ -194,6 +234,7 @@ pub enum JobWarning {
 
 /// One job, without its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobInfo {
     /// Its id.
     pub id: String,
@@ -234,6 +275,7 @@ pub struct JobInfo {
 
 /// The outcome of a job, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum JobReplyStatus {
     /// The job has a result.
@@ -246,20 +288,21 @@ pub enum JobReplyStatus {
 
 /// One job, as RPC, HTTP and MCP show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobReply {
     /// The outcome.
     pub status: JobReplyStatus,
     /// The result of the method of the same name, once it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
-    /// Why there is no result; `details` has `partial_result` where there is one, and after a
-    /// timeout `timeout_seconds`.
+    pub result: Option<JobResult>,
+    /// Why there is none; `details` has `partial_result` where there is any, and after a timeout
+    /// `timeout_seconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
-    /// The partial result of a job that has not ended: `text` and `alternatives`.
+    /// The text so far of a job that has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partial_result: Option<Value>,
-    /// Request id and times.
+    pub partial_result: Option<PartialResult>,
+    /// Who, when, how long.
     pub metadata: JobMetadata,
     /// The job itself.
     pub job: JobInfo,
@@ -267,6 +310,7 @@ pub struct JobReply {
 
 /// Request id and times of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobMetadata {
     /// The daemon's id of the last attempt; the job's own id before the first.
     pub request_id: String,
@@ -280,6 +324,7 @@ pub struct JobMetadata {
 
 /// Names one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobId {
     /// Its id.
@@ -308,6 +353,7 @@ impl Method for WaitJob {
 
 /// The job to wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct WaitParams {
     /// Its id.
@@ -315,13 +361,14 @@ pub struct WaitParams {
     /// Whether events precede the reply.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
-    /// How long to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
+    /// The time to wait: `work_ms`, at most `timeouts.simple`. Wait again for more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }
 
 /// An event for a waiting caller, before the reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum JobEvent {
     /// Progress; the first event comes at once.
@@ -364,6 +411,7 @@ impl Method for ListJobs {
 
 /// The jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ListJobsParams {
     /// Only jobs of this status.
@@ -376,6 +424,7 @@ pub struct ListJobsParams {
 
 /// The jobs, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobList {
     /// The jobs, without their results.
     pub jobs: Vec<JobInfo>,
@@ -393,6 +442,7 @@ impl Method for DeleteJobs {
 
 /// The jobs to delete: exactly one of the two fields is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeleteJobsParams {
     /// The id of one job.
@@ -405,6 +455,7 @@ pub struct DeleteJobsParams {
 
 /// The reply: the jobs are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobsDeleted {
     /// The number of deleted jobs.
     pub deleted: usize,
@@ -413,6 +464,7 @@ pub struct JobsDeleted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::generate::Timings;
     use serde_json::json;
 
     #[test]
@@ -425,6 +477,26 @@ mod tests {
         for bad in [json!("30s"), json!(null), json!(true)] {
             serde_json::from_value::<JobTimeout>(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn result_is_read_by_its_fields() {
+        let read = |result: Value| serde_json::from_value::<JobResult>(result).unwrap();
+        let usage = json!({ "prompt_tokens": 1, "completion_tokens": 1 });
+        let generated = json!({
+            "request_id": "1-1", "model": "m", "usage": usage, "timings": Timings::default(),
+            "choices": [{ "text": "a", "finish_reason": "stop", "seed": u64::MAX }],
+        });
+        let JobResult::Generate(result) = read(generated) else { panic!("no completion") };
+        assert_eq!((result.first().text.as_str(), result.first().seed), ("a", u64::MAX));
+        let embedded = json!({
+            "request_id": "1-1", "model": "m", "dimensions": 2, "embeddings": [[0.1, -1.0]],
+            "usage": { "prompt_tokens": 1 },
+        });
+        let JobResult::Embed(result) = read(embedded) else { panic!("no vectors") };
+        assert_eq!(result.embeddings, [[0.1, -1.0]]);
+        let other = json!({ "pixels": [1, 2] });
+        assert_eq!(read(other.clone()), JobResult::Unknown(other));
     }
 
     #[test]

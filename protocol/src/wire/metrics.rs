@@ -21,6 +21,7 @@ impl Method for Metrics {
 
 /// Parameters of `metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MetricsParams {
     /// The format of the reply.
@@ -30,6 +31,7 @@ pub struct MetricsParams {
 
 /// A format of the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MetricsFormat {
     /// Prometheus' text.
@@ -41,6 +43,7 @@ pub enum MetricsFormat {
 
 /// The metrics, in the requested format.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MetricsReply {
     /// Prometheus' text exposition format, version 0.0.4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +55,7 @@ pub struct MetricsReply {
 
 /// All samples of one metric.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Family {
     /// The metric's name, with its unit.
     pub name: String,
@@ -65,6 +69,7 @@ pub struct Family {
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FamilyKind {
     /// It only grows, from 0 at the daemon's start.
@@ -89,6 +94,7 @@ impl FamilyKind {
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sample {
     /// The family's name; in a histogram with its suffix.
     pub name: String,

@@ -36,5 +36,6 @@ pub trait Method {
 
 /// Parameters of a method that takes none: `{}` (or nothing at all).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}

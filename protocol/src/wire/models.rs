@@ -19,6 +19,7 @@ impl Method for ListModels {
 
 /// The models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelList {
     /// The default model.
     pub default: String,
@@ -28,6 +29,7 @@ pub struct ModelList {
 
 /// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelEntry {
     /// The name to use in requests.
     pub name: String,
@@ -50,6 +52,7 @@ pub struct ModelEntry {
 
 /// The state of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ModelState {
     /// In the catalogue, not on disk.
@@ -68,6 +71,7 @@ pub enum ModelState {
 
 /// The engine of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
     /// llama.cpp.
@@ -123,6 +127,7 @@ impl Method for LoadModel {
 
 /// The model to load, and how long it stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LoadParams {
     /// Name or path; the default model when absent.
@@ -131,7 +136,7 @@ pub struct LoadParams {
     /// The engine to run it on; its present one, or else its format's, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
-    /// How long it stays after its last use; the configuration's when absent.
+    /// Its keep-alive after the last use; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<KeepAlive>,
     /// Whether it is never evicted and never expires; as it was, or as configured, when absent.
@@ -157,6 +162,7 @@ impl Method for EstimateModel {
 
 /// The memory of a load, and the evictions it would need.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadEstimate {
     /// The model.
     pub model: String,
@@ -193,6 +199,7 @@ pub struct LoadEstimate {
 
 /// Whether a load fits the memory budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
     /// It fits now.
@@ -207,6 +214,7 @@ pub enum Fit {
 
 /// Memory that is freed for a load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Eviction {
     /// The model that is evicted.
     pub model: String,
@@ -218,6 +226,7 @@ pub struct Eviction {
 
 /// Names a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ModelParams {
     /// Name or path; the default model when absent. A model of a library is named `org/name`, or by
@@ -231,6 +240,7 @@ pub struct ModelParams {
 
 /// One model in memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadedModel {
     /// Its name.
     pub name: String,
@@ -254,7 +264,7 @@ pub struct LoadedModel {
     /// Whether it is never evicted and never expires.
     #[serde(default)]
     pub pinned: bool,
-    /// How long it stays after its last use.
+    /// Its keep-alive after the last use.
     #[serde(default)]
     pub keep_alive: KeepAlive,
     /// Seconds until it expires; absent while it is in use, and when it never expires.
@@ -274,6 +284,7 @@ impl Method for UnloadModel {
 
 /// The model that was unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnloadResult {
     /// The model.
     pub model: String,
@@ -296,6 +307,7 @@ impl Method for PullModel {
 
 /// The model to fetch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullParams {
     /// A name of the catalogue, `[hf:]org/name[:choice][@revision]` for a repository on Hugging
@@ -311,6 +323,7 @@ pub struct PullParams {
 
 /// The model that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PullResult {
     /// The name to use in requests.
     pub model: String,
@@ -324,6 +337,7 @@ pub struct PullResult {
 
 /// Progress of a load or pull.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ProgressEvent {
     /// Progress.

@@ -18,6 +18,7 @@ impl Method for Health {
 
 /// The health of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthReply {
     /// In one word.
     pub state: HealthState,
@@ -29,6 +30,7 @@ pub struct HealthReply {
 
 /// The state of the daemon in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
     /// It works.
@@ -41,6 +43,7 @@ pub enum HealthState {
 
 /// The phase of the engine thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Phase {
     /// The engine thread is being set up.
@@ -112,6 +115,7 @@ impl Method for Status {
 
 /// The status of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusReply {
     /// The daemon's build.
     pub build: String,
@@ -169,6 +173,7 @@ pub struct StatusReply {
 
 /// Where HTTP is served.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HttpStatus {
     /// The Unix socket; absent when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +191,7 @@ pub struct HttpStatus {
 
 /// Percentiles of a duration, estimated from histogram buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Latency {
     /// Number of measurements.
     pub count: u64,
@@ -197,6 +203,7 @@ pub struct Latency {
 
 /// Count of timeouts of one layer and class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TimeoutCount {
     /// The class.
     pub class: Class,
@@ -208,6 +215,7 @@ pub struct TimeoutCount {
 
 /// Jobs that have not ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobCounts {
     /// Running.
     pub running: usize,
@@ -217,6 +225,7 @@ pub struct JobCounts {
 
 /// A model that is refused because it ended the daemon twice in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuarantinedModel {
     /// The model.
     pub name: String,
@@ -236,6 +245,7 @@ impl Method for Shutdown {
 
 /// Parameters of `shutdown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ShutdownParams {
     /// Cancel work in flight instead of finishing it.
@@ -245,6 +255,7 @@ pub struct ShutdownParams {
 
 /// The drain has begun. The connection closes when the daemon has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ShutdownReply {
     /// The process that is ending.
     pub pid: u32,

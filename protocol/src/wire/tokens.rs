@@ -18,6 +18,7 @@ impl Method for Tokenize {
 
 /// Parameters of `tokenize`. Exactly one of `text` and `messages` is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenizeParams {
     /// Name or path of the model; the default model when absent.
@@ -36,6 +37,7 @@ pub struct TokenizeParams {
 
 /// Token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenizeResult {
     /// The model whose tokenizer was used.
     pub model: String,
@@ -55,6 +57,7 @@ impl Method for Detokenize {
 
 /// Parameters of `detokenize`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DetokenizeParams {
     /// Name or path of the model; the default model when absent.
@@ -69,6 +72,7 @@ pub struct DetokenizeParams {
 
 /// The text; special tokens have none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DetokenizeResult {
     /// The model whose tokenizer was used.
     pub model: String,

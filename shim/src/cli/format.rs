@@ -1,7 +1,7 @@
-//! Options for the form that an answer must have.
+//! Options of the response format.
 //!
-//! Owns their names, and the reading of a schema's file. Whether a schema can be enforced is the
-//! daemon's to say.
+//! Owns their names, and reads the file of a schema. The daemon decides whether a schema can be
+//! enforced.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,20 +10,20 @@ use clap::Args;
 use ingle_protocol::wire::generate::OutputFormat;
 use serde_json::Value;
 
-/// The form of an answer.
+/// The response format.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct FormatOptions {
-    /// Have the text be JSON, of any kind: an object
+    /// Constrain the output to a JSON object
     #[arg(long, value_name = "json", value_parser = ["json"], conflicts_with = "schema")]
     format: Option<String>,
-    /// Have the text be JSON that is valid against the JSON schema in this file
+    /// Constrain the output to the JSON schema in this file
     #[arg(long, value_name = "FILE", value_parser = schema)]
     schema: Option<Value>,
 }
 
 impl FormatOptions {
-    /// What the daemon is told.
-    pub(crate) fn wanted(&self) -> Option<OutputFormat> {
+    /// The response format as a parameter.
+    pub(crate) fn response_format(&self) -> Option<OutputFormat> {
         match (&self.schema, &self.format) {
             (Some(schema), _) => Some(OutputFormat::JsonSchema { schema: schema.clone() }),
             (None, Some(_)) => Some(OutputFormat::JsonObject),

@@ -1,6 +1,6 @@
-//! The options of everything that generates.
+//! Options of the commands that generate.
 //!
-//! Owns their names, bounds and help. Must not know what a setting does to a text.
+//! Owns their names, bounds and help. Does not know how sampling uses them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use ingle_protocol::wire::models::EngineKind;
 use super::format::FormatOptions;
 use super::value::duration;
 
-/// Whether a model thinks before it answers.
+/// Whether a model reasons before it answers.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Thinking {
-    /// Let the model think first, where its template leaves a choice
+    /// Let the model reason first, where its chat template allows a choice
     #[arg(long, overrides_with = "no_think")]
     think: bool,
-    /// Have the model answer at once, where its template leaves a choice
+    /// Let the model answer without reasoning, where its chat template allows a choice
     #[arg(long, overrides_with = "think")]
     no_think: bool,
 }
 
 impl Thinking {
-    /// What was said of it, if anything was.
+    /// The choice of the user, if one was made.
     pub(crate) fn wish(self) -> Option<bool> {
         (self.think || self.no_think).then_some(self.think)
     }
 }
 
-/// What comes after a gap that the model is to fill.
+/// The text after a gap that the model fills.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Gap {
     /// Fill the gap between the prompt and this text
@@ -41,72 +41,72 @@ pub(crate) struct Gap {
     pub(crate) suffix_file: Option<PathBuf>,
 }
 
-/// How to generate.
+/// Options of a generation.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GenerateOptions {
-    /// Whether to think first, where that was said
+    /// Whether to reason first, where the user chose
     #[arg(skip)]
     pub(crate) thinks: Option<bool>,
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
-    /// The engine to run it on, where its format leaves a choice
+    /// The engine to run it on, where its format allows several
     #[arg(long, value_name = "gguf|mlx")]
     pub(crate) engine: Option<EngineKind>,
-    /// Tokens to generate at most
+    /// Maximum number of tokens to generate [default: 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,
-    /// How freely to draw; 0 always takes the likeliest token
+    /// Sampling temperature; 0 is greedy [default: 0]
     #[arg(long, value_name = "T", value_parser = at_least_zero)]
     pub(crate) temperature: Option<f32>,
-    /// Draw from the K likeliest tokens only
+    /// Sample from the K likeliest tokens only
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
-    /// Draw from the likeliest tokens that sum to P only
+    /// Nucleus sampling: smallest set of tokens with total probability P
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) top_p: Option<f32>,
-    /// Leave out tokens less likely than this share of the likeliest
+    /// Drop tokens less likely than P times the likeliest one
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) min_p: Option<f32>,
-    /// Make what the last tokens of prompt and text held less likely (above 1) or likelier
+    /// Repetition penalty on recent tokens: above 1 less likely, below 1 likelier
     #[arg(long, value_name = "X", value_parser = repetition)]
     pub(crate) repetition_penalty: Option<f32>,
-    /// How many tokens the repetition penalty looks back on [default: 64]
+    /// Number of recent tokens that the repetition penalty covers [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repetition_window: Option<u32>,
-    /// Make a token less likely each time it is generated, by up to 2; below 0, likelier
+    /// Frequency penalty, -2 to 2: for each time a token was generated
     #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
-    /// Make a token less likely once it has been generated, by up to 2; below 0, likelier
+    /// Presence penalty, -2 to 2: once a token was generated
     #[arg(long, value_name = "X", value_parser = additive, allow_negative_numbers = true)]
     pub(crate) presence_penalty: Option<f32>,
-    /// Make a token likelier by up to 100, or less likely; may be given several times
+    /// Bias of a token id, -100 to 100; may be given several times
     #[arg(long, value_name = "TOKEN=BIAS", value_parser = bias)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
-    /// Generate so many texts from the one prompt
+    /// Number of choices to generate from the prompt
     #[arg(long, short = 'n', value_name = "N", value_parser = choices())]
     pub(crate) choices: Option<u32>,
-    /// Draw the same way every time
+    /// Random seed, for reproducible output
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// With --json, give each token's log-probability
+    /// With --json, report each token's log-probability
     #[arg(long)]
     pub(crate) logprobs: bool,
-    /// With --json, give the log-probabilities of the K likeliest tokens at each place too
+    /// With --json, report the K likeliest tokens at each position
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true)]
     pub(crate) top_logprobs: usize,
-    /// End the text at this string; may be given several times
+    /// Stop string: ends the text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
     #[command(flatten)]
     pub(crate) format: FormatOptions,
-    /// Allow this much time, if it is less than the daemon would
+    /// Timeout of the work, if shorter than the daemon's
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Say on standard error where the time went
+    /// Print timings on standard error
     #[arg(long)]
     pub(crate) stats: bool,
-    /// Fetch the model first, if need be, without asking
+    /// Fetch a missing model without asking
     #[arg(long, short)]
     pub(crate) yes: bool,
 }
@@ -137,7 +137,7 @@ fn additive(text: &str) -> Result<f32, String> {
 }
 
 fn bias(text: &str) -> Result<(u32, f32), String> {
-    let (token, bias) = text.split_once('=').ok_or("not of the form TOKEN=BIAS")?;
+    let (token, bias) = text.split_once('=').ok_or("not TOKEN=BIAS")?;
     let token = token.parse().map_err(|_| "the token must be an id; see `tokenize`".to_owned())?;
     Ok((token, within(bias, -100.0, 100.0)?))
 }

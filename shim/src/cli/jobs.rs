@@ -1,4 +1,4 @@
-//! `ingle jobs`: what can be typed.
+//! Commands and options of `ingle jobs`.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use ingle_protocol::wire::models::EngineKind;
 
 use super::value::duration;
 
-/// What to do with jobs.
+/// The commands of `ingle jobs`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
-    /// Start a job and print its name
+    /// Create a job and print its id
     #[command(after_help = "\
 Examples:
   ingle jobs create \"Write a long story\" --timeout 10m
@@ -21,114 +21,114 @@ Examples:
   ingle jobs wait $(ingle jobs create \"Why is the sky blue?\")
   ingle jobs create --embed --model minilm \"a campfire\" \"warm light\"
 
-The time of a job is that of its work: waiting for a worker does not count. Without --timeout it is
-`timeouts.job`. With `none` only the limit on a silent engine guards it.")]
+The timeout of a job covers its work: waiting for a worker does not count. The default is
+`timeouts.job`. With `none` only the limit on an unresponsive engine applies.")]
     Create(CreateOptions),
-    /// List the jobs, the newest first
+    /// List the jobs, newest first
     #[command(after_help = "\
 Examples:
   ingle jobs list
   ingle jobs list --status running
   ingle jobs list --json | jq -r '.jobs[].id'")]
     List {
-        /// Only queued, running, done, failed, cancelled, timed_out or interrupted ones
+        /// Only jobs that are queued, running, done, failed, cancelled, timed_out or interrupted
         #[arg(long)]
         status: Option<JobStatus>,
-        /// At most so many
+        /// Maximum number of jobs to list
         #[arg(long, value_name = "N", default_value_t = limits::DEFAULT_JOB_LIST)]
         limit: usize,
     },
-    /// Show a job, with its result or what there is of it
+    /// Show a job, with its result or partial result
     #[command(after_help = "\
 Examples:
   ingle jobs get j-4x2m8c1qf7zk
   ingle jobs get j-4x2m8c1qf7zk --json | jq .error.details.partial_result.text")]
     Get {
-        /// Its name
+        /// Id of the job
         id: String,
     },
-    /// Wait for a job, show how it comes on, and print its text
+    /// Wait for a job, show its progress, and print its text
     #[command(after_help = "\
 Examples:
   ingle jobs wait j-4x2m8c1qf7zk
   ingle jobs wait j-4x2m8c1qf7zk --timeout 1m
 
-Ctrl-C stops the waiting, not the job. Exits with 0 when the job is done, with 1 when it ended in
-another way or --timeout is over.")]
+Ctrl-C stops waiting, not the job. Exits with 0 when the job is done, with 1 when it ended in
+another way or --timeout has passed.")]
     Wait {
-        /// Its name
+        /// Id of the job
         id: String,
-        /// Wait no longer than this
+        /// Maximum time to wait
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
-    /// End a job
+    /// Cancel a job
     #[command(after_help = "\
 Examples:
   ingle jobs cancel j-4x2m8c1qf7zk
 
-What there is of its text is kept. A job that has ended stays as it is.")]
+Its partial text is kept. A job that has ended stays unchanged.")]
     Cancel {
-        /// Its name
+        /// Id of the job
         id: String,
     },
-    /// Forget a job that has ended, or all of them
+    /// Delete one job that has ended, or all of them
     #[command(after_help = "\
 Examples:
   ingle jobs delete j-4x2m8c1qf7zk
   ingle jobs delete --all-ended
 
-Old jobs are forgotten by themselves; see `[jobs]` in README.md.")]
+Old jobs are deleted automatically; see `[jobs]` in README.md.")]
     Delete {
-        /// Its name
+        /// Id of the job
         #[arg(required_unless_present = "all_ended", conflicts_with = "all_ended")]
         id: Option<String>,
-        /// All jobs that have ended
+        /// Delete all jobs that have ended
         #[arg(long)]
         all_ended: bool,
     },
 }
 
-/// What the job does.
+/// The work of the job.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CreateOptions {
-    /// What to ask; `-` stands for standard input
+    /// The question; `-` stands for standard input
     #[arg(required = true)]
     pub(crate) prompt: Vec<String>,
     /// Name or path of the model; the default one when absent
     #[arg(long, short)]
     pub(crate) model: Option<String>,
-    /// The engine to run it on, where its format leaves a choice
+    /// The engine to run it on, where its format allows several
     #[arg(long, value_name = "gguf|mlx")]
     pub(crate) engine: Option<EngineKind>,
-    /// Tell the model how to behave
+    /// System message: instructions for the model
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["raw", "embed"])]
     pub(crate) system: Option<String>,
-    /// Continue the prompt as it is, without a chat template
+    /// Continue the raw prompt, without a chat template
     #[arg(long, conflicts_with = "embed")]
     pub(crate) raw: bool,
-    /// Turn each argument into a vector instead
+    /// Compute an embedding of each argument instead
     #[arg(long)]
     pub(crate) embed: bool,
-    /// Tokens to generate at most
+    /// Maximum number of tokens to generate [default: 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,
-    /// How freely to draw; 0 always takes the likeliest token
+    /// Sampling temperature; 0 is greedy [default: 0]
     #[arg(long, value_name = "T")]
     pub(crate) temperature: Option<f32>,
-    /// Draw the same way every time
+    /// Random seed, for reproducible output
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// End the text at this string; may be given several times
+    /// Stop string: ends the text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Time for its work, such as 30s, 10m, 2h or none
+    /// Timeout of the work, such as 30s, 10m, 2h or none
     #[arg(long, value_name = "TIME", value_parser = job_timeout)]
     pub(crate) timeout: Option<JobTimeout>,
-    /// After this time, end the text with the next sentence
+    /// Soft timeout: then the text ends with the next sentence
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) soft_timeout: Option<Duration>,
-    /// After a timeout, run it again with twice the time, so often at most
+    /// Maximum retries after a timeout, each with twice the time
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) retry: u32,
 }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units() {
+    fn job_timeouts_are_durations_or_none() {
         for (text, seconds) in [("30", 30.0), ("30s", 30.0), ("1.5m", 90.0), ("1h30m", 5_400.0)] {
             assert_eq!(job_timeout(text), Ok(JobTimeout::Seconds(seconds)), "{text}");
         }

@@ -1,6 +1,6 @@
-//! The command line of `ingle mcp`, beside being the proxy.
+//! Commands and options of `ingle mcp`, other than running the server.
 //!
-//! Owns names, options and help. Must not know what a host's file looks like.
+//! Owns names, options and help. Does not know the files of hosts.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::value::duration;
 use crate::install::hosts::{Host, Scope};
 
-/// What to do with the hosts of this machine.
+/// The commands of `ingle mcp`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum McpCommand {
     /// Add ingle to a host's configuration
@@ -20,23 +20,23 @@ Examples:
   ingle mcp install --host zed --host-timeout 300
   ingle mcp install --host vscode --print      show the entry and change nothing
 
-Only the entry is put in: other servers, comments, order and layout stay as they are, and the old
-file is kept beside the new one as `...ingle-backup-1`. Doing it again changes nothing.
+Only the entry is added: other servers, comments, order and layout stay unchanged, and the old file
+is kept as `...ingle-backup-1` in the same folder. Running it again changes nothing.
 
-Claude Code and Zed are told to wait for a tool as long as a workflow may take (see `ingle timeouts`;
-Zed for 600 s at most). Claude Desktop, Cursor and VS Code cannot be told: with them, what takes
-longer than a minute goes on as a job. --host-timeout says otherwise.")]
+In Claude Code and Zed the tool timeout is set to that of a workflow (see `ingle timeouts`; Zed: 600
+s at most). It is not configurable in Claude Desktop, Cursor and VS Code: there a call that takes
+longer than a minute continues as a job. --host-timeout sets another time.")]
     Install(InstallOptions),
-    /// Take ingle out of a host's configuration
+    /// Remove ingle from a host's configuration
     #[command(after_help = "\
 Examples:
   ingle mcp uninstall --host claude-desktop
   ingle mcp uninstall --host cursor --scope project
 
-Takes out the one entry. If nothing else has changed since it was put in, the file is again what it
-was, to the byte.")]
+Removes this one entry. If nothing else has changed since it was added, the file is byte for byte
+what it was before.")]
     Uninstall(UninstallOptions),
-    /// List the hosts, which are on this machine, and which know ingle
+    /// List the hosts, whether they are on this machine, and whether they have ingle
     #[command(after_help = "\
 Examples:
   ingle mcp hosts
@@ -44,48 +44,50 @@ Examples:
     Hosts,
 }
 
-/// Which file of which host.
+/// The host and its file.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HostOptions {
     /// The host
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Host,
-    /// For you alone, or for who works in this folder
+    /// Only for you, or for all users of this folder
     #[arg(long, value_name = "SCOPE", default_value = "user")]
     pub(crate) scope: Scope,
-    /// What the host calls this server
+    /// Name of this server in the host
     #[arg(long, value_name = "NAME", default_value = "ingle", value_parser = server_name)]
     pub(crate) name: String,
-    /// Work on an entry of that name even if it starts another program
+    /// Change an entry of that name even if it starts another program
     #[arg(long)]
     pub(crate) force: bool,
 }
 
-/// What to add.
+/// Options of `ingle mcp install`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InstallOptions {
     #[command(flatten)]
     pub(crate) host: HostOptions,
-    /// How long the host waits for a tool; it is told too, where it can be
+    /// The host's timeout for a tool; set in its file where possible
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) host_timeout: Option<Duration>,
-    /// Only print what to put into the host's configuration
+    /// Only print the entry for the host's configuration
     #[arg(long)]
     pub(crate) print: bool,
 }
 
-/// What to take out.
+/// Options of `ingle mcp uninstall`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UninstallOptions {
     #[command(flatten)]
     pub(crate) host: HostOptions,
 }
 
-/// Hosts make names of tools from it, and those are of letters, digits, `_` and `-`.
+/// Reads the name of a server. Hosts build tool names from it: letters, digits, `_` and `-`.
 fn server_name(text: &str) -> Result<String, String> {
     let is_fine = (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    is_fine.then(|| text.to_owned()).ok_or_else(|| "must be of letters, digits, - and _".to_owned())
+    is_fine
+        .then(|| text.to_owned())
+        .ok_or_else(|| "only letters, digits, - and _ are allowed".to_owned())
 }
 
 #[cfg(test)]
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_it_is_the_pump() {
+    fn without_a_command_mcp_is_the_proxy() {
         assert!(matches!(parse(&[]), Some((None, None))));
         let half = parse(&["--host-timeout", "0.5"]);
         assert!(matches!(half, Some((Some(timeout), None)) if timeout.as_millis() == 500));

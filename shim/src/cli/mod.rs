@@ -1,6 +1,6 @@
-//! The command line: names, options, help.
+//! The command line: commands, options and help.
 //!
-//! Owns what can be typed and how it is explained. Must not do anything.
+//! Owns the syntax and its explanation. Runs nothing.
 
 mod bench;
 mod format;
@@ -27,44 +27,44 @@ use self::value::duration;
 const AFTER_HELP: &str = "\
 Examples:
   ingle chat \"Why is the sky blue?\"    answer one question
-  ingle chat                           talk, with history
+  ingle chat                           hold a conversation
   ingle models --json                  list the models for a script
 
-The daemon `ingled` is started when it is needed, and keeps its models warm. Everything lives in
-~/.ingle; INGLE_HOME and INGLE_SOCKET name other places.
+The daemon `ingled` is started on demand, and keeps models loaded. All files are in ~/.ingle;
+INGLE_HOME and INGLE_SOCKET set other paths.
 
 Exit codes:
-    0  all went well
-    1  the request was understood and failed
+    0  success
+    1  the request failed
     2  the command line was wrong
-   69  the daemon could not be reached or started; `ingle status`: it does not run
+   69  the daemon could not be reached or started; `ingle status`: it is not running
    70  a bug
-   73  a file or socket could not be made
-   77  a folder or socket belongs to somebody else
+   73  a file or socket could not be created
+   77  a folder or socket belongs to another user
    78  a setting is wrong
   130  ended by Ctrl-C
 
-An error is printed on standard error as `error: ...` and `hint: ...`; with --json it is an object
-`{\"error\": {\"code\", \"message\", \"remediation\", \"retryable\", ...}}` on standard output instead.";
+Errors are printed on standard error as `error: ...` and `hint: ...`; with --json as an object
+`{\"error\": {\"code\", \"message\", \"remediation\", \"retryable\", ...}}` on standard output.";
 
-/// Talk to language models that stay warm.
+/// Run language models that stay loaded.
 #[derive(Debug, Parser)]
 #[command(name = "ingle", version, after_help = AFTER_HELP, max_term_width = 100)]
 #[command(disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// Print data, and errors, as JSON on standard output
+    /// Print data and errors as JSON on standard output
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask one question, or talk
+    /// Ask one question, or hold a conversation
     #[command(after_help = "\
 Examples:
   ingle chat \"Why is the sky blue?\"
@@ -75,12 +75,12 @@ Examples:
   ingle chat --schema person.json \"Invent a person\" | jq .name
   ingle chat
 
-Without a prompt, on a terminal, this is a conversation: /help names its commands, Ctrl-C stops an
-answer, Ctrl-D ends it. Elsewhere the prompt is read from standard input.")]
+Without a prompt on a terminal, this is a conversation: /help lists its commands, Ctrl-C stops an
+answer, Ctrl-D ends the conversation. Otherwise the prompt is read from standard input.")]
     Chat {
-        /// What to ask; `-` stands for standard input
+        /// The question; `-` stands for standard input
         prompt: Vec<String>,
-        /// Tell the model how to behave
+        /// System message: instructions for the model
         #[arg(long, value_name = "TEXT")]
         system: Option<String>,
         #[command(flatten)]
@@ -98,32 +98,32 @@ Examples:
   ingle complete \"My cat is called\" --temperature 1 -n 3 --max-tokens 8
   ingle complete \"The capital of \" --suffix \" is Rome.\" --model qwen2.5-coder
 
-With --suffix the text is one with a gap, which models trained on such code fill.")]
+With --suffix the model fills the gap between prompt and suffix; it must be trained for that.")]
     Complete {
-        /// The text to continue; `-`, or none where standard input is no terminal, reads it there
+        /// The text to continue; `-` stands for standard input, which is also read when absent
         prompt: Option<String>,
         #[command(flatten)]
         gap: Gap,
         #[command(flatten)]
         options: GenerateOptions,
     },
-    /// Turn texts into vectors, with an embedding model
+    /// Compute embeddings of texts
     #[command(after_help = "\
 Examples:
   ingle embed --model minilm \"a campfire\" \"warm light in the woods\"
   ingle embed --model ./bge-small.gguf --json < lines.txt | jq .dimensions
 
-Prints one vector a line, of length 1: the dot product of two is their similarity.")]
+Prints one vector of length 1 per line: the dot product of two is their similarity.")]
     Embed {
-        /// The texts; the lines of standard input when there are none
+        /// The texts; the lines of standard input when absent
         texts: Vec<String>,
         /// Name or path of the embedding model; the default model when absent
         #[arg(long, short)]
         model: Option<String>,
-        /// The engine to run it on, where its format leaves a choice
+        /// The engine to run it on, where its format allows several
         #[arg(long, value_name = "gguf|mlx")]
         engine: Option<EngineKind>,
-        /// Cut texts that are too long for the model instead of refusing them
+        /// Truncate texts that are too long for the model instead of refusing them
         #[arg(long)]
         truncate: bool,
     },
@@ -136,9 +136,9 @@ Examples:
   ingle pull org/name@main                         the newest commit, if there is a newer one
   ingle pull ./my-model.gguf --name mine
 
-Two pulls of one model are one download. One from Hugging Face that was interrupted is gone on with
-by the next; HF_TOKEN, or a login with `hf auth login`, opens gated models. What Hugging Face's own
-programs or LM Studio have fetched need not be fetched again.")]
+Concurrent pulls of one model share one download. An interrupted download from Hugging Face is
+resumed by the next pull. Gated models need HF_TOKEN or a login with `hf auth login`. Models that
+Hugging Face's own programs or LM Studio have fetched are used without another download.")]
     Pull {
         /// A name from `ingle models`, `org/name[:choice][@revision]` on Hugging Face, or the path
         /// of a GGUF file or model folder
@@ -147,14 +147,14 @@ programs or LM Studio have fetched need not be fetched again.")]
         #[arg(long)]
         name: Option<String>,
     },
-    /// List the models that are here or can be fetched
+    /// List the models that are on disk or can be fetched
     #[command(after_help = "\
 Examples:
   ingle models
   ingle models --json | jq -r '.models[].name'
 
-Models in the folders of Hugging Face's programs and of LM Studio are listed with where they are
-from; they are used as they are, and never changed. Without a running daemon only the models on disk are listed.")]
+Models in the folders of Hugging Face's programs and of LM Studio are listed with their source; they
+are used in place, and never changed. Without a running daemon only models on disk are listed.")]
     Models,
     /// List the models in memory
     #[command(after_help = "\
@@ -162,24 +162,24 @@ Examples:
   ingle ps
   ingle ps --json
 
-Exits with 0 whether or not the daemon runs: without one, nothing is in memory.")]
+Exits with 0 whether or not the daemon runs: without it no model is in memory.")]
     Ps,
-    /// Show how the daemon is
+    /// Show the status of the daemon
     #[command(after_help = "\
 Examples:
   ingle status
   ingle status --json | jq .health.state
 
-Exits with 69 when the daemon does not run; it is not started.")]
+Exits with 69 when the daemon is not running; it is not started.")]
     Status,
-    /// Print the daemon's metrics, as Prometheus reads them
+    /// Print the daemon's metrics in Prometheus format
     #[command(after_help = "\
 Examples:
   ingle metrics
   ingle metrics | grep ^ingle_timeouts_total
   ingle metrics --json | jq '.families[] | select(.name == \"ingle_queue_depth\")'
 
-The same text is served over HTTP under /metrics. Exits with 69 when the daemon does not run.")]
+The same text is served over HTTP under /metrics. Exits with 69 when the daemon is not running.")]
     Metrics,
     /// Load a model into memory
     #[command(after_help = "\
@@ -189,10 +189,10 @@ Examples:
   ingle load smollm2 --pin
   ingle load --estimate smollm2
 
-A pinned model is never evicted and never expires; `ingle unload` works on it all the same. For a
-model in memory already, --pin, --no-pin and --keep-alive change how long it stays.")]
+A pinned model is never evicted and never expires; `ingle unload` still unloads it. On a loaded
+model, --pin, --no-pin and --keep-alive change its settings.")]
     Load(LoadOptions),
-    /// Drop a model from memory
+    /// Unload a model from memory
     #[command(after_help = "\
 Examples:
   ingle unload smollm2")]
@@ -200,21 +200,21 @@ Examples:
         /// The model; the default one when absent
         model: Option<String>,
     },
-    /// Work that goes on without a connection
+    /// Run generations and embeddings in the background
     #[command(after_help = "\
 Examples:
   ingle jobs create \"Write a long story\" --timeout 10m
   ingle jobs list
   ingle jobs wait j-4x2m8c1qf7zk
 
-A job outlives whoever started it, and its result a restart of the daemon.")]
+A job outlives the program that created it, and its result a restart of the daemon.")]
     #[command(disable_help_subcommand = true)]
     Jobs {
-        /// What to do.
+        /// The command.
         #[command(subcommand)]
         command: JobsCommand,
     },
-    /// Measure how quick a model is
+    /// Measure the speed of a model
     #[command(after_help = "\
 Examples:
   ingle bench
@@ -222,69 +222,71 @@ Examples:
   ingle bench --prompt-tokens 2000 --gen-tokens 32 --concurrency 1,2,4
   ingle bench --json | jq '.results[0].decode_tokens_per_s.median'
 
-Figures are the daemon's own timings of whole requests, as every user of it has them. Each prompt is
-new, so that the prompt cache does not answer for the model; one round more than asked for is run
-first and not counted. FIRST TOKEN is from a request's acceptance to its first token, waiting for a
-slot included; PROMPT and DECODE are the rates of one request. ALL PROMPTS is the rate of those that
-ran at once until the last had its first token, ALL OUTPUT their generated tokens over the whole time.
+Measures time to first token, prefill and decode throughput, with one and with two clients. The
+figures are the daemon's own timings of whole requests. Each prompt is new, so that the prompt cache
+does not help; one warm-up round runs first and is not counted. FIRST TOKEN is from the acceptance
+of a request to its first token, queueing included; PROMPT and DECODE are the prefill and decode
+rates of one request. ALL PROMPTS is the prefill rate of all concurrent requests until the last has
+its first token, ALL OUTPUT the rate of all their generated tokens over the whole round.
 
-The model stays loaded afterwards. Other models are left alone, unless there is no room for this one
-beside them; --cold drops this one first, if nobody uses it, and measures its load from disk (which
-the system may have cached). Other generations meanwhile spoil the figures, and are told of.")]
+The model stays loaded afterwards. Other models stay loaded unless their memory is needed. --cold
+unloads this model first, if it is idle, and measures its load from disk (which the system may have
+cached). Other generations during the measurement distort it; a warning reports them.")]
     Bench(BenchOptions),
-    /// Show where the daemon speaks HTTP, in the shape of OpenAI's API
+    /// Show the address of the daemon's OpenAI-compatible HTTP API
     #[command(after_help = "\
 Examples:
   ingle http
   eval \"$(ingle http --show-token)\"     sets OPENAI_BASE_URL and OPENAI_API_KEY
   curl --unix-socket ~/.ingle/run/http.sock http://localhost/v1/models
 
-The Unix socket is always there, for you alone. TCP is off until config.toml says where to listen:
+The Unix socket is always available, to you alone. TCP is off until config.toml has an address:
   [http]
   listen = \"127.0.0.1:11711\"
-It wants the token in ~/.ingle/http.token.")]
+Over TCP, requests need the bearer token in ~/.ingle/http.token.")]
     Http {
-        /// Print the token, as lines that a shell can evaluate
+        /// Print address and token as lines that a shell can evaluate
         #[arg(long)]
         show_token: bool,
     },
-    /// End the daemon
+    /// Stop the daemon
     #[command(after_help = "\
 Examples:
-  ingle stop          finish what is in flight first
-  ingle stop --now    cancel it
+  ingle stop          finish requests in flight first
+  ingle stop --now    cancel them
 
-Returns when the daemon has ended. Exits with 0 when none was running.")]
+Returns when the daemon has ended. Exits with 0 when it was not running.")]
     Stop {
-        /// Cancel what is in flight instead of finishing it
+        /// Cancel requests in flight instead of finishing them
         #[arg(long)]
         now: bool,
     },
-    /// End the daemon and start it again, so that it reads its settings anew
+    /// Restart the daemon, so that it reads its settings again
     #[command(after_help = "\
 Examples:
-  ingle restart          finish what is in flight first
-  ingle restart --now    cancel it
+  ingle restart          finish requests in flight first
+  ingle restart --now    cancel them
 
-Starts the daemon if none was running. Models are loaded again when they are needed.")]
+Starts the daemon if it was not running. Models are loaded again on demand.")]
     Restart {
-        /// Cancel what is in flight instead of finishing it
+        /// Cancel requests in flight instead of finishing them
         #[arg(long)]
         now: bool,
     },
-    /// Show and check the time limits
+    /// Show and check the timeouts
     #[command(after_help = "\
 Examples:
   ingle timeouts
   ingle timeouts --class chat
   ingle timeouts --json | jq .infrastructure_timeouts.daemon
-  WORKFLOW_TOOL_TIMEOUT_SECS=600 ingle timeouts      try a setting out
+  WORKFLOW_TOOL_TIMEOUT_SECS=600 ingle timeouts      try a setting
 
-All in seconds. WORK is what a class of work may take; the other columns follow from it and cannot
-be set: the daemon answers at 1.5 x WORK, the shim at 2 x, the client library at 2.5 x.
+All values are in seconds. WORK is the limit of a class of work; the other columns are derived from
+it and cannot be set: the daemon answers at 1.5 x WORK, the shim at 2 x, the client library at 2.5
+x.
 
 Settings, the strongest first: the environment, ~/.ingle/.env, [timeouts] in ~/.ingle/config.toml.
-A setting is called timeouts.chat in the file and INGLE_TIMEOUT_CHAT as a variable. These names
+A setting is called timeouts.chat in the file and INGLE_TIMEOUT_CHAT as a variable. These variables
 work as well:
   SIMPLE_TOOL_TIMEOUT_SECS                 timeouts.simple
   WORKFLOW_TOOL_TIMEOUT_SECS               timeouts.workflow
@@ -297,12 +299,11 @@ work as well:
   KIMI_WEB_SEARCH_TIMEOUT_SECS             timeouts.upstream_kimi_web_search
   EX_HTTP_TIMEOUT_SECONDS                  timeouts.http
 
-What is shown is what a daemon started from here would use. What counts is what the running daemon
-has read when it started; where that differs, a warning says so.
-Exits with 78 when a setting is wrong, or the numbers do not fit together.")]
+This shows the timeouts of a daemon started from this shell. The running daemon uses the settings of
+its start; a warning reports differences.
+Exits with 78 when a setting is invalid, or the values contradict each other.")]
     Timeouts {
-        /// Show this class only: simple, workflow, expert_analysis, chat, completions, embeddings,
-        /// job
+        /// Only this class: simple, workflow, expert_analysis, chat, completions, embeddings or job
         #[arg(long, value_name = "CLASS", value_parser = class)]
         class: Option<Class>,
     },
@@ -312,36 +313,36 @@ Examples:
   ingle logs -n 100
   ingle logs -f")]
     Logs {
-        /// Lines to show
+        /// Number of lines to show
         #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 50)]
         lines: usize,
-        /// Go on as the log grows
+        /// Follow the log as it grows
         #[arg(short, long)]
         follow: bool,
     },
-    /// Connect standard input and output to the daemon: JSON-RPC
+    /// Connect standard input and output to the daemon's JSON-RPC
     #[command(after_help = "\
 Examples:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"status\"}' | ingle rpc
 
-One JSON-RPC 2.0 message a line. When standard input ends, answers still due are awaited.")]
+One JSON-RPC 2.0 message per line. At the end of standard input, pending replies are awaited.")]
     Rpc,
-    /// Be an MCP server on standard input and output, or set one up in a host
+    /// Run as an MCP server on standard input and output, or add it to a host
     #[command(after_help = "\
 Examples:
-  ingle mcp install --host claude-code    tell a host of it: claude-desktop, claude-code, cursor, zed, vscode
-  ingle mcp hosts                         which of them are here
+  ingle mcp install --host claude-code    or claude-desktop, cursor, zed, vscode
+  ingle mcp hosts                         list the hosts on this machine
   {\"mcpServers\": {\"ingle\": {\"command\": \"ingle\", \"args\": [\"mcp\"]}}}
 
-Without a command, it is what a tool host spawns. Many of these share one daemon and one copy of
-each model. A call that is not finished shortly before the host would give it up answers with the id
-of a job that goes on; the tool job_wait gets its result.")]
+Without a command it is the server that a tool host spawns. All of these share one daemon and one
+copy of each model. A call that is not finished shortly before the host's timeout continues as a
+job: its reply is the id of the job, and the tool job_wait gets the result.")]
     #[command(disable_help_subcommand = true)]
     Mcp {
-        /// How long the host waits for one reply, such as 60s or 5m [default: 60s]
+        /// The host's timeout for one reply, such as 60s or 5m [default: 60s]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         host_timeout: Option<Duration>,
-        /// What to do instead of being one.
+        /// The command to run instead of the server.
         #[command(subcommand)]
         command: Option<McpCommand>,
     },
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn options_may_stand_before_and_after_the_prompt() {
+    fn options_precede_and_follow_the_prompt() {
         let cli = parse(&["chat", "--seed", "3", "why", "is", "it", "--json", "--stop", "a"]);
         let cli = cli.unwrap();
         let Command::Chat { prompt, options, .. } = cli.command else { panic!("not chat") };
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_on_thinking_counts() {
+    fn last_thinking_option_wins() {
         for (words, wish) in [
             (&["chat", "x"][..], None),
             (&["chat", "x", "--think"], Some(true)),
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_out_of_range_are_refused_as_usage() {
+    fn values_out_of_range_are_usage_errors() {
         for words in [
             &["chat", "--top-p", "1.5", "x"][..],
             &["chat", "--temperature", "nan", "x"],

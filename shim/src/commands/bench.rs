@@ -1,7 +1,7 @@
-//! `bench`: how quick a model is through the daemon, as its users have it.
+//! `bench`: measures the speed of a model through the daemon.
 //!
-//! Owns the order of a measurement: load, warm up, rounds. Figures are the daemon's own timings of
-//! each reply; the prompts are new in every round, so that no prompt cache answers for the model.
+//! Owns the order of a measurement: load, warm up, rounds. The figures are the daemon's own timings
+//! of each reply; the prompts are new in every round, so that the prompt cache does not help.
 
 mod figures;
 mod prompt;
@@ -18,7 +18,7 @@ use ingle_protocol::wire::status::{Status, StatusReply};
 use ingle_protocol::wire::{Method, NoParams};
 use serde_json::json;
 
-use self::figures::{Figures, Round, Spread};
+use self::figures::{Figures, Round, Statistic};
 use self::prompt::Prompts;
 use super::models::{pull_if_missing, watched};
 use crate::cli::BenchOptions;
@@ -26,17 +26,17 @@ use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome};
 use crate::progress::Progress;
 
-/// Tokens generated in the round that is not counted.
+/// Tokens generated in the warm-up round.
 const WARM_UP_TOKENS: u32 = 8;
 
-/// Measures a model.
+/// Measures the speed of a model.
 pub(crate) async fn run(context: &mut Context, options: &BenchOptions) -> Outcome {
     let client = context.connect().await?;
     let model = options.model.as_deref().map(model_argument);
     let before = status(&client).await?;
     if before.active + before.queued > 0 {
         context.output.note(&format!(
-            "warning: other generations (running: {}, waiting: {}) will make the figures worse",
+            "warning: other generations (running: {}, waiting: {}) will distort the figures",
             before.active, before.queued
         ));
     }
@@ -65,7 +65,7 @@ async fn status(client: &Client) -> Result<StatusReply, Failure> {
     Ok(client.call::<Status>(&NoParams {}).await?)
 }
 
-/// Makes the model resident; with `--cold` by a load from disk in any case.
+/// Loads the model; with `--cold` always from disk.
 async fn load(
     context: &mut Context,
     client: &Client,
@@ -81,7 +81,7 @@ async fn load(
     if options.cold {
         let params = ModelParams { model: model.clone(), stream: false };
         match client.call::<UnloadModel>(&params).await {
-            // What is missing may yet be pulled, below.
+            // A missing model may be pulled below.
             Ok(_) => {}
             Err(error) if error.code == ErrorCode::ModelNotFound => {}
             Err(error) => return Err(error.into()),
@@ -115,13 +115,13 @@ struct Bench<'a> {
     model: String,
     options: &'a BenchOptions,
     progress: Progress,
-    /// Generations started so far.
+    /// The number of generations started so far.
     generations: u64,
 }
 
 impl Bench<'_> {
-    /// All rounds of so many requests at once, after one that is not counted: the daemon's prefill
-    /// chunks follow the engine's speed, and caches are cold.
+    /// Measures all rounds with this number of concurrent requests, after a warm-up round: the
+    /// daemon's prefill chunks follow the engine's speed, and caches are cold.
     async fn measure(&mut self, at_once: usize) -> Result<Figures, Failure> {
         let words = format!("{at_once} at once");
         self.progress.say("bench", &format!("{words}, warming up"));
@@ -205,25 +205,23 @@ fn report(
         let rows = results.iter().map(row).collect();
         context.output.table(headings, &headings, rows)?;
         context.output.line("")?;
-        context
-            .output
-            .line("median (best); ALL: what the requests that ran at once came to together")?;
+        context.output.line("median (best); ALL: total rate of the concurrent requests")?;
     }
     let cached: usize = results.iter().map(|figures| figures.cached_tokens).sum();
     if cached > 0 {
         context.output.note(&format!(
-            "warning: {cached} prompt tokens came from the prompt cache; they are not in the rates"
+            "warning: {cached} prompt tokens came from the prompt cache and are not in the rates"
         ));
     }
     if others > 0 {
         context.output.note(&format!(
-            "warning: other generations ran meanwhile ({others}); the figures are too low"
+            "warning: {others} other generations ran during the measurement; the figures are too low"
         ));
     }
     let most = results.iter().map(|figures| figures.at_once).max().unwrap_or(0);
     if most > limits::CONCURRENT_GENERATIONS {
         context.output.note(&format!(
-            "note: the daemon runs {} generations at once; the first token of others had to wait",
+            "note: the daemon runs {} generations at once; the other requests had to wait",
             limits::CONCURRENT_GENERATIONS
         ));
     }
@@ -231,7 +229,7 @@ fn report(
 }
 
 fn row(figures: &Figures) -> [String; 7] {
-    let rate = |spread: &Spread| format!("{:.1} ({:.1})", spread.median, spread.best);
+    let rate = |spread: &Statistic| format!("{:.1} ({:.1})", spread.median, spread.best);
     let ttft = &figures.ttft_ms;
     [
         figures.at_once.to_string(),

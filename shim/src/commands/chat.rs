@@ -10,7 +10,7 @@ use crate::cli::GenerateOptions;
 use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
-/// Answers one question, or talks where there is none and a person is there.
+/// Answers one question, or holds a conversation where there is none on a terminal.
 pub(crate) async fn chat(
     mut context: Context,
     words: &[String],
@@ -20,8 +20,8 @@ pub(crate) async fn chat(
     let is_attended = io::stdin().is_terminal() && context.output.out_is_terminal();
     if words.is_empty() && is_attended && !context.output.json {
         if options.choices.is_some_and(|choices| choices > 1) {
-            let message = "a conversation goes on from one answer, and --choices asks for several";
-            return Err(Failure::usage(message, "Leave --choices out, or ask one question."));
+            let message = "--choices cannot be used in a conversation";
+            return Err(Failure::usage(message, "Omit --choices, or ask one question."));
         }
         return Conversation::new(context, system, options).run().await;
     }

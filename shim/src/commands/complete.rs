@@ -31,7 +31,7 @@ pub(crate) async fn complete(
     answer_once(context, params, options).await
 }
 
-/// The text behind the gap, if there is one.
+/// The text after the gap, if there is one.
 fn suffix(gap: Gap) -> Result<Option<String>, Failure> {
     let Some(path) = gap.suffix_file else { return Ok(gap.suffix) };
     let limit = limits::FRAME_BYTES as u64;

@@ -1,4 +1,4 @@
-//! `chat` without a prompt: a conversation on a terminal.
+//! Conversation on a terminal: `chat` without a prompt.
 //!
 //! Owns the conversation so far, the commands that begin with `/`, and what Ctrl-C and Ctrl-D do.
 //! The daemon keeps nothing of a conversation: each turn sends all of it.
@@ -12,7 +12,7 @@ use rustyline::history::{History as _, MemHistory};
 use rustyline::{Config, Editor};
 
 use super::generate::{end_answer, end_line, generate, message, params, stats};
-use super::models::{Offer, is_yes};
+use super::models::{PullOffer, is_yes};
 use crate::cli::GenerateOptions;
 use crate::context::{Context, model_argument};
 use crate::history::History;
@@ -20,11 +20,11 @@ use crate::output::{Failure, Outcome};
 
 const PROMPT: &str = ">>> ";
 const HELP: &str = "\
-/clear         forget the conversation
-/system TEXT   tell the model how to behave; without TEXT, no longer
-/model NAME    talk to another model; without NAME, say which
-/help          this
-/exit          end (also Ctrl-D)
+/clear         clear the conversation
+/system TEXT   set the system message; without TEXT, remove it
+/model NAME    switch to another model; without NAME, show the present one
+/help          show this help
+/exit          end the conversation (also Ctrl-D)
 Ctrl-C stops an answer.";
 
 type LineEditor = Editor<(), MemHistory>;
@@ -37,11 +37,11 @@ pub(crate) struct Conversation {
     options: GenerateOptions,
     /// Questions and answers, without the system message.
     messages: Vec<Message>,
-    /// What reads the terminal; nothing else may. `None` where there is none, as in tests.
+    /// The only reader of the terminal. `None` where there is no terminal, as in tests.
     editor: Option<LineEditor>,
 }
 
-/// What a line that was typed asks for.
+/// An input line, read as a command or a question.
 #[derive(Debug, PartialEq)]
 enum Input<'a> {
     Nothing,
@@ -65,7 +65,7 @@ impl<'a> Input<'a> {
             "/model" => Self::Model(rest.trim()),
             "/help" | "/?" => Self::Help,
             "/exit" | "/quit" | "/bye" => Self::Exit,
-            // A path or a comment can begin with a slash too; a single word is more likely a slip.
+            // A path or a comment can begin with a slash too; a single word is more likely a typo.
             _ if command.starts_with('/') && rest.is_empty() => Self::Unknown(command),
             _ => Self::Question(line),
         }
@@ -78,13 +78,13 @@ impl Conversation {
         Self { context, client: None, system, options, messages: Vec::new(), editor: None }
     }
 
-    /// Talks until the user ends it.
+    /// Runs the conversation until the user ends it.
     pub(crate) async fn run(mut self) -> Outcome {
-        // A daemon that cannot run is better known before the first question is typed.
+        // A daemon that cannot run is reported before the first question is typed.
         self.client = Some(self.context.connect().await?);
         let history = History::new(self.context.paths.chat_history());
         self.editor = Some(editor(&history)?);
-        self.context.output.note("Ctrl-D ends, /help tells more.");
+        self.context.output.note("Ctrl-D ends the conversation, /help shows the commands.");
         loop {
             let line = match self.read_line(PROMPT.to_owned()).await? {
                 Ok(line) => line,
@@ -95,18 +95,18 @@ impl Conversation {
             if line.trim().is_empty() {
                 continue;
             }
-            // A history that cannot be kept is no reason to end the conversation.
+            // An unwritable history must not end the conversation.
             if let Some(editor) = &mut self.editor {
                 let _ = (editor.add_history_entry(&line), history.add(&line));
             }
-            if self.obey(Input::read(&line)).await? == Flow::End {
+            if self.execute(Input::read(&line)).await? == Flow::End {
                 return Ok(exit::OK);
             }
         }
     }
 
-    /// A line from the terminal. The editor blocks on it, on a thread where nothing else waits for
-    /// it. Not to be given up: the thread would read on, against the next one.
+    /// Reads a line from the terminal, on a thread, because the editor blocks. The future must not
+    /// be dropped: the thread would continue to read, against the next reader.
     async fn read_line(&mut self, prompt: String) -> Result<rustyline::Result<String>, Failure> {
         let Some(mut editor) = self.editor.take() else { return Ok(Err(ReadlineError::Eof)) };
         let (editor, line) = tokio::task::spawn_blocking(move || {
@@ -119,19 +119,19 @@ impl Conversation {
         Ok(line)
     }
 
-    async fn obey(&mut self, input: Input<'_>) -> Result<Flow, Failure> {
+    async fn execute(&mut self, input: Input<'_>) -> Result<Flow, Failure> {
         match input {
             Input::Nothing => {}
             Input::Clear => {
                 self.messages.clear();
-                self.context.output.note("forgotten");
+                self.context.output.note("cleared");
             }
             Input::System(text) => {
                 self.system = (!text.is_empty()).then(|| text.to_owned());
                 self.context.output.note(if text.is_empty() {
-                    "no system message"
+                    "system message removed"
                 } else {
-                    "noted"
+                    "system message set"
                 });
             }
             Input::Model("") => {
@@ -140,21 +140,21 @@ impl Conversation {
             }
             Input::Model(name) => {
                 self.options.model = Some(name.to_owned());
-                self.context.output.note(&format!("now talking to {name}"));
+                self.context.output.note(&format!("the model is now {name}"));
             }
             Input::Help => self.context.output.note(HELP),
             Input::Exit => return Ok(Flow::End),
             Input::Unknown(command) => {
                 self.context.output.note(&format!("error: there is no command `{command}`"));
-                self.context.output.note("hint: /help names them all.");
+                self.context.output.note("hint: /help shows all commands.");
             }
             Input::Question(question) => self.ask(question).await?,
         }
         Ok(Flow::GoOn)
     }
 
-    /// One question and its answer. An answer that is cut short stays in the conversation; a
-    /// question that got none does not.
+    /// Asks one question. A partial answer stays in the conversation; a question without an answer
+    /// does not.
     async fn ask(&mut self, question: &str) -> Result<(), Failure> {
         self.messages.push(message("user", question.to_owned()));
         let mut text = String::new();
@@ -189,8 +189,8 @@ impl Conversation {
         let messages = system.into_iter().chain(self.messages.iter().cloned()).collect();
         let params = GenerateParams { messages: Some(messages), ..params(&self.options) };
         match self.try_answer(&params, text).await {
-            // The daemon may have been stopped since the last question. Nothing of this answer was
-            // shown, so it can be asked for again without anybody noticing.
+            // The daemon may have been stopped since the last question. No part of this answer was
+            // shown, so the request can be repeated unnoticed.
             Err(failure) if text.is_empty() && is_gone(&failure) => {
                 self.client = None;
                 self.try_answer(&params, text).await
@@ -203,7 +203,7 @@ impl Conversation {
         }
     }
 
-    /// Offers to pull a model that is missing, and asks it again. `None` when the user stops that.
+    /// Offers to pull a missing model, and asks again. `None` when the user stops that.
     async fn pull_and_answer(
         &mut self,
         failure: Failure,
@@ -211,12 +211,12 @@ impl Conversation {
     ) -> Option<Result<GenerateResult, Failure>> {
         let Some(client) = self.client.clone() else { return Some(Err(failure)) };
         let model = self.options.model.as_deref().map(model_argument);
-        let offer = match until_stopped(Offer::of(&client, &failure, model.as_deref())).await? {
+        let offer = match until_stopped(PullOffer::of(&client, &failure, model.as_deref())).await? {
             Ok(Some(offer)) => offer,
             Ok(None) => return Some(Err(failure)),
             Err(failure) => return Some(Err(failure)),
         };
-        // Outside of what Ctrl-C gives up; the editor sees that key itself.
+        // Not inside `until_stopped`: the editor handles Ctrl-C itself.
         let agreed = self.options.yes
             || match self.read_line(offer.question()).await {
                 Ok(answer) => answer.is_ok_and(|answer| is_yes(&answer)),
@@ -226,7 +226,7 @@ impl Conversation {
             return Some(Err(offer.declined(failure)));
         }
         until_stopped(async {
-            offer.take(&client).await?;
+            offer.accept(&client).await?;
             self.answer(text).await
         })
         .await
@@ -268,7 +268,7 @@ fn editor(history: &History) -> Result<LineEditor, Failure> {
     let past = MemHistory::with_config(&config);
     let mut editor = Editor::with_history(config, past).map_err(std::io::Error::other)?;
     for line in history.load() {
-        // Only a line too much or too alike is refused.
+        // Only a line too many, or a repeated one, is refused.
         let _ = editor.history_mut().add(&line);
     }
     Ok(editor)
@@ -284,21 +284,21 @@ mod tests {
     use ingle_protocol::wire::status::{Shutdown, ShutdownParams};
     use serde_json::json;
 
-    /// A session with a daemon that answers with the messages it was sent, but for `fail`.
-    fn session() -> (Conversation, fake_daemon::TestHome, Captured, Captured) {
+    /// A conversation with a daemon that answers with the messages it was sent, except for `fail`.
+    fn conversation() -> (Conversation, fake_daemon::TestHome, Captured, Captured) {
         let (context, home, out, err) = fake_daemon::context(false);
         fake_daemon::serve(&context.paths, |method, params| {
             if method == Shutdown::NAME {
                 return (Vec::new(), Ok(json!({ "pid": 42, "active": 0 })));
             }
             let messages = params["messages"].as_array().unwrap();
-            let said: Vec<&str> =
+            let contents: Vec<&str> =
                 messages.iter().map(|message| message["content"].as_str().unwrap()).collect();
-            if said.last() == Some(&"fail") {
+            if contents.last() == Some(&"fail") {
                 let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
                 return (Vec::new(), Err(error));
             }
-            let text = said.join("+");
+            let text = contents.join("+");
             let event = json!({ "type": "delta", "text": text });
             (vec![event], Ok(fake_daemon::generated(&text)))
         });
@@ -306,38 +306,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_turn_sends_the_conversation_so_far() {
-        let (mut session, _home, out, _) = session();
+    async fn each_turn_sends_the_whole_conversation() {
+        let (mut conversation, _home, out, _) = conversation();
         for line in ["a", "/system s", "b", "/clear", "/system", "c"] {
-            assert_eq!(session.obey(Input::read(line)).await.unwrap(), Flow::GoOn);
+            assert_eq!(conversation.execute(Input::read(line)).await.unwrap(), Flow::GoOn);
         }
         assert_eq!(out.text(), "a\ns+a+a+b\nc\n");
     }
 
     #[tokio::test]
-    async fn a_question_without_an_answer_is_forgotten_and_the_session_goes_on() {
-        let (mut session, _home, out, err) = session();
+    async fn unanswered_question_is_forgotten() {
+        let (mut conversation, _home, out, err) = conversation();
         for line in ["fail", "b"] {
-            session.obey(Input::read(line)).await.unwrap();
+            conversation.execute(Input::read(line)).await.unwrap();
         }
         assert_eq!(out.text(), "b\n");
         assert!(err.text().starts_with("error: it broke\nhint: "), "{}", err.text());
     }
 
     #[tokio::test]
-    async fn a_daemon_that_went_between_two_questions_is_not_noticed() {
-        let (mut session, _home, out, _) = session();
-        session.obey(Input::read("a")).await.unwrap();
-        let client = session.client.clone().unwrap();
+    async fn stopped_daemon_between_questions_goes_unnoticed() {
+        let (mut conversation, _home, out, _) = conversation();
+        conversation.execute(Input::read("a")).await.unwrap();
+        let client = conversation.client.clone().unwrap();
         // The fake daemon closes the connection after this.
         let _ = client.call::<Shutdown>(&ShutdownParams::default()).await;
         client.closed().await;
-        session.obey(Input::read("b")).await.unwrap();
+        conversation.execute(Input::read("b")).await.unwrap();
         assert_eq!(out.text(), "a\na+a+b\n");
     }
 
     #[test]
-    fn commands_are_told_from_questions() {
+    fn commands_differ_from_questions() {
         assert_eq!(Input::read("  "), Input::Nothing);
         assert_eq!(Input::read("/system  be brief "), Input::System("be brief"));
         assert_eq!(Input::read("/model"), Input::Model(""));

@@ -1,4 +1,4 @@
-//! `status`, `metrics`, `stop` and `restart`: the daemon itself. Only the last starts one.
+//! `status`, `metrics`, `stop` and `restart` of the daemon. Only the last one starts it.
 
 use std::fs::File;
 use std::time::Duration;
@@ -23,18 +23,18 @@ use super::models::loaded_table;
 use crate::context::Context;
 use crate::output::{self, Failure, Outcome};
 
-/// Between two looks at the lock of a daemon that has closed its connections already.
+/// Interval of checks of the lock of a daemon that has closed its connections.
 const LOCK_CHECK: Duration = Duration::from_millis(5);
 
-/// Prints how the daemon is. A daemon that does not run is not a failure of the command, but a
-/// script must be able to tell: the exit code is [`exit::UNAVAILABLE`].
+/// Prints the status of the daemon. A daemon that is not running is no failure of the command, but
+/// the exit code is [`exit::UNAVAILABLE`], for scripts.
 pub(crate) async fn status(context: &mut Context) -> Outcome {
     let Some(client) = context.connect_running().await? else {
         if context.output.json {
             context.output.json(&json!({ "running": false, "socket": context.paths.socket() }))?;
         } else {
             context.output.line("ingled is not running")?;
-            context.output.note("hint: it is started when it is needed, by `ingle chat` for one.");
+            context.output.note("hint: it is started on demand, for example by `ingle chat`.");
         }
         return Ok(exit::UNAVAILABLE);
     };
@@ -55,10 +55,10 @@ pub(crate) async fn status(context: &mut Context) -> Outcome {
     Ok(exit::OK)
 }
 
-/// Prints what the daemon has counted and measured.
+/// Prints the daemon's metrics.
 pub(crate) async fn metrics(context: &mut Context) -> Outcome {
     let Some(client) = context.connect_running().await? else {
-        let next = "It is started when it is needed, by `ingle chat` for one.";
+        let next = "It is started on demand, for example by `ingle chat`.";
         let error = ErrorBody::new(ErrorCode::DaemonUnavailable, "ingled is not running");
         return Err(error.with_remediation(next).into());
     };
@@ -71,7 +71,7 @@ pub(crate) async fn metrics(context: &mut Context) -> Outcome {
     Ok(exit::OK)
 }
 
-/// A duration in milliseconds, for people.
+/// Formats milliseconds with the digits of a latency.
 fn duration(ms: f64) -> String {
     match ms {
         ..10.0 => format!("{ms:.1} ms"),
@@ -84,10 +84,10 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
     let health = match reply.health.state {
         HealthState::Ok => "ok".to_owned(),
         HealthState::Degraded => format!(
-            "degraded: the engine has been silent for {}",
+            "degraded: the engine has not responded for {}",
             output::seconds(reply.health.heartbeat_age_ms / 1_000)
         ),
-        HealthState::Draining => "draining: no new work is taken".to_owned(),
+        HealthState::Draining => "draining: new work is refused".to_owned(),
     };
     let phase = match &reply.health.phase {
         Phase::Starting => "starting".to_owned(),
@@ -161,7 +161,7 @@ fn lines(reply: &StatusReply) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Ends the daemon and waits until it has ended. None running is what was asked for.
+/// Stops the daemon and waits until it has ended. It is no failure when none runs.
 pub(crate) async fn stop(context: &mut Context, now: bool) -> Outcome {
     let Some(ended) = end(context, now).await? else {
         if context.output.json {
@@ -180,8 +180,8 @@ pub(crate) async fn stop(context: &mut Context, now: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-/// Ends the daemon, if one runs, and starts another. Settings that are wrong are told before
-/// anything is ended: a daemon with yesterday's settings is better than none.
+/// Stops the daemon, if one runs, and starts another. Invalid settings are reported before that: a
+/// daemon with old settings is better than none.
 pub(crate) async fn restart(context: &mut Context, now: bool) -> Outcome {
     let here = super::timeouts::here(&context.paths)?.timeouts;
     let ended = end(context, now).await?;
@@ -197,17 +197,17 @@ pub(crate) async fn restart(context: &mut Context, now: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-/// A daemon that has ended.
-struct Ended {
-    /// Its process id, where it said.
+/// A daemon that was stopped.
+struct StoppedDaemon {
+    /// Its process id, where it reported it.
     pid: Option<u32>,
 }
 
-/// Ends the daemon and waits until it has ended; `None` when none was running.
-async fn end(context: &mut Context, now: bool) -> Result<Option<Ended>, Failure> {
+/// Stops the daemon and waits until it has ended; `None` when none was running.
+async fn end(context: &mut Context, now: bool) -> Result<Option<StoppedDaemon>, Failure> {
     context.paths.check_socket()?;
     let Ok(stream) = socket::connect(context.paths.socket()).await else { return Ok(None) };
-    // A drain, the wait for the engine after it, and some time for the process to go.
+    // A drain, the wait for the engine after it, and some time for the process to end.
     let limit = Duration::from_millis(2 * limits::DRAIN_MS + 2_000);
     let give_up_at = Instant::now() + limit;
     let late = |_| {
@@ -217,11 +217,11 @@ async fn end(context: &mut Context, now: bool) -> Result<Option<Ended>, Failure>
     };
     let stream = SharedStream::new(stream);
     let mut frames = FrameReader::new(stream.clone(), limits::FRAME_BYTES);
-    let asked = ask_to_end(&mut frames, stream, now);
-    let reply = timeout_at(give_up_at, asked).await.map_err(late)??;
+    let request = request_shutdown(&mut frames, stream, now);
+    let reply = timeout_at(give_up_at, request).await.map_err(late)??;
     let active = reply.map_or(0, |reply| reply.active);
     if active > 0 && !now && context.output.is_watched() {
-        context.output.note(&format!("waiting for {active} running, at most a few seconds"));
+        context.output.note(&format!("waiting for {active} generations, at most a few seconds"));
     }
     let has_ended = timeout_at(give_up_at, async {
         while let Ok(Some(_)) = frames.next().await {}
@@ -230,14 +230,14 @@ async fn end(context: &mut Context, now: bool) -> Result<Option<Ended>, Failure>
         }
     });
     has_ended.await.map_err(late)?;
-    Ok(Some(Ended { pid: reply.map(|reply| reply.pid) }))
+    Ok(Some(StoppedDaemon { pid: reply.map(|reply| reply.pid) }))
 }
 
-/// Sends `shutdown` and gives its reply, if the daemon was not on its way out already.
+/// Sends `shutdown` and returns its reply, if the daemon was not shutting down already.
 ///
-/// This is the one request that is sent without `hello`: a daemon of another version refuses that,
-/// and stopping it is how one gets rid of it.
-async fn ask_to_end(
+/// This is the only request that is sent without `hello`: a daemon of another version refuses
+/// `hello`, and must be stopped all the same.
+async fn request_shutdown(
     frames: &mut FrameReader<SharedStream>,
     mut writer: SharedStream,
     now: bool,
@@ -254,22 +254,22 @@ async fn ask_to_end(
             error if error.code == ErrorCode::ShuttingDown => Ok(None),
             error => Err(error.into()),
         },
-        // A reply in another version's form still means that it ends.
+        // A reply in the format of another version still means that it ends.
         (None, result) => Ok(result.and_then(|result| serde_json::from_str(result.get()).ok())),
     }
 }
 
-/// Whether no daemon holds its lock. Looking means taking it for a moment, in which a starting
-/// daemon would take us for another one: so nobody may be starting one meanwhile.
+/// Whether no daemon holds its lock. The check takes the lock for a moment, in which a starting
+/// daemon would mistake us for another daemon: so the start lock is taken first.
 fn is_free(paths: &Paths) -> bool {
     let Ok(start_lock) =
         File::open(paths.start_lock()).or_else(|_| launch::open_lock(&paths.start_lock()))
     else {
-        // Without the folder there is no lock either.
+        // Without the folder there is no lock.
         return true;
     };
     if start_lock.try_lock().is_err() {
-        // Somebody is starting the next daemon, which cannot begin before the last has ended.
+        // A launcher is starting the next daemon, which cannot begin before the last has ended.
         return true;
     }
     File::open(paths.daemon_lock()).is_ok_and(|lock| lock.try_lock().is_ok())

@@ -1,4 +1,4 @@
-//! `embed`: texts to vectors.
+//! `embed`: computes embeddings of texts.
 
 use std::io::{self, IsTerminal};
 
@@ -11,7 +11,7 @@ use super::generate::read_stdin;
 use crate::context::{Context, model_argument};
 use crate::output::{Failure, Outcome};
 
-/// Prints a vector for each text, or for each line of standard input.
+/// Prints the embedding of each text, or of each line of standard input.
 pub(crate) async fn embed(
     context: &mut Context,
     texts: Vec<String>,
@@ -38,7 +38,9 @@ pub(crate) async fn embed(
         context.output.line(&format!("[{}]", numbers.join(",")))?;
     }
     for text in &result.truncated {
-        context.output.note(&format!("note: text {} was cut to what the model reads", text + 1));
+        context
+            .output
+            .note(&format!("note: text {} was truncated to the model's context", text + 1));
     }
     Ok(exit::OK)
 }
@@ -46,7 +48,7 @@ pub(crate) async fn embed(
 fn lines_of_stdin() -> Result<Vec<String>, Failure> {
     let none = || {
         Failure::usage(
-            "there is no text",
+            "no text was given",
             "Give texts as arguments, or as lines of standard input.",
         )
     };

@@ -19,7 +19,7 @@ use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
-/// The variable by which the chat templates of models that think are told whether to.
+/// The variable of chat templates that switches reasoning on and off.
 const ENABLE_THINKING: &str = "enable_thinking";
 
 /// Generates once and prints the answer; offers to fetch a model that is missing.
@@ -43,7 +43,7 @@ pub(super) async fn answer_once(
     let result = result?;
     if context.output.json {
         context.output.json(&result)?;
-    } else if !result.alternatives.is_empty() {
+    } else if result.choices.len() > 1 {
         choices(&mut context.output, &result)?;
     } else {
         end_answer(&mut context.output, &result, &text)?;
@@ -54,28 +54,28 @@ pub(super) async fn answer_once(
     Ok(exit::OK)
 }
 
-/// What is said next does not stand behind half a line of an answer.
+/// Ends an incomplete line of an answer, before other output.
 pub(crate) fn end_line(output: &mut Output, text: &str) -> Result<(), Failure> {
     let is_half = !output.json && !text.is_empty() && !text.ends_with('\n');
     if is_half { output.line("") } else { Ok(()) }
 }
 
-/// Generates, prints the text as it comes, and leaves it in `text` too. With `--json` nothing is
-/// printed here, nor of several texts, which would come all at once.
+/// Generates, prints the text as it comes, and also appends it to `text`. Prints nothing with
+/// `--json`, nor for several choices, which would come interleaved.
 pub(crate) async fn generate(
     output: &mut Output,
     client: &Client,
     params: &GenerateParams,
     text: &mut String,
 ) -> Result<GenerateResult, Failure> {
-    // Events are for a person; a script that wants one object needs none.
+    // Events are for a person; a script that reads one object needs none.
     let is_shown = !output.json && params.choices() == 1;
     let params = GenerateParams { stream: is_shown || output.is_watched(), ..params.clone() };
     let mut call = client.start::<Generate>(&params, params.class())?;
     let mut progress = Progress::new();
     let mut pieces = 0;
-    // What the model thinks is for who watches, and no part of the answer.
-    let mut thoughts = String::new();
+    // Reasoning is shown on a terminal only, and is not part of the answer.
+    let mut reasoning = String::new();
     while let Some(event) = call.event::<GenerateEvent>().await {
         match event {
             GenerateEvent::Queued { position: 0 } => progress.say("queued", "next"),
@@ -84,20 +84,20 @@ pub(crate) async fn generate(
             }
             GenerateEvent::Loading { fraction } => progress.share("loading", fraction),
             GenerateEvent::Prefill { done_tokens, total_tokens } => {
-                progress.tokens("reading", done_tokens, total_tokens);
+                progress.tokens("prefill", done_tokens, total_tokens);
             }
-            GenerateEvent::Reasoning { text: thought, .. } if is_shown && output.is_watched() => {
+            GenerateEvent::Reasoning { text, .. } if is_shown && output.is_watched() => {
                 progress.clear();
-                thoughts.push_str(&thought);
-                output.aside(&thought);
+                reasoning.push_str(&text);
+                output.aside(&text);
             }
             GenerateEvent::Delta { text: delta, .. } if is_shown => {
                 progress.clear();
-                end_thoughts(output, &mut thoughts);
+                end_reasoning(output, &mut reasoning);
                 text.push_str(&delta);
                 output.text(&delta)?;
             }
-            GenerateEvent::Reasoning { .. } => progress.say("thinking", ""),
+            GenerateEvent::Reasoning { .. } => progress.say("reasoning", ""),
             GenerateEvent::ToolCall { .. } | GenerateEvent::Delta { .. } => {
                 pieces += 1;
                 progress.say("generating", &format!("{pieces} pieces"));
@@ -105,29 +105,28 @@ pub(crate) async fn generate(
         }
     }
     progress.clear();
-    end_thoughts(output, &mut thoughts);
+    end_reasoning(output, &mut reasoning);
     Ok(call.reply().await?)
 }
 
-/// Puts a line between thoughts and what is said next.
-fn end_thoughts(output: &mut Output, thoughts: &mut String) {
-    if !std::mem::take(thoughts).is_empty() {
+/// Prints an empty line between reasoning and further output.
+fn end_reasoning(output: &mut Output, reasoning: &mut String) {
+    if !std::mem::take(reasoning).is_empty() {
         output.aside("\n\n");
     }
 }
 
-/// Prints several texts, each under a line that tells them apart.
+/// Prints several choices, each under a heading.
 fn choices(output: &mut Output, result: &GenerateResult) -> Result<(), Failure> {
-    let others = result.alternatives.iter().map(|choice| (&choice.text, choice.seed));
-    let all: Vec<_> = std::iter::once((&result.text, result.seed)).chain(others).collect();
-    for (index, (text, seed)) in all.iter().enumerate() {
-        output.line(&format!("--- {} of {}, seed {seed} ---", index + 1, all.len()))?;
-        output.line(text.trim_end_matches('\n'))?;
+    let all = &result.choices;
+    for (index, choice) in all.iter().enumerate() {
+        output.line(&format!("--- {} of {}, seed {} ---", index + 1, all.len(), choice.seed))?;
+        output.line(choice.text.trim_end_matches('\n'))?;
     }
     Ok(())
 }
 
-/// Ends the line of an answer, and says when it is not the whole answer.
+/// Ends the line of an answer, and notes when it was cut off.
 pub(crate) fn end_answer(
     output: &mut Output,
     result: &GenerateResult,
@@ -136,16 +135,16 @@ pub(crate) fn end_answer(
     if !text.ends_with('\n') {
         output.line("")?;
     }
-    if result.finish_reason == FinishReason::Length && output.is_watched() {
+    if result.first().finish_reason == FinishReason::Length && output.is_watched() {
         output.note(&format!(
-            "note: cut off after {} tokens; --max-tokens allows more",
+            "note: cut off after {} tokens; raise --max-tokens for more",
             result.usage.completion_tokens
         ));
     }
     Ok(())
 }
 
-/// Where the time went, in one line.
+/// Timings in one line.
 pub(crate) fn stats(result: &GenerateResult) -> String {
     let (usage, timings) = (&result.usage, &result.timings);
     format!(
@@ -160,11 +159,11 @@ pub(crate) fn stats(result: &GenerateResult) -> String {
         output::milliseconds(timings.ttft_ms),
         timings.prefill_tokens_per_s,
         timings.decode_tokens_per_s,
-        result.seed
+        result.first().seed
     )
 }
 
-/// The options as parameters.
+/// The parameters for the options.
 pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
     let work_ms = |timeout: std::time::Duration| timeout.as_millis().try_into().unwrap_or(u64::MAX);
     GenerateParams {
@@ -185,7 +184,7 @@ pub(crate) fn params(options: &GenerateOptions) -> GenerateParams {
         logprobs: options.logprobs,
         top_logprobs: options.top_logprobs,
         stop: options.stop.clone(),
-        format: options.format.wanted(),
+        format: options.format.response_format(),
         template_options: options
             .thinks
             .map(|thinks| (ENABLE_THINKING.to_owned(), Value::Bool(thinks)))
@@ -203,7 +202,7 @@ pub(crate) fn message(role: &str, content: String) -> Message {
     Message::new(role, content)
 }
 
-/// The words as a question, with standard input in the place of a lone `-`.
+/// Joins the words of a question, with standard input in place of a lone `-`.
 pub(crate) fn fill_in(words: &[String]) -> Result<String, Failure> {
     let mut filled = Vec::with_capacity(words.len());
     for word in words {
@@ -212,14 +211,14 @@ pub(crate) fn fill_in(words: &[String]) -> Result<String, Failure> {
     Ok(filled.join(" "))
 }
 
-/// Standard input as text, up to what one frame can carry.
+/// Reads standard input as text, up to the frame limit.
 pub(crate) fn read_stdin() -> Result<String, Failure> {
     let limit = limits::FRAME_BYTES as u64;
     let mut bytes = Vec::new();
     io::stdin().lock().take(limit).read_to_end(&mut bytes)?;
     if bytes.len() as u64 == limit {
         let message = format!("standard input is over {limit} bytes");
-        return Err(Failure::usage(message, "Give less text at once."));
+        return Err(Failure::usage(message, "Give less text."));
     }
     String::from_utf8(bytes).map_err(|_| {
         Failure::usage("standard input is not UTF-8 text", "Give the prompt as UTF-8 text.")
@@ -229,7 +228,7 @@ pub(crate) fn read_stdin() -> Result<String, Failure> {
 /// The failure of a command that was given no prompt.
 pub(super) fn no_prompt() -> Failure {
     Failure::usage(
-        "there is no prompt",
-        "Give it as an argument, or on standard input; `ingle chat` on a terminal talks.",
+        "no prompt was given",
+        "Give it as an argument, or on standard input; `ingle chat` on a terminal is a conversation.",
     )
 }

@@ -1,4 +1,4 @@
-//! `http`: where the daemon speaks HTTP, and with what token.
+//! `http`: address and token of the daemon's HTTP API.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
-/// Prints where HTTP is spoken. The daemon is started if none runs: a caller needs one anyway.
+/// Prints the address of the HTTP API. Starts the daemon, because HTTP clients need it.
 pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
     let client = context.connect().await?;
     let http = client.call::<Status>(&NoParams {}).await?.http;
@@ -35,8 +35,8 @@ pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
     });
     if show_token {
         let Some(url) = &http.url else {
-            // Whatever is printed, a shell runs.
-            let message = "there is no token: TCP is off, and the socket wants none";
+            // A shell evaluates the output, so there is none on failure.
+            let message = "there is no token: TCP is off, and the socket needs none";
             let error = ErrorBody::new(ErrorCode::DaemonUnavailable, message);
             return Err(error.with_remediation(hint).into());
         };
@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
     match &http.url {
         Some(url) => {
             context.output.line(&format!("{:<8} {url}", "url"))?;
-            let token = http.token_file.as_deref().unwrap_or("none is wanted");
+            let token = http.token_file.as_deref().unwrap_or("none is needed");
             context.output.line(&format!("{:<8} {token}", "token"))?;
         }
         None => {
@@ -64,7 +64,7 @@ pub(crate) async fn run(context: &mut Context, show_token: bool) -> Outcome {
     Ok(exit::OK)
 }
 
-/// A value as one word of a shell's, whatever is in it.
+/// Quotes a value as one word of a shell.
 fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_one_word_to_a_shell() {
+    fn value_is_one_shell_word() {
         assert_eq!(quoted("http://127.0.0.1:1/v1"), "'http://127.0.0.1:1/v1'");
         assert_eq!(quoted("a'; $(b)"), r"'a'\''; $(b)'");
     }

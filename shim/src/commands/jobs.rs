@@ -1,4 +1,4 @@
-//! `jobs`: work that goes on without us.
+//! `jobs`: creates, lists, shows, awaits, cancels and deletes jobs.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::GenerateParams;
 use ingle_protocol::wire::jobs::{
     CancelJob, CreateJob, DeleteJobs, DeleteJobsParams, GetJob, JobEvent, JobId, JobInfo,
-    JobParams, JobReply, JobReplyStatus, JobRetry, JobTimeout, JobWork, ListJobs, ListJobsParams,
-    WaitJob, WaitParams,
+    JobParams, JobReply, JobReplyStatus, JobResult, JobRetry, JobTimeout, JobWork, ListJobs,
+    ListJobsParams, WaitJob, WaitParams,
 };
-use serde_json::Value;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::generate::{fill_in, message};
@@ -23,7 +23,7 @@ use crate::context::{Context, model_argument};
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::Progress;
 
-/// Does what was asked with the jobs.
+/// Runs one of the commands of `ingle jobs`.
 pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome {
     let client = context.connect().await?;
     match command {
@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
         }
         JobsCommand::Wait { id, timeout } => {
             let give_up_at = timeout.map(|timeout| Instant::now() + timeout);
-            // The daemon may go while we wait; its jobs are there again with the next one.
+            // The daemon may end while we wait; its jobs are stored, and the next one has them.
             let waiting = wait(context, client, &id, give_up_at);
             let reply = tokio::select! {
                 reply = waiting => Some(reply?),
@@ -56,7 +56,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
                 None => {
                     context
                         .output
-                        .note(&format!("the job goes on; `ingle jobs wait {id}` waits again"));
+                        .note(&format!("the job continues; `ingle jobs wait {id}` waits again"));
                     Ok(exit::INTERRUPTED)
                 }
             }
@@ -77,7 +77,7 @@ pub(crate) async fn run(context: &mut Context, command: JobsCommand) -> Outcome 
             if context.output.json {
                 context.output.json(&deleted)?;
             } else {
-                context.output.line(&format!("{} forgotten", deleted.deleted))?;
+                context.output.line(&format!("{} deleted", deleted.deleted))?;
             }
             Ok(exit::OK)
         }
@@ -128,7 +128,7 @@ fn params(options: CreateOptions) -> Result<JobParams, Failure> {
     })
 }
 
-/// Waits until the job has ended, or `give_up_at`.
+/// Waits until the job has ended, or until `give_up_at`.
 async fn wait(
     context: &Context,
     mut client: Client,
@@ -155,7 +155,7 @@ async fn wait(
     }
 }
 
-/// One call of `jobs.wait`, which takes as long as the daemon lets it.
+/// Makes one call of `jobs.wait`, up to the daemon's limit.
 async fn wait_once(
     client: &Client,
     id: &str,
@@ -190,29 +190,30 @@ fn end_wait(output: &mut Output, reply: &JobReply) -> Outcome {
             Ok(exit::OK)
         }
         (None, Some(error)) => {
-            // What there is of it, then why there is no more.
+            // The partial text, then the error.
             if let Some(text) = error.details["partial_result"]["text"].as_str() {
                 output.line(text.trim_end_matches('\n'))?;
             }
             Err(Failure::Error { body: Box::new(error.clone()), exit_code: exit::FAILED })
         }
         (None, None) => {
-            let message = format!("the job `{id}` is {} still", reply.job.status.as_str());
+            let message = format!("the job `{id}` is still {}", reply.job.status.as_str());
             let body = ErrorBody::new(ErrorCode::Timeout, message)
-                .with_remediation(format!("It goes on; run `ingle jobs wait {id}` again."));
+                .with_remediation(format!("It continues; run `ingle jobs wait {id}` again."));
             Err(Failure::Error { body: Box::new(body), exit_code: exit::FAILED })
         }
     }
 }
 
-/// A result for a person: its text, or its vectors, one a line.
-fn result_text(result: &Value) -> String {
-    if let Some(text) = result["text"].as_str() {
-        return text.to_owned();
-    }
-    match result["embeddings"].as_array() {
-        Some(vectors) => vectors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
-        None => result.to_string(),
+/// A result for a person: the first completion, or the vectors, one a line.
+fn result_text(result: &JobResult) -> String {
+    match result {
+        JobResult::Generate(result) => result.first().text.clone(),
+        JobResult::Embed(result) => {
+            let lines = result.embeddings.iter().map(|vector| json!(vector).to_string());
+            lines.collect::<Vec<_>>().join("\n")
+        }
+        JobResult::Unknown(result) => result.to_string(),
     }
 }
 
@@ -268,10 +269,14 @@ fn show(output: &mut Output, reply: &JobReply) -> Result<(), Failure> {
     for (name, value) in lines {
         output.line(&format!("{name:<12} {value}"))?;
     }
-    let error = reply.error.as_ref();
-    let partial = error.map(|error| &error.details["partial_result"]);
-    let partial = partial.or(reply.partial_result.as_ref()).filter(|partial| !partial.is_null());
-    if let Some(text) = reply.result.as_ref().or(partial).map(result_text) {
+    let text = match (&reply.result, &reply.error, &reply.partial_result) {
+        (Some(result), ..) => Some(result_text(result)),
+        (None, Some(error), _) => {
+            error.details["partial_result"]["text"].as_str().map(str::to_owned)
+        }
+        (None, None, partial) => partial.as_ref().map(|partial| partial.text.clone()),
+    };
+    if let Some(text) = text {
         output.line("")?;
         output.line(text.trim_end_matches('\n'))?;
     }

@@ -1,7 +1,7 @@
-//! `logs`: the daemon's log files, read without the daemon.
+//! `logs`: prints the daemon's log files, without the daemon.
 //!
-//! Knows that they are the files of the logs folder whose names begin with `ingled`, of which the
-//! one written last is the present one.
+//! Owns which files those are: the files of the logs folder whose names begin with `ingled`. The
+//! most recently written one is the present log.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,20 +15,20 @@ use serde_json::json;
 use crate::context::Context;
 use crate::output::{Failure, Outcome};
 
-/// Between two looks at a log that is being followed.
+/// Interval of checks of a log that is followed.
 const FOLLOW_CHECK: Duration = Duration::from_millis(250);
 /// Bytes of each file's end that are searched for lines.
 const TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Prints the last lines, and goes on with new ones if they are to be followed.
+/// Prints the last lines, and new ones as they come with `follow`.
 pub(crate) async fn run(context: &mut Context, lines: usize, follow: bool) -> Outcome {
     let folder = context.paths.logs_dir();
     let files = log_files(&folder)?;
-    // Where reading goes on comes before the lines, so that none falls in between twice or never.
+    // The position to continue from is taken before the lines, so that no line is lost or repeated.
     let mut place = None;
     let mut tail: Vec<String> = Vec::new();
     for (index, file) in files.iter().enumerate().rev() {
-        let mut reader = Reader::open(file)?;
+        let mut reader = LogReader::open(file)?;
         let text = reader.tail()?;
         if index + 1 == files.len() {
             place = Some(reader);
@@ -56,13 +56,13 @@ pub(crate) async fn run(context: &mut Context, lines: usize, follow: bool) -> Ou
     }
 }
 
-/// Prints what has come since the last look. `place` is in the file that was the newest then.
+/// Prints new lines. `place` is the position in the file that was the newest at the last check.
 fn print_new(
     context: &mut Context,
     folder: &Path,
-    place: &mut Option<Reader>,
+    place: &mut Option<LogReader>,
 ) -> Result<(), Failure> {
-    // The list first: what is written to a file before the next one begins is in it by then.
+    // The list of files first: a file has all its lines before the next one begins.
     let files = log_files(folder)?;
     let mut left = &files[..];
     if let Some(reader) = place {
@@ -71,14 +71,14 @@ fn print_new(
         left = &files[newest.map_or(files.len().saturating_sub(1), |index| index + 1)..];
     }
     for file in left {
-        let mut reader = Reader::open(file)?;
+        let mut reader = LogReader::open(file)?;
         print_rest(context, &mut reader)?;
         *place = Some(reader);
     }
     Ok(())
 }
 
-fn print_rest(context: &mut Context, reader: &mut Reader) -> Result<(), Failure> {
+fn print_rest(context: &mut Context, reader: &mut LogReader) -> Result<(), Failure> {
     loop {
         let text = reader.lines()?;
         if text.is_empty() {
@@ -98,7 +98,7 @@ fn print(context: &mut Context, line: &str) -> Result<(), Failure> {
     }
 }
 
-/// The log files, the one written last at the end.
+/// The log files, the most recently written one last.
 fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -110,7 +110,7 @@ fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
         .filter(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            // `ingled.stderr` is what a launched daemon's panic has to say, not its log.
+            // `ingled.stderr` is the standard error of a launched daemon, not its log.
             name.starts_with("ingled") && !name.ends_with(".stderr")
         })
         .filter_map(|entry| {
@@ -122,14 +122,14 @@ fn log_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files.into_iter().map(|(_, path)| path).collect())
 }
 
-/// A log file, read as it grows, whatever it is called by then.
-struct Reader {
+/// LogReader of a log file as it grows, even when it is renamed.
+struct LogReader {
     file: File,
-    /// Where the lines that were read end.
+    /// The end of the lines that were read.
     at: u64,
 }
 
-impl Reader {
+impl LogReader {
     fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(path)?, at: 0 })
     }
@@ -140,18 +140,18 @@ impl Reader {
         own.is_some() && fs::metadata(path).map(id).ok() == own
     }
 
-    /// Whole lines at the end of the file.
+    /// The last whole lines of the file.
     fn tail(&mut self) -> io::Result<String> {
         self.at = self.file.metadata()?.len().saturating_sub(TAIL_BYTES);
         let is_part = self.at > 0;
         let text = self.lines()?;
-        // The first line of a part of a file is a part of a line.
+        // The first line of a part of a file may be incomplete.
         let whole = if is_part { text.find('\n').map_or(0, |place| place + 1) } else { 0 };
         Ok(text[whole..].to_owned())
     }
 
-    /// Whole lines that have not been read yet; a line over [`TAIL_BYTES`] comes in pieces. A file
-    /// that has become shorter is read anew.
+    /// The whole lines that have not been read; a line over [`TAIL_BYTES`] comes in pieces. A file
+    /// that was truncated is read from its start.
     fn lines(&mut self) -> io::Result<String> {
         if self.file.metadata()?.len() < self.at {
             self.at = 0;
@@ -175,7 +175,7 @@ mod tests {
     use std::io::Write;
 
     #[tokio::test]
-    async fn the_last_lines_are_taken_across_files() {
+    async fn last_lines_span_files() {
         let (mut context, _home, out, _) = fake_daemon::context(false);
         let logs = context.paths.logs_dir();
         fs::create_dir_all(&logs).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_lost_when_the_next_file_begins_or_a_line_is_very_long() {
+    fn no_line_is_lost_across_files() {
         let (mut context, _home, out, _) = fake_daemon::context(false);
         let logs = context.paths.logs_dir();
         fs::create_dir_all(&logs).unwrap();
@@ -202,7 +202,7 @@ mod tests {
         let mut place = None;
         write("ingled.1", "a\nha", 60);
         print_new(&mut context, &logs, &mut place).unwrap();
-        // Two files have begun since the last look, and the first one has got its last lines.
+        // Two files were begun since the last check, and the first one got its last lines.
         write("ingled.1", "lf\nb\n", 60);
         write("ingled.2", "c\n", 40);
         write("ingled.3", "d\n", 20);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_log_is_no_failure() {
+    async fn missing_log_is_no_failure() {
         let (mut context, _home, out, err) = fake_daemon::context(false);
         assert_eq!(run(&mut context, 3, false).await.unwrap(), exit::OK);
         assert_eq!(out.text(), "");

@@ -1,6 +1,6 @@
-//! `mcp install`, `mcp uninstall`, `mcp hosts`: Ingle in the configuration of tool hosts.
+//! `mcp install`, `mcp uninstall` and `mcp hosts`: Ingle in the configuration of tool hosts.
 //!
-//! Owns what is said to the user. What a host's file becomes is `install`'s.
+//! Owns the output. `install` computes the new text of a host's file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use super::timeouts;
 use crate::cli::{HostOptions, InstallOptions, McpCommand, UninstallOptions};
 use crate::context::Context;
-use crate::install::edit::Form;
+use crate::install::edit::JsonText;
 use crate::install::file::{self, FileError};
-use crate::install::hosts::{self, Entry, Host, Patience, Scope, Surroundings};
-use crate::install::{self, Refusal, Removed, jsonc};
+use crate::install::hosts::{self, Environment, Host, Scope, ServerEntry, TimeoutSetting};
+use crate::install::{self, EditError, Removed, jsonc};
 use crate::output::{Failure, Outcome};
 
-/// Mode of a file made for one user, and of one for all who work in a folder.
+/// Mode of a new file for one user, and of one for all users of a folder.
 const USER_MODE: u32 = 0o600;
 const PROJECT_MODE: u32 = 0o644;
 
 pub(crate) fn run(context: &mut Context, command: &McpCommand) -> Outcome {
-    let around = Surroundings::of_process().ok_or_else(|| {
-        ErrorBody::new(ErrorCode::ConfigInvalid, "no home folder, or no working folder, is known")
-            .with_remediation("Set HOME to an absolute path, and work in a folder that exists.")
+    let around = Environment::of_process().ok_or_else(|| {
+        ErrorBody::new(ErrorCode::ConfigInvalid, "the home folder or the working folder is unknown")
+            .with_remediation("Set HOME to an absolute path, and run this in a folder that exists.")
     })?;
     match command {
         McpCommand::Install(options) => install(context, options, &around),
@@ -35,11 +35,11 @@ pub(crate) fn run(context: &mut Context, command: &McpCommand) -> Outcome {
     }
 }
 
-fn install(context: &mut Context, options: &InstallOptions, around: &Surroundings) -> Outcome {
+fn install(context: &mut Context, options: &InstallOptions, around: &Environment) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
     let timeout = host_timeout(context, host, options.host_timeout)?;
-    let entry = Entry::new(host, name, &program()?, timeout, &variables());
+    let entry = ServerEntry::new(host, name, &program()?, timeout, &variables());
     if options.print {
         return print(context, host, &entry, &path);
     }
@@ -63,32 +63,30 @@ fn install(context: &mut Context, options: &InstallOptions, around: &Surrounding
     }
     let (title, path) = (host.title(), path.display());
     if !is_changed {
-        context
-            .output
-            .line(&format!("{title} knows {name} already; nothing was changed in {path}"))?;
+        context.output.line(&format!("{title} already has {name}; {path} is unchanged"))?;
         return Ok(exit::OK);
     }
-    context.output.line(&format!("{title} now knows {name}: {path}"))?;
+    context.output.line(&format!("added {name} to {title}: {path}"))?;
     if let Some(backup) = backup {
-        context.output.line(&format!("The file as it was: {}", backup.display()))?;
+        context.output.line(&format!("backup: {}", backup.display()))?;
     }
     let seconds = timeout.as_secs_f64();
-    context.output.line(&match host.patience() {
-        Patience::Fixed => format!(
-            "It is taken to wait {seconds} s for a tool; what takes longer goes on as a job."
-        ),
-        _ => format!("It is told to wait {seconds} s for a tool."),
+    context.output.line(&match host.timeout_setting() {
+        TimeoutSetting::Fixed => {
+            format!("Its timeout is assumed to be {seconds} s; a longer call continues as a job.")
+        }
+        _ => format!("Its tool timeout is set to {seconds} s."),
     })?;
     context.output.note(&format!("hint: restart {title}, or its MCP servers, if it is running"));
     if scope == Scope::Project {
         context.output.note(
-            "hint: the entry names the path of `ingle` on this machine; others may have another",
+            "hint: the entry has the path of `ingle` on this machine; other machines may differ",
         );
     }
     Ok(exit::OK)
 }
 
-fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Surroundings) -> Outcome {
+fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Environment) -> Outcome {
     let HostOptions { host, scope, ref name, force } = options.host;
     let path = path(host, scope, around)?;
     let snapshot = file::read(&path).map_err(unusable)?;
@@ -115,34 +113,34 @@ fn uninstall(context: &mut Context, options: &UninstallOptions, around: &Surroun
     }
     let (title, path) = (host.title(), path.display());
     context.output.line(&match removed {
-        Removed::Nothing => format!("{title} does not know {name}; nothing was changed in {path}"),
-        Removed::Text(_) => format!("{title} no longer knows {name}: {path}"),
+        Removed::Nothing => format!("{title} does not have {name}; {path} is unchanged"),
+        Removed::Text(_) => format!("removed {name} from {title}: {path}"),
         Removed::File => {
-            format!("{title} no longer knows {name}: {path}, made for it, is removed")
+            format!("removed {name} from {title}: {path} had nothing else and is deleted")
         }
     })?;
     if let Some(backup) = backup {
-        context.output.line(&format!("The file as it was: {}", backup.display()))?;
+        context.output.line(&format!("backup: {}", backup.display()))?;
     }
     Ok(exit::OK)
 }
 
-/// Shows the entry and touches nothing.
-fn print(context: &mut Context, host: Host, entry: &Entry, path: &Path) -> Outcome {
+/// Prints the entry and changes nothing.
+fn print(context: &mut Context, host: Host, entry: &ServerEntry, path: &Path) -> Outcome {
     if context.output.json {
         let servers = json!({ host.servers(): { &entry.name: entry.value() } });
         let shown = json!({ "host": host.name(), "path": path, "config": servers });
         context.output.json(&shown)?;
         return Ok(exit::OK);
     }
-    let named = Form::Object(vec![(entry.name.clone(), entry.form())]);
-    let form = Form::Object(vec![(host.servers().to_owned(), named)]);
+    let named = JsonText::Object(vec![(entry.name.clone(), entry.json_text())]);
+    let form = JsonText::Object(vec![(host.servers().to_owned(), named)]);
     context.output.line(&form.pretty())?;
     context.output.note(&format!("hint: {} reads this from {}", host.title(), path.display()));
     Ok(exit::OK)
 }
 
-fn list(context: &mut Context, around: &Surroundings) -> Outcome {
+fn list(context: &mut Context, around: &Environment) -> Outcome {
     let hosts: Vec<Value> = Host::ALL.iter().map(|&host| describe(host, around)).collect();
     if context.output.json {
         context.output.json(&json!({ "hosts": hosts }))?;
@@ -156,7 +154,7 @@ fn list(context: &mut Context, around: &Surroundings) -> Outcome {
             (Value::Null, _) => "no".to_owned(),
             (entry, _) => match entry["ours"].as_bool() {
                 Some(true) => "yes".to_owned(),
-                _ => format!("no, that name starts {}", text(&entry["command"])),
+                _ => format!("no, that entry starts {}", text(&entry["command"])),
             },
         };
         [text(&host["host"]), found.to_owned(), ingle, text(&host["path"])]
@@ -168,7 +166,7 @@ fn list(context: &mut Context, around: &Surroundings) -> Outcome {
     Ok(exit::OK)
 }
 
-fn describe(host: Host, around: &Surroundings) -> Value {
+fn describe(host: Host, around: &Environment) -> Value {
     let path = host.file(Scope::User, around).unwrap_or_default();
     let found = host.traces(around).iter().any(|trace| trace.exists());
     let mut problem = Value::Null;
@@ -199,33 +197,33 @@ fn describe(host: Host, around: &Surroundings) -> Value {
     })
 }
 
-fn path(host: Host, scope: Scope, around: &Surroundings) -> Result<PathBuf, Failure> {
+fn path(host: Host, scope: Scope, around: &Environment) -> Result<PathBuf, Failure> {
     host.file(scope, around).ok_or_else(|| {
-        let message = format!("{} has no servers of a project", host.title());
-        Failure::usage(message, "Leave `--scope project` out.")
+        let message = format!("{} has no servers per project", host.title());
+        Failure::usage(message, "Omit `--scope project`.")
     })
 }
 
-/// How long the host will wait. What a tool can use at most is what the client library waits for a
-/// workflow.
+/// The tool timeout of the host. A tool can use at most the time that the client library waits for
+/// a workflow.
 fn host_timeout(
     context: &Context,
     host: Host,
     wanted: Option<Duration>,
 ) -> Result<Duration, Failure> {
-    let longest = match (host.patience(), wanted) {
-        (Patience::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
+    let longest = match (host.timeout_setting(), wanted) {
+        (TimeoutSetting::Fixed, _) | (_, Some(_)) => hosts::DEFAULT_HOST_TIMEOUT,
         _ => {
             let here = timeouts::here(&context.paths)?;
             Duration::from_millis(here.timeouts.ladder(Class::Workflow).client_ms)
         }
     };
     host.timeout(wanted, longest)
-        .map_err(|problem| Failure::usage(problem, "Give another --host-timeout, or leave it out."))
+        .map_err(|problem| Failure::usage(problem, "Give another --host-timeout, or omit it."))
 }
 
-/// This program, as a host must name it: absolute, and by the link in PATH where one leads here, so
-/// that an update behind the link needs no new entry.
+/// The path of this program for a host: absolute, and that of a link in PATH where one leads here,
+/// so that an update behind the link needs no new entry.
 fn program() -> Result<String, Failure> {
     let here = std::env::current_exe()?;
     let real = here.canonicalize()?;
@@ -236,20 +234,20 @@ fn program() -> Result<String, Failure> {
         .find(|program| program.canonicalize().is_ok_and(|program| program == real));
     let program = linked.unwrap_or(here);
     program.to_str().map(str::to_owned).ok_or_else(|| {
-        let message = format!("`{}` is not UTF-8, and hosts read only that", program.display());
+        let message = format!("`{}` is not UTF-8, and hosts read UTF-8 only", program.display());
         ErrorBody::new(ErrorCode::ConfigInvalid, message)
-            .with_remediation("Put `ingle` into a folder whose name is.")
+            .with_remediation("Move `ingle` to a folder with a UTF-8 name.")
             .into()
     })
 }
 
-/// What a host must set so that its `ingle` finds the daemon that this one finds.
+/// The variables with which a host's `ingle` finds the same daemon as this one.
 fn variables() -> Vec<(String, String)> {
     let set = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
     hosts::OUR_VARIABLES.iter().filter_map(|name| set(name)).collect()
 }
 
-const PRINT_HINT: &str = "`ingle mcp install --print` shows what to put in by hand.";
+const PRINT_HINT: &str = "`ingle mcp install --print` shows the entry to add by hand.";
 
 fn unusable(error: FileError) -> ErrorBody {
     let shown = |path: PathBuf| path.display().to_string();
@@ -261,12 +259,12 @@ fn unusable(error: FileError) -> ErrorBody {
         ),
         FileError::NotAFile(path) => (
             ErrorCode::ConfigInvalid,
-            format!("`{}` is no file", shown(path)),
+            format!("`{}` is not a file", shown(path)),
             format!("Move it away. {PRINT_HINT}"),
         ),
         FileError::TooLong(path) => (
             ErrorCode::ConfigInvalid,
-            format!("`{}` is too long for a configuration", shown(path)),
+            format!("`{}` is too large for a configuration", shown(path)),
             PRINT_HINT.to_owned(),
         ),
         FileError::NotText(path, line) => (
@@ -276,25 +274,25 @@ fn unusable(error: FileError) -> ErrorBody {
         ),
         FileError::Changed(path) => (
             ErrorCode::Conflict,
-            format!("`{}` was changed by another program meanwhile", shown(path)),
+            format!("`{}` was changed by another program in the meantime", shown(path)),
             "Nothing was written. Run the command again.".to_owned(),
         ),
     };
     ErrorBody::new(code, message).with_remediation(next)
 }
 
-fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody {
-    if *refusal == Refusal::Unsound {
+fn refused(refusal: &EditError, path: &Path, text: &str, name: &str) -> ErrorBody {
+    if *refusal == EditError::Unsound {
         let message = format!(
-            "`{}` would have become something else than was meant; it was left as it is",
+            "`{}` is unchanged: the edited text would not have had the intended value",
             path.display()
         );
-        let next = format!("Report this with the file. {PRINT_HINT}");
+        let next = format!("Report this bug with the file. {PRINT_HINT}");
         return ErrorBody::new(ErrorCode::Internal, message).with_remediation(next);
     }
-    let message = format!("{}; it was left as it is", explain(refusal, path, text, name));
+    let message = format!("{}; the file is unchanged", explain(refusal, path, text, name));
     let next = match refusal {
-        Refusal::Foreign { .. } => {
+        EditError::Foreign { .. } => {
             "Give another `--name`, or replace that entry with `--force`.".to_owned()
         }
         _ => format!("Correct the file in an editor. {PRINT_HINT}"),
@@ -302,18 +300,18 @@ fn refused(refusal: &Refusal, path: &Path, text: &str, name: &str) -> ErrorBody 
     ErrorBody::new(ErrorCode::ConfigInvalid, message).with_remediation(next)
 }
 
-fn explain(refusal: &Refusal, path: &Path, text: &str, name: &str) -> String {
+fn explain(refusal: &EditError, path: &Path, text: &str, name: &str) -> String {
     let (at, problem) = match refusal {
-        Refusal::Syntax(error) => (error.at, error.problem.to_owned()),
-        Refusal::NotAnObject { at, name } if name.is_empty() => {
+        EditError::Syntax(error) => (error.at, error.problem.to_owned()),
+        EditError::NotAnObject { at, name } if name.is_empty() => {
             (*at, "an object was expected".to_owned())
         }
-        Refusal::NotAnObject { at, name } => (*at, format!("`{name}` should be an object")),
-        Refusal::Twice { at, name } => (*at, format!("`{name}` stands here for the second time")),
-        Refusal::Foreign { at, command } => {
+        EditError::NotAnObject { at, name } => (*at, format!("`{name}` should be an object")),
+        EditError::Twice { at, name } => (*at, format!("`{name}` occurs for the second time")),
+        EditError::Foreign { at, command } => {
             (*at, format!("the entry `{name}` starts `{command}`, not `ingle mcp`"))
         }
-        Refusal::Unsound => (0, "the change would be another than was meant".to_owned()),
+        EditError::Unsound => (0, "the edited text would not have the intended value".to_owned()),
     };
     let (line, column) = jsonc::line_and_column(text, at);
     format!("`{}`, line {line}, column {column}: {problem}", path.display())

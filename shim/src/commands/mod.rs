@@ -1,6 +1,6 @@
 //! The commands, one file per family.
 //!
-//! Owns the dispatch. A command takes the [`Context`] and gives an exit code or a [`Failure`].
+//! Owns the dispatch. A command takes the [`Context`] and returns an exit code or a [`Failure`].
 //!
 //! [`Failure`]: crate::output::Failure
 
@@ -36,8 +36,8 @@ pub(crate) async fn run(mut context: Context, command: Command) -> Outcome {
             proxy::run(context, Role::Mcp, Some(host_timeout)).await
         }
         Command::Mcp { host_timeout: Some(_), command: Some(_) } => Err(Failure::usage(
-            "--host-timeout stands before the command, where it is the proxy's",
-            "Write it behind `install`.",
+            "--host-timeout before a command applies to the server only",
+            "Write it after `install`.",
         )),
         Command::Mcp { command: Some(command), .. } => mcp::run(&mut context, &command),
         Command::Rpc => proxy::run(context, Role::Rpc, None).await,

@@ -1,4 +1,4 @@
-//! `pull`, `models`, `ps`, `load`, `unload`, and the offer to pull a model that is missing.
+//! `pull`, `models`, `ps`, `load` and `unload`, and the offer to pull a missing model.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -30,9 +30,9 @@ pub(crate) async fn pull(context: &mut Context, model: &str, name: Option<String
     if context.output.json {
         context.output.json(&result)?;
     } else if result.already_here {
-        context.output.line(&format!("{} is here already", result.model))?;
+        context.output.line(&format!("{} is already on disk", result.model))?;
     } else {
-        // A model of several files has no one hash.
+        // A model of several files has no single hash.
         let hash = match result.sha256.as_str() {
             "" => String::new(),
             hash => format!(", sha256 {hash}"),
@@ -48,7 +48,7 @@ async fn pull_with_progress(client: &Client, params: PullParams) -> Result<PullR
     watched(client.start::<PullModel>(&params, PullModel::CLASS)?).await
 }
 
-/// Waits for a load or pull and shows how far it has come.
+/// Waits for a load or pull and shows its progress.
 pub(crate) async fn watched<M: Method>(mut call: Call<M>) -> Result<M::Output, Failure> {
     let mut progress = Progress::new();
     while let Some(event) = call.event::<ProgressEvent>().await {
@@ -97,7 +97,7 @@ fn state(state: ModelState) -> &'static str {
     }
 }
 
-/// Whose folder a model is in.
+/// The name of the library that a model is in.
 fn source(source: &str) -> &str {
     match source {
         "huggingface" => "Hugging Face",
@@ -106,7 +106,7 @@ fn source(source: &str) -> &str {
     }
 }
 
-/// Lists what stands in the models folder, for want of a daemon that knows more.
+/// Lists the models folder, when no daemon runs.
 fn list_folder(context: &mut Context) -> Outcome {
     let models = models_in(&context.paths.models_dir());
     if context.output.json {
@@ -120,7 +120,7 @@ fn list_folder(context: &mut Context) -> Outcome {
         let rows = rows.collect();
         context.output.table(["NAME", "SIZE"], &["SIZE"], rows)?;
     }
-    context.output.note("note: ingled is not running, so only the models folder was looked at");
+    context.output.note("note: ingled is not running, so only the models folder is listed");
     Ok(exit::OK)
 }
 
@@ -154,7 +154,7 @@ fn size_of(path: &Path) -> u64 {
     sizes.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
 }
 
-/// Lists the models in memory. There are none without a daemon.
+/// Lists the models in memory. Without a daemon there are none.
 pub(crate) async fn ps(context: &mut Context) -> Outcome {
     let client = context.connect_running().await?;
     let models = match &client {
@@ -205,7 +205,7 @@ pub(crate) fn loaded_table(output: &mut Output, models: &[LoadedModel]) -> Resul
     )
 }
 
-/// How long a model stays in memory.
+/// The time that a model stays in memory.
 fn stays(model: &LoadedModel) -> String {
     match (model.pinned, model.expires_in_s) {
         (true, _) => "pinned".to_owned(),
@@ -255,7 +255,7 @@ pub(crate) async fn load(context: &mut Context, options: &LoadOptions) -> Outcom
     Ok(exit::OK)
 }
 
-/// Says what a load would take.
+/// Prints the memory that a load needs.
 async fn estimate(
     context: &mut Context,
     client: &Client,
@@ -276,10 +276,10 @@ async fn estimate(
 
 fn estimate_lines(estimate: &LoadEstimate) -> Vec<(&'static str, String)> {
     let fits = match estimate.fit {
-        Fit::Now if estimate.is_loaded => "it is in memory already".to_owned(),
+        Fit::Now if estimate.is_loaded => "it is already loaded".to_owned(),
         Fit::Now => "yes".to_owned(),
         Fit::AfterEvictions => "yes, after evictions".to_owned(),
-        Fit::WhenIdle => "not before a model in use is idle".to_owned(),
+        Fit::WhenIdle => "only when a model in use becomes idle".to_owned(),
         Fit::Never => "no".to_owned(),
     };
     let mut lines = vec![
@@ -321,7 +321,7 @@ fn estimate_lines(estimate: &LoadEstimate) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Drops a model from memory. Without a daemon there is nothing to drop.
+/// Unloads a model. Without a daemon there is none to unload.
 pub(crate) async fn unload(context: &mut Context, model: Option<&str>) -> Outcome {
     let Some(client) = context.connect_running().await? else {
         if context.output.json {
@@ -345,16 +345,16 @@ pub(crate) async fn unload(context: &mut Context, model: Option<&str>) -> Outcom
     Ok(exit::OK)
 }
 
-/// A model that is missing, and can be pulled.
-pub(crate) struct Offer {
+/// The offer to pull a missing model.
+pub(crate) struct PullOffer {
     model: String,
     /// Bytes to fetch, where they are known.
     size_bytes: Option<u64>,
 }
 
-impl Offer {
-    /// What there is to pull when `failure` says that `model` is missing. `None` when it says
-    /// something else, or when the model is nowhere to be had.
+impl PullOffer {
+    /// The offer after a failure because `model` is missing. `None` for other failures, or when the
+    /// model cannot be pulled.
     pub(crate) async fn of(
         client: &Client,
         failure: &Failure,
@@ -365,7 +365,7 @@ impl Offer {
             return Ok(None);
         }
         let list = client.call::<ListModels>(&NoParams {}).await?;
-        // What is not in the list, such as a repository, the daemon can still know how to get.
+        // A model that is not in the list, such as a repository, may still be pulled by the daemon.
         let can_pull = body.details["can_pull"] == true;
         let named = body.details["model"].as_str().filter(|_| can_pull);
         let wanted = named.or(model).unwrap_or(&list.default);
@@ -381,12 +381,12 @@ impl Offer {
         })
     }
 
-    /// What to ask a person.
+    /// The question for the user.
     pub(crate) fn question(&self) -> String {
         format!("Pull {}{} now? [Y/n] ", self.model, self.size())
     }
 
-    /// The failure that stays when the offer is not taken.
+    /// The failure when the offer is declined.
     pub(crate) fn declined(&self, failure: Failure) -> Failure {
         let Failure::Error { body, exit_code } = failure else { return failure };
         let hint = format!("Run `ingle pull {}`{} first, or add `--yes`.", self.model, self.size());
@@ -394,7 +394,7 @@ impl Offer {
     }
 
     /// Pulls the model.
-    pub(crate) async fn take(&self, client: &Client) -> Result<(), Failure> {
+    pub(crate) async fn accept(&self, client: &Client) -> Result<(), Failure> {
         let params = PullParams { model: self.model.clone(), ..PullParams::default() };
         pull_with_progress(client, params).await.map(drop)
     }
@@ -404,14 +404,15 @@ impl Offer {
     }
 }
 
-/// Whether what was typed agrees. Nothing means yes.
+/// Whether the input agrees. Empty input means yes.
 pub(crate) fn is_yes(answer: &str) -> bool {
     matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
 }
 
-/// When `failure` says that a model is missing which can be pulled, pulls it, if the user agrees.
-/// Otherwise the failure comes back, with the way to pull it as its hint. For a process that
-/// Ctrl-C ends: what reads the answer cannot be stopped.
+/// Pulls a missing model after a failure, if it can be pulled and the user agrees.
+///
+/// Otherwise the failure is returned, with the command to pull as its hint. Only for a process that
+/// Ctrl-C ends: reading the answer cannot be stopped.
 pub(crate) async fn pull_if_missing(
     context: &mut Context,
     client: &Client,
@@ -419,15 +420,15 @@ pub(crate) async fn pull_if_missing(
     model: Option<&str>,
     yes: bool,
 ) -> Result<(), Failure> {
-    let Some(offer) = Offer::of(client, &failure, model).await? else { return Err(failure) };
+    let Some(offer) = PullOffer::of(client, &failure, model).await? else { return Err(failure) };
     let may_ask = !context.output.json && context.output.is_watched() && io::stdin().is_terminal();
     let agreed = yes || (may_ask && ask(context, &offer.question()).await?);
-    if agreed { offer.take(client).await } else { Err(offer.declined(failure)) }
+    if agreed { offer.accept(client).await } else { Err(offer.declined(failure)) }
 }
 
 async fn ask(context: &mut Context, question: &str) -> Result<bool, Failure> {
     context.output.ask(question);
-    // The daemon's frames can be read meanwhile.
+    // On a thread of its own, so that the daemon's frames are read meanwhile.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map(|read| (read, answer))

@@ -1,4 +1,4 @@
-//! `rpc` and `mcp`: the process as a proxy between its host and the daemon.
+//! `rpc` and `mcp`: runs the proxy between the host of this process and the daemon.
 //!
 //! Owns the wiring of threads, proxy and parent check. SIGTERM, SIGINT and SIGHUP keep their
 //! default action, which ends the process at once; the daemon sees a full close and cancels what it
@@ -32,8 +32,8 @@ pub(crate) async fn run(context: Context, role: Role, host_timeout: Option<Durat
             stdout.finish(Duration::from_millis(limits::DRAIN_MS)).await;
             Ok(code)
         }
-        // Nobody is left to read anything. A shell that has started `ingle rpc` may well end before
-        // it; there the end of the input is the rule.
+        // No host is left to read replies. A shell that has started `ingle rpc` may end before it;
+        // there only the end of the input counts.
         () = host.gone(), if role == Role::Mcp => Ok(exit::OK),
     }
 }

@@ -1,4 +1,4 @@
-//! The commands against a fake daemon: what they print and what they exit with.
+//! The commands against a fake daemon: their output and exit codes.
 
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn question(
 }
 
 #[tokio::test]
-async fn commands_that_only_look_start_no_daemon() {
+async fn read_only_commands_start_no_daemon() {
     let (mut context, _home, out, _) = fake_daemon::context(true);
     assert_eq!(daemon::status(&mut context).await.unwrap(), exit::UNAVAILABLE);
     assert_eq!(daemon::stop(&mut context, false).await.unwrap(), exit::OK);
@@ -71,7 +71,7 @@ async fn commands_that_only_look_start_no_daemon() {
 }
 
 #[tokio::test]
-async fn without_a_daemon_the_models_on_disk_are_listed() {
+async fn models_on_disk_are_listed_without_daemon() {
     let (mut context, _home, out, err) = fake_daemon::context(false);
     let models = context.paths.models_dir();
     fs::create_dir_all(models.join("tiny")).unwrap();
@@ -83,7 +83,7 @@ async fn without_a_daemon_the_models_on_disk_are_listed() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
+async fn start_failure_exits_with_its_code() {
     let (mut context, _home, _, _) = fake_daemon::context(false);
     let failure = models::load(&mut context, &LoadOptions::default()).await.unwrap_err();
     assert_eq!(failure.code(), Some(ErrorCode::DaemonUnavailable));
@@ -91,7 +91,7 @@ async fn a_daemon_that_cannot_be_started_is_an_error_with_its_exit_code() {
 }
 
 #[tokio::test]
-async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
+async fn ladder_is_shown_with_any_daemon() {
     let (mut context, _home, out, err) = fake_daemon::context(true);
     fake_daemon::serve_hello(&context.paths, json!({ "protocol": 99 }), |_, _| {
         reply(json!("none"))
@@ -100,7 +100,7 @@ async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
     assert_eq!(printed(&out.text())["infrastructure_timeouts"]["daemon"], 450);
     assert!(err.text().contains("speaks protocol 99"), "{}", err.text());
 
-    // One that is older and knows fewer limits holds to the defaults of the others.
+    // An older daemon with fewer limits uses the defaults of the others.
     let (mut context, _home, out, err) = fake_daemon::context(false);
     let theirs = json!({ "timeouts": { "chat_ms": 60_500 } });
     fake_daemon::serve_hello(&context.paths, theirs, |_, _| reply(json!("none")));
@@ -113,7 +113,7 @@ async fn the_ladder_is_shown_whatever_the_daemon_is_like() {
 }
 
 #[tokio::test]
-async fn status_and_ps_show_what_the_daemon_says() {
+async fn status_and_ps_show_the_reply() {
     let (mut context, _home, out, _) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |_, _| status());
     assert_eq!(daemon::status(&mut context).await.unwrap(), exit::OK);
@@ -149,7 +149,7 @@ async fn stop_returns_when_the_lock_is_free() {
 }
 
 #[tokio::test]
-async fn a_daemon_of_another_version_is_refused_and_can_be_stopped() {
+async fn daemon_of_another_version_can_be_stopped() {
     let (mut context, _home, _, err) = fake_daemon::context(false);
     fake_daemon::serve_hello(&context.paths, json!({ "protocol": 99 }), |_, _| {
         reply(json!("gone"))
@@ -161,7 +161,7 @@ async fn a_daemon_of_another_version_is_refused_and_can_be_stopped() {
 }
 
 #[tokio::test]
-async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
+async fn answer_is_streamed_and_its_line_ended() {
     let (mut context, _home, out, err) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |method, params| {
         assert_eq!((method, &params["stream"]), ("generate", &json!(true)));
@@ -181,7 +181,7 @@ async fn an_answer_is_printed_as_it_comes_and_its_line_is_ended() {
 }
 
 #[tokio::test]
-async fn with_json_an_answer_is_one_object() {
+async fn json_answer_is_one_object() {
     let (mut context, _home, out, _) = fake_daemon::context(true);
     fake_daemon::serve(&context.paths, |_, params| {
         assert_eq!(params["budget"]["work_ms"], 1_500);
@@ -190,18 +190,18 @@ async fn with_json_an_answer_is_one_object() {
     let timeout = Some(std::time::Duration::from_millis(1_500));
     let options = GenerateOptions { timeout, ..GenerateOptions::default() };
     question(&mut context, &options).await.unwrap();
-    assert_eq!(printed(&out.text())["text"], "Hello");
+    assert_eq!(printed(&out.text())["choices"][0]["text"], "Hello");
 }
 
 #[tokio::test]
-async fn several_texts_are_told_apart() {
+async fn choices_are_printed_under_headings() {
     let (mut context, _home, out, _) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |_, params| {
         assert_eq!((&params["n"], &params["stream"]), (&json!(2), &Value::Null));
         assert_eq!(params["logit_bias"], json!({ "5": -1.5 }));
         let mut result = generated("one\n");
         let other = json!({ "text": "two", "finish_reason": "stop", "seed": 9 });
-        result["alternatives"] = json!([other]);
+        result["choices"].as_array_mut().unwrap().push(other);
         reply(result)
     });
     let logit_bias = vec![(5, -1.5)];
@@ -211,7 +211,7 @@ async fn several_texts_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
+async fn missing_model_is_pulled_with_yes() {
     let (mut context, _home, out, _) = fake_daemon::context(false);
     let mut is_here = false;
     fake_daemon::serve(&context.paths, move |method, params| match method {
@@ -236,7 +236,7 @@ async fn a_missing_model_is_pulled_when_the_user_has_said_yes() {
 }
 
 #[tokio::test]
-async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
+async fn missing_repository_is_pulled_by_its_name() {
     let (mut context, _home, _, err) = fake_daemon::context(false);
     let mut is_here = false;
     fake_daemon::serve(&context.paths, move |method, params| match method {
@@ -266,7 +266,7 @@ async fn a_missing_repository_is_pulled_by_the_name_that_the_daemon_gives() {
 }
 
 #[tokio::test]
-async fn an_error_stands_on_a_line_of_its_own() {
+async fn error_starts_on_a_new_line() {
     let (mut context, _home, out, _) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |_, _| {
         let error = ErrorBody::new(ErrorCode::EngineFailed, "it broke");
@@ -277,7 +277,7 @@ async fn an_error_stands_on_a_line_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
+async fn missing_model_gets_a_pull_hint() {
     let (mut context, _home, _, err) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |method, _| match method {
         "models.list" => list("available"),
@@ -289,7 +289,7 @@ async fn a_missing_model_is_not_pulled_unasked_and_the_hint_says_how() {
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_pulled_keeps_its_error() {
+async fn unpullable_model_keeps_its_error() {
     let (mut context, _home, _, err) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |method, _| match method {
         "models.list" => list("on_disk"),
@@ -301,7 +301,7 @@ async fn a_model_that_cannot_be_pulled_keeps_its_error() {
     assert!(err.text().contains("hint: Run `ingle models`"));
 }
 
-/// A job as `jobs.wait` shows it, with what it ended with.
+/// The reply of `jobs.wait`, with the fields of `end`.
 fn job(status: &str, job_status: &str, end: Value) -> Value {
     let mut reply = json!({
         "status": status,
@@ -322,7 +322,7 @@ fn job(status: &str, job_status: &str, end: Value) -> Value {
 }
 
 #[tokio::test]
-async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_text() {
+async fn wait_repeats_until_the_job_has_ended() {
     let (mut context, _home, out, _) = fake_daemon::context(false);
     let mut calls = 0;
     fake_daemon::serve(&context.paths, move |method, params| {
@@ -333,7 +333,7 @@ async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_tex
         });
         let reply = match calls {
             1 => job("pending", "running", json!({})),
-            _ => job("success", "done", json!({ "result": { "text": "the end\n" } })),
+            _ => job("success", "done", json!({ "result": generated("the end\n") })),
         };
         (vec![event], Ok(reply))
     });
@@ -343,7 +343,7 @@ async fn waiting_for_a_job_takes_as_many_calls_as_it_needs_and_ends_with_its_tex
 }
 
 #[tokio::test]
-async fn a_job_that_timed_out_gives_its_text_so_far_and_fails() {
+async fn timed_out_job_prints_its_partial_text() {
     let (mut context, _home, out, err) = fake_daemon::context(false);
     fake_daemon::serve(&context.paths, |_, _| {
         let mut error = ErrorBody::new(ErrorCode::Timeout, "the work took too long");

@@ -1,11 +1,11 @@
-//! `timeouts`: the ladder that this shell's settings give, checked, beside the running daemon's.
+//! `timeouts`: shows and checks the ladder of this shell, and compares it with the daemon's.
 //!
-//! Owns how it is shown. Starts no daemon: a look must not change what it looks at.
+//! Owns its output. Starts no daemon: a check must not change what it checks.
 
 use ingle_client::exit;
 use ingle_client::paths::Paths;
 use ingle_client::timeout_settings::{
-    self, Given, Named, Origin, Resolved, Seconds, Setting, Sources,
+    self, ConfiguredSetting, Origin, ResolvedTimeouts, Seconds, Setting, SettingName, Sources,
 };
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
@@ -18,9 +18,9 @@ use crate::output::{Failure, Outcome};
 /// Prints the ladder of all classes, or of one.
 pub(crate) async fn run(context: &mut Context, class: Option<Class>) -> Outcome {
     let here = here(&context.paths)?;
-    for Named { name, origin } in &here.unknown {
+    for SettingName { name, origin } in &here.unknown {
         context.output.note(&format!(
-            "warning: `{name}` ({origin}) is no setting; `ingle timeouts --help` lists them"
+            "warning: `{name}` ({origin}) is not a setting; `ingle timeouts --help` lists them"
         ));
     }
     let daemon = running(context).await?;
@@ -39,26 +39,30 @@ pub(crate) async fn run(context: &mut Context, class: Option<Class>) -> Outcome 
         print(context, &settings, &here)?;
     }
     if let Some(daemon) = daemon {
-        tell(context, &differing, &here.timeouts, &daemon);
+        warn_of_differences(context, &differing, &here.timeouts, &daemon);
     }
     Ok(exit::OK)
 }
 
-/// Warns where a daemon that was just started does not hold to what holds here: a host may have
-/// started it first, with an environment of its own.
+/// Warns where the ladder of a daemon that was just started differs from that of this shell: a host
+/// may have started it first, with another environment.
 pub(crate) fn compare(context: &mut Context, here: &WorkTimeouts, daemon: &HelloReply) {
     let differing = differences(&Setting::ALL, here, &daemon.timeouts);
-    tell(context, &differing, here, daemon);
+    warn_of_differences(context, &differing, here, daemon);
 }
 
-fn tell(context: &mut Context, differing: &[Setting], here: &WorkTimeouts, daemon: &HelloReply) {
+fn warn_of_differences(
+    context: &mut Context,
+    differing: &[Setting],
+    here: &WorkTimeouts,
+    daemon: &HelloReply,
+) {
     if differing.is_empty() {
         return;
     }
     for setting in differing {
         context.output.note(&format!(
-            "warning: {} is {} s here and {} s in the running daemon (process {}), whose number \
-             counts",
+            "warning: {} is {} s here and {} s in the running daemon (process {}), which applies",
             setting.name(),
             Seconds(setting.ms(here)),
             Seconds(setting.ms(&daemon.timeouts)),
@@ -66,27 +70,27 @@ fn tell(context: &mut Context, differing: &[Setting], here: &WorkTimeouts, daemo
         ));
     }
     context.output.note(&format!(
-        "hint: `ingle restart` starts it with what holds here; what is to hold whoever starts it \
-         belongs in `{}` or config.toml.",
+        "hint: `ingle restart` applies the settings of this shell; settings for every start belong \
+         in `{}` or config.toml.",
         context.paths.env_file().display()
     ));
 }
 
 /// The ladder that a daemon started from this process would use.
-pub(crate) fn here(paths: &Paths) -> Result<Resolved, Failure> {
+pub(crate) fn here(paths: &Paths) -> Result<ResolvedTimeouts, Failure> {
     let resolved = Sources::read(paths).and_then(|sources| timeout_settings::resolve(&sources));
     Ok(resolved.map_err(|error| ErrorBody::from(&error))?)
 }
 
-/// What the running daemon says of itself, if one runs and says it.
+/// The `hello` of the running daemon, if one runs and answers.
 async fn running(context: &mut Context) -> Result<Option<HelloReply>, Failure> {
     match context.connect_running().await {
         Ok(client) => Ok(client.map(|client| client.hello().clone())),
         Err(Failure::Error { body, .. }) => {
-            // One of another version, for example: the rest of the answer is as good without it.
+            // Such as a daemon of another version: the rest of the output does not need it.
             context
                 .output
-                .note(&format!("warning: the running daemon was not asked: {}", body.message));
+                .note(&format!("warning: the running daemon did not answer: {}", body.message));
             context.output.note(&format!("hint: {}", body.remediation()));
             Ok(None)
         }
@@ -99,7 +103,11 @@ fn differences(settings: &[Setting], here: &WorkTimeouts, daemon: &WorkTimeouts)
     settings.iter().filter(differs).copied().collect()
 }
 
-fn print(context: &mut Context, settings: &[Setting], here: &Resolved) -> Result<(), Failure> {
+fn print(
+    context: &mut Context,
+    settings: &[Setting],
+    here: &ResolvedTimeouts,
+) -> Result<(), Failure> {
     let seconds = |ms: u64| Seconds(ms).to_string();
     let from = |setting| here.given(setting).map_or_else(|| "default".to_owned(), place);
     let (mut classes, mut others) = (Vec::new(), Vec::new());
@@ -127,8 +135,8 @@ fn print(context: &mut Context, settings: &[Setting], here: &Resolved) -> Result
     ))
 }
 
-/// Where a setting was found, short enough for a table.
-fn place(given: &Given) -> String {
+/// The origin of a setting, short enough for a table.
+fn place(given: &ConfiguredSetting) -> String {
     match &given.named.origin {
         Origin::Default => "default".to_owned(),
         Origin::Environment => given.named.name.clone(),
@@ -142,7 +150,7 @@ fn place(given: &Given) -> String {
 fn as_json(
     settings: &[Setting],
     class: Option<Class>,
-    here: &Resolved,
+    here: &ResolvedTimeouts,
     daemon: Option<&HelloReply>,
     differing: &[Setting],
 ) -> Value {
@@ -152,7 +160,7 @@ fn as_json(
     let sources = settings.iter().map(|&setting| {
         let source = match here.given(setting) {
             None => json!({ "from": "default" }),
-            Some(Given { named: Named { name, origin }, .. }) => match origin {
+            Some(ConfiguredSetting { named: SettingName { name, origin }, .. }) => match origin {
                 Origin::Default => json!({ "from": "default" }),
                 Origin::Environment => json!({ "from": "environment", "name": name }),
                 Origin::File { path, line } => json!({ "from": path, "name": name, "line": line }),
@@ -177,8 +185,8 @@ fn as_json(
     value
 }
 
-/// What is configured and what follows from it. The infrastructure's limits are those of the class,
-/// or of the workflow, which is the default class.
+/// The configured and derived limits. The infrastructure's limits are those of the class, or of the
+/// workflow, which is the default class.
 fn ladder_json(settings: &[Setting], class: Option<Class>, timeouts: &WorkTimeouts) -> Value {
     let (mut tools, mut classes) = (Map::new(), Map::new());
     let mut infrastructure = layers_json(class.unwrap_or(Class::Workflow), timeouts);
@@ -191,7 +199,7 @@ fn ladder_json(settings: &[Setting], class: Option<Class>, timeouts: &WorkTimeou
                 classes.insert(name.clone(), layers.into());
                 tools.insert(name, own);
             }
-            // Already there, as it is for the class.
+            // Present already, as that of the class.
             Setting::Http => {}
             _ => {
                 infrastructure.insert(name, own);
@@ -205,7 +213,7 @@ fn ladder_json(settings: &[Setting], class: Option<Class>, timeouts: &WorkTimeou
     })
 }
 
-/// What follows from W of one class.
+/// The limits derived from W of one class.
 fn layers_json(class: Class, timeouts: &WorkTimeouts) -> Map<String, Value> {
     let ladder = timeouts.ladder(class);
     let layers = Layer::DERIVED.map(|layer| (layer.as_str(), ladder.limit_ms(layer)));
@@ -213,7 +221,7 @@ fn layers_json(class: Class, timeouts: &WorkTimeouts) -> Map<String, Value> {
     limits.map(|(name, ms)| (name.to_owned(), seconds(ms))).collect()
 }
 
-/// Milliseconds as a number of seconds: a whole one where it is one.
+/// Converts milliseconds to seconds, as a whole number where possible.
 #[expect(clippy::cast_precision_loss, reason = "at most 25 days")]
 fn seconds(ms: u64) -> Value {
     if ms.is_multiple_of(1_000) { json!(ms / 1_000) } else { json!(ms as f64 / 1e3) }

@@ -1,41 +1,41 @@
-//! A host's file on the disk: read, kept beside itself, replaced whole.
+//! The file of a host on disk: reading, backup, atomic replacement.
 //!
-//! Owns links, modes, backups and noticing that somebody else has written meanwhile. Must not know
-//! what the text means.
+//! Owns links, modes, backups and noticing a concurrent change by another program. Does not know
+//! the meaning of the text.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Why a file is left as it is.
+/// A reason not to change a file.
 #[derive(Debug)]
 pub(crate) enum FileError {
-    /// The system refused.
+    /// The operating system refused.
     Io {
-        /// What was to be done to the file.
+        /// The operation.
         verb: &'static str,
-        /// Which one.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
-    /// It is no plain file.
+    /// It is not a regular file.
     NotAFile(PathBuf),
-    /// It is longer than any host's settings are.
+    /// It is larger than any host's settings.
     TooLong(PathBuf),
     /// It is not UTF-8 from this line on.
     NotText(PathBuf, usize),
-    /// It is not what it was when it was read.
+    /// It has changed since it was read.
     Changed(PathBuf),
 }
 
-/// A file as it was when it was read.
+/// The state of a file when it was read.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// The file itself, behind all links.
+    /// The path of the file itself, with links resolved.
     path: PathBuf,
-    /// Its text; `None` when it is not there.
+    /// Its text; `None` when it does not exist.
     pub(crate) text: Option<String>,
     mode: Option<u32>,
     owner: Option<Owner>,
@@ -54,10 +54,10 @@ impl Owner {
     }
 }
 
-/// Reads the file at `path`, behind links.
+/// Reads the file at `path`, following links.
 ///
 /// # Errors
-/// See [`FileError`]. A file that is not there is none.
+/// See [`FileError`]. A missing file is no error.
 pub(crate) fn read(path: &Path) -> Result<Snapshot, FileError> {
     let path = resolve(path)?;
     let metadata = match fs::metadata(&path) {
@@ -75,7 +75,7 @@ pub(crate) fn read(path: &Path) -> Result<Snapshot, FileError> {
     Ok(Snapshot { path, text: Some(text), mode, owner: Some(Owner::of(&metadata)) })
 }
 
-/// Where a path leads. A link to a file that is not there yet leads there all the same.
+/// Resolves links, including a link to a file that does not exist yet.
 fn resolve(path: &Path) -> Result<PathBuf, FileError> {
     match fs::canonicalize(path) {
         Ok(path) => Ok(path),
@@ -104,22 +104,21 @@ fn read_text(path: &Path) -> Result<String, FileError> {
 }
 
 impl Snapshot {
-    /// Texts that were kept beside the file before it was changed, the newest first. What cannot be
-    /// read is passed over.
+    /// The texts of the backups, newest first. Unreadable ones are skipped.
     pub(crate) fn backups(&self) -> Vec<String> {
         let numbers = (1..=crate::limits::HOST_CONFIG_BACKUPS).rev();
         numbers.filter_map(|number| read_text(&self.backup_path(number)).ok()).collect()
     }
 
-    /// Puts `text` in the file's place, after the old one has been kept beside it. Gives the path
-    /// of the backup; `None` for a file that was not there.
+    /// Replaces the text of the file after a backup. Returns the path of the backup; `None` for a
+    /// file that did not exist.
     ///
     /// # Errors
-    /// See [`FileError`]: the file is as it was.
+    /// See [`FileError`]: the file is unchanged.
     pub(crate) fn replace(&self, text: &str, new_mode: u32) -> Result<Option<PathBuf>, FileError> {
         if let Some(folder) = self.path.parent() {
             let made = fs::create_dir_all(folder);
-            made.map_err(|error| FileError::Io { verb: "make", path: folder.to_owned(), error })?;
+            made.map_err(|error| FileError::Io { verb: "create", path: folder.to_owned(), error })?;
         }
         let backup = self.back_up()?;
         let mode = self.mode.unwrap_or(new_mode);
@@ -128,7 +127,7 @@ impl Snapshot {
         Ok(backup)
     }
 
-    /// Puts a text in the place of `path`, whole, with the file's owner, if `is_fine` to the last.
+    /// Replaces `path` atomically, with the file's owner, if `is_fine` holds until the end.
     fn put(
         &self,
         path: &Path,
@@ -147,7 +146,7 @@ impl Snapshot {
                 })
             });
         if put.is_err() {
-            // Nothing is left of the attempt; the error says why it failed.
+            // The temporary file is removed; the error has the reason.
             let _ = fs::remove_file(&temporary);
         }
         put
@@ -177,7 +176,7 @@ impl Snapshot {
         is_same.then_some(()).ok_or_else(|| FileError::Changed(self.path.clone()))
     }
 
-    /// Keeps the old text beside the file, unless it is kept there already.
+    /// Writes a backup of the old text, unless there is one already.
     fn back_up(&self) -> Result<Option<PathBuf>, FileError> {
         let (Some(text), Some(mode)) = (&self.text, self.mode) else { return Ok(None) };
         for number in 1..=crate::limits::HOST_CONFIG_BACKUPS {
@@ -193,7 +192,7 @@ impl Snapshot {
                 }
             }
         }
-        // The places are full. The first is from before us, so it is the last that goes.
+        // All backups exist. The first is from before Ingle, so the last one is replaced.
         let path = self.backup_path(crate::limits::HOST_CONFIG_BACKUPS);
         self.put(&path, text, mode, || Ok(())).map(|()| Some(path))
     }
@@ -205,7 +204,7 @@ impl Snapshot {
     }
 
     fn sync_folder(&self) {
-        // Not every file system can; the file itself is on disk.
+        // Not every file system supports this; the file itself is on disk.
         let folder = self.path.parent().map(File::open);
         if let Some(Ok(folder)) = folder {
             let _ = folder.sync_all();
@@ -220,7 +219,7 @@ fn write_new(path: &Path, text: &str, mode: u32, owner: Option<Owner>) -> Result
         options.write(true).create_new(true).mode(mode & 0o600).open(path).map_err(failed)?;
     let written = fill(&mut file, text, mode, owner).map_err(failed);
     if written.is_err() {
-        // Half a file is none; the error says why.
+        // An incomplete file is removed; the error has the reason.
         let _ = fs::remove_file(path);
     }
     written
@@ -228,13 +227,13 @@ fn write_new(path: &Path, text: &str, mode: u32, owner: Option<Owner>) -> Result
 
 fn fill(file: &mut File, text: &str, mode: u32, owner: Option<Owner>) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
-    // Somebody who works as another user must not take the file from its owner.
+    // Run by another user, such as root, this must not change the owner of the file.
     if let Some(owner) = owner
         && Owner::of(&file.metadata()?) != owner
     {
         fchown(&*file, Some(owner.user), Some(owner.group))?;
     }
-    // The old file's own mode, whatever the umask says.
+    // The mode of the old file, independent of the umask.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
 }
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_behind_its_link_and_kept_beside_itself() {
+    fn file_behind_a_link_is_replaced_and_backed_up() {
         let folder = tempfile::tempdir().unwrap();
         let (dotfiles, home) = (folder.path().join("dotfiles"), folder.path().join("home"));
         fs::create_dir(&dotfiles).unwrap();
@@ -274,7 +273,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&backup).unwrap(), "old");
         assert_eq!((mode(&file), mode(&backup)), (0o640, 0o640));
         assert_eq!(names(&home), ["mcp.json"]);
-        // What is kept already is not kept again, and nothing temporary is left.
+        // An existing backup is not repeated, and no temporary file is left.
         assert_eq!(
             read(&link).unwrap().replace("old", MODE).unwrap().unwrap().extension(),
             Some("ingle-backup-2".as_ref())
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_keeps_its_owner_and_the_last_backup_makes_room() {
+    fn owner_is_kept_and_last_backup_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mcp.json");
         fs::write(&path, "0").unwrap();
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_made_with_its_folder() {
+    fn missing_file_is_created_with_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/mcp.json");
         let snapshot = read(&path).unwrap();
@@ -320,7 +319,7 @@ mod tests {
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("new", MODE));
         read(&path).unwrap().delete().unwrap();
         assert!(!path.exists());
-        // A link whose file is yet to come stays a link.
+        // A link to a missing file stays a link.
         let link = folder.path().join("link.json");
         symlink("a/b/mcp.json", &link).unwrap();
         read(&link).unwrap().replace("new", MODE).unwrap();
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_wrote_meanwhile_is_not_written_over() {
+    fn concurrent_change_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mcp.json");
         let absent = read(&path).unwrap();
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_file_is_left_alone() {
+    fn other_files_are_left_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mcp.json");
         assert!(matches!(read(folder.path()), Err(FileError::NotAFile(_))));

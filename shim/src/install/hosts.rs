@@ -1,9 +1,9 @@
-//! The hosts: where each keeps its servers, in what form, and how long it waits for a tool.
+//! Tool hosts: the file, format and tool timeout of each.
 //!
-//! Owns what is known of other programs' settings. Pure: environment and working folder are given.
-//! Must not know how a file is changed.
+//! Owns the knowledge of other programs' settings. Pure: environment and working folder are
+//! arguments. Does not know how a file is changed.
 //!
-//! How long a host waits for one `tools/call`, and where that is set (looked up in autumn 2026):
+//! The timeout of each host for one `tools/call`, and its setting (as of autumn 2026):
 //!
 //! - Claude Desktop: 60 s in some versions, about 240 s in others; no setting (`timeout` in the file
 //!   is ignored).
@@ -21,9 +21,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
-use super::edit::Form;
+use super::edit::JsonText;
 
-/// How long the proxy takes a host to wait when it is not told.
+/// The host's timeout that the proxy assumes when none is given.
 pub(crate) const DEFAULT_HOST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that spawns MCP servers.
@@ -41,33 +41,33 @@ pub(crate) enum Host {
     Vscode,
 }
 
-/// For whom a host learns of a server.
+/// The scope of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scope {
     /// For you, in every project
     #[default]
     User,
-    /// For who works in this folder
+    /// For all users of this folder
     Project,
 }
 
-/// Whether a host can be told how long to wait.
+/// How a host's tool timeout is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// It cannot.
+pub(crate) enum TimeoutSetting {
+    /// It is not configurable.
     Fixed,
-    /// In milliseconds, from the first number on.
+    /// In milliseconds, with a minimum.
     Milliseconds(u64),
-    /// In whole seconds, up to the number.
+    /// In whole seconds, with a maximum.
     Seconds(u64),
 }
 
-/// What decides where files lie.
+/// The environment that determines the paths of files.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Surroundings {
+pub(crate) struct Environment {
     /// The user's home folder.
     pub(crate) home: PathBuf,
-    /// The folder the command was started in.
+    /// The working folder.
     pub(crate) here: PathBuf,
     /// `XDG_CONFIG_HOME`, where it is an absolute path.
     pub(crate) xdg_config_home: Option<PathBuf>,
@@ -77,8 +77,8 @@ pub(crate) struct Surroundings {
     pub(crate) is_mac: bool,
 }
 
-impl Surroundings {
-    /// Those of this process.
+impl Environment {
+    /// The environment of this process.
     pub(crate) fn of_process() -> Option<Self> {
         let absolute = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -96,18 +96,18 @@ impl Surroundings {
         self.xdg_config_home.clone().unwrap_or_else(|| self.home.join(".config"))
     }
 
-    /// Where programs with a window keep their settings.
+    /// The settings folder of graphical programs.
     fn application_support(&self) -> PathBuf {
         if self.is_mac { self.home.join("Library/Application Support") } else { self.config() }
     }
 }
 
 impl Host {
-    /// All of them.
+    /// All hosts.
     pub(crate) const ALL: [Self; 5] =
         [Self::ClaudeDesktop, Self::ClaudeCode, Self::Cursor, Self::Zed, Self::Vscode];
 
-    /// As it is typed.
+    /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ClaudeDesktop => "claude-desktop",
@@ -118,7 +118,7 @@ impl Host {
         }
     }
 
-    /// As it calls itself.
+    /// The name for people.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::ClaudeDesktop => "Claude Desktop",
@@ -129,7 +129,7 @@ impl Host {
         }
     }
 
-    /// What it calls its map of servers.
+    /// The key of its map of servers.
     pub(crate) fn servers(self) -> &'static str {
         match self {
             Self::ClaudeDesktop | Self::ClaudeCode | Self::Cursor => "mcpServers",
@@ -138,17 +138,17 @@ impl Host {
         }
     }
 
-    /// Whether it can be told how long to wait for a tool.
-    pub(crate) fn patience(self) -> Patience {
+    /// How its tool timeout is set.
+    pub(crate) fn timeout_setting(self) -> TimeoutSetting {
         match self {
-            Self::ClaudeCode => Patience::Milliseconds(1_000),
-            Self::Zed => Patience::Seconds(600),
-            Self::ClaudeDesktop | Self::Cursor | Self::Vscode => Patience::Fixed,
+            Self::ClaudeCode => TimeoutSetting::Milliseconds(1_000),
+            Self::Zed => TimeoutSetting::Seconds(600),
+            Self::ClaudeDesktop | Self::Cursor | Self::Vscode => TimeoutSetting::Fixed,
         }
     }
 
-    /// The file that holds its servers. `None` where it has none of that scope.
-    pub(crate) fn file(self, scope: Scope, around: &Surroundings) -> Option<PathBuf> {
+    /// The file with its servers. `None` where it has none of this scope.
+    pub(crate) fn file(self, scope: Scope, around: &Environment) -> Option<PathBuf> {
         let project = |path: &str| around.here.join(path);
         Some(match (self, scope) {
             (Self::ClaudeDesktop, Scope::User) => {
@@ -171,38 +171,38 @@ impl Host {
         })
     }
 
-    /// Files and folders of which one is there once the host has run.
-    pub(crate) fn traces(self, around: &Surroundings) -> Vec<PathBuf> {
+    /// Files and folders of which one exists once the host has run.
+    pub(crate) fn traces(self, around: &Environment) -> Vec<PathBuf> {
         let Some(file) = self.file(Scope::User, around) else { return Vec::new() };
         match self {
-            // Its file lies among everybody's; its folder is its own.
+            // Its file is directly in the home folder; its folder is its own.
             Self::ClaudeCode => vec![file, around.home.join(".claude")],
             _ => file.parent().map(Path::to_owned).into_iter().collect(),
         }
     }
 
-    /// How long it will wait for a tool, of what is wanted: `None` stands for nothing in
-    /// particular, where `longest` is as much as a tool can use.
+    /// The tool timeout to set, for a wanted one; without it the longest that is useful and
+    /// allowed, where `longest` is the most that a tool can use.
     ///
     /// # Errors
-    /// What is wrong with `wanted`.
+    /// The problem with `wanted`.
     pub(crate) fn timeout(
         self,
         wanted: Option<Duration>,
         longest: Duration,
     ) -> Result<Duration, String> {
-        match (self.patience(), wanted) {
-            (Patience::Fixed, wanted) => Ok(wanted.unwrap_or(DEFAULT_HOST_TIMEOUT)),
-            (Patience::Milliseconds(least), wanted) => {
+        match (self.timeout_setting(), wanted) {
+            (TimeoutSetting::Fixed, wanted) => Ok(wanted.unwrap_or(DEFAULT_HOST_TIMEOUT)),
+            (TimeoutSetting::Milliseconds(least), wanted) => {
                 let wanted = wanted.unwrap_or(longest);
                 let is_fine = wanted >= Duration::from_millis(least);
                 let complaint = || format!("{} ignores less than {least} ms", self.title());
                 is_fine.then_some(wanted).ok_or_else(complaint)
             }
-            (Patience::Seconds(most), None) => {
+            (TimeoutSetting::Seconds(most), None) => {
                 Ok(Duration::from_secs(longest.as_secs().clamp(1, most)))
             }
-            (Patience::Seconds(most), Some(wanted)) => {
+            (TimeoutSetting::Seconds(most), Some(wanted)) => {
                 let is_fine = wanted.subsec_nanos() == 0 && (1..=most).contains(&wanted.as_secs());
                 let complaint = || format!("{} takes whole seconds from 1 to {most}", self.title());
                 is_fine.then_some(wanted).ok_or_else(complaint)
@@ -211,16 +211,16 @@ impl Host {
     }
 }
 
-/// A server as it stands in a host's file.
+/// The entry of a server in a host's file.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entry {
-    /// What the host calls it.
+pub(crate) struct ServerEntry {
+    /// Its name in the host.
     pub(crate) name: String,
-    /// Its members, in order.
-    pub(crate) members: Vec<(String, Value)>,
+    /// Its fields, in order.
+    pub(crate) fields: Vec<(String, Value)>,
 }
 
-impl Entry {
+impl ServerEntry {
     /// The entry that starts `program` as the proxy of a host that waits for `timeout`, with these
     /// variables in its environment.
     pub(crate) fn new(
@@ -234,43 +234,45 @@ impl Entry {
         if timeout != DEFAULT_HOST_TIMEOUT {
             args.extend(["--host-timeout".to_owned(), timeout.as_secs_f64().to_string()]);
         }
-        let mut members: Vec<(&str, Value)> = Vec::new();
+        let mut fields: Vec<(&str, Value)> = Vec::new();
         if matches!(host, Host::ClaudeCode | Host::Vscode) {
-            members.push(("type", json!("stdio")));
+            fields.push(("type", json!("stdio")));
         }
-        members.extend([("command", json!(program)), ("args", json!(args))]);
+        fields.extend([("command", json!(program)), ("args", json!(args))]);
         if !env.is_empty() {
             let env = env.iter().map(|(name, value)| (name.clone(), json!(value)));
-            members.push(("env", Value::Object(env.collect())));
+            fields.push(("env", Value::Object(env.collect())));
         }
-        match host.patience() {
-            Patience::Fixed => {}
-            Patience::Milliseconds(_) => {
+        match host.timeout_setting() {
+            TimeoutSetting::Fixed => {}
+            TimeoutSetting::Milliseconds(_) => {
                 let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-                members.push(("timeout", json!(ms)));
+                fields.push(("timeout", json!(ms)));
             }
-            Patience::Seconds(_) => members.push(("timeout", json!(timeout.as_secs()))),
+            TimeoutSetting::Seconds(_) => fields.push(("timeout", json!(timeout.as_secs()))),
         }
-        let members = members.into_iter().map(|(key, value)| (key.to_owned(), value));
-        Self { name: name.to_owned(), members: members.collect() }
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value));
+        Self { name: name.to_owned(), fields: fields.collect() }
     }
 
-    /// As it is written.
-    pub(crate) fn form(&self) -> Form {
-        let members = self.members.iter();
-        Form::Object(members.map(|(key, value)| (key.clone(), Form::Flat(value.clone()))).collect())
+    /// The entry as text to write.
+    pub(crate) fn json_text(&self) -> JsonText {
+        let fields = self.fields.iter();
+        JsonText::Object(
+            fields.map(|(key, value)| (key.clone(), JsonText::Flat(value.clone()))).collect(),
+        )
     }
 
-    /// As a value.
+    /// The entry as a value.
     pub(crate) fn value(&self) -> Value {
-        Value::Object(self.members.iter().cloned().collect::<Map<_, _>>())
+        Value::Object(self.fields.iter().cloned().collect::<Map<_, _>>())
     }
 }
 
-/// The variables that `ingle` itself reads, which an entry sets or leaves out.
+/// The variables of `ingle` itself, which an entry sets or omits.
 pub(crate) const OUR_VARIABLES: [&str; 2] = ["INGLE_HOME", "INGLE_SOCKET"];
 
-/// Variables that stood in an entry, with ours as they are now.
+/// Merges the present variables of an entry with our new ones.
 pub(super) fn merge_env(old: &Value, new: &Value) -> Value {
     let Value::Object(old) = old else { return new.clone() };
     let mut merged = old.clone();
@@ -281,13 +283,13 @@ pub(super) fn merge_env(old: &Value, new: &Value) -> Value {
     Value::Object(merged)
 }
 
-/// What an entry starts.
+/// The program that an entry starts.
 pub(crate) fn command_of(entry: &Value) -> String {
     let command = entry["command"].as_str().or_else(|| entry["url"].as_str());
-    command.unwrap_or("nothing that is named").to_owned()
+    command.unwrap_or("nothing").to_owned()
 }
 
-/// Whether an entry starts some `ingle mcp`.
+/// Whether an entry starts an `ingle mcp`.
 pub(crate) fn is_ours(entry: &Value) -> bool {
     let command = entry["command"].as_str().map(|command| Path::new(command).file_name());
     command.flatten() == Some(OsStr::new("ingle")) && entry["args"][0] == "mcp"

@@ -1,140 +1,147 @@
-//! JSON with comments and trailing commas, read with the place of everything in it.
+//! Parser of JSON with comments and trailing commas, with the position of every token.
 //!
-//! Owns the syntax. What it accepts is a little more than any host does, so that a file is refused
-//! only where nobody could read it. Pure: text in, places out. Must not know what a text means.
+//! Owns the syntax. It accepts a little more than any host does, so that it refuses only files that
+//! no host can read. Pure: text in, positions out. Does not know the meaning of a text.
+//!
+//! Why not `jsonc-parser` (0.34, feature `cst`): it refuses half a surrogate pair in a string and a
+//! byte order mark, which hosts write and read; it accepts a line break inside a string and Unicode
+//! spaces between tokens; and its edits reformat one-line files, so that removing an entry
+//! would not restore the file.
 
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Objects and lists inside each other, at most: no host nests its settings so deep.
+/// Maximum nesting of objects and lists: settings of hosts are not so deep.
 const MAX_DEPTH: usize = 128;
 
-const NO_STRING: &str = "this text holds an escape or a line break that is not JSON";
+const BAD_STRING: &str = "this string has an escape or a line break that is not JSON";
 
-/// What is wrong with a text, and where.
+/// A syntax error and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
     /// Byte offset.
     pub(crate) at: usize,
-    /// What was expected.
+    /// The problem.
     pub(crate) problem: &'static str,
 }
 
-/// A text that has been read.
+/// A parsed text.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// Its one value.
+    /// Its value.
     pub(crate) root: Node,
-    /// Where comments stand, in order; those to the end of a line are without its break.
+    /// Its comments, in order; those to the end of a line are without the line break.
     pub(crate) comments: Vec<Comment>,
 }
 
 /// A comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Comment {
-    /// Its place.
+    /// Its position.
     pub(crate) span: Range<usize>,
-    /// Whether it goes to the end of its line (`//`).
+    /// Whether it ends with its line (`//`).
     pub(crate) to_end_of_line: bool,
 }
 
 /// A value.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// Its place.
+    /// Its position.
     pub(crate) span: Range<usize>,
-    /// What it is.
-    pub(crate) kind: Kind,
+    /// Its kind and content.
+    pub(crate) kind: NodeKind,
 }
 
-/// What a value is.
+/// The kind and content of a value.
 #[derive(Debug)]
-pub(crate) enum Kind {
-    /// An object's members, in order.
-    Object(Vec<Member>),
+pub(crate) enum NodeKind {
+    /// An object's fields, in order.
+    Object(Vec<Field>),
     /// A list's values.
     List(Vec<Node>),
-    /// Anything else.
+    /// Any other value.
     Scalar(Value),
-    /// A token that is JSON and still no value that could be held: a text with half a surrogate
-    /// pair, a number out of range. It is kept as it is written.
+    /// A JSON token whose value cannot be represented: a string with half a surrogate pair, a
+    /// number out of range. It is kept as it is written.
     Opaque(String),
 }
 
-/// A member of an object.
+/// A field of an object.
 #[derive(Debug)]
-pub(crate) struct Member {
-    /// Its name, read.
+pub(crate) struct Field {
+    /// Its name, unescaped.
     pub(crate) key: String,
-    /// The place of its name, quotes included.
+    /// The position of its name, quotes included.
     pub(crate) key_span: Range<usize>,
     /// Its value.
     pub(crate) value: Node,
-    /// The place of the comma behind it.
+    /// The position of the comma after it.
     pub(crate) comma: Option<usize>,
 }
 
 impl Node {
-    /// Its members, if it is an object.
-    pub(crate) fn members(&self) -> Option<&[Member]> {
+    /// Its fields, if it is an object.
+    pub(crate) fn fields(&self) -> Option<&[Field]> {
         match &self.kind {
-            Kind::Object(members) => Some(members),
+            NodeKind::Object(fields) => Some(fields),
             _ => None,
         }
     }
 
-    /// The place of the first token in it that is no value.
-    pub(crate) fn opaque_at(&self) -> Option<usize> {
+    /// The position of the first opaque token in it.
+    pub(crate) fn opaque_token_at(&self) -> Option<usize> {
         match &self.kind {
-            Kind::Object(members) => members.iter().find_map(|member| member.value.opaque_at()),
-            Kind::List(nodes) => nodes.iter().find_map(Self::opaque_at),
-            Kind::Scalar(_) => None,
-            Kind::Opaque(_) => Some(self.span.start),
+            NodeKind::Object(fields) => {
+                fields.iter().find_map(|field| field.value.opaque_token_at())
+            }
+            NodeKind::List(nodes) => nodes.iter().find_map(Self::opaque_token_at),
+            NodeKind::Scalar(_) => None,
+            NodeKind::Opaque(_) => Some(self.span.start),
         }
     }
 
-    /// The value itself, without places. Of members of one name the last counts, as for any reader;
-    /// an opaque token stands as a text of itself, to be compared only.
+    /// The value without positions. Of several fields of one name the last counts, as for any
+    /// reader; an opaque token becomes a string of its text, for comparisons only.
     pub(crate) fn value(&self) -> Value {
         match &self.kind {
-            Kind::Object(members) => Value::Object(
-                members
+            NodeKind::Object(fields) => Value::Object(
+                fields
                     .iter()
-                    .map(|member| (member.key.clone(), member.value.value()))
+                    .map(|field| (field.key.clone(), field.value.value()))
                     .collect::<Map<_, _>>(),
             ),
-            Kind::List(nodes) => nodes.iter().map(Self::value).collect(),
-            Kind::Scalar(value) => value.clone(),
-            Kind::Opaque(token) => Value::from(token.as_str()),
+            NodeKind::List(nodes) => nodes.iter().map(Self::value).collect(),
+            NodeKind::Scalar(value) => value.clone(),
+            NodeKind::Opaque(token) => Value::from(token.as_str()),
         }
     }
 }
 
-/// Reads a text that holds one value. A byte order mark before it is passed over.
+/// Parses a text of one value. A byte order mark before it is skipped.
 ///
 /// # Errors
 /// See [`SyntaxError`].
 pub(crate) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let at = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-    let mut reader = Reader { text, at, comments: Vec::new() };
-    reader.skip()?;
-    let root = reader.value(0)?;
-    reader.skip()?;
-    if reader.at < text.len() {
-        return Err(reader.error("the end of the file was expected"));
+    let mut parser = Parser { text, at, comments: Vec::new() };
+    parser.skip()?;
+    let root = parser.value(0)?;
+    parser.skip()?;
+    if parser.at < text.len() {
+        return Err(parser.error("the end of the file was expected"));
     }
-    Ok(Document { root, comments: reader.comments })
+    Ok(Document { root, comments: parser.comments })
 }
 
-struct Reader<'a> {
+struct Parser<'a> {
     text: &'a str,
     at: usize,
     comments: Vec<Comment>,
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     fn error(&self, problem: &'static str) -> SyntaxError {
         SyntaxError { at: self.at, problem }
     }
@@ -147,7 +154,7 @@ impl Reader<'_> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Passes over white space and comments.
+    /// Skips white space and comments.
     fn skip(&mut self) -> Result<(), SyntaxError> {
         loop {
             let begin = self.at;
@@ -156,7 +163,7 @@ impl Reader<'_> {
                 Some(b'/') if self.rest().starts_with("//") => {
                     let rest = self.rest();
                     let length = rest.find('\n').unwrap_or(rest.len());
-                    // The break may have two characters.
+                    // The line break may have two characters.
                     let length = rest[..length].trim_end_matches('\r').len();
                     self.at += length;
                     self.note(begin, true);
@@ -191,14 +198,14 @@ impl Reader<'_> {
         Ok(Node { span: begin..self.at, kind })
     }
 
-    fn object(&mut self, depth: usize) -> Result<Kind, SyntaxError> {
+    fn object(&mut self, depth: usize) -> Result<NodeKind, SyntaxError> {
         self.at += 1;
-        let mut members: Vec<Member> = Vec::new();
+        let mut fields: Vec<Field> = Vec::new();
         loop {
             self.skip()?;
             match self.byte() {
                 Some(b'}') => break,
-                Some(b'"') if members.last().is_none_or(|last| last.comma.is_some()) => {}
+                Some(b'"') if fields.last().is_none_or(|last| last.comma.is_some()) => {}
                 Some(b'"') => return Err(self.error("a comma was expected")),
                 _ => return Err(self.error("a name in double quotes, or `}`, was expected")),
             }
@@ -213,13 +220,13 @@ impl Reader<'_> {
             self.skip()?;
             let value = self.value(depth + 1)?;
             let comma = self.comma()?;
-            members.push(Member { key, key_span, value, comma });
+            fields.push(Field { key, key_span, value, comma });
         }
         self.at += 1;
-        Ok(Kind::Object(members))
+        Ok(NodeKind::Object(fields))
     }
 
-    fn list(&mut self, depth: usize) -> Result<Kind, SyntaxError> {
+    fn list(&mut self, depth: usize) -> Result<NodeKind, SyntaxError> {
         self.at += 1;
         let (mut nodes, mut may_go_on) = (Vec::new(), true);
         loop {
@@ -233,10 +240,10 @@ impl Reader<'_> {
             may_go_on = self.comma()?.is_some();
         }
         self.at += 1;
-        Ok(Kind::List(nodes))
+        Ok(NodeKind::List(nodes))
     }
 
-    /// The place of a comma behind a value, if there is one.
+    /// The position of a comma after a value, if there is one.
     fn comma(&mut self) -> Result<Option<usize>, SyntaxError> {
         self.skip()?;
         let comma = (self.byte() == Some(b',')).then_some(self.at);
@@ -247,17 +254,17 @@ impl Reader<'_> {
     fn key(&mut self) -> Result<String, SyntaxError> {
         let length = self.string_length()?;
         let key =
-            serde_json::from_str(&self.rest()[..length]).map_err(|_| self.error(NO_STRING))?;
+            serde_json::from_str(&self.rest()[..length]).map_err(|_| self.error(BAD_STRING))?;
         self.at += length;
         Ok(key)
     }
 
-    fn text(&mut self) -> Result<Kind, SyntaxError> {
+    fn text(&mut self) -> Result<NodeKind, SyntaxError> {
         let length = self.string_length()?;
-        self.token(length, NO_STRING)
+        self.token(length, BAD_STRING)
     }
 
-    /// The bytes of the string that begins here, both quotes included.
+    /// The length in bytes of the string that begins here, both quotes included.
     fn string_length(&self) -> Result<usize, SyntaxError> {
         let mut is_escaped = false;
         let end = self.rest().bytes().skip(1).position(|byte| {
@@ -265,25 +272,25 @@ impl Reader<'_> {
             is_escaped = byte == b'\\' && !is_escaped;
             ends
         });
-        let Some(end) = end else { return Err(self.error("this text does not end")) };
+        let Some(end) = end else { return Err(self.error("this string does not end")) };
         Ok(end + 2)
     }
 
-    fn word(&mut self) -> Result<Kind, SyntaxError> {
+    fn word(&mut self) -> Result<NodeKind, SyntaxError> {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
         let rest = self.rest();
         let length = rest.bytes().position(|byte| !is_word(byte)).unwrap_or(rest.len());
         self.token(length, "a value was expected")
     }
 
-    /// A token of that many bytes; `problem` is what to say where it is not JSON.
-    fn token(&mut self, length: usize, problem: &'static str) -> Result<Kind, SyntaxError> {
+    /// Reads a token of this length; `problem` is the error where it is not JSON.
+    fn token(&mut self, length: usize, problem: &'static str) -> Result<NodeKind, SyntaxError> {
         let token = &self.rest()[..length];
         let kind = match serde_json::from_str(token) {
-            Ok(value) => Kind::Scalar(value),
-            // This reads the syntax only, and takes what no value can hold.
+            Ok(value) => NodeKind::Scalar(value),
+            // This checks the syntax only, and accepts values that cannot be represented.
             Err(_) => match serde_json::from_str::<&RawValue>(token) {
-                Ok(raw) => Kind::Opaque(raw.get().to_owned()),
+                Ok(raw) => NodeKind::Opaque(raw.get().to_owned()),
                 Err(_) => return Err(self.error(problem)),
             },
         };
@@ -306,7 +313,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn comments_and_trailing_commas_are_read_over() {
+    fn comments_and_trailing_commas_are_skipped() {
         let text = "\u{feff}// head\r\n{ /* a */ \"a\" : [1, 2.5e3, /* */ ], // b\n\"\\u0062\": {\"c\": null,},\n} // end";
         let document = parse(text).unwrap();
         assert_eq!(document.root.value(), json!({ "a": [1, 2500.0], "b": { "c": null } }));
@@ -317,18 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_and_no_value_is_kept_as_it_is_written() {
+    fn unrepresentable_tokens_are_kept() {
         for token in [r#""\ud83d""#, r#""a\udc00 b""#, "1e999", "-1E+400"] {
             let text = format!("{{\"a\": [1, {token}]}}");
             let document = parse(&text).unwrap();
             assert_eq!(document.root.value(), json!({ "a": [1, token] }), "{text}");
-            assert_eq!(document.root.opaque_at(), Some(10), "{text}");
+            assert_eq!(document.root.opaque_token_at(), Some(10), "{text}");
         }
-        assert_eq!(parse("{\"a\": [1, \"\\ud83d\\ude00\"]}").unwrap().root.opaque_at(), None);
+        assert_eq!(parse("{\"a\": [1, \"\\ud83d\\ude00\"]}").unwrap().root.opaque_token_at(), None);
     }
 
     #[test]
-    fn what_nobody_could_read_is_refused_where_it_stands() {
+    fn syntax_errors_have_positions() {
         for (text, line, column) in [
             ("", 1, 1),
             ("{", 1, 2),

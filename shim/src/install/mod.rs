@@ -1,8 +1,8 @@
-//! Ingle in the configuration of a tool host: what the text of a host's file becomes.
+//! Ingle's entry in the configuration of a tool host: the new text of the host's file.
 //!
-//! Owns installing and taking out again, on texts; [`hosts`] knows the hosts, [`edit`] and
-//! [`jsonc`] the syntax, and `file` alone touches the disk. Everything else in a file is its
-//! owner's: it is never written anew, and a text that cannot be read is left as it is.
+//! Owns adding and removing the entry, on texts; [`hosts`] knows the hosts, [`edit`] and [`jsonc`]
+//! the syntax, and only `file` accesses the disk. The rest of a file belongs to its owner: it is
+//! never rewritten, and a text that cannot be read stays unchanged.
 
 pub(crate) mod edit;
 pub(crate) mod file;
@@ -13,76 +13,76 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use edit::Form;
-use hosts::Entry;
-use jsonc::{Document, Member, Node, SyntaxError};
+use edit::JsonText;
+use hosts::ServerEntry;
+use jsonc::{Document, Field, Node, SyntaxError};
 
-/// Why a text is left as it is.
+/// A reason not to change a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// It cannot be read.
+pub(crate) enum EditError {
+    /// It cannot be parsed.
     Syntax(SyntaxError),
     /// The value that starts at this byte should be an object.
     NotAnObject {
         /// Byte offset.
         at: usize,
-        /// What it is called; empty for the whole text.
+        /// Its name; empty for the whole text.
         name: String,
     },
-    /// A name stands there twice, and its readers differ in which one counts.
+    /// A name occurs twice, and readers differ in which one counts.
     Twice {
         /// Byte offset of the second.
         at: usize,
         /// The name.
         name: String,
     },
-    /// There is an entry of our name that starts something else.
+    /// An entry of this name starts another program.
     Foreign {
         /// Byte offset.
         at: usize,
-        /// What it starts.
+        /// The program that it starts.
         command: String,
     },
-    /// What would be written says something else than was meant: a fault of ours.
+    /// The edited text would not have the intended value: a bug of ours.
     Unsound,
 }
 
-impl From<SyntaxError> for Refusal {
+impl From<SyntaxError> for EditError {
     fn from(error: SyntaxError) -> Self {
         Self::Syntax(error)
     }
 }
 
-/// The text with `entry` in the map `servers`. `None` stands for a file that is not there. The text
-/// comes back unchanged where the entry is there already. An entry of that name that is Ingle's is
-/// brought up to date and keeps what else stands in it; another program's is replaced with `force`
-/// only.
+/// Adds `entry` to the map `servers` of a text. `None` stands for a missing file.
+///
+/// The text is unchanged where it has the entry already. An entry of this name that is Ingle's is
+/// updated and keeps its other fields; one of another program is replaced with `force` only.
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`EditError`].
 pub(crate) fn install(
     text: Option<&str>,
     servers: &str,
-    entry: &Entry,
+    entry: &ServerEntry,
     force: bool,
-) -> Result<String, Refusal> {
-    let new = put_in(text, servers, entry, force)?;
+) -> Result<String, EditError> {
+    let new = add_entry(text, servers, entry, force)?;
     let old = text.map_or_else(|| Ok(nothing()), value_of)?;
     let mut expected = old;
     let before = expected[servers].get(&entry.name).cloned();
-    expected[servers][&entry.name] = becomes(before.as_ref(), entry);
+    expected[servers][&entry.name] = merged_value(before.as_ref(), entry);
     let is_sound = value_of(&new).is_ok_and(|value| value == expected);
-    is_sound.then_some(new).ok_or(Refusal::Unsound)
+    is_sound.then_some(new).ok_or(EditError::Unsound)
 }
 
-fn put_in(
+fn add_entry(
     text: Option<&str>,
     servers: &str,
-    entry: &Entry,
+    entry: &ServerEntry,
     force: bool,
-) -> Result<String, Refusal> {
+) -> Result<String, EditError> {
     let Some(text) = text.filter(|text| !is_blank(text)) else {
-        let document = Form::Object(vec![(servers.to_owned(), named(entry))]);
+        let document = JsonText::Object(vec![(servers.to_owned(), named(entry))]);
         let mark = text.filter(|text| text.starts_with('\u{feff}')).map_or("", |_| "\u{feff}");
         return Ok(format!("{mark}{}\n", document.pretty()));
     };
@@ -94,36 +94,38 @@ fn put_in(
         Some(map) => map,
     };
     match find(&map.value, servers, &entry.name)? {
-        None => Ok(edit::insert(text, &document, &map.value, &entry.name, &entry.form())),
-        Some(found) if hosts::is_ours(&found.value.value()) => match found.value.opaque_at() {
-            Some(at) => {
-                Err(SyntaxError { at, problem: "no value can be as this is written" }.into())
+        None => Ok(edit::insert(text, &document, &map.value, &entry.name, &entry.json_text())),
+        Some(found) if hosts::is_ours(&found.value.value()) => {
+            match found.value.opaque_token_at() {
+                Some(at) => {
+                    Err(SyntaxError { at, problem: "this is no value that can be represented" }
+                        .into())
+                }
+                None => update(text, servers, entry),
             }
-            None => update(text, servers, entry),
-        },
+        }
         Some(found) if found.value.value() == entry.value() => Ok(text.to_owned()),
-        Some(found) if force => Ok(edit::replace(text, found, &entry.form())),
-        Some(found) => Err(Refusal::Foreign {
+        Some(found) if force => Ok(edit::replace(text, found, &entry.json_text())),
+        Some(found) => Err(EditError::Foreign {
             at: found.key_span.start,
             command: hosts::command_of(&found.value.value()),
         }),
     }
 }
 
-/// The text without the entry called `name`, and what the file becomes. `before` are texts that the
-/// file may have had before the entry was put in: the one that is sure to have been comes back to
-/// the byte.
+/// Removes the entry called `name` from a text. `before` has texts that the file may have had
+/// before the entry was added: the one that certainly was is restored byte for byte.
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`EditError`].
 pub(crate) fn uninstall(
     text: &str,
     servers: &str,
     name: &str,
     before: &[String],
     force: bool,
-) -> Result<Removed, Refusal> {
-    let removed = take_out(text, servers, name, before, force)?;
+) -> Result<Removed, EditError> {
+    let removed = remove_entry(text, servers, name, before, force)?;
     let left = match &removed {
         Removed::Nothing => return Ok(removed),
         Removed::Text(rest) => value_of(rest),
@@ -140,16 +142,16 @@ pub(crate) fn uninstall(
         root.remove(servers);
     }
     let is_sound = left.is_ok_and(|left| left == expected || left == without_map);
-    is_sound.then_some(removed).ok_or(Refusal::Unsound)
+    is_sound.then_some(removed).ok_or(EditError::Unsound)
 }
 
-fn take_out(
+fn remove_entry(
     text: &str,
     servers: &str,
     name: &str,
     before: &[String],
     force: bool,
-) -> Result<Removed, Refusal> {
+) -> Result<Removed, EditError> {
     if is_blank(text) {
         return Ok(Removed::Nothing);
     }
@@ -159,13 +161,13 @@ fn take_out(
     let value = found.value.value();
     if !hosts::is_ours(&value) && !force {
         let command = hosts::command_of(&value);
-        return Err(Refusal::Foreign { at: found.key_span.start, command });
+        return Err(EditError::Foreign { at: found.key_span.start, command });
     }
-    // The entry as it stands here, put into what may have been before: if that gives this text, it
-    // was, and nothing else has changed since.
-    let members = found.value.members().unwrap_or_default();
-    let members = members.iter().map(|member| (member.key.clone(), member.value.value()));
-    let entry = Entry { name: name.to_owned(), members: members.collect() };
+    // The present entry, added to a text that may have been before: if that gives the present text,
+    // that text was before, and nothing else has changed since.
+    let fields = found.value.fields().unwrap_or_default();
+    let fields = fields.iter().map(|field| (field.key.clone(), field.value.value()));
+    let entry = ServerEntry { name: name.to_owned(), fields: fields.collect() };
     let gives = |before: Option<&str>| {
         install(before, servers, &entry, false).is_ok_and(|after| after == text)
     };
@@ -178,22 +180,22 @@ fn take_out(
         return Ok(Removed::File);
     }
     let place = |node: &Node, name: &str| {
-        let members = node.members().unwrap_or_default();
-        members.iter().position(|member| member.key == name).unwrap_or(members.len())
+        let fields = node.fields().unwrap_or_default();
+        fields.iter().position(|field| field.key == name).unwrap_or(fields.len())
     };
-    // A map that came with the entry goes with it, unless somebody has remarked on it.
+    // A map that was added with the entry is removed with it, unless it has comments.
     let had_no_map = |before: &&String| {
         jsonc::parse(before)
             .is_ok_and(|document| matches!(find(&document.root, "", servers), Ok(None)))
     };
-    let is_last = map.value.members().is_some_and(|members| members.len() == 1);
+    let is_last = map.value.fields().is_some_and(|fields| fields.len() == 1);
     let (around, ours) =
         (map.key_span.start..map.value.span.end, found.key_span.start..found.value.span.end);
-    let has_remarks = document
+    let has_comments = document
         .comments
         .iter()
-        .any(|remark| around.contains(&remark.span.start) && !ours.contains(&remark.span.start));
-    let rest = if is_last && !has_remarks && before.first().is_some_and(had_no_map) {
+        .any(|comment| around.contains(&comment.span.start) && !ours.contains(&comment.span.start));
+    let rest = if is_last && !has_comments && before.first().is_some_and(had_no_map) {
         edit::remove(text, &document, &document.root, place(&document.root, servers))
     } else {
         edit::remove(text, &document, &map.value, place(&map.value, name))
@@ -201,35 +203,35 @@ fn take_out(
     Ok(Removed::Text(rest))
 }
 
-/// What is left when the entry has gone.
+/// The file after the removal of the entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Removed {
-    /// It was not there.
+    /// Unchanged: there was no entry.
     Nothing,
-    /// This.
+    /// The new text.
     Text(String),
-    /// Nothing at all: the file was made for the entry.
+    /// No file: it was created for the entry.
     File,
 }
 
-/// The entry called `name` in a file's text, if it has one.
+/// The entry called `name` of a text, if it has one.
 ///
 /// # Errors
-/// See [`Refusal`].
-pub(crate) fn entry_in(text: &str, servers: &str, name: &str) -> Result<Option<Value>, Refusal> {
+/// See [`EditError`].
+pub(crate) fn entry_in(text: &str, servers: &str, name: &str) -> Result<Option<Value>, EditError> {
     if is_blank(text) {
         return Ok(None);
     }
     let document = jsonc::parse(text)?;
     let Some(map) = find(&document.root, "", servers)? else { return Ok(None) };
-    Ok(find(&map.value, servers, name)?.map(|member| member.value.value()))
+    Ok(find(&map.value, servers, name)?.map(|field| field.value.value()))
 }
 
 fn has_entry(text: &str, servers: &str, name: &str) -> bool {
     entry_in(text, servers, name).is_ok_and(|entry| entry.is_some())
 }
 
-/// What a text says; a blank one says no more than an empty object.
+/// The value of a text; a blank one counts as an empty object.
 fn value_of(text: &str) -> Result<Value, SyntaxError> {
     if is_blank(text) { Ok(nothing()) } else { Ok(jsonc::parse(text)?.root.value()) }
 }
@@ -238,14 +240,14 @@ fn nothing() -> Value {
     Value::Object(Map::new())
 }
 
-/// What installing makes of an entry's value.
-fn becomes(old: Option<&Value>, entry: &Entry) -> Value {
+/// The value of an entry after installing.
+fn merged_value(old: Option<&Value>, entry: &ServerEntry) -> Value {
     let Some(Value::Object(old)) = old.filter(|old| hosts::is_ours(old)) else {
         return entry.value();
     };
     let mut new = old.clone();
-    new.extend(entry.members.iter().cloned());
-    let ours = entry.members.iter().find(|(key, _)| key == "env");
+    new.extend(entry.fields.iter().cloned());
+    let ours = entry.fields.iter().find(|(key, _)| key == "env");
     let ours = ours.map_or_else(nothing, |(_, env)| env.clone());
     if let Some(old) = old.get("env") {
         new.insert("env".to_owned(), hosts::merge_env(old, &ours));
@@ -257,31 +259,33 @@ fn is_blank(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim().is_empty()
 }
 
-fn named(entry: &Entry) -> Form {
-    Form::Object(vec![(entry.name.clone(), entry.form())])
+fn named(entry: &ServerEntry) -> JsonText {
+    JsonText::Object(vec![(entry.name.clone(), entry.json_text())])
 }
 
-/// The member called `key` of a value that must be an object; `name` is what the value is called.
-fn find<'a>(node: &'a Node, name: &str, key: &str) -> Result<Option<&'a Member>, Refusal> {
-    let Some(members) = node.members() else {
-        return Err(Refusal::NotAnObject { at: node.span.start, name: name.to_owned() });
+/// The field called `key` of a value that must be an object; `name` is the name of the value.
+fn find<'a>(node: &'a Node, name: &str, key: &str) -> Result<Option<&'a Field>, EditError> {
+    let Some(fields) = node.fields() else {
+        return Err(EditError::NotAnObject { at: node.span.start, name: name.to_owned() });
     };
-    let mut found = members.iter().filter(|member| member.key == key);
+    let mut found = fields.iter().filter(|field| field.key == key);
     let first = found.next();
     match found.next() {
-        Some(second) => Err(Refusal::Twice { at: second.key_span.start, name: second.key.clone() }),
+        Some(second) => {
+            Err(EditError::Twice { at: second.key_span.start, name: second.key.clone() })
+        }
         None => Ok(first),
     }
 }
 
-/// Brings an entry of ours up to date, one member after the other.
-fn update(text: &str, servers: &str, entry: &Entry) -> Result<String, Refusal> {
+/// Updates an entry of ours, field by field.
+fn update(text: &str, servers: &str, entry: &ServerEntry) -> Result<String, EditError> {
     let mut text = text.to_owned();
-    // Variables of ours that an entry no longer sets go from those that stand there.
+    // Variables of ours that the new entry does not set are removed from the present ones.
     let none = ("env".to_owned(), Value::Object(Map::new()));
-    let sets_env = entry.members.iter().any(|(key, _)| *key == none.0);
+    let sets_env = entry.fields.iter().any(|(key, _)| *key == none.0);
     let env = (!sets_env).then_some(&none);
-    for (key, value) in entry.members.iter().chain(env) {
+    for (key, value) in entry.fields.iter().chain(env) {
         let document = jsonc::parse(&text)?;
         let Some(found) = find_entry(&document, servers, &entry.name)? else { break };
         let present = find(&found.value, &entry.name, key)?;
@@ -291,10 +295,10 @@ fn update(text: &str, servers: &str, entry: &Entry) -> Result<String, Refusal> {
         };
         match present {
             Some(present) if present.value.value() == value => {}
-            Some(present) => text = edit::replace(&text, present, &Form::Flat(value)),
+            Some(present) => text = edit::replace(&text, present, &JsonText::Flat(value)),
             None if value == none.1 => {}
             None => {
-                text = edit::insert(&text, &document, &found.value, key, &Form::Flat(value));
+                text = edit::insert(&text, &document, &found.value, key, &JsonText::Flat(value));
             }
         }
     }
@@ -305,7 +309,7 @@ fn find_entry<'a>(
     document: &'a Document,
     servers: &str,
     name: &str,
-) -> Result<Option<&'a Member>, Refusal> {
+) -> Result<Option<&'a Field>, EditError> {
     let Some(map) = find(&document.root, "", servers)? else { return Ok(None) };
     find(&map.value, servers, name)
 }

@@ -1,4 +1,4 @@
-//! Entries put into hosts' files and taken out again: realistic files, and random layouts.
+//! Adding and removing entries: realistic files, and random layouts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::hosts::{Host, Scope, Surroundings};
+use super::hosts::{Environment, Host, Scope};
 use super::*;
 
 const PROGRAM: &str = "/opt/ingle/bin/ingle";
 
-fn entry(host: Host, seconds: u64) -> Entry {
-    Entry::new(host, "ingle", PROGRAM, Duration::from_secs(seconds), &[])
+fn entry(host: Host, seconds: u64) -> ServerEntry {
+    ServerEntry::new(host, "ingle", PROGRAM, Duration::from_secs(seconds), &[])
 }
 
-/// What installing makes of a text; that doing it again changes nothing, and that taking it out
-/// gives the text back.
+/// The text after installing. Also checks that a second install changes nothing, and that
+/// uninstalling restores the text.
 fn installed(host: Host, text: &str, seconds: u64) -> String {
     let entry = entry(host, seconds);
     let after = install(Some(text), host.servers(), &entry, false).unwrap();
@@ -27,7 +27,7 @@ fn installed(host: Host, text: &str, seconds: u64) -> String {
 }
 
 #[test]
-fn a_desktop_file_gets_its_entry_behind_the_others() {
+fn entry_is_added_after_the_others() {
     let text = r#"{
   "globalShortcut": "Alt+Space",
   "mcpServers": {
@@ -56,7 +56,7 @@ fn a_desktop_file_gets_its_entry_behind_the_others() {
 }
 
 #[test]
-fn settings_with_comments_and_trailing_commas_keep_them() {
+fn comments_and_trailing_commas_are_kept() {
     let text = r#"// Zed settings
 //
 // For information on how to configure Zed, see the documentation.
@@ -86,7 +86,7 @@ fn settings_with_comments_and_trailing_commas_keep_them() {
 }
 
 #[test]
-fn a_remark_behind_the_last_server_stays_with_it() {
+fn comment_after_the_last_server_stays() {
     let text = "{\r\n    \"servers\": {\r\n        \"a\": { \"url\": \"https://x/\" } // the first\r\n    },\r\n    \"inputs\": []\r\n}\r\n";
     let expected = text.replace(
         " } // the first\r\n",
@@ -96,7 +96,7 @@ fn a_remark_behind_the_last_server_stays_with_it() {
 }
 
 #[test]
-fn a_map_that_is_missing_empty_or_on_one_line_is_filled() {
+fn missing_empty_or_one_line_map_is_filled() {
     let inner = r#""ingle": {"command": "/opt/ingle/bin/ingle", "args": ["mcp"]}"#;
     let lines = "\"ingle\": {\n      \"command\": \"/opt/ingle/bin/ingle\",\n      \"args\": [\"mcp\"]\n    }";
     for (text, expected) in [
@@ -127,7 +127,7 @@ fn a_map_that_is_missing_empty_or_on_one_line_is_filled() {
 }
 
 #[test]
-fn a_file_made_for_the_entry_goes_with_it() {
+fn file_made_for_the_entry_is_removed() {
     let entry = entry(Host::ClaudeCode, 750);
     let text = install(None, "mcpServers", &entry, false).unwrap();
     assert_eq!(
@@ -145,7 +145,7 @@ fn a_file_made_for_the_entry_goes_with_it() {
 "#
     );
     assert_eq!(uninstall(&text, "mcpServers", "ingle", &[], false).unwrap(), Removed::File);
-    // Somebody has added to it since: it is no longer ours alone.
+    // It was changed since: it is no longer ours alone.
     let text = text.replacen("{\n", "{\n  \"theme\": \"dark\",\n", 1);
     let rest = "{\n  \"theme\": \"dark\",\n  \"mcpServers\": {}\n}\n".to_owned();
     let removed = uninstall(&text, "mcpServers", "ingle", &[], false).unwrap();
@@ -153,7 +153,7 @@ fn a_file_made_for_the_entry_goes_with_it() {
 }
 
 #[test]
-fn a_map_made_for_the_entry_goes_with_it_though_more_has_changed() {
+fn map_made_for_the_entry_is_removed() {
     let before = "{\n  \"numStartups\": 7\n}\n";
     let entry = entry(Host::ClaudeCode, 750);
     let after = install(Some(before), "mcpServers", &entry, false).unwrap();
@@ -165,7 +165,7 @@ fn a_map_made_for_the_entry_goes_with_it_though_more_has_changed() {
 }
 
 #[test]
-fn an_entry_of_ours_is_brought_up_to_date_and_keeps_what_else_is_in_it() {
+fn own_entry_is_updated_and_keeps_fields() {
     let text = r#"{
   "mcpServers": {
     "ingle": {
@@ -193,17 +193,17 @@ fn an_entry_of_ours_is_brought_up_to_date_and_keeps_what_else_is_in_it() {
     assert_eq!(after, expected);
     assert_eq!(install(Some(&after), "mcpServers", &entry, false).unwrap(), after);
     let home = [("INGLE_HOME".to_owned(), "/new".to_owned())];
-    let entry = Entry::new(Host::Cursor, "ingle", PROGRAM, Duration::from_secs(60), &home);
+    let entry = ServerEntry::new(Host::Cursor, "ingle", PROGRAM, Duration::from_secs(60), &home);
     let after = install(Some(text), "mcpServers", &entry, false).unwrap();
     let env = entry_in(&after, "mcpServers", "ingle").unwrap().unwrap()["env"].clone();
     assert_eq!(env, json!({ "INGLE_HOME": "/new", "RUST_LOG": "debug" }));
 }
 
 #[test]
-fn another_programs_entry_is_replaced_only_by_force() {
+fn foreign_entry_is_replaced_only_by_force() {
     let text = r#"{"mcpServers": {"ingle": {"command": "/bin/fireplace"}}}"#;
     let entry = entry(Host::Cursor, 60);
-    let refusal = Refusal::Foreign { at: 16, command: "/bin/fireplace".to_owned() };
+    let refusal = EditError::Foreign { at: 16, command: "/bin/fireplace".to_owned() };
     assert_eq!(install(Some(text), "mcpServers", &entry, false), Err(refusal.clone()));
     assert_eq!(uninstall(text, "mcpServers", "ingle", &[], false), Err(refusal));
     let after = install(Some(text), "mcpServers", &entry, true).unwrap();
@@ -213,7 +213,7 @@ fn another_programs_entry_is_replaced_only_by_force() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_refused_with_its_place() {
+fn bad_files_are_refused_with_positions() {
     let entry = entry(Host::Cursor, 60);
     for (text, place, problem) in [
         ("{\n  \"mcpServers\": {\n", (3, 1), "double quotes"),
@@ -231,10 +231,10 @@ fn what_cannot_be_understood_is_refused_with_its_place() {
     ] {
         let refusal = install(Some(text), "mcpServers", &entry, false).unwrap_err();
         let (at, what) = match &refusal {
-            Refusal::Syntax(error) => (error.at, error.problem),
-            Refusal::NotAnObject { at, name } | Refusal::Twice { at, name } => (*at, &name[..]),
-            Refusal::Foreign { at, command } => (*at, &command[..]),
-            Refusal::Unsound => (usize::MAX, "unsound"),
+            EditError::Syntax(error) => (error.at, error.problem),
+            EditError::NotAnObject { at, name } | EditError::Twice { at, name } => (*at, &name[..]),
+            EditError::Foreign { at, command } => (*at, &command[..]),
+            EditError::Unsound => (usize::MAX, "unsound"),
         };
         assert_eq!(jsonc::line_and_column(text, at), place, "{text}");
         assert!(what.contains(problem), "{text}: {refusal:?}");
@@ -242,7 +242,7 @@ fn what_cannot_be_understood_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_stands_behind_a_remark_with_spaces_at_its_end_stays() {
+fn text_after_a_comment_with_spaces_stays() {
     for end in ["", " ", " \t ", "\u{a0}", " \r"] {
         let ours = r#""ingle": {"command": "ingle", "args": ["mcp"]}"#;
         for (text, rest) in [
@@ -264,7 +264,7 @@ fn what_stands_behind_a_remark_with_spaces_at_its_end_stays() {
 }
 
 #[test]
-fn a_map_with_remarks_stays() {
+fn map_with_comments_stays() {
     let before = "{\n  \"a\": \"\\ud83d\"\n}\n";
     let after = install(Some(before), "mcpServers", &entry(Host::Cursor, 60), false).unwrap();
     let after = after.replace("    }\n", "    } // the only one\n").replace("ud83d", "ud83e");
@@ -274,19 +274,19 @@ fn a_map_with_remarks_stays() {
 }
 
 #[test]
-fn every_host_has_its_place_and_form() {
-    let linux = Surroundings {
+fn every_host_has_its_file() {
+    let linux = Environment {
         home: PathBuf::from("/home/ada"),
         here: PathBuf::from("/src/p"),
-        ..Surroundings::default()
+        ..Environment::default()
     };
-    let mac = Surroundings { home: PathBuf::from("/Users/ada"), is_mac: true, ..linux.clone() };
-    let moved = Surroundings {
+    let mac = Environment { home: PathBuf::from("/Users/ada"), is_mac: true, ..linux.clone() };
+    let moved = Environment {
         xdg_config_home: Some(PathBuf::from("/cfg")),
         claude_config_dir: Some(PathBuf::from("/claude")),
         ..linux.clone()
     };
-    let file = |host: Host, scope, around: &Surroundings| {
+    let file = |host: Host, scope, around: &Environment| {
         host.file(scope, around).map(|path| path.to_str().unwrap().to_owned())
     };
     let mac_desktop = "/Users/ada/Library/Application Support/Claude/claude_desktop_config.json";
@@ -336,7 +336,7 @@ fn every_host_has_its_place_and_form() {
 }
 
 #[test]
-fn hosts_are_told_to_wait_as_long_as_they_can() {
+fn tool_timeouts_follow_the_host() {
     let longest = Duration::from_secs(750);
     let s = |seconds| Some(Duration::from_secs_f64(seconds));
     for (host, wanted, given) in [
@@ -357,7 +357,7 @@ fn hosts_are_told_to_wait_as_long_as_they_can() {
             Err(part) => assert!(timeout.unwrap_err().contains(part), "{host:?} {wanted:?}"),
         }
     }
-    let half = Entry::new(Host::ClaudeCode, "x", PROGRAM, Duration::from_millis(1_500), &[]);
+    let half = ServerEntry::new(Host::ClaudeCode, "x", PROGRAM, Duration::from_millis(1_500), &[]);
     assert_eq!(half.value()["args"], json!(["mcp", "--host-timeout", "1.5"]));
     assert_eq!(half.value()["timeout"], 1_500);
 }
@@ -380,25 +380,25 @@ fn gap() -> impl Strategy<Value = &'static str> {
 }
 
 /// `"name": value` with gaps.
-fn member(name: &'static str, value: BoxedStrategy<String>) -> BoxedStrategy<String> {
+fn field(name: &'static str, value: BoxedStrategy<String>) -> BoxedStrategy<String> {
     (gap(), gap(), gap(), value, gap())
         .prop_map(move |(a, b, c, value, d)| format!("{a}\"{name}\"{b}:{c}{value}{d}"))
         .boxed()
 }
 
-/// An object of these members, with or without a trailing comma.
-fn object(members: Vec<BoxedStrategy<String>>) -> BoxedStrategy<String> {
-    (members, any::<bool>(), gap())
-        .prop_map(|(members, trails, end)| {
-            let comma = if trails && !members.is_empty() { "," } else { "" };
-            format!("{{{}{comma}{end}}}", members.join(","))
+/// An object of these fields, with or without a trailing comma.
+fn object(fields: Vec<BoxedStrategy<String>>) -> BoxedStrategy<String> {
+    (fields, any::<bool>(), gap())
+        .prop_map(|(fields, trails, end)| {
+            let comma = if trails && !fields.is_empty() { "," } else { "" };
+            format!("{{{}{comma}{end}}}", fields.join(","))
         })
         .boxed()
 }
 
 fn server() -> BoxedStrategy<String> {
     let command = prop::sample::select(vec![r#""npx""#, r#"["a", /* x */ 1,]"#, "null", "{}"]);
-    object(vec![member("command", command.prop_map(str::to_owned).boxed())])
+    object(vec![field("command", command.prop_map(str::to_owned).boxed())])
 }
 
 /// A file: how many servers it has (none: no map at all), and what it is.
@@ -406,16 +406,16 @@ fn file() -> impl Strategy<Value = (Option<usize>, String)> {
     (0_usize..4, 0_usize..3, any::<bool>(), gap(), gap()).prop_flat_map(
         |(others, count, marked, head, tail)| {
             let servers = ["a", "b", "c"].into_iter().take(others.saturating_sub(1));
-            let map = object(servers.map(|name| member(name, server())).collect());
-            let mut members = vec![member("theme", server()); count.min(1)];
+            let map = object(servers.map(|name| field(name, server())).collect());
+            let mut fields = vec![field("theme", server()); count.min(1)];
             if others > 0 {
-                members.push(member("mcpServers", map));
+                fields.push(field("mcpServers", map));
             }
             if count > 1 {
-                members.push(member("last", server()));
+                fields.push(field("last", server()));
             }
             let mark = if marked { "\u{feff}" } else { "" };
-            object(members)
+            object(fields)
                 .prop_map(move |root| (others.checked_sub(1), format!("{mark}{head}{root}{tail}")))
         },
     )
@@ -423,7 +423,7 @@ fn file() -> impl Strategy<Value = (Option<usize>, String)> {
 
 proptest! {
     #[test]
-    fn what_is_put_into_any_layout_comes_out_of_it_again((servers, text) in file()) {
+    fn install_and_uninstall_round_trip((servers, text) in file()) {
         let entry = entry(Host::ClaudeCode, 750);
         let map = "mcpServers";
         let after = install(Some(&text), map, &entry, false).unwrap();
@@ -448,11 +448,11 @@ proptest! {
         }
     }
 
-    /// Whatever was put in behind ours stays, however it is laid out.
+    /// An entry after ours stays, in any layout.
     #[test]
-    fn ours_comes_out_of_the_middle((_, text) in file(), (_, more) in file()) {
+    fn entry_is_removed_from_the_middle((_, text) in file(), (_, more) in file()) {
         let (first, second) = (entry(Host::Cursor, 60), entry(Host::Zed, 90));
-        let second = Entry { name: "second".to_owned(), ..second };
+        let second = ServerEntry { name: "second".to_owned(), ..second };
         let map = "mcpServers";
         let after = install(Some(&text), map, &first, false).unwrap();
         let after = install(Some(&after), map, &second, false).unwrap();
@@ -464,9 +464,9 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic(text in "[\\[\\]{}\":,/* a1\\\\\n-]{0,60}") {
+    fn any_text_is_parsed_safely(text in "[\\[\\]{}\":,/* a1\\\\\n-]{0,60}") {
         let entry = entry(Host::Cursor, 60);
-        if let Err(Refusal::Syntax(error)) = install(Some(&text), "mcpServers", &entry, true) {
+        if let Err(EditError::Syntax(error)) = install(Some(&text), "mcpServers", &entry, true) {
             jsonc::line_and_column(&text, error.at);
         }
         let _ = uninstall(&text, "mcpServers", "ingle", &[], true);

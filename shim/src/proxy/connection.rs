@@ -1,6 +1,6 @@
-//! The connection as the proxy has it: none, one being made, or one that carries frames.
+//! State of the connection: down, opening or up.
 //!
-//! Owns waiting for whatever it does next. Must not know what a frame holds.
+//! Owns waiting for its next event. Does not know the content of frames.
 
 use std::io;
 use std::pin::Pin;
@@ -8,32 +8,32 @@ use std::pin::Pin;
 use ingle_protocol::frame::Frame;
 use tokio::io::AsyncWriteExt;
 
-use crate::proxy::daemon_link::{OpenError, Opened};
+use crate::proxy::daemon_link::{OpenConnection, OpenError};
 
-/// A connection, or none.
+/// The link to the daemon.
 pub(super) enum Link {
     Down,
-    Opening(Pin<Box<dyn Future<Output = Result<Opened, OpenError>>>>),
-    Up(Box<Up>),
+    Opening(Pin<Box<dyn Future<Output = Result<OpenConnection, OpenError>>>>),
+    Up(Box<Connection>),
 }
 
-pub(super) struct Up {
-    pub(super) opened: Opened,
+pub(super) struct Connection {
+    pub(super) opened: OpenConnection,
     pub(super) half_closed: bool,
-    /// Writing has failed. What the daemon said before it went is still to be read.
+    /// Writing has failed. Frames that the daemon sent before it ended are still read.
     pub(super) write_failed: bool,
 }
 
-/// What a connection has done.
+/// An event of the connection.
 pub(super) enum LinkEvent {
-    Opened(Box<Result<Opened, OpenError>>),
+    Opened(Box<Result<OpenConnection, OpenError>>),
     DaemonFrame(io::Result<Option<Frame>>),
     Written(io::Result<usize>),
 }
 
 impl Link {
-    /// What the connection does next: nothing, ever, while there is none. Dropping the future
-    /// before it is ready loses no byte in either direction.
+    /// Waits for the next event; while the link is down there is none. Dropping the future before
+    /// it is ready loses no byte in either direction.
     pub(super) async fn next(&mut self, unsent: Option<&[u8]>, may_read: bool) -> LinkEvent {
         match self {
             Self::Down => std::future::pending().await,
@@ -43,7 +43,9 @@ impl Link {
                 LinkEvent::Opened(Box::new(opened))
             }
             Self::Up(up) => {
-                let Up { opened: Opened { reader, writer, .. }, write_failed, .. } = &mut **up;
+                let Connection {
+                    opened: OpenConnection { reader, writer, .. }, write_failed, ..
+                } = &mut **up;
                 let may_write = !*write_failed && unsent.is_some();
                 tokio::select! {
                     frame = reader.next(), if may_read => LinkEvent::DaemonFrame(frame),

@@ -1,7 +1,7 @@
-//! One connection to the daemon, from nothing to the first byte of the host's.
+//! Opening one connection to the daemon, up to the host's first byte.
 //!
-//! Owns connecting (and starting the daemon), `hello`, and telling a new daemon what the old one
-//! was told: MCP's handshake and the host's subscriptions. Must not know what is in flight.
+//! Owns connecting (and starting the daemon), `hello`, and repeating the state of the session to a
+//! new daemon: MCP's handshake and the host's subscriptions. Does not know the requests in flight.
 
 use std::io;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub(crate) struct Pipes {
 /// A connection being made.
 pub(crate) type Connecting = Pin<Box<dyn Future<Output = Result<Pipes, LaunchError>>>>;
 
-/// How the proxy gets a connection, each time it needs one.
+/// Makes a connection, each time the proxy needs one.
 pub(crate) type Connector = Box<dyn Fn() -> Connecting>;
 
 /// Connects to the daemon of `paths`, and starts `program` when none runs.
@@ -50,23 +50,23 @@ pub(crate) fn to_daemon(paths: Paths, program: PathBuf) -> Connector {
 }
 
 /// A connection that is ready for the host's frames.
-pub(crate) struct Opened {
+pub(crate) struct OpenConnection {
     /// Frames from the daemon.
     pub(crate) reader: FrameReader<Box<dyn AsyncRead + Unpin>>,
     /// Bytes to the daemon.
     pub(crate) writer: Box<dyn AsyncWrite + Unpin>,
-    /// What the daemon said of itself.
+    /// The daemon's reply to `hello`.
     pub(crate) hello: HelloReply,
-    /// Frames for the host that came of the handover.
+    /// Frames for the host that arrived during the handover.
     pub(crate) strays: Vec<Vec<u8>>,
 }
 
-/// Why there is no connection.
+/// A failure to open a connection.
 #[derive(Debug)]
 pub(crate) enum OpenError {
     /// The daemon cannot be reached or started, or refuses us.
     Unavailable(LaunchError),
-    /// The connection ended during the handshake: another try may meet another daemon.
+    /// The connection ended during the handshake: a retry may reach another daemon.
     Lost,
     /// The daemon no longer speaks the protocol version of the host's session.
     Changed(ErrorBody),
@@ -86,7 +86,7 @@ pub(crate) async fn open(
     connecting: Connecting,
     hello: HelloParams,
     handover: Handover,
-) -> Result<Opened, OpenError> {
+) -> Result<OpenConnection, OpenError> {
     let pipes = connecting.await.map_err(OpenError::Unavailable)?;
     let limit = Duration::from_millis(ingle_client::limits::HELLO_MS);
     tokio::time::timeout(limit, greet(pipes, hello, handover)).await.unwrap_or_else(|_| {
@@ -102,14 +102,18 @@ fn unavailable(body: ErrorBody) -> OpenError {
     OpenError::Unavailable(LaunchError { body, exit_code: exit::UNAVAILABLE })
 }
 
-async fn greet(pipes: Pipes, hello: HelloParams, handover: Handover) -> Result<Opened, OpenError> {
+async fn greet(
+    pipes: Pipes,
+    hello: HelloParams,
+    handover: Handover,
+) -> Result<OpenConnection, OpenError> {
     let Pipes { reader, mut writer } = pipes;
     let mut reader = FrameReader::new(reader, limits::FRAME_BYTES);
     let request =
         json!({ "jsonrpc": "2.0", "id": "hello", "method": Hello::NAME, "params": hello });
     writer.write_all(format!("{request}\n").as_bytes()).await?;
     let hello = read_hello(&line(&mut reader).await?)?;
-    let mut opened = Opened { reader, writer, hello, strays: Vec::new() };
+    let mut opened = OpenConnection { reader, writer, hello, strays: Vec::new() };
     if let Some(handshake) = &handover.handshake {
         repeat_handshake(&mut opened, handshake).await?;
     }
@@ -143,18 +147,21 @@ fn read_hello(line: &[u8]) -> Result<HelloReply, OpenError> {
     )))
 }
 
-/// Repeats the host's `initialize` and keeps its reply from the host, who has had one and is told
-/// to list again.
-async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<(), OpenError> {
+/// Repeats the host's `initialize`. The reply is not passed on, because the host has one; a
+/// notification makes it list the resources again.
+async fn repeat_handshake(
+    opened: &mut OpenConnection,
+    handshake: &Handshake,
+) -> Result<(), OpenError> {
     opened.writer.write_all(&handshake.initialize).await?;
     let mut version = None;
     let is_reply = |id: &RequestId| *id == handshake.id;
     until(opened, 1, is_reply, |_, message| version = message_fields::protocol_version(message))
         .await?;
     if version.as_ref() != Some(&handshake.version) {
-        let now = version.as_deref().unwrap_or("none that this session can use");
+        let now = version.as_deref().unwrap_or("no version that this session can use");
         let message = format!(
-            "the daemon was replaced: this session began with MCP {}, and the new daemon settles on {now}",
+            "the daemon was replaced: this session uses MCP {}, and the new daemon offers {now}",
             handshake.version
         );
         let error = ErrorBody::new(ErrorCode::VersionSkew, message)
@@ -164,15 +171,19 @@ async fn repeat_handshake(opened: &mut Opened, handshake: &Handshake) -> Result<
     if handshake.initialized {
         let notification = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n";
         opened.writer.write_all(notification).await?;
-        // Models and jobs may have come and gone while nobody was asked.
+        // Models and jobs may have changed while no daemon was connected.
         opened.strays.push(session::list_changed(None));
     }
     Ok(())
 }
 
-/// Subscribes anew, for a host that knows of no interruption, and tells it to look again at what it
-/// has subscribed to. Requests that go on are sent again; what comes of them is the host's.
-async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Result<(), OpenError> {
+/// Repeats the subscriptions, for a host that did not notice the interruption, and makes it read
+/// the resources again. Open `subscriptions/listen` requests are sent again; their replies go to
+/// the host.
+async fn repeat_subscriptions(
+    opened: &mut OpenConnection,
+    handover: &Handover,
+) -> Result<(), OpenError> {
     let id = |place: usize| format!("ingle-subscribe-{place}");
     let subscriptions = &handover.subscriptions;
     for (place, subscription) in subscriptions.iter().enumerate() {
@@ -186,7 +197,7 @@ async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Resul
         ids.len(),
         |id| ids.contains(id),
         |id, message| {
-            // One that is refused now concerns something that is gone.
+            // A subscription that is refused now is of a resource that no longer exists.
             held.extend(ids.iter().position(|other| other == id).filter(|_| message.is_success()));
         },
     )
@@ -199,12 +210,13 @@ async fn repeat_subscriptions(opened: &mut Opened, handover: &Handover) -> Resul
     Ok(())
 }
 
-/// Reads until so many replies to requests of ours have come. Everything else is the host's.
+/// Reads until this number of replies to requests of ours has come. All other frames are the
+/// host's.
 async fn until(
-    opened: &mut Opened,
+    opened: &mut OpenConnection,
     mut replies: usize,
     is_ours: impl Fn(&RequestId) -> bool,
-    mut hear: impl FnMut(&RequestId, &Message<'_>),
+    mut on_reply: impl FnMut(&RequestId, &Message<'_>),
 ) -> Result<(), OpenError> {
     while replies > 0 {
         let mut line = line(&mut opened.reader).await?;
@@ -212,7 +224,7 @@ async fn until(
         let message = parsed.messages().first();
         let id = message.and_then(Message::as_reply).map(RequestId::read);
         if let (Some(message), Some(id)) = (message, id.filter(&is_ours)) {
-            hear(&id, message);
+            on_reply(&id, message);
             replies -= 1;
         } else if opened.strays.len() == limits::OUTBOUND_FRAMES {
             return Err(OpenError::Lost);

@@ -1,7 +1,7 @@
-//! The host: the program that spawned this shim.
+//! Host process: the program that spawned this shim.
 //!
-//! Owns noticing that it is gone, because some hosts die without closing our input. Must not know
-//! what the shim does for it.
+//! Owns noticing its end, because some hosts end without closing our input. Does not know what the
+//! shim does for it.
 
 use std::thread;
 
@@ -17,12 +17,12 @@ pub(crate) struct HostProcess {
 }
 
 impl HostProcess {
-    /// Remembers the parent. Called first of all, so that a host that dies early is noticed.
+    /// Remembers the parent. Called first of all, so that an early end of the host is noticed.
     pub(crate) fn remember() -> Self {
         Self { pid: getppid() }
     }
 
-    /// Its program's name, where the system tells.
+    /// The name of its program, where the system provides it.
     pub(crate) fn name(self) -> Option<String> {
         let path = format!("/proc/{}/comm", self.pid?.as_raw_nonzero());
         let name = std::fs::read_to_string(path).ok()?;
@@ -31,9 +31,9 @@ impl HostProcess {
 
     /// Returns once the parent is another process.
     ///
-    /// A thread waits for it: on Linux a pidfd tells at once, and where the kernel gives none a
-    /// slow check must do. (A parent-death signal would be wrong: it is sent when the *thread* that
-    /// spawned us ends, and hosts spawn from pool threads that come and go.)
+    /// A thread waits for it: on Linux by a pidfd, and where the kernel has none by a slow check.
+    /// (A parent-death signal would be wrong: it is sent when the *thread* that spawned us ends,
+    /// and hosts spawn from short-lived pool threads.)
     pub(crate) async fn gone(self) {
         let (end, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("host".to_owned()).stack_size(64 * 1024);
@@ -42,7 +42,7 @@ impl HostProcess {
             // The proxy may have ended first.
             let _ = end.send(());
         });
-        // Without a thread the end of our input must do.
+        // Without a thread, only the end of our input shows it.
         if watch.is_err() || ended.await.is_err() {
             std::future::pending().await
         }
@@ -60,8 +60,8 @@ impl HostProcess {
                 None => poll(&mut [], Some(&pause)),
             };
             if waited.is_ok_and(|ready| ready > 0) {
-                // It has ended, and the kernel has given us another parent by now. Should that come
-                // late, the slow check sees it.
+                // It has ended, and the kernel has set another parent by now. If that comes
+                // later, the slow check notices it.
                 pidfd = None;
             }
         }

@@ -68,8 +68,8 @@ pub(super) fn subscription(message: &Message<'_>) -> Option<RequestId> {
     Some(RequestId::read(params.meta.id))
 }
 
-/// What the acknowledgement of a `subscriptions/listen` says that the host will hear of: whether
-/// lists of resources are among it, and the addresses of resources.
+/// The scope of an acknowledged `subscriptions/listen`: whether it covers the list of resources,
+/// and the addresses of single resources.
 pub(super) fn acknowledged(message: &Message<'_>) -> (bool, Vec<String>) {
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
@@ -82,18 +82,18 @@ pub(super) fn acknowledged(message: &Message<'_>) -> (bool, Vec<String>) {
         notifications: Filter,
     }
     let params = message.params().and_then(|raw| serde_json::from_str::<Params>(raw.get()).ok());
-    let Some(Params { notifications: told }) = params else { return (false, Vec::new()) };
-    (told.resources_list_changed == Some(true), told.resource_subscriptions.unwrap_or_default())
+    let Some(Params { notifications: filter }) = params else { return (false, Vec::new()) };
+    (filter.resources_list_changed == Some(true), filter.resource_subscriptions.unwrap_or_default())
 }
 
 /// The protocol version in the result of an `initialize`.
 pub(super) fn protocol_version(message: &Message<'_>) -> Option<String> {
     #[derive(Deserialize)]
-    struct Settled {
+    struct InitializeResult {
         #[serde(rename = "protocolVersion")]
         version: String,
     }
-    let settled: Settled = serde_json::from_str(message.result()?.get()).ok()?;
+    let settled: InitializeResult = serde_json::from_str(message.result()?.get()).ok()?;
     Some(settled.version)
 }
 

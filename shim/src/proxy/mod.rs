@@ -1,7 +1,7 @@
-//! The proxy: frames from the host to the daemon, frames from the daemon to the host.
+//! The proxy (shim): passes frames between a host and the daemon.
 //!
 //! Owns one host session, which may outlive several daemons, and the order of its frames. Reads the
-//! envelope of each message and passes its bytes on as they are. Must not know what a method does,
+//! envelope of each message and passes its bytes on unchanged. Does not know what a method does,
 //! nor where the bytes come from and go to.
 //!
 //! One task does everything, so there is no state to share: each turn of the loop waits for the
@@ -35,20 +35,20 @@ pub(crate) mod stdio;
 mod tests;
 
 use backoff::Backoff;
-use connection::{Link, LinkEvent, Up};
-use daemon_link::{Connector, OpenError, Opened};
+use connection::{Connection, Link, LinkEvent};
+use daemon_link::{Connector, OpenConnection, OpenError};
 use message_fields::refusal_frame;
-use pending::{Expired, Pending, Settled};
-use queue::{Kind, Queue};
+use pending::{ExpiredRequests, Pending, ReplyStatus};
+use queue::{FrameKind, Queue};
 use session::McpSession;
 
-/// Frames towards the host past which the daemon is not read.
+/// Frames waiting for the host, above which the daemon is not read.
 const OUTBOX_FRAMES: usize = 32;
 
 /// Proxies one host session until it ends, and returns the exit code.
 ///
-/// `report` hears of every failure to reach the daemon, for a person: the host's requests are
-/// answered with the same error.
+/// `report` is called with every failure to reach the daemon, to show it to a person; the host's
+/// requests are answered with the same error.
 pub(crate) async fn run(
     hello: HelloParams,
     connector: Connector,
@@ -69,12 +69,12 @@ pub(crate) async fn run(
         link: Link::Down,
         fruitless: 0,
         backoff: Backoff::default(),
-        was_of_use: false,
+        has_answered: false,
         timeouts: WorkTimeouts::default(),
         exit_code: exit::OK,
         report,
     };
-    // At once rather than on demand: a daemon that must be started gets a head start.
+    // At once, not on demand: a daemon that must be started gets a head start.
     proxy.connect();
     while proxy.turn().await.is_continue() {}
     proxy.finish().await
@@ -92,23 +92,23 @@ struct Proxy<R, F> {
     pending: Pending,
     session: McpSession,
     link: Link,
-    /// Connections lost since the last byte that got through.
+    /// Connections lost since the last byte that was written.
     fruitless: u32,
     backoff: Backoff,
-    /// Whether the daemon of this connection has answered something.
-    was_of_use: bool,
+    /// Whether the daemon of this connection has answered a request.
+    has_answered: bool,
     timeouts: WorkTimeouts,
     exit_code: u8,
     report: F,
 }
 
-enum Event {
+enum ProxyEvent {
     HostFrame(io::Result<Option<Frame>>),
-    HostReadsNoMore,
-    HostTakes,
+    HostClosed,
+    HostWritten,
     Link(LinkEvent),
-    LimitRunsOut,
-    DrainEnds,
+    LimitExpired,
+    DrainEnded,
 }
 
 type Flow = std::ops::ControlFlow<()>;
@@ -119,13 +119,13 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     async fn turn(&mut self) -> Flow {
         if self.host_ended_at.is_some() && self.queue.frames.is_empty() {
             if self.session.listens() && self.pending.len() == 0 {
-                // Nothing is owed, and what goes on would never end by itself.
+                // No reply is due, and a `subscriptions/listen` would never end by itself.
                 return STOP;
             }
             match &mut self.link {
                 Link::Up(up) if !up.half_closed => {
                     up.half_closed = true;
-                    // A daemon that has gone meanwhile shows as the end of its frames.
+                    // A daemon that has ended meanwhile shows as the end of its frames.
                     let _ = up.opened.writer.shutdown().await;
                 }
                 Link::Up(_) => {}
@@ -140,39 +140,38 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             self.host_ended_at.is_none() && self.queue.has_room() && may_read_daemon;
         let unsent = self.queue.frames.front().map(|frame| &frame.bytes[frame.written..]);
         let event = tokio::select! {
-            frame = self.host.next(), if may_read_host => Event::HostFrame(frame),
+            frame = self.host.next(), if may_read_host => ProxyEvent::HostFrame(frame),
             permit = self.out.reserve(), if !self.outbox.is_empty() => match permit {
                 Ok(permit) => {
                     permit.send(take_all(&mut self.outbox));
-                    Event::HostTakes
+                    ProxyEvent::HostWritten
                 }
-                Err(_) => Event::HostReadsNoMore,
+                Err(_) => ProxyEvent::HostClosed,
             },
-            () = self.out.closed() => Event::HostReadsNoMore,
-            event = self.link.next(unsent, may_read_daemon) => Event::Link(event),
-            () = limit_runs_out => Event::LimitRunsOut,
-            () = drain_ends => Event::DrainEnds,
+            () = self.out.closed() => ProxyEvent::HostClosed,
+            event = self.link.next(unsent, may_read_daemon) => ProxyEvent::Link(event),
+            () = limit_runs_out => ProxyEvent::LimitExpired,
+            () = drain_ends => ProxyEvent::DrainEnded,
         };
         match event {
-            Event::HostFrame(frame) => self.on_host_frame(frame),
-            Event::HostTakes => {}
-            Event::LimitRunsOut => self.on_limit(),
-            Event::HostReadsNoMore | Event::DrainEnds => return STOP,
-            Event::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
-            Event::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
-            Event::Link(LinkEvent::Written(written)) => self.on_written(written),
+            ProxyEvent::HostFrame(frame) => self.on_host_frame(frame),
+            ProxyEvent::HostWritten => {}
+            ProxyEvent::LimitExpired => self.on_limit(),
+            ProxyEvent::HostClosed | ProxyEvent::DrainEnded => return STOP,
+            ProxyEvent::Link(LinkEvent::Opened(opened)) => return self.on_opened(*opened),
+            ProxyEvent::Link(LinkEvent::DaemonFrame(frame)) => return self.on_daemon_frame(frame),
+            ProxyEvent::Link(LinkEvent::Written(written)) => self.on_written(written),
         }
         GO_ON
     }
 
-    /// When the session ends although the daemon has not closed the connection: a while after the
-    /// host's last byte. An MCP host that closes our input waits for us to end; a script that pipes
-    /// requests into `ingle rpc` waits for its answers, which the shim's share of the ladder
-    /// bounds.
+    /// The time when the session ends although the daemon has not closed the connection: a while
+    /// after the host's last byte. An MCP host that closes our input waits for us to end; a script
+    /// that pipes requests into `ingle rpc` waits for its replies, which the shim's limits bound.
     fn drain_limit(&self) -> Option<Instant> {
         let ended_at = self.host_ended_at?;
         if matches!(self.link, Link::Opening(_)) {
-            // It has limits of its own.
+            // Opening has limits of its own.
             return None;
         }
         let soon = ended_at + Duration::from_millis(limits::DRAIN_MS);
@@ -182,10 +181,10 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         }
     }
 
-    /// Answers what has taken longer than the shim's share of the ladder. The daemon is told to
-    /// give it up, for when it comes to itself.
+    /// Answers requests whose limit of the shim has expired, and sends the daemon a cancel for
+    /// each, for when it responds again.
     fn on_limit(&mut self) {
-        let Expired { answers, unsent, given_up } = self.pending.expire(now());
+        let ExpiredRequests { answers, unsent, given_up } = self.pending.expire(now());
         self.outbox.extend(answers);
         unsent.into_iter().for_each(|number| self.queue.remove(number));
         for raw_id in given_up {
@@ -200,24 +199,24 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 }
             };
             if matches!(self.link, Link::Up(_)) && self.queue.has_room() {
-                self.queue.push(format!("{cancel}\n").into_bytes(), Kind::Passing);
+                self.queue.push(format!("{cancel}\n").into_bytes(), FrameKind::Passing);
             }
         }
         if self.hello.role == Role::Mcp {
-            // MCP uses no id twice, so a late answer that nobody knows is told from all others.
+            // MCP uses no id twice, so a late reply cannot be mistaken for another.
             self.pending.forget_expired();
         }
     }
 
-    /// A request that has waited here hands its daemon less than the daemon would give it. One that
-    /// goes on at once need not be touched, and MCP has no place for it.
+    /// Writes the remaining time into a request that has waited here. One that is sent at once
+    /// needs no change, and MCP has no field for it.
     fn hand_limit_down(&mut self) {
-        // Before the daemon is there, more time passes.
+        // Not before the connection is up: until then more time passes.
         if self.hello.role != Role::Rpc || !matches!(self.link, Link::Up(_)) {
             return;
         }
         let Some(front) = self.queue.frames.front() else { return };
-        if front.written > 0 || front.kind != Kind::Request || front.limit_handed_down {
+        if front.written > 0 || front.kind != FrameKind::Request || front.limit_handed_down {
             return;
         }
         if let Some(remaining_ms) = self.pending.remaining_ms(front.number, now()) {
@@ -228,8 +227,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
     fn connect(&mut self) {
         let opening =
             daemon_link::open((self.connector)(), self.hello.clone(), self.session.handover());
-        // A daemon that closes connections may be on its way out: give it a moment to be gone. And
-        // one that dies again and again is not started as fast as it dies.
+        // A daemon that closes connections may be shutting down: it gets time to end. And a daemon
+        // that crashes repeatedly is restarted with a growing pause.
         let pause = Duration::from_millis(100) * self.fruitless.saturating_sub(1);
         let pause = pause.max(self.backoff.pause(now()));
         self.link = Link::Opening(Box::pin(async move {
@@ -258,19 +257,20 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             Err(refusal) => return self.outbox.push_back(refusal_frame(&refusal)),
         };
         let kind = self.kind(&line);
-        line.messages().iter().for_each(|message| self.hear_cancel(message));
+        line.messages().iter().for_each(|message| self.note_cancel(message));
         if matches!(self.link, Link::Down) && !kind.is_request() {
-            // Nothing that a daemon would have to be started for.
-            if kind == Kind::Initialized {
+            // Not worth starting a daemon.
+            if kind == FrameKind::Initialized {
                 self.session.mark_initialized();
             }
             return;
         }
         let number = self.queue.next_number;
-        if let Kind::Listen(_, raw_id) = &kind {
-            // It has no limit and outlives its daemon, so it is not one of those in flight.
+        if let FrameKind::Listen(_, raw_id) = &kind {
+            // It has no limit and outlives its daemon, so it does not count as in flight.
             if !self.session.has_room(self.queue.listens().count()) {
-                let message = format!("{} are listened to", crate::limits::SHIM_SUBSCRIPTIONS);
+                let message =
+                    format!("{} subscriptions are open", crate::limits::SHIM_SUBSCRIPTIONS);
                 let raw_id = raw_id.clone();
                 return self.answer(&raw_id, &ErrorBody::overloaded(message));
             }
@@ -284,8 +284,8 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         }
     }
 
-    /// A cancelled request that the daemon does not have yet never gets there.
-    fn hear_cancel(&mut self, message: &Message<'_>) {
+    /// Withdraws a cancelled request that the daemon does not have yet.
+    fn note_cancel(&mut self, message: &Message<'_>) {
         let is_mcp = self.hello.role == Role::Mcp;
         let cancel = if is_mcp { "notifications/cancelled" } else { CANCEL };
         let id = message_fields::cancelled_id(message).filter(|_| message.method() == Some(cancel));
@@ -298,32 +298,32 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             }
         }
         if is_mcp {
-            // MCP answers no cancelled request; our own RPC does.
+            // MCP does not answer a cancelled request; our own RPC does.
             self.pending.forget(&id);
             self.queue.withdraw_listen(&id);
             self.session.end_listen(&id);
         }
     }
 
-    fn kind(&self, line: &Line<'_>) -> Kind {
+    fn kind(&self, line: &Line<'_>) -> FrameKind {
         let is_mcp = self.hello.role == Role::Mcp;
         if let (Line::Single(message), true) = (line, is_mcp) {
             match (message.as_request(), message.method()) {
-                (Some(("initialize", id)), _) => return Kind::Initialize(RequestId::read(id)),
+                (Some(("initialize", id)), _) => return FrameKind::Initialize(RequestId::read(id)),
                 (Some((session::LISTEN, id)), _) => {
-                    return Kind::Listen(RequestId::read(id), id.get().to_owned());
+                    return FrameKind::Listen(RequestId::read(id), id.get().to_owned());
                 }
-                (None, Some("notifications/initialized")) => return Kind::Initialized,
+                (None, Some("notifications/initialized")) => return FrameKind::Initialized,
                 _ => {}
             }
         }
         if is_mcp && McpSession::concerns(line) {
-            return Kind::Subscribing;
+            return FrameKind::Subscribing;
         }
         let has_request = line.messages().iter().any(|message| message.as_answerable().is_some());
-        // A batch that holds nothing sound is the daemon's to refuse.
+        // A batch without a readable message is refused by the daemon.
         let is_unsound = line.messages().is_empty();
-        if has_request || is_unsound { Kind::Request } else { Kind::Passing }
+        if has_request || is_unsound { FrameKind::Request } else { FrameKind::Passing }
     }
 
     fn answer(&mut self, raw_id: &str, error: &ErrorBody) {
@@ -342,27 +342,29 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         if front.written == 0 {
             self.pending.mark_written(front.number);
             match &front.kind {
-                Kind::Initialized => self.session.mark_initialized(),
-                Kind::Subscribing => {
+                FrameKind::Initialized => self.session.mark_initialized(),
+                FrameKind::Subscribing => {
                     Line::parse(&front.bytes)
                         .iter()
-                        .for_each(|line| self.session.hear_wishes(line));
+                        .for_each(|line| self.session.note_changes(line));
                 }
-                Kind::Listen(id, _) => self.session.begin_listen(id.clone(), front.bytes.clone()),
-                Kind::Request | Kind::Initialize(_) | Kind::Passing => {}
+                FrameKind::Listen(id, _) => {
+                    self.session.begin_listen(id.clone(), front.bytes.clone())
+                }
+                FrameKind::Request | FrameKind::Initialize(_) | FrameKind::Passing => {}
             }
         }
         front.written += written;
         if front.written == front.bytes.len()
             && let Some(frame) = self.queue.pop()
-            && let Kind::Initialize(id) = frame.kind
+            && let FrameKind::Initialize(id) = frame.kind
         {
-            self.session.ask(id, frame.bytes);
+            self.session.note_initialize(id, frame.bytes);
         }
     }
 
     fn on_daemon_frame(&mut self, frame: io::Result<Option<Frame>>) -> Flow {
-        // A frame over the limit may have been the answer to anything, and half a frame is none.
+        // A frame over the limit may be the reply to any request, and half a frame is no reply.
         let Ok(Some(Frame::Line(mut line))) = frame else { return self.on_lost() };
         if let Ok(parsed) = Line::parse(&line) {
             let mut is_wanted = false;
@@ -370,22 +372,21 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
                 let Some(id) = message.as_reply() else {
                     let is_known = self.session.is_known_to_host(message);
                     if is_known {
-                        let missed = McpSession::missed(message);
-                        self.outbox.extend(Some(missed).filter(|frames| !frames.is_empty()));
+                        let frames = McpSession::catch_up_frames(message);
+                        self.outbox.extend(Some(frames).filter(|frames| !frames.is_empty()));
                     }
                     is_wanted |= !is_known;
                     continue;
                 };
                 let id = RequestId::read(id);
-                // An answer without an id is about something that had none that could be read.
-                is_wanted |= self.pending.settle(&id) == Settled::Awaited
+                // A reply under null answers a message whose id could not be read.
+                is_wanted |= self.pending.settle(&id) == ReplyStatus::Awaited
                     || self.session.end_listen(&id)
                     || id == RequestId::Null;
-                self.session.hear_reply(&id, message);
-                self.was_of_use = true;
+                self.session.note_reply(&id, message);
+                self.has_answered = true;
             }
-            // The requests of one frame are due together, so an answer is wanted whole or not at
-            // all.
+            // The requests of one frame are due together, so a reply passes whole or not at all.
             if is_wanted {
                 line.push(b'\n');
                 self.outbox.push_back(line);
@@ -394,18 +395,18 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         GO_ON
     }
 
-    fn on_opened(&mut self, opened: Result<Opened, OpenError>) -> Flow {
+    fn on_opened(&mut self, opened: Result<OpenConnection, OpenError>) -> Flow {
         match opened {
             Ok(mut opened) => {
                 self.exit_code = exit::OK;
-                // The drain begins when there is something to drain into.
+                // The drain time begins now that there is a daemon to send to.
                 self.host_ended_at = self.host_ended_at.map(|_| now());
                 self.timeouts = opened.hello.timeouts.clone();
                 self.pending.retime(&self.timeouts);
                 self.session.handed_over();
                 self.outbox.extend(std::mem::take(&mut opened.strays));
-                let up = Up { opened, half_closed: false, write_failed: false };
-                self.link = Link::Up(Box::new(up));
+                let connection = Connection { opened, half_closed: false, write_failed: false };
+                self.link = Link::Up(Box::new(connection));
                 GO_ON
             }
             Err(OpenError::Lost) => self.on_lost(),
@@ -422,13 +423,13 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         }
     }
 
-    /// The connection has ended. Requests that the daemon had are answered; the others go to the
-    /// next daemon.
+    /// The connection is lost. Requests that the daemon had are answered with an error; the others
+    /// go to the next daemon.
     fn on_lost(&mut self) -> Flow {
         self.link = Link::Down;
-        self.backoff.note(std::mem::take(&mut self.was_of_use), now());
+        self.backoff.note(std::mem::take(&mut self.has_answered), now());
         self.outbox.extend(self.pending.lose());
-        self.session.forget_questions();
+        self.session.forget_unanswered();
         self.fruitless += 1;
         if self.queue.frames.front().is_some_and(|frame| frame.written > 0) {
             self.queue.pop();
@@ -448,7 +449,7 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
         GO_ON
     }
 
-    /// Answers everything that waits for a daemon. The next request tries again.
+    /// Answers all requests that wait for a daemon with an error. The next request tries again.
     fn give_up(&mut self, error: &ErrorBody) {
         (self.report)(error);
         self.link = Link::Down;
@@ -464,25 +465,25 @@ impl<R: AsyncRead + Unpin, F: Fn(&ErrorBody)> Proxy<R, F> {
             self.outbox.extend(self.pending.answer_rest(now()));
         }
         if !self.outbox.is_empty() {
-            // An error means that the host reads no more, and needs no answers either.
+            // An error means that the host has stopped reading, and needs no replies.
             let limit = Duration::from_millis(limits::DRAIN_MS);
             let send = self.out.send(take_all(&mut self.outbox));
             let _ = tokio::time::timeout(limit, send).await;
         }
         match (self.hello.role, unanswered) {
-            // The drain limit came before the last answers.
+            // The drain limit passed before the last replies.
             (Role::Rpc, 1..) if self.exit_code == exit::OK => exit::FAILED,
             _ => self.exit_code,
         }
     }
 }
 
-/// The time, by the clock that the timers go by.
+/// The time, by the clock of the timers.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Waits for that time, or for ever.
+/// Waits until this time, or forever.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
@@ -490,7 +491,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// All frames as one chunk: one frame is moved, several become one write.
+/// Takes all frames as one chunk: one frame is moved, several become one write.
 fn take_all(outbox: &mut VecDeque<Vec<u8>>) -> Vec<u8> {
     let mut all = outbox.pop_front().unwrap_or_default();
     for frame in outbox.drain(..) {

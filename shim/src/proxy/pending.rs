@@ -1,15 +1,13 @@
-//! Ids in flight: what the host still waits for.
+//! Pending requests: the ids that the host waits for.
 //!
-//! Owns who is owed an answer until when, and writes those answers when the daemon cannot or does
-//! not in time (2 W): a pure data structure that does no I/O and reads no clock. Must not know how
-//! frames travel.
+//! Owns the deadline of each, and writes the reply when the daemon cannot, or does not in time (2
+//! W): a pure data structure that does no I/O and reads no clock. Does not know how frames travel.
 //!
 //! A frame is noted when it is taken from the host and marked when its first byte is written. When
-//! a connection is lost, marked requests are answered ([`Pending::lose`]), because nobody can tell
-//! whether they were carried out; the others are still the proxy's to send again, or to give up
-//! ([`Pending::refuse`]). A request whose limit runs out while the daemon has it is answered
-//! ([`Pending::expire`]) and stays here as a memory of its id: the daemon's own answer, if it
-//! comes, must reach nobody.
+//! a connection is lost, marked requests are answered ([`Pending::lose`]), because it is unknown
+//! whether they were carried out; the proxy sends the others again, or gives them up
+//! ([`Pending::refuse`]). A request whose limit expires while the daemon has it is answered
+//! ([`Pending::expire`]) and its id stays here: the daemon's own reply, if it comes, is dropped.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -31,60 +29,60 @@ use super::message_fields;
 #[cfg(test)]
 mod tests;
 
-/// A frame's place in the order in which the host sent them.
+/// The number of a frame, in the order in which the host sent them.
 pub(crate) type FrameNumber = u64;
 
 #[derive(Debug)]
-struct Entry {
+struct PendingRequest {
     id: RequestId,
-    /// The id as the host wrote it: answers repeat it to the letter.
+    /// The id as the host wrote it: replies repeat it to the letter.
     raw_id: Box<RawValue>,
     frame: FrameNumber,
     in_batch: bool,
     written: bool,
     changes_state: bool,
-    /// A model calls it, which has tools and no terminal.
+    /// Whether it is a tool call: of a model, which has tools and no terminal.
     is_tool: bool,
     time: CallTime,
     deadline: Deadline,
-    /// When it is answered at last: its limit, and in a batch the latest one, because a batch has
-    /// one answer.
+    /// The time when it is answered here: its limit; in a batch the latest limit, because a batch
+    /// has one reply.
     due_at: Instant,
-    /// It has been answered because its limit ran out, and the daemon may still answer it too.
+    /// Whether it was answered because its limit expired; the daemon may still answer it too.
     expired: bool,
 }
 
-/// What becomes of a reply of the daemon's.
+/// The status of a reply of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settled {
-    /// It answers a request in flight.
+pub(crate) enum ReplyStatus {
+    /// It answers a pending request.
     Awaited,
-    /// Nobody waits for it: its request is not known, or has been answered already.
+    /// No request waits for it: it is unknown, or has been answered already.
     Unwanted,
 }
 
-/// Requests whose limit has run out.
+/// Requests whose limit has expired.
 #[derive(Debug, Default)]
-pub(crate) struct Expired {
-    /// One answer frame for every frame.
+pub(crate) struct ExpiredRequests {
+    /// One reply frame for every frame.
     pub(crate) answers: Vec<Vec<u8>>,
-    /// Frames that were not written and hold nothing else any more.
+    /// Frames that were not written and have no other request left.
     pub(crate) unsent: Vec<FrameNumber>,
-    /// Ids, as the host wrote them, of requests that the daemon has and should give up.
+    /// Ids, as the host wrote them, of requests that the daemon has and should cancel.
     pub(crate) given_up: Vec<Box<RawValue>>,
 }
 
-/// The requests in flight, oldest first.
+/// The pending requests, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<PendingRequest>,
 }
 
 impl Pending {
     /// Notes every request of a frame at `now`, each with the shim's limit for it.
     ///
     /// # Errors
-    /// The answer to send when there is no room for them, or an id would be mistaken for another's.
+    /// The reply to send when there are too many, or an id would be mistaken for another.
     pub(crate) fn note(
         &mut self,
         frame: FrameNumber,
@@ -98,7 +96,7 @@ impl Pending {
             let (method, id) = message.as_answerable()?;
             let time = call_time(method, message.params());
             let deadline = deadline(&time, timeouts, now);
-            Some(Entry {
+            Some(PendingRequest {
                 id: RequestId::read(id),
                 raw_id: id.to_owned(),
                 frame,
@@ -120,18 +118,18 @@ impl Pending {
             let before = in_flight - (self.entries.len() - before);
             ErrorBody::overloaded(format!("{before} requests are in flight on this connection"))
         } else if self.entries.range(before..).any(|entry| self.is_late(&entry.id, before)) {
-            let message = "the request before under this id took too long, and the daemon has not \
-                           given it up yet";
+            let message = "an earlier request of this id timed out, and the daemon has not ended \
+                           it yet";
             ErrorBody::new(ErrorCode::InvalidRequest, message)
                 .with_remediation("Give every request an id of its own.")
         } else {
             return Ok(());
         };
-        let refused: Vec<Entry> = self.entries.drain(before..).collect();
+        let refused: Vec<PendingRequest> = self.entries.drain(before..).collect();
         Err(answer(&refused, |_| error.clone()))
     }
 
-    /// The daemon has said which ladder holds: the limits of everything in flight follow it.
+    /// Applies the daemon's ladder to all pending requests.
     pub(crate) fn retime(&mut self, timeouts: &WorkTimeouts) {
         for entry in &mut self.entries {
             entry.deadline = deadline(&entry.time, timeouts, entry.deadline.accepted_at);
@@ -140,7 +138,7 @@ impl Pending {
         self.align();
     }
 
-    /// The requests of a batch are due together, when the last of them is.
+    /// Makes the requests of a batch due together, at the latest limit of them.
     fn align(&mut self) {
         for frame in self.entries.make_contiguous().chunk_by_mut(|a, b| a.frame == b.frame) {
             let Some(due_at) = frame.iter().map(|entry| entry.due_at).max() else { continue };
@@ -148,25 +146,25 @@ impl Pending {
         }
     }
 
-    /// Whether the daemon may still answer a request under `id` that has been answered already.
+    /// Whether the daemon may still answer an expired request of this id.
     fn is_late(&self, id: &RequestId, before: usize) -> bool {
         self.entries.range(..before).any(|entry| entry.expired && entry.id == *id)
     }
 
-    /// When the next limit runs out.
+    /// The time when the next limit expires.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.live().map(|entry| entry.due_at).min()
     }
 
-    /// Answers the requests whose limit has run out by `now`.
-    pub(crate) fn expire(&mut self, now: Instant) -> Expired {
-        let mut expired = Expired::default();
+    /// Answers the requests whose limit has expired by `now`.
+    pub(crate) fn expire(&mut self, now: Instant) -> ExpiredRequests {
+        let mut expired = ExpiredRequests::default();
         if self.next_due().is_none_or(|due_at| due_at > now) {
             return expired;
         }
-        let is_due = |entry: &Entry| !entry.expired && entry.due_at <= now;
-        let error = |entry: &Entry| too_late(entry, now);
-        let due: Vec<&Entry> = self.entries.iter().filter(|entry| is_due(entry)).collect();
+        let is_due = |entry: &PendingRequest| !entry.expired && entry.due_at <= now;
+        let error = |entry: &PendingRequest| timeout_error(entry, now);
+        let due: Vec<&PendingRequest> = self.entries.iter().filter(|entry| is_due(entry)).collect();
         for frame in due.chunk_by(|a, b| a.frame == b.frame) {
             expired.answers.push(answer(frame.iter().copied(), error));
             match frame {
@@ -180,7 +178,7 @@ impl Pending {
         for entry in self.entries.iter_mut().filter(|entry| entry.due_at <= now) {
             entry.expired = true;
         }
-        // A daemon that answers nothing at all must not fill this.
+        // A daemon that never answers must not fill the memory.
         let mut over = self.entries.iter().filter(|entry| entry.expired).count();
         self.entries.retain(|entry| {
             let is_over = entry.expired && over > crate::limits::SHIM_PENDING;
@@ -190,14 +188,13 @@ impl Pending {
         expired
     }
 
-    /// No answer is to be expected any more to what was answered because its limit ran out: an MCP
-    /// server answers no cancelled request.
+    /// Forgets expired requests: an MCP server does not answer a cancelled request.
     pub(crate) fn forget_expired(&mut self) {
         self.entries.retain(|entry| !entry.expired);
     }
 
-    /// Milliseconds that are left at `now` for the request that is alone in a frame, if it has
-    /// waited so long that the daemon must be told.
+    /// Milliseconds left at `now` for the only request of a frame, if it has waited so long that
+    /// the daemon must know.
     pub(crate) fn remaining_ms(&self, frame: FrameNumber, now: Instant) -> Option<u64> {
         let entry = self.entries.iter().find(|entry| entry.frame == frame && !entry.in_batch)?;
         let Deadline { work_ms, .. } = entry.deadline;
@@ -205,33 +202,34 @@ impl Pending {
         has_waited.then(|| entry.deadline.remaining_ms(now))
     }
 
-    /// The first byte of a frame is on its way.
+    /// Marks a frame whose first byte is being written.
     pub(crate) fn mark_written(&mut self, frame: FrameNumber) {
         for entry in self.entries.iter_mut().filter(|entry| entry.frame == frame) {
             entry.written = true;
         }
     }
 
-    /// A reply to `id` has come. Where an id is in use twice, the older request is settled. A reply
-    /// under null settles the oldest request whose id the daemon may not have been able to repeat.
-    pub(crate) fn settle(&mut self, id: &RequestId) -> Settled {
+    /// Settles the request that a reply answers. Of two requests of one id the older one is
+    /// settled. A reply under null settles the oldest request whose id the daemon may be unable to
+    /// repeat.
+    pub(crate) fn settle(&mut self, id: &RequestId) -> ReplyStatus {
         let place = self.entries.iter().position(|entry| {
             entry.written
                 && (entry.id == *id || (*id == RequestId::Null && entry.id.may_come_back_as_null()))
         });
         match place.and_then(|place| self.entries.remove(place)) {
-            Some(entry) if !entry.expired => Settled::Awaited,
-            _ => Settled::Unwanted,
+            Some(entry) if !entry.expired => ReplyStatus::Awaited,
+            _ => ReplyStatus::Unwanted,
         }
     }
 
-    /// The host no longer wants an answer to `id` (MCP: a cancelled request gets none).
+    /// Forgets a cancelled request (MCP does not answer it).
     pub(crate) fn forget(&mut self, id: &RequestId) {
         self.entries.retain(|entry| entry.expired || entry.id != *id);
     }
 
-    /// Takes back requests under `id` that are not written and stand alone in their frames, which
-    /// the caller drops. Gives each one's frame and its id as the host wrote it.
+    /// Withdraws requests of this id that are not written and are alone in their frames, which the
+    /// caller drops. Returns each one's frame and its id as the host wrote it.
     pub(crate) fn withdraw(&mut self, id: &RequestId) -> Vec<(FrameNumber, Box<RawValue>)> {
         let (withdrawn, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
@@ -240,41 +238,41 @@ impl Pending {
         withdrawn.into_iter().map(|entry| (entry.frame, entry.raw_id)).collect()
     }
 
-    /// The connection is lost: one answer frame for every frame of which a byte was written. The
-    /// daemon answers nothing any more, late or not.
+    /// The connection is lost: returns one reply frame for every frame of which a byte was written.
+    /// No late reply can come any more.
     pub(crate) fn lose(&mut self) -> Vec<Vec<u8>> {
         self.entries.retain(|entry| !entry.expired);
-        self.answer_all(|entry| entry.written, lost)
+        self.answer_all(|entry| entry.written, lost_error)
     }
 
-    /// The waiting requests are given up: one answer frame for every frame that was not written.
+    /// Gives up the waiting requests: returns one reply frame for every frame that was not written.
     pub(crate) fn refuse(&mut self, error: &ErrorBody) -> Vec<Vec<u8>> {
         self.answer_all(|entry| !entry.written, |_| error.clone())
     }
 
-    /// The answers to all that is left at `now`, when no other can come any more.
+    /// The replies to all pending requests at `now`, when the daemon's can no longer come.
     pub(crate) fn answer_rest(&mut self, now: Instant) -> Vec<Vec<u8>> {
-        self.answer_all(|entry| !entry.expired, |entry| too_late(entry, now))
+        self.answer_all(|entry| !entry.expired, |entry| timeout_error(entry, now))
     }
 
-    /// Requests in flight.
+    /// The number of pending requests.
     pub(crate) fn len(&self) -> usize {
         self.live().count()
     }
 
-    /// When the last limit runs out.
+    /// The time when the last limit expires.
     pub(crate) fn last_due(&self) -> Option<Instant> {
         self.live().map(|entry| entry.due_at).max()
     }
 
-    fn live(&self) -> impl Iterator<Item = &Entry> {
+    fn live(&self) -> impl Iterator<Item = &PendingRequest> {
         self.entries.iter().filter(|entry| !entry.expired)
     }
 
     fn answer_all(
         &mut self,
-        wanted: impl Fn(&Entry) -> bool,
-        error: impl Fn(&Entry) -> ErrorBody,
+        wanted: impl Fn(&PendingRequest) -> bool,
+        error: impl Fn(&PendingRequest) -> ErrorBody,
     ) -> Vec<Vec<u8>> {
         let (answered, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.entries).into_iter().partition(wanted);
@@ -286,14 +284,14 @@ impl Pending {
 
 /// The reply frame, newline included, to requests of one frame.
 fn answer<'a>(
-    entries: impl IntoIterator<Item = &'a Entry>,
-    error: impl Fn(&Entry) -> ErrorBody,
+    entries: impl IntoIterator<Item = &'a PendingRequest>,
+    error: impl Fn(&PendingRequest) -> ErrorBody,
 ) -> Vec<u8> {
     let mut in_batch = false;
     let replies = entries.into_iter().map(|entry| {
         in_batch = entry.in_batch;
         let error = error(entry);
-        // A model is shown the message, and has no terminal.
+        // A model sees the message, and has no terminal.
         let error = if entry.is_tool { mcp_tools::rpc_error(&error) } else { error.to_rpc() };
         error_reply(entry.raw_id.get(), &error)
     });
@@ -301,21 +299,21 @@ fn answer<'a>(
     frame_of(&replies, in_batch)
 }
 
-fn too_late(entry: &Entry, now: Instant) -> ErrorBody {
+fn timeout_error(entry: &PendingRequest, now: Instant) -> ErrorBody {
     let Deadline { limit_ms, .. } = entry.deadline;
     let error =
         ErrorBody::timeout("the request", Layer::Shim, limit_ms, entry.deadline.elapsed_ms(now));
     if entry.written { as_careful(error, entry) } else { error }
 }
 
-fn lost(entry: &Entry) -> ErrorBody {
+fn lost_error(entry: &PendingRequest) -> ErrorBody {
     let error =
         ErrorBody::new(ErrorCode::DaemonLost, "the daemon ended before it answered this request");
     as_careful(error, entry)
 }
 
-/// What may have been carried out is not to be sent again blindly.
-fn as_careful(error: ErrorBody, entry: &Entry) -> ErrorBody {
+/// Marks the error of a request that may have been carried out as not retryable.
+fn as_careful(error: ErrorBody, entry: &PendingRequest) -> ErrorBody {
     if !entry.changes_state {
         return error;
     }
@@ -323,7 +321,7 @@ fn as_careful(error: ErrorBody, entry: &Entry) -> ErrorBody {
         "It may have been carried out: call server_status, list_models and job_list before you \
          call it again."
     } else {
-        "It may have been carried out: look at `ingle ps`, `ingle models` and `ingle jobs list` \
+        "It may have been carried out: check `ingle ps`, `ingle models` and `ingle jobs list` \
          before you send it again."
     });
     error.retryable = false;

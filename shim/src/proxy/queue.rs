@@ -1,7 +1,7 @@
-//! Frames that the daemon does not have yet, or not in full.
+//! Queue of frames that are not written to the daemon, or not completely.
 //!
-//! Owns their order, their bound, and which of them mean anything to another daemon. Must not know
-//! how they are written.
+//! Owns their order, their bound, and which of them are useful to another daemon. Does not know how
+//! they are written.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use ingle_protocol::wire::extensions::REMAINING;
 use crate::proxy::pending::FrameNumber;
 use crate::proxy::session::McpSession;
 
-/// Frames that the daemon does not have yet, or not in full.
+/// The queue of frames towards the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) frames: VecDeque<Outgoing>,
@@ -25,25 +25,25 @@ pub(super) struct Outgoing {
     pub(super) number: FrameNumber,
     pub(super) bytes: Vec<u8>,
     pub(super) written: usize,
-    pub(super) kind: Kind,
-    /// The daemon is told in the frame how much time is left.
+    pub(super) kind: FrameKind,
+    /// Whether the remaining time is written into the frame.
     pub(super) limit_handed_down: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
-    /// Holds a request: worth starting a daemon for.
+pub(super) enum FrameKind {
+    /// It has a request, which is worth starting a daemon.
     Request,
-    /// MCP's first request: a new daemon must hear it too.
+    /// MCP's first request, which is repeated to a new daemon.
     Initialize(RequestId),
     /// MCP's `notifications/initialized`.
     Initialized,
-    /// Holds a request about subscriptions, which outlive a daemon.
+    /// It has a request about subscriptions, which outlive a daemon.
     Subscribing,
-    /// A request that goes on until it is cancelled, daemon or no daemon; its id, read and as the
-    /// host wrote it.
+    /// A request that stays open until it is cancelled, even across daemons; its id, as a value and
+    /// as the host wrote it.
     Listen(RequestId, String),
-    /// Notifications, and answers to requests of the present daemon: nothing to a new one.
+    /// Notifications, and replies to requests of the present daemon: useless to a new one.
     Passing,
 }
 
@@ -53,7 +53,7 @@ impl Queue {
             && self.bytes < crate::limits::SHIM_QUEUED_BYTES
     }
 
-    pub(super) fn push(&mut self, bytes: Vec<u8>, kind: Kind) {
+    pub(super) fn push(&mut self, bytes: Vec<u8>, kind: FrameKind) {
         self.bytes += bytes.len();
         let number = self.next_number;
         let (written, limit_handed_down) = (0, false);
@@ -72,40 +72,39 @@ impl Queue {
         self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
     }
 
-    /// Requests that go on and are not written yet, as the host wrote their ids.
+    /// Ids, as the host wrote them, of the open requests that are not written yet.
     pub(super) fn listens(&self) -> impl Iterator<Item = &str> {
         self.frames.iter().filter_map(|frame| match &frame.kind {
-            Kind::Listen(_, raw_id) if frame.written == 0 => Some(raw_id.as_str()),
+            FrameKind::Listen(_, raw_id) if frame.written == 0 => Some(raw_id.as_str()),
             _ => None,
         })
     }
 
-    /// Takes back a request that goes on, if it is not written yet.
+    /// Withdraws an open request that is not written yet.
     pub(super) fn withdraw_listen(&mut self, id: &RequestId) {
         self.frames.retain(|frame| {
-            frame.written > 0 || !matches!(&frame.kind, Kind::Listen(other, _) if other == id)
+            frame.written > 0 || !matches!(&frame.kind, FrameKind::Listen(other, _) if other == id)
         });
         self.bytes = self.frames.iter().map(|frame| frame.bytes.len()).sum();
     }
 
-    /// Puts what is left of the shim's limit into the next frame, which holds one request, as its
-    /// first member.
+    /// Writes the remaining time of the shim's limit into the next frame, which has one request, as
+    /// its first field.
     pub(super) fn hand_limit_down(&mut self, remaining_ms: u64) {
         let Some(front) = self.frames.front_mut() else { return };
         front.limit_handed_down = true;
-        let member = format!(r#""{REMAINING}":{remaining_ms},"#);
+        let field = format!(r#""{REMAINING}":{remaining_ms},"#);
         let open = front.bytes.iter().position(|byte| *byte == b'{');
-        let fits = front.bytes.len() + member.len() <= limits::FRAME_BYTES;
+        let fits = front.bytes.len() + field.len() <= limits::FRAME_BYTES;
         if let Some(open) = open.filter(|_| fits) {
-            self.bytes += member.len();
-            front.bytes.splice(open + 1..=open, member.into_bytes());
+            self.bytes += field.len();
+            front.bytes.splice(open + 1..=open, field.into_bytes());
         }
     }
 
-    /// Drops what means nothing to another daemon. What is left, if anything, begins with a
-    /// request.
+    /// Drops frames that are useless to another daemon. The rest, if any, begins with a request.
     pub(super) fn drop_passing(&mut self, session: &mut McpSession) {
-        self.frames.retain(|frame| frame.kind != Kind::Passing);
+        self.frames.retain(|frame| frame.kind != FrameKind::Passing);
         if !self.frames.iter().any(Outgoing::is_request) {
             self.clear(session);
         }
@@ -113,15 +112,15 @@ impl Queue {
     }
 
     pub(super) fn clear(&mut self, session: &mut McpSession) {
-        if self.frames.drain(..).any(|frame| frame.kind == Kind::Initialized) {
+        if self.frames.drain(..).any(|frame| frame.kind == FrameKind::Initialized) {
             session.mark_initialized();
         }
         self.bytes = 0;
     }
 }
 
-impl Kind {
-    /// Whether it is worth starting a daemon for.
+impl FrameKind {
+    /// Whether it is worth starting a daemon.
     pub(super) fn is_request(&self) -> bool {
         match self {
             Self::Request | Self::Initialize(_) | Self::Subscribing | Self::Listen(..) => true,

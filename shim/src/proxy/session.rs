@@ -1,9 +1,8 @@
-//! The host's MCP session: what its next daemon must be told before the session can go on.
+//! MCP session of the host: the state that is repeated to its next daemon.
 //!
-//! Owns what `initialize` settled on, and what the host has subscribed to: by
-//! `resources/subscribe`, and, in revisions without `initialize`, by `subscriptions/listen`, a
-//! request that is answered when it ends. Hears frames and does no I/O. Must not know how they
-//! travel.
+//! Owns the handshake, and the host's subscriptions: by `resources/subscribe` and, in revisions
+//! without `initialize`, by `subscriptions/listen`, a request that is answered when it ends. Reads
+//! frames and does no I/O. Does not know how they travel.
 
 use ingle_protocol::jsonrpc::{Line, Message, RequestId};
 use serde_json::value::RawValue;
@@ -18,31 +17,31 @@ const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// What a new daemon must be told before it can go on with the host's session.
+/// The state that a new daemon needs to continue the host's session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Handover {
     /// The handshake, where there was one.
     pub(crate) handshake: Option<Handshake>,
-    /// What the host has subscribed to; the host has had the replies.
+    /// The host's subscriptions; the host has the replies.
     pub(crate) subscriptions: Vec<Subscription>,
-    /// Requests that go on, newlines included.
+    /// Open `subscriptions/listen` requests, newlines included.
     pub(crate) listens: Vec<Vec<u8>>,
 }
 
-/// A handshake that is over.
+/// A completed handshake.
 #[derive(Debug, Clone)]
 pub(crate) struct Handshake {
     /// The host's `initialize`, newline included.
     pub(crate) initialize: Vec<u8>,
     /// Its id.
     pub(crate) id: RequestId,
-    /// The protocol version that was settled on.
+    /// The agreed protocol version.
     pub(crate) version: String,
     /// Whether the host has sent `notifications/initialized`.
     pub(crate) initialized: bool,
 }
 
-/// A resource that the host hears of when it changes.
+/// A resource whose changes the host is notified of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscription {
     /// Its URI.
@@ -52,7 +51,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The request anew, newline included, under an id of ours.
+    /// The repeated request, newline included, under an id of ours.
     pub(crate) fn request(&self, id: &str) -> String {
         let params = &self.params;
         format!(
@@ -61,8 +60,8 @@ impl Subscription {
         )
     }
 
-    /// What tells the host to look at the resource again, newline included: changes may have been
-    /// missed while nobody was asked.
+    /// The notification that makes the host read the resource again, newline included: it may have
+    /// missed changes while no daemon was connected.
     pub(crate) fn updated(&self) -> String {
         let uri = Value::from(self.uri.as_str());
         format!(
@@ -72,8 +71,8 @@ impl Subscription {
     }
 }
 
-/// What tells the host to list resources again, newline included; `meta` where it has asked for
-/// that.
+/// The notification that makes the host list resources again, newline included; with `meta` for a
+/// `subscriptions/listen`.
 pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     let mut frame = json!({ "jsonrpc": "2.0", "method": "notifications/resources/list_changed" });
     if let Some(meta) = meta {
@@ -82,20 +81,20 @@ pub(crate) fn list_changed(meta: Option<&Value>) -> Vec<u8> {
     format!("{frame}\n").into_bytes()
 }
 
-/// What is known of the host's session.
+/// The state of the host's session.
 #[derive(Debug, Default)]
 pub(crate) struct McpSession {
-    /// An `initialize` that the daemon has and has not answered.
-    asked: Option<(RequestId, Vec<u8>)>,
-    settled: Option<Handshake>,
-    /// Requests about subscriptions that the daemon has and has not answered.
-    wishes: Vec<(RequestId, Wish)>,
+    /// An `initialize` that the daemon has not answered.
+    unanswered_initialize: Option<(RequestId, Vec<u8>)>,
+    handshake: Option<Handshake>,
+    /// Changes of subscriptions that the daemon has not answered.
+    unanswered_changes: Vec<(RequestId, SubscriptionChange)>,
     subscriptions: Vec<Subscription>,
     listens: Vec<Listen>,
 }
 
 #[derive(Debug)]
-enum Wish {
+enum SubscriptionChange {
     Subscribe(Subscription),
     Unsubscribe(String),
 }
@@ -105,49 +104,54 @@ struct Listen {
     id: RequestId,
     /// The request, newline included.
     frame: Vec<u8>,
-    /// A new daemon has been asked, and will acknowledge to a host that has heard this before.
+    /// Whether a new daemon was asked: it acknowledges to a host that has an acknowledgement.
     repeated: bool,
 }
 
 impl McpSession {
-    /// The daemon has all of the host's `initialize`.
-    pub(crate) fn ask(&mut self, id: RequestId, initialize: Vec<u8>) {
-        self.asked = Some((id, initialize));
+    /// Notes that the daemon has the whole `initialize` of the host.
+    pub(crate) fn note_initialize(&mut self, id: RequestId, initialize: Vec<u8>) {
+        self.unanswered_initialize = Some((id, initialize));
     }
 
-    /// The daemon that was asked is gone.
-    pub(crate) fn forget_questions(&mut self) {
-        self.asked = None;
-        self.wishes.clear();
+    /// Forgets unanswered requests: their daemon has ended.
+    pub(crate) fn forget_unanswered(&mut self) {
+        self.unanswered_initialize = None;
+        self.unanswered_changes.clear();
     }
 
-    /// A reply has come: the one to `initialize` says what the session settled on, and one to a
-    /// subscription whether it holds.
-    pub(crate) fn hear_reply(&mut self, id: &RequestId, message: &Message<'_>) {
-        if let Some((_, initialize)) = self.asked.take_if(|(asked, _)| asked == id)
+    /// Notes a reply: the one to `initialize` completes the handshake, and one to a subscription
+    /// shows whether it is accepted.
+    pub(crate) fn note_reply(&mut self, id: &RequestId, message: &Message<'_>) {
+        if let Some((_, initialize)) =
+            self.unanswered_initialize.take_if(|(request, _)| request == id)
             && let Some(version) = message_fields::protocol_version(message)
         {
             let id = id.clone();
-            self.settled = Some(Handshake { initialize, id, version, initialized: false });
+            self.handshake = Some(Handshake { initialize, id, version, initialized: false });
         }
-        let Some(place) = self.wishes.iter().position(|(asked, _)| asked == id) else { return };
-        let (_, wish) = self.wishes.remove(place);
+        let Some(place) = self.unanswered_changes.iter().position(|(request, _)| request == id)
+        else {
+            return;
+        };
+        let (_, wish) = self.unanswered_changes.remove(place);
         if !message.is_success() {
             return;
         }
-        let (Wish::Subscribe(Subscription { uri, .. }) | Wish::Unsubscribe(uri)) = &wish;
+        let (SubscriptionChange::Subscribe(Subscription { uri, .. })
+        | SubscriptionChange::Unsubscribe(uri)) = &wish;
         self.subscriptions.retain(|held| held.uri != *uri);
-        if let Wish::Subscribe(subscription) = wish
+        if let SubscriptionChange::Subscribe(subscription) = wish
             && self.subscriptions.len() < crate::limits::SHIM_SUBSCRIPTIONS
         {
             self.subscriptions.push(subscription);
         }
     }
 
-    /// The host has sent `notifications/initialized`.
+    /// Notes that the host has sent `notifications/initialized`.
     pub(crate) fn mark_initialized(&mut self) {
-        if let Some(settled) = &mut self.settled {
-            settled.initialized = true;
+        if let Some(handshake) = &mut self.handshake {
+            handshake.initialized = true;
         }
     }
 
@@ -160,8 +164,8 @@ impl McpSession {
         line.messages().iter().any(is_about)
     }
 
-    /// The daemon is being sent requests about subscriptions.
-    pub(crate) fn hear_wishes(&mut self, line: &Line<'_>) {
+    /// Notes requests about subscriptions that are being written.
+    pub(crate) fn note_changes(&mut self, line: &Line<'_>) {
         for message in line.messages() {
             let (Some((method, id)), Some(uri)) =
                 (message.as_request(), message_fields::uri(message))
@@ -169,44 +173,45 @@ impl McpSession {
                 continue;
             };
             let wish = match (method, message.params()) {
-                (SUBSCRIBE, Some(params)) => {
-                    Wish::Subscribe(Subscription { uri, params: params.get().to_owned() })
-                }
-                (UNSUBSCRIBE, _) => Wish::Unsubscribe(uri),
+                (SUBSCRIBE, Some(params)) => SubscriptionChange::Subscribe(Subscription {
+                    uri,
+                    params: params.get().to_owned(),
+                }),
+                (UNSUBSCRIBE, _) => SubscriptionChange::Unsubscribe(uri),
                 _ => continue,
             };
-            if self.wishes.len() < crate::limits::SHIM_PENDING {
-                self.wishes.push((RequestId::read(id), wish));
+            if self.unanswered_changes.len() < crate::limits::SHIM_PENDING {
+                self.unanswered_changes.push((RequestId::read(id), wish));
             }
         }
     }
 
-    /// Whether one more `subscriptions/listen` can be followed, beside `waiting` that are not
-    /// written yet.
+    /// Whether one more `subscriptions/listen` is allowed, in addition to `waiting` ones that are
+    /// not written yet.
     pub(crate) fn has_room(&self, waiting: usize) -> bool {
         self.listens.len() + waiting < crate::limits::SHIM_SUBSCRIPTIONS
     }
 
-    /// The daemon is being sent a `subscriptions/listen`.
+    /// Notes a `subscriptions/listen` that is being written.
     pub(crate) fn begin_listen(&mut self, id: RequestId, frame: Vec<u8>) {
         self.listens.push(Listen { id, frame, repeated: false });
     }
 
-    /// A `subscriptions/listen` has been answered, or the host wants it no more. Whether there was
-    /// one under that id.
+    /// Ends a `subscriptions/listen` that was answered or cancelled. Returns whether there was one
+    /// of this id.
     pub(crate) fn end_listen(&mut self, id: &RequestId) -> bool {
         let before = self.listens.len();
         self.listens.retain(|listen| listen.id != *id);
         self.listens.len() < before
     }
 
-    /// Whether anything is listened to.
+    /// Whether a `subscriptions/listen` is open.
     pub(crate) fn listens(&self) -> bool {
         !self.listens.is_empty()
     }
 
-    /// Whether a notification acknowledges a `subscriptions/listen` to a host that has heard so
-    /// before.
+    /// Whether a notification acknowledges a `subscriptions/listen` to a host that has an earlier
+    /// acknowledgement.
     pub(crate) fn is_known_to_host(&mut self, message: &Message<'_>) -> bool {
         let id = message_fields::subscription(message)
             .filter(|_| message.method() == Some(ACKNOWLEDGED));
@@ -215,9 +220,9 @@ impl McpSession {
         listen.is_some_and(|listen| std::mem::take(&mut listen.repeated))
     }
 
-    /// What a host is told in place of an acknowledgement that it knows, newlines included: to look
-    /// again, because changes may have been missed while nobody was asked.
-    pub(crate) fn missed(message: &Message<'_>) -> Vec<u8> {
+    /// The notifications in place of a repeated acknowledgement, newlines included: they make the
+    /// host read again, because it may have missed changes while no daemon was connected.
+    pub(crate) fn catch_up_frames(message: &Message<'_>) -> Vec<u8> {
         let Some(params) = message.params().map(RawValue::get) else { return Vec::new() };
         let meta = serde_json::from_str::<Value>(params).unwrap_or_default()["_meta"].take();
         let (lists, uris) = message_fields::acknowledged(message);
@@ -230,17 +235,17 @@ impl McpSession {
         list.into_iter().chain(resources).flatten().collect()
     }
 
-    /// What the next daemon must be told.
+    /// The state for the next daemon.
     pub(crate) fn handover(&self) -> Handover {
         Handover {
-            handshake: self.settled.clone(),
+            handshake: self.handshake.clone(),
             subscriptions: self.subscriptions.clone(),
             listens: self.listens.iter().map(|listen| listen.frame.clone()).collect(),
         }
     }
 
-    /// A new daemon has been told. What came after [`Self::handover`] waits in the queue, and is
-    /// not here yet.
+    /// Notes that a new daemon has the state. Requests after [`Self::handover`] wait in the queue,
+    /// and are not here yet.
     pub(crate) fn handed_over(&mut self) {
         self.listens.iter_mut().for_each(|listen| listen.repeated = true);
     }

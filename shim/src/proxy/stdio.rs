@@ -1,4 +1,4 @@
-//! Standard input and output as the proxy wants them: one that can be polled, one that can be
+//! Standard input and output for the proxy: one that can be polled, one that can be
 //! queued.
 //!
 //! Owns the two threads that block on the host's pipes. Must not know what the bytes mean.
@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
 const CHUNK_BYTES: usize = 32 * 1024;
-/// The threads keep no frame bigger than a few words on their stacks.
+/// The threads have small stack frames only.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// Bytes from the host, read ahead by a thread as far as the channel allows.
@@ -37,7 +37,7 @@ impl Stdin {
     /// Starts reading at once.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system refuses a thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (sender, chunks) = mpsc::channel(crate::limits::SHIM_STDIO_CHUNKS);
         thread::Builder::new().name("stdin".to_owned()).stack_size(STACK_BYTES).spawn(
@@ -53,7 +53,7 @@ impl Stdin {
                             }
                         }
                         Err(error) if wait_if_temporary(error, stdin, PollFlags::IN) => {}
-                        // A terminal that hung up, for one: the host is gone, as at the end of a
+                        // Such as a terminal that hung up: the host has ended, as at the end of a
                         // file.
                         Err(_) => return,
                     }
@@ -97,13 +97,13 @@ impl Stdout {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system refuses a thread.
     pub(crate) fn start() -> io::Result<Self> {
         let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(crate::limits::SHIM_STDIO_CHUNKS);
         let (end, ended) = oneshot::channel();
         thread::Builder::new().name("stdout".to_owned()).stack_size(STACK_BYTES).spawn(
             move || {
-                // Dropping the queue tells the proxy that the host reads no more.
+                // Dropping the queue tells the proxy that the host has stopped reading.
                 while let Some(chunk) = queue.blocking_recv() {
                     if write_all(&chunk).is_err() {
                         return;
@@ -116,15 +116,15 @@ impl Stdout {
         Ok(Self { chunks, ended })
     }
 
-    /// Where the proxy puts what is to be written.
+    /// The sender of chunks to write.
     pub(crate) fn sender(&self) -> mpsc::Sender<Vec<u8>> {
         self.chunks.clone()
     }
 
-    /// Waits until everything is written, for a host that reads. All senders must be gone.
+    /// Waits until everything is written, for a host that reads. All senders must be dropped.
     pub(crate) async fn finish(self, limit: Duration) {
         drop(self.chunks);
-        // An error means that the host stopped reading, and a late end that it does not read.
+        // An error means that the host has stopped reading, and a timeout that it does not read.
         let _ = tokio::time::timeout(limit, self.ended).await;
     }
 }
@@ -141,7 +141,7 @@ fn write_all(mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Waits where a host has left its end of the file non-blocking. Says whether to try again.
+/// Waits where a host has set the file non-blocking. Returns whether to try again.
 fn wait_if_temporary(error: Errno, file: impl AsFd, flags: PollFlags) -> bool {
     match error {
         Errno::INTR => true,

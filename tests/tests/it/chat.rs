@@ -72,31 +72,36 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let whole = generate(&client, &weather(json!({ "n": 2 }))).await.unwrap();
-    assert_eq!((whole.text.as_str(), whole.reasoning.as_deref()), ("I look.", Some("Rome, then.")));
-    assert_eq!(whole.finish_reason, FinishReason::ToolCalls);
-    let arguments: Vec<&str> = whole.tool_calls.iter().map(|call| &*call.arguments).collect();
+    assert_eq!(
+        (whole.first().text.as_str(), whole.first().reasoning.as_deref()),
+        ("I look.", Some("Rome, then."))
+    );
+    assert_eq!(whole.first().finish_reason, FinishReason::ToolCalls);
+    let arguments: Vec<&str> =
+        whole.first().tool_calls.iter().map(|call| &*call.arguments).collect();
     assert_eq!(arguments, ["{\"city\": \"Rome\"}", "{\"city\": \"Ostia\"}"]);
-    assert_ne!(whole.tool_calls[0].id, whole.tool_calls[1].id);
-    assert_eq!(whole.alternatives[0].tool_calls.len(), 2);
+    assert_ne!(whole.first().tool_calls[0].id, whole.first().tool_calls[1].id);
+    assert_eq!(whole.choices[1].tool_calls.len(), 2);
 
     let (heard, result) = stream(&client, &weather(json!({ "n": 2 }))).await;
-    for (heard, said) in heard.iter().zip([&result.tool_calls, &result.alternatives[0].tool_calls])
-    {
+    for (heard, choice) in heard.iter().zip(&result.choices) {
         assert_eq!((heard.text.as_str(), heard.reasoning.as_str()), ("I look.", "Rome, then."));
-        assert_eq!(&heard.tool_calls, said);
+        assert_eq!(heard.tool_calls, choice.tool_calls);
         assert!(heard.argument_events > 2, "{heard:?}");
     }
 
     // One call only, and none where no tools are shown.
     let one = generate(&client, &weather(json!({ "parallel_tool_calls": false }))).await.unwrap();
-    assert_eq!((one.text.as_str(), one.tool_calls.len()), ("I look.", 1));
+    assert_eq!((one.first().text.as_str(), one.first().tool_calls.len()), ("I look.", 1));
     let none = generate(&client, &weather(json!({ "tool_choice": "none" }))).await.unwrap();
-    assert!(none.tool_calls.is_empty() && none.text.starts_with("I look.\n<tool_call>"));
-    assert_eq!(none.finish_reason, FinishReason::Stop);
+    assert!(
+        none.first().tool_calls.is_empty() && none.first().text.starts_with("I look.\n<tool_call>")
+    );
+    assert_eq!(none.first().finish_reason, FinishReason::Stop);
     assert!(none.usage.prompt_tokens < one.usage.prompt_tokens);
     // A raw prompt's text is left as it is.
     let raw = generate(&client, &json!({ "prompt": "x" })).await.unwrap();
-    assert_eq!((raw.text.as_str(), raw.reasoning), (REPLY, None));
+    assert_eq!((raw.first().text.as_str(), &raw.first().reasoning), (REPLY, &None));
 }
 
 #[tokio::test]
@@ -108,11 +113,21 @@ async fn a_call_that_is_demanded_is_made() {
     for choice in [json!("required"), json!({ "tool": "weather" })] {
         let asked = weather(json!({ "tool_choice": choice, "max_tokens": 2_000 }));
         let result = generate(&client, &asked).await.unwrap();
-        assert_eq!((result.text.as_str(), &result.reasoning), ("", &None), "{result:?}");
-        assert_eq!(result.finish_reason, FinishReason::ToolCalls, "{:?}", result.tool_calls);
-        assert_eq!(result.tool_calls[0].name, "weather");
-        assert_eq!(result.tool_calls.len() > 1, choice == "required");
-        let arguments: Value = serde_json::from_str(&result.tool_calls[0].arguments).unwrap();
+        assert_eq!(
+            (result.first().text.as_str(), &result.first().reasoning),
+            ("", &None),
+            "{result:?}"
+        );
+        assert_eq!(
+            result.first().finish_reason,
+            FinishReason::ToolCalls,
+            "{:?}",
+            result.first().tool_calls
+        );
+        assert_eq!(result.first().tool_calls[0].name, "weather");
+        assert_eq!(result.first().tool_calls.len() > 1, choice == "required");
+        let arguments: Value =
+            serde_json::from_str(&result.first().tool_calls[0].arguments).unwrap();
         assert!(arguments.is_object());
     }
 }
@@ -128,14 +143,14 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
     let asked = json!({ "messages": [{ "role": "user", "content": "Is it warm?" }],
         "model": "talks", "stop": ["\n\n"] });
     let whole = generate(&client, &asked).await.unwrap();
-    let (said, thought) = (whole.text.as_str(), whole.reasoning.as_deref());
+    let (said, thought) = (whole.first().text.as_str(), whole.first().reasoning.as_deref());
     assert_eq!((said, thought), ("It is.", Some("Well.\n\nRome.")));
-    assert_eq!(whole.finish_reason, FinishReason::Stop);
-    assert_eq!(whole.stop_string.as_deref(), Some("\n\n"));
+    assert_eq!(whole.first().finish_reason, FinishReason::Stop);
+    assert_eq!(whole.first().stop_string.as_deref(), Some("\n\n"));
     // It ended there, and was not only cut there.
     assert_eq!(whole.usage.completion_tokens, told.len() - "Very.".len());
     let (heard, result) = stream(&client, &asked).await;
-    assert_eq!((heard[0].text.as_str(), result.text.as_str()), ("It is.", "It is."));
+    assert_eq!((heard[0].text.as_str(), result.first().text.as_str()), ("It is.", "It is."));
     assert_eq!(heard[0].reasoning, "Well.\n\nRome.");
 
     for (stop, text, calls, found) in [
@@ -144,25 +159,33 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
     ] {
         let asked = weather(json!({ "stop": stop, "n": 2 }));
         let whole = generate(&client, &asked).await.unwrap();
-        assert_eq!((whole.text.as_str(), whole.tool_calls.len()), (text, calls), "{stop}");
-        assert_eq!(whole.stop_string.as_deref(), found);
+        assert_eq!(
+            (whole.first().text.as_str(), whole.first().tool_calls.len()),
+            (text, calls),
+            "{stop}"
+        );
+        assert_eq!(whole.first().stop_string.as_deref(), found);
         let reason = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
-        assert_eq!((whole.finish_reason, whole.alternatives[0].finish_reason), (reason, reason));
+        assert!(whole.choices.iter().all(|choice| choice.finish_reason == reason), "{whole:?}");
         let (heard, result) = stream(&client, &asked).await;
         assert_eq!((heard[1].text.as_str(), heard[1].tool_calls.len()), (text, calls));
-        assert_eq!(result.stop_string.as_deref(), found);
+        assert_eq!(result.first().stop_string.as_deref(), found);
     }
     // A call that is demanded is made to its end.
     let demanded =
         weather(json!({ "tool_choice": { "tool": "weather" }, "stop": ["\n", "{", "e"] }));
     let result = generate(&client, &demanded).await.unwrap();
-    let told = (result.finish_reason, result.stop_string, result.text.as_str());
-    assert_eq!(told, (FinishReason::ToolCalls, None, ""));
+    let only = result.first();
+    let ended = (only.finish_reason, only.stop_string.as_deref(), only.text.as_str());
+    assert_eq!(ended, (FinishReason::ToolCalls, None, ""));
     // A form that was cut is told by the stop string.
     let held = json!({ "messages": [{ "role": "user", "content": "Is it?" }], "stop": [","],
         "format": { "type": "grammar", "lark": "start: \"yes, sir\"" } });
     let result = generate(&client, &held).await.unwrap();
-    assert_eq!((result.text.as_str(), result.stop_string.as_deref()), ("yes", Some(",")));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().stop_string.as_deref()),
+        ("yes", Some(","))
+    );
 }
 
 #[tokio::test]
@@ -197,17 +220,24 @@ async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
             let asked = weather(json!({ "model": model, "format": format, "max_tokens": 600 }));
             let (heard, result) = stream(&client, &asked).await;
             let whole = generate(&client, &asked).await.unwrap();
-            assert_eq!((&whole.text, whole.tool_calls.len()), (&result.text, calls), "{model}");
-            assert_eq!((&heard[0].text, &heard[0].tool_calls), (&result.text, &result.tool_calls));
+            assert_eq!(
+                (&whole.first().text, whole.first().tool_calls.len()),
+                (&result.first().text, calls),
+                "{model}"
+            );
+            assert_eq!(
+                (&heard[0].text, &heard[0].tool_calls),
+                (&result.first().text, &result.first().tool_calls)
+            );
             let reason = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
-            assert_eq!(result.finish_reason, reason, "{model}: {result:?}");
+            assert_eq!(result.first().finish_reason, reason, "{model}: {result:?}");
             if let Some(text) = text {
-                assert_eq!(result.text, text, "{model}");
+                assert_eq!(result.first().text, text, "{model}");
             }
-            if let Some(call) = result.tool_calls.first() {
+            if let Some(call) = result.first().tool_calls.first() {
                 assert_eq!((&*call.name, &*call.arguments), ("weather", "{\"city\": \"Rome\"}"));
             } else {
-                let value: Value = serde_json::from_str(&result.text).unwrap();
+                let value: Value = serde_json::from_str(&result.first().text).unwrap();
                 assert!(value.is_object(), "{model}: {value}");
             }
         }
@@ -215,11 +245,14 @@ async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
         let asked =
             weather(json!({ "tool_choice": "required", "format": format, "model": "llama-talks" }));
         let demanded = generate(&client, &asked).await.unwrap();
-        assert_eq!(demanded.tool_calls[0].name, "weather");
+        assert_eq!(demanded.first().tool_calls[0].name, "weather");
         // A model that is shown no tools writes content.
         let asked = weather(json!({ "tool_choice": "none", "format": format, "max_tokens": 600 }));
         let none = generate(&client, &asked).await.unwrap();
-        assert!(none.tool_calls.is_empty() && none.text.starts_with('{'), "{none:?}");
+        assert!(
+            none.first().tool_calls.is_empty() && none.first().text.starts_with('{'),
+            "{none:?}"
+        );
     }
     let bad = json!({ "type": "json_schema", "schema": { "not": {} } });
     let lark = json!({ "type": "grammar", "lark": "start: \"a\"" });
@@ -258,7 +291,10 @@ async fn a_conversation_goes_on_from_what_a_tool_gave() {
     }));
     let result = generate(&client, &asked).await.unwrap();
     // The template has opened the thought.
-    assert_eq!((result.text.as_str(), result.reasoning.as_deref()), ("Yes.", Some("hm")));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().reasoning.as_deref()),
+        ("Yes.", Some("hm"))
+    );
     let prompt = "<user>Is it warm?<assistant>hmRome<tool>30weatherTrue<tool_call><think>";
     assert_eq!(result.usage.prompt_tokens, prompt.len());
 }
@@ -272,7 +308,10 @@ async fn a_gap_is_filled_by_models_that_can() {
     let asked = json!({ "prompt": "return ", "suffix": "\n}" });
     let result = generate(&client, &asked).await.unwrap();
     // The text ends where the model begins another gap.
-    assert_eq!((result.text.as_str(), result.finish_reason), ("a + b", FinishReason::Stop));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().finish_reason),
+        ("a + b", FinishReason::Stop)
+    );
     assert_eq!(result.usage.prompt_tokens, "return \n}".len() + 3);
     let asked = json!({ "prompt": "return ", "suffix": "\n}", "model": "plain" });
     let error = generate(&client, &asked).await.unwrap_err();
@@ -287,9 +326,10 @@ async fn probabilities_come_with_bytes_and_miss_no_token() {
     let client = home.client().await;
     let asked = weather(json!({ "top_logprobs": 1 }));
     let result = generate(&client, &asked).await.unwrap();
-    let bytes: Vec<u8> = result.logprobs.iter().flat_map(|entry| entry.bytes.clone()).collect();
+    let bytes: Vec<u8> =
+        result.first().logprobs.iter().flat_map(|entry| entry.bytes.clone()).collect();
     assert_eq!(bytes, REPLY.as_bytes());
-    assert_eq!(result.logprobs[0].top_bytes, [vec![b'<']]);
+    assert_eq!(result.first().logprobs[0].top_bytes, [vec![b'<']]);
     let params = GenerateParams { stream: true, ..params(&asked) };
     let mut call = client.start::<Generate>(&params, params.class()).unwrap();
     let mut streamed = Vec::new();

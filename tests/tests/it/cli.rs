@@ -11,6 +11,7 @@ fn one_shot_answers_and_their_json() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     assert_eq!(home.ingle(["chat", "hello"]).ok().stdout.trim(), "crackle");
     let result = home.ingle(["complete", "hello", "--json", "--seed", "7"]).ok().json();
+    let result = &result["choices"][0];
     assert_eq!((result["text"].as_str(), result["seed"].as_u64()), (Some("crackle"), Some(7)));
     let loaded = home.ingle(["ps", "--json"]).ok().json();
     assert_eq!(loaded["models"][0]["name"], "sim");

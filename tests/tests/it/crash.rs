@@ -66,7 +66,7 @@ async fn a_model_that_ends_the_daemon_twice_in_a_row_is_refused_and_no_other() {
     assert_eq!(load.json()["error"]["code"], "MODEL_CRASHED");
     // Other files are another model.
     home.add_sim("bad", json!({ "reply": "mended" }));
-    assert_eq!(generate(&client, "bad").await.unwrap().text, "mended");
+    assert_eq!(generate(&client, "bad").await.unwrap().first().text, "mended");
     status_when(&client, |status| status.quarantined.is_empty()).await;
 }
 

@@ -50,7 +50,7 @@ async fn an_engine_error_fails_one_request_and_nothing_else() {
         assert_eq!(error_code(&client, &params).await, ErrorCode::EngineFailed);
     }
     let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
-    assert!(!call.reply().await.unwrap().text.is_empty());
+    assert!(!call.reply().await.unwrap().first().text.is_empty());
 }
 
 #[tokio::test]
@@ -104,9 +104,9 @@ async fn a_load_that_stands_still_is_given_up_and_harms_nobody() {
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
     let error = call.reply().await.unwrap_err();
     assert_eq!(error.code, ErrorCode::EngineFailed, "{error:?}");
-    assert!(error.message.contains("stood still"), "{error:?}");
+    assert!(error.message.contains("made no progress"), "{error:?}");
     let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text, "ok");
+    assert_eq!(call.reply().await.unwrap().first().text, "ok");
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_daemon_that_was_stopped_for_a_while_has_not_stalled() {
     // That it stands still for longer than a stall is what is tested.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     daemon.signal(Signal::CONT);
-    assert_eq!(call.reply().await.unwrap().text.len(), 600);
+    assert_eq!(call.reply().await.unwrap().first().text.len(), 600);
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_the_rest() {
     wait_active(&client, 1).await;
     client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
     assert_eq!(error_code(&client, &prompt("late")).await, ErrorCode::ShuttingDown);
-    assert_eq!(call.reply().await.unwrap().text.len(), 200);
+    assert_eq!(call.reply().await.unwrap().first().text.len(), 200);
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(!home.paths().socket().exists());
 }
@@ -167,7 +167,7 @@ async fn a_model_whose_files_change_is_loaded_anew() {
     let client = home.client().await;
     let text = async |client: &Client| {
         let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
-        call.reply().await.unwrap().text
+        call.reply().await.unwrap().first().text.clone()
     };
     assert_eq!(text(&client).await, "before");
     home.add_sim("sim", json!({ "reply": "afterwards" }));

@@ -76,25 +76,25 @@ async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
             }
         }
         let result = call.reply().await.unwrap();
-        let others = result.alternatives.iter().map(|other| (&other.text, other.finish_reason));
-        for (index, (text, reason)) in
-            std::iter::once((&result.text, result.finish_reason)).chain(others).enumerate()
-        {
-            assert_eq!(reason, FinishReason::Stop);
-            assert_eq!(*text, streamed[index]);
-            check_person(text);
+        assert_eq!(result.choices.len(), 3);
+        for (choice, streamed) in result.choices.iter().zip(&streamed) {
+            assert_eq!(choice.finish_reason, FinishReason::Stop);
+            assert_eq!(choice.text, *streamed);
+            check_person(&choice.text);
         }
         assert!(result.timings.mask_ms > 0.0);
     }
     // The model's own text, where it has the form.
     let lark = OutputFormat::Grammar { lark: "start: /Sure!.*/".to_owned() };
     let result = generate(&client, &asking(lark)).await.unwrap();
-    assert_eq!(result.text, "Sure! Here is some JSON for you.");
+    assert_eq!(result.first().text, "Sure! Here is some JSON for you.");
     let object = generate(&client, &asking(OutputFormat::JsonObject)).await.unwrap();
-    assert!(serde_json::from_str::<Value>(&object.text).is_ok_and(|value| value.is_object()));
+    assert!(
+        serde_json::from_str::<Value>(&object.first().text).is_ok_and(|value| value.is_object())
+    );
     let free = generate(&client, &asking(OutputFormat::Text)).await.unwrap();
     assert_eq!(
-        (free.text.as_str(), free.timings.mask_ms),
+        (free.first().text.as_str(), free.timings.mask_ms),
         ("Sure! Here is some JSON for you.", 0.0)
     );
 }
@@ -107,14 +107,23 @@ async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
     let lark = |lark: &str| asking(OutputFormat::Grammar { lark: lark.to_owned() });
     // Without the token that ends a text: there is nothing left to choose.
     let result = generate(&client, &lark("start: \"yes, sir\"")).await.unwrap();
-    assert_eq!((result.text.as_str(), result.finish_reason), ("yes, sir", FinishReason::Stop));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().finish_reason),
+        ("yes, sir", FinishReason::Stop)
+    );
     assert_eq!(result.usage.completion_tokens, 8);
     let cut = GenerateParams { max_tokens: Some(3), ..lark("start: \"yes, sir\"") };
     let result = generate(&client, &cut).await.unwrap();
-    assert_eq!((result.text.as_str(), result.finish_reason), ("yes", FinishReason::Length));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().finish_reason),
+        ("yes", FinishReason::Length)
+    );
     let stopped = GenerateParams { stop: vec![",".to_owned()], ..lark("start: \"yes, sir\"") };
     let result = generate(&client, &stopped).await.unwrap();
-    assert_eq!((result.text.as_str(), result.stop_string.as_deref()), ("yes", Some(",")));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().stop_string.as_deref()),
+        ("yes", Some(","))
+    );
 }
 
 #[tokio::test]
@@ -146,7 +155,7 @@ async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
         (ErrorCode::InvalidParams, &json!("ignore_eos"))
     );
     let free = generate(&client, &asking(OutputFormat::Text)).await.unwrap();
-    assert_eq!(free.text, "fine");
+    assert_eq!(free.first().text, "fine");
     status_when(&client, |status| status.active == 0 && status.queued == 0).await;
 }
 
@@ -164,7 +173,7 @@ async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alon
             max_tokens: Some(24),
             ..GenerateParams::default()
         };
-        let alone = generate(&client, &free).await.unwrap().text;
+        let alone = generate(&client, &free).await.unwrap().first().text.clone();
         let held = GenerateParams {
             engine: Some(engine),
             temperature: Some(1.5),
@@ -176,13 +185,12 @@ async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alon
         };
         let calls = [&free, &held].map(|params| client.start::<Generate>(params, params.class()));
         let [beside, held] = calls.map(Result::unwrap);
-        assert_eq!(beside.reply().await.unwrap().text, alone, "{engine}");
+        assert_eq!(beside.reply().await.unwrap().first().text, alone, "{engine}");
         let result = held.reply().await.unwrap();
-        assert!(result.logprobs.iter().all(|entry| entry.logprob.is_finite()));
-        let others = result.alternatives.iter().map(|other| (&other.text, other.finish_reason));
-        for (text, reason) in std::iter::once((&result.text, result.finish_reason)).chain(others) {
-            assert_eq!(reason, FinishReason::Stop, "{engine}: {text}");
-            check_person(text);
+        assert!(result.first().logprobs.iter().all(|entry| entry.logprob.is_finite()));
+        for choice in &result.choices {
+            assert_eq!(choice.finish_reason, FinishReason::Stop, "{engine}: {}", choice.text);
+            check_person(&choice.text);
         }
     }
 }

@@ -44,9 +44,9 @@ async fn a_stream_is_the_whole_text_and_ends_once() {
     let client = home.client().await;
     let whole = generate(&client, &prompt("one")).await.unwrap();
     let (streamed, result) = stream(&client, prompt("one")).await;
-    assert_eq!(streamed, whole.text);
-    assert_eq!(result.text, whole.text);
-    assert_eq!(result.finish_reason, FinishReason::Stop);
+    assert_eq!(streamed, whole.first().text);
+    assert_eq!(result.first().text, whole.first().text);
+    assert_eq!(result.first().finish_reason, FinishReason::Stop);
     assert_eq!(result.usage.prompt_tokens, 3);
     assert!(result.timings.ttft_ms > 0.0 && result.timings.total_ms >= result.timings.ttft_ms);
 }
@@ -61,9 +61,9 @@ async fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
     let first = generate(&client, &prompt(long)).await.unwrap();
     assert_eq!(first.usage.cached_tokens, 0);
     let again = generate(&client, &prompt(long)).await.unwrap();
-    assert_eq!(again.text, first.text);
+    assert_eq!(again.first().text, first.first().text);
     assert_eq!(again.usage.cached_tokens, long.len() - 1);
-    let turn = format!("{long}{}", again.text);
+    let turn = format!("{long}{}", again.first().text);
     let next = generate(&client, &prompt(&format!("{turn} and then"))).await.unwrap();
     assert_eq!(next.usage.cached_tokens, turn.len());
     let shorter = generate(&client, &prompt(short)).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
     let fresh = Home::with_sim(json!({}));
     let _fresh_daemon = fresh.daemon();
     let fresh = fresh.client().await;
-    assert_eq!(generate(&fresh, &prompt(short)).await.unwrap().text, shorter.text);
+    assert_eq!(generate(&fresh, &prompt(short)).await.unwrap().first().text, shorter.first().text);
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn twenty_clients_get_whole_unmixed_answers() {
     let mut expected = Vec::new();
     for number in 0..20 {
         let prompt = prompt(&format!("client {number}"));
-        expected.push(generate(&alone, &prompt).await.unwrap().text);
+        expected.push(generate(&alone, &prompt).await.unwrap().first().text.clone());
     }
     let tasks: Vec<_> = (0..20)
         .map(|number| {
@@ -97,7 +97,7 @@ async fn twenty_clients_get_whole_unmixed_answers() {
     for (task, expected) in tasks.into_iter().zip(expected) {
         let (streamed, result) = task.await.unwrap();
         assert_eq!(streamed, expected);
-        assert_eq!(result.text, expected);
+        assert_eq!(result.first().text, expected);
     }
 }
 
@@ -129,7 +129,7 @@ async fn cancel_ends_one_request_and_no_other() {
     assert_eq!(first["error"]["data"]["code"], "CANCELLED");
     let second = raw.reply();
     assert_eq!(second["id"], 2);
-    assert_eq!(second["result"]["text"].as_str().map(str::len), Some(300));
+    assert_eq!(second["result"]["choices"][0]["text"].as_str().map(str::len), Some(300));
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_reader_that_does_not_read_slows_nobody() {
     }
     let client = home.client().await;
     let params = GenerateParams { max_tokens: Some(50), ..prompt("hi") };
-    assert_eq!(generate(&client, &params).await.unwrap().text.len(), 50);
+    assert_eq!(generate(&client, &params).await.unwrap().first().text.len(), 50);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_slow_reader_still_gets_the_whole_text() {
             text.push_str(delta);
         }
         if frame["id"] == 1 {
-            assert_eq!(frame["result"]["text"].as_str(), Some(text.as_str()));
+            assert_eq!(frame["result"]["choices"][0]["text"].as_str(), Some(text.as_str()));
             break;
         }
     }
@@ -296,11 +296,14 @@ async fn stop_strings_and_limits_end_the_text() {
     let client = home.client().await;
     let stop = GenerateParams { stop: vec!["tw".to_owned()], ..prompt("x") };
     let (streamed, result) = stream(&client, stop).await;
-    assert_eq!((streamed.as_str(), result.text.as_str()), ("one ", "one "));
-    assert_eq!(result.stop_string.as_deref(), Some("tw"));
+    assert_eq!((streamed.as_str(), result.first().text.as_str()), ("one ", "one "));
+    assert_eq!(result.first().stop_string.as_deref(), Some("tw"));
     let short = GenerateParams { max_tokens: Some(3), ..prompt("x") };
     let result = generate(&client, &short).await.unwrap();
-    assert_eq!((result.text.as_str(), result.finish_reason), ("one", FinishReason::Length));
+    assert_eq!(
+        (result.first().text.as_str(), result.first().finish_reason),
+        ("one", FinishReason::Length)
+    );
 }
 
 #[tokio::test]

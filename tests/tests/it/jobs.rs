@@ -7,11 +7,11 @@ use ingle_protocol::deadline::Budget;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{Class, Layer};
 use ingle_protocol::wire::embed::EmbedParams;
-use ingle_protocol::wire::generate::{Generate, GenerateParams};
+use ingle_protocol::wire::generate::{Choice, FinishReason, Generate, GenerateParams};
 use ingle_protocol::wire::jobs::{
     CancelJob, CreateJob, DeleteJobs, DeleteJobsParams, GetJob, JobEvent, JobId, JobParams,
-    JobReply, JobReplyStatus, JobRetry, JobStatus, JobTimeout, JobWarning, JobWork, ListJobs,
-    ListJobsParams, WaitJob, WaitParams,
+    JobReply, JobReplyStatus, JobResult, JobRetry, JobStatus, JobTimeout, JobWarning, JobWork,
+    ListJobs, ListJobsParams, WaitJob, WaitParams,
 };
 use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
@@ -72,6 +72,12 @@ fn has_text(reply: &JobReply) -> bool {
     reply.partial_result.is_some()
 }
 
+/// The first completion of a job.
+fn generated(reply: &JobReply) -> &Choice {
+    let Some(JobResult::Generate(result)) = &reply.result else { panic!("{reply:?}") };
+    result.first()
+}
+
 /// A job's error, and how much text it had.
 fn failure(reply: JobReply) -> (ErrorBody, usize) {
     assert_eq!((reply.status, &reply.result), (JobReplyStatus::Error, &None));
@@ -92,7 +98,7 @@ async fn a_job_goes_on_without_the_connection_that_made_it() {
     let client = home.client().await;
     let done = wait(&client, &made.job.id).await;
     assert_eq!((done.status, done.job.status), (JobReplyStatus::Success, JobStatus::Done));
-    assert_eq!(done.result.as_ref().unwrap()["text"].as_str().unwrap().len(), 200);
+    assert_eq!(generated(&done).text.len(), 200);
     assert!(done.job.progress >= 1.0 && done.job.timeout_s == JobTimeout::None);
     assert_eq!(client.call::<GetJob>(&id(&made.job.id)).await.unwrap(), done);
     let list = client.call::<ListJobs>(&ListJobsParams::default()).await.unwrap();
@@ -169,9 +175,9 @@ async fn a_soft_timeout_ends_the_text_with_a_sentence() {
         (done.job.status, &done.job.warnings[..]),
         (JobStatus::Done, &[JobWarning::SoftTimeout][..])
     );
-    let result = done.result.unwrap();
-    assert_eq!(result["finish_reason"], "soft_timeout");
-    assert!(result["text"].as_str().unwrap().ends_with("flew."), "{result}");
+    let result = generated(&done);
+    assert_eq!(result.finish_reason, FinishReason::SoftTimeout);
+    assert!(result.text.ends_with("flew."), "{result:?}");
 }
 
 #[tokio::test]
@@ -279,7 +285,7 @@ async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
     client.call::<ListJobs>(&ListJobsParams::default()).await.unwrap_err();
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text, "alive");
+    assert_eq!(call.reply().await.unwrap().first().text, "alive");
     // Moved away, it is begun anew without a restart.
     fs::remove_file(home.paths().job_store()).unwrap();
     let made = create(&client, &job("sim")).await;
@@ -307,7 +313,7 @@ async fn a_full_disk_loses_no_result() {
     assert!(cancelled.job.not_stored.is_some(), "{cancelled:?}");
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
-    assert_eq!(call.reply().await.unwrap().text.len(), 20_000);
+    assert_eq!(call.reply().await.unwrap().first().text.len(), 20_000);
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(None)).unwrap();
     loop {
         let reply = client.call::<GetJob>(&id(&slow)).await.unwrap();
@@ -339,7 +345,7 @@ async fn two_hundred_jobs_all_end_as_they_must() {
     for (id, is_quick, seconds) in made {
         let reply = wait(&client, &id).await;
         if is_quick {
-            assert_eq!(reply.result.unwrap()["text"], "quick");
+            assert_eq!(generated(&reply).text, "quick");
             continue;
         }
         assert_eq!(reply.job.status, JobStatus::TimedOut, "{reply:?}");

@@ -125,7 +125,7 @@ fn a_call_has_as_much_text_as_the_settings_allow() {
     home.write("config.toml", "default_model = \"sim\"\n[mcp]\nprompt_chars = 5\n");
     let mut host = Host::open(&home);
     let reply = host.call("chat", &json!({ "prompt": "123456" }));
-    assert!(failure(&reply).contains("may have 5"), "{reply}");
+    assert!(failure(&reply).contains("the limit is 5"), "{reply}");
     content(&host.call("chat", &json!({ "prompt": "12345" })));
     host.end();
 }

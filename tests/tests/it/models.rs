@@ -206,7 +206,7 @@ async fn a_pull_from_a_hub_outlives_the_daemon() {
     assert_eq!(fs::read_dir(home.paths().models_dir()).unwrap().count(), 1);
 
     let again = home.ingle(["pull", "org/tiny:Q8_0"]).ok();
-    assert_eq!(again.stdout.trim(), "tiny-q8_0 is here already");
+    assert_eq!(again.stdout.trim(), "tiny-q8_0 is already on disk");
     let closed = home.ingle(["pull", "org/secret"]);
     assert_eq!(closed.code(), i32::from(exit::FAILED));
     assert!(closed.stderr.contains("hf auth login"), "{closed:?}");

@@ -80,7 +80,8 @@ impl Case {
 
     /// Whether the greedy text is the reference's.
     fn is_same_text(&self, result: &GenerateResult) -> bool {
-        let tokens: Vec<u32> = result.logprobs.iter().map(|logprob| logprob.token).collect();
+        let tokens: Vec<u32> =
+            result.first().logprobs.iter().map(|logprob| logprob.token).collect();
         let reference = ids(&self.value["greedy_tokens"]);
         let compared = reference.len().min(COMPARED_TOKENS);
         tokens.get(..compared) == Some(&reference[..compared])
@@ -89,7 +90,7 @@ impl Case {
     /// The Kullback-Leibler divergence of the first token's distribution from the reference's, in
     /// nats, with everything but the reference's likeliest tokens as one.
     fn divergence(&self, result: &GenerateResult) -> f64 {
-        let found = &result.logprobs[0].top;
+        let found = &result.first().logprobs[0].top;
         let (mut divergence, mut rest_of_reference, mut rest_of_found) = (0.0, 1.0, 1.0);
         for (token, reference) in self.first() {
             let found = found.iter().find(|(found, _)| *found == token);
@@ -122,7 +123,7 @@ async fn smollm2_on_mlx_agrees_with_mlx_lm() {
         for case in cases() {
             case.check_tokens(&client, EngineKind::Mlx).await;
             let result = case.generate(&client, EngineKind::Mlx).await;
-            let five = &result.logprobs[0].top[..5];
+            let five = &result.first().logprobs[0].top[..5];
             for (token, reference) in case.first() {
                 let found = five.iter().find(|(found, _)| *found == token);
                 let (_, logprob) = found.expect("the same five tokens");
@@ -214,14 +215,14 @@ async fn a_batch_gives_what_each_gives_alone() {
         let mut alone = Vec::new();
         for params in &params {
             let call = client.start::<Generate>(params, params.class()).unwrap();
-            alone.push(call.reply().await.unwrap().text);
+            alone.push(call.reply().await.unwrap().first().text.clone());
         }
         let calls: Vec<_> = params
             .iter()
             .map(|params| client.start::<Generate>(params, params.class()).unwrap())
             .collect();
         for (call, alone) in calls.into_iter().zip(alone) {
-            assert_eq!(call.reply().await.unwrap().text, alone);
+            assert_eq!(call.reply().await.unwrap().first().text, alone);
         }
     }
 }
@@ -278,7 +279,8 @@ async fn penalised_smollm2_agrees_with_mlx_lm() {
         };
         let call = client.start::<Generate>(&params, params.class()).unwrap();
         let result = call.reply().await.unwrap();
-        let tokens: Vec<u32> = result.logprobs.iter().map(|logprob| logprob.token).collect();
+        let tokens: Vec<u32> =
+            result.first().logprobs.iter().map(|logprob| logprob.token).collect();
         assert_eq!(tokens, expected, "{params:?}");
     }
 }
@@ -307,10 +309,10 @@ async fn check_several_texts(engine: EngineKind) {
     };
     let three = GenerateParams { n: Some(3), ..one.clone() };
     let result = client.start::<Generate>(&three, three.class()).unwrap().reply().await.unwrap();
-    let others = result.alternatives.into_iter().map(|choice| (choice.text, choice.seed));
-    for (text, seed) in std::iter::once((result.text, result.seed)).chain(others) {
-        let alone = GenerateParams { seed: Some(seed), ..one.clone() };
+    assert_eq!(result.choices.len(), 3);
+    for choice in &result.choices {
+        let alone = GenerateParams { seed: Some(choice.seed), ..one.clone() };
         let call = client.start::<Generate>(&alone, alone.class()).unwrap();
-        assert_eq!(call.reply().await.unwrap().text, text, "{engine}");
+        assert_eq!(call.reply().await.unwrap().first().text, choice.text, "{engine}");
     }
 }

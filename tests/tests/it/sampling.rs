@@ -57,15 +57,15 @@ async fn penalties_and_bias_decide_the_text() {
         (GenerateParams { logit_bias: bias, ..base.clone() }, "cccccccc"),
     ] {
         let result = generate(&client, &params).await.unwrap();
-        assert_eq!(result.text, expected, "{params:?}");
+        assert_eq!(result.first().text, expected, "{params:?}");
         // Of the model's own distribution, whatever was done to it.
         let whole: f32 = [3.0_f32, 2.5, 2.0].into_iter().map(f32::exp).sum();
-        for entry in &result.logprobs {
+        for entry in &result.first().logprobs {
             let logit = [3.0, 2.5, 2.0][entry.token as usize - 'a' as usize];
             assert!((entry.logprob - (logit - whole.ln())).abs() < 1e-5, "{entry:?}");
             assert_eq!(entry.top, []);
         }
-        assert_eq!(result.logprobs.len(), 8);
+        assert_eq!(result.first().logprobs.len(), 8);
     }
 }
 
@@ -96,14 +96,13 @@ async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
         }
     }
     let result = call.reply().await.unwrap();
-    let others = result.alternatives.iter().map(|choice| (choice.text.clone(), choice.seed));
     let all: Vec<(String, u64)> =
-        std::iter::once((result.text.clone(), result.seed)).chain(others).collect();
+        result.choices.iter().map(|choice| (choice.text.clone(), choice.seed)).collect();
     assert_eq!(streamed, all.iter().map(|(text, _)| text.clone()).collect::<Vec<_>>());
     assert_eq!(tokens, [40; 8]);
     assert_eq!(result.usage.completion_tokens, 8 * 40);
     assert_eq!(result.usage.prompt_tokens, text.len());
-    assert!(result.alternatives.iter().all(|choice| choice.finish_reason == FinishReason::Length));
+    assert!(result.choices.iter().all(|choice| choice.finish_reason == FinishReason::Length));
     let different: std::collections::BTreeSet<_> = all.iter().map(|(text, _)| text).collect();
     assert_eq!(different.len(), 8);
     nothing_is_left(&client).await;
@@ -113,7 +112,7 @@ async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
     let client = again.client().await;
     for (text, seed) in all.into_iter().step_by(3) {
         let alone = GenerateParams { seed: Some(seed), ..one.clone() };
-        assert_eq!(generate(&client, &alone).await.unwrap().text, text);
+        assert_eq!(generate(&client, &alone).await.unwrap().first().text, text);
     }
 }
 
@@ -129,7 +128,7 @@ async fn one_text_that_fails_ends_all_of_its_request_and_nobody_elses() {
     let error = generate(&client, &params).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::EngineFailed, "{error}");
     assert!(error.request_id.is_some());
-    assert_eq!(beside.reply().await.unwrap().text.len(), 100);
+    assert_eq!(beside.reply().await.unwrap().first().text.len(), 100);
     nothing_is_left(&client).await;
 }
 
@@ -159,9 +158,9 @@ async fn a_request_for_many_texts_keeps_nobody_waiting_for_ever() {
         (0..3).map(|_| client.start::<Generate>(&many, many.class()).unwrap()).collect();
     status_when(&client, |status| status.queued > 0).await;
     let one = generate(&client, &prompt("one")).await.unwrap();
-    assert_eq!(one.text.len(), 60);
+    assert_eq!(one.first().text.len(), 60);
     for call in calls {
-        assert_eq!(call.reply().await.unwrap().alternatives.len(), 7);
+        assert_eq!(call.reply().await.unwrap().choices.len(), 8);
     }
     assert_eq!(client.call::<Status>(&NoParams {}).await.unwrap().generations, 4);
 }

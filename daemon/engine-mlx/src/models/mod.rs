@@ -1,6 +1,7 @@
-//! The architectures, one file each, and what they have in common.
+//! Model architectures, one file each, and their common parts.
 //!
-//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same backwards.
+//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same
+//! backwards.
 
 mod bert;
 mod decoder;
@@ -10,10 +11,10 @@ mod qwen3;
 
 use mlx_rs::{Array, Dtype};
 
-use super::Device;
 use super::attention::Attention;
 use super::kv_cache::{Append, Layout};
 use super::weights::{Expected, Weights};
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 use ingle_formats::gguf::GgufFile;
@@ -110,12 +111,12 @@ pub(super) struct Batch<'a> {
     /// The sequences' shares, in order.
     pub(super) rows: Vec<BatchRow<'a>>,
     /// Those whose logits are wanted.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: IsWanted,
 }
 
 /// The tokens of a [`Batch`] whose logits are wanted, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum IsWanted {
     /// None.
     Nothing,
     /// All, padding included.

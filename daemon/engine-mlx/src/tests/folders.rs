@@ -193,7 +193,8 @@ fn the_engine_thread_loads_a_folder() {
     let (progress, _events) = mpsc::channel(64);
     let (done, loaded) = oneshot::channel();
     let options = ModelOptions::default();
-    engine.send(Command::Load { model, options, force: false, progress, done }).unwrap();
+    let span = tracing::Span::current();
+    engine.send(Command::Load { model, options, force: false, span, progress, done }).unwrap();
     let loaded = loaded.blocking_recv().unwrap().unwrap();
     assert_eq!((loaded.engine.as_str(), loaded.architecture.as_str()), ("mlx", "llama"));
     assert_eq!((loaded.context_tokens, loaded.weight_bytes), (512, bytes));

@@ -204,7 +204,7 @@ fn penalties_change_what_is_drawn_and_not_what_is_reported() {
     assert!((f64::from(sampled.logprob) - shares[1].ln()).abs() < 1e-6);
     assert_eq!(sampled.top.iter().map(|entry| entry.0).collect::<Vec<_>>(), [0, 1]);
     let unasked = SampleSpec { logprobs: None, ..greedy };
-    let expected = Sampled { token: 1, logprob: 0.0, top: Vec::new() };
+    let expected = SampledToken { token: 1, logprob: 0.0, top: Vec::new() };
     assert_eq!(sample(&logits, &unasked).unwrap(), expected);
 }
 

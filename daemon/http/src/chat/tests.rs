@@ -1,4 +1,4 @@
-//! Tests of the mapping of chat. What is drawn and parsed is tested where that is done.
+//! Tests of the mapping of chat requests and chunks. Sampling and parsing have their own tests.
 
 use super::*;
 use ingle_protocol::wire::generate::{FinishReason, TokenLogprob, Usage as Counted};
@@ -9,7 +9,7 @@ fn mapped(request: Value) -> Result<GenerateParams, ErrorBody> {
 }
 
 #[test]
-fn a_request_is_mapped_whole() {
+fn chat_request_maps_every_field() {
     let params = mapped(json!({
         "model": "m",
         "messages": [
@@ -60,7 +60,7 @@ fn a_request_is_mapped_whole() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_by_the_path_of_the_member() {
+fn unsupported_fields_are_refused_by_path() {
     let image = json!([{ "type": "text", "text": "a" }, { "type": "image_url", "image_url": {} }]);
     for (more, field) in [
         (
@@ -92,15 +92,15 @@ fn what_cannot_be_done_is_refused_by_the_path_of_the_member() {
 }
 
 /// The `data` of every event.
-fn events(frames: &Frames) -> Vec<Value> {
+fn events(frames: &EventBuffer) -> Vec<Value> {
     let text = std::str::from_utf8(frames.bytes()).unwrap();
     let lines = text.split_terminator("\n\n").map(|line| line.strip_prefix("data: ").unwrap());
     lines.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
-fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
-    let mut script = ChatScript {
+fn stream_has_role_deltas_finish_and_usage() {
+    let mut chunks = ChatChunks {
         choices: 2,
         include_usage: true,
         id: "chatcmpl-1".to_owned(),
@@ -109,8 +109,8 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         fingerprint: "f".to_owned(),
         usage: None,
     };
-    let mut out = Frames::default();
-    script.open("m", &mut out);
+    let mut out = EventBuffer::default();
+    chunks.open("m", &mut out);
     let logprobs = vec![TokenLogprob {
         token: 1,
         logprob: 0.0,
@@ -119,8 +119,8 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         top_bytes: Vec::new(),
     }];
     let text = "hi".to_owned();
-    script.event(0, GenerateEvent::Delta { choice: 1, text, logprobs }, &mut out);
-    script.event(0, GenerateEvent::Reasoning { choice: 0, text: "hm".to_owned() }, &mut out);
+    chunks.event(0, GenerateEvent::Delta { choice: 1, text, logprobs }, &mut out);
+    chunks.event(0, GenerateEvent::Reasoning { choice: 0, text: "hm".to_owned() }, &mut out);
     let first = GenerateEvent::ToolCall {
         choice: 0,
         index: 0,
@@ -128,7 +128,7 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         name: Some("weather".to_owned()),
         arguments: String::new(),
     };
-    script.event(0, first, &mut out);
+    chunks.event(0, first, &mut out);
     let more = GenerateEvent::ToolCall {
         choice: 0,
         index: 0,
@@ -136,31 +136,25 @@ fn a_stream_gives_the_role_the_deltas_the_ends_and_the_usage() {
         name: None,
         arguments: "{}".to_owned(),
     };
-    script.event(0, more, &mut out);
+    chunks.event(0, more, &mut out);
+    let ended = |text: &str, finish_reason, seed| Choice {
+        text: text.to_owned(),
+        reasoning: None,
+        tool_calls: Vec::new(),
+        finish_reason,
+        stop_string: None,
+        seed,
+        logprobs: Vec::new(),
+    };
     let result = GenerateResult {
         request_id: "1".to_owned(),
         model: "m".to_owned(),
-        text: String::new(),
-        reasoning: None,
-        tool_calls: Vec::new(),
-        finish_reason: FinishReason::ToolCalls,
-        stop_string: None,
-        seed: 1,
+        choices: vec![ended("", FinishReason::ToolCalls, 1), ended("hi", FinishReason::Length, 2)],
         usage: Counted { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 },
         timings: Default::default(),
-        logprobs: Vec::new(),
-        alternatives: vec![Choice {
-            text: "hi".to_owned(),
-            reasoning: None,
-            tool_calls: Vec::new(),
-            finish_reason: FinishReason::Length,
-            stop_string: None,
-            seed: 2,
-            logprobs: Vec::new(),
-        }],
     };
-    script.finish(0, &result, &mut out);
-    script.close(&mut out);
+    chunks.finish(0, &result, &mut out);
+    chunks.close(&mut out);
     let events = events(&out);
     let choice = |index: usize| &events[index]["choices"][0];
     assert_eq!(events.len(), 9);

@@ -1,131 +1,108 @@
-//! The requests of `/v1/chat/completions`, and the tool calls that its answers have too.
+//! Request of `/v1/chat/completions`, and tool calls, which responses have too.
 
 use std::collections::BTreeMap;
 
+use ingle_protocol::sampling;
+use ingle_protocol::wire::generate::GenerateParams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::sampling::request_with_sampling;
 use super::shared::{OneOrMany, StreamOptions};
 
-/// What to answer. Members of OpenAI's API that are not here change nothing and are ignored.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-pub struct ChatRequest {
-    /// Name of the model; the default model when absent.
-    pub model: Option<String>,
-    /// The conversation.
-    #[schemars(length(min = 1, max = 4096))]
-    pub messages: Vec<ChatMessage>,
-    /// Tokens to generate at most, reasoning included; 4096 when absent.
-    #[schemars(range(min = 1, max = u32::MAX))]
-    pub max_completion_tokens: Option<u32>,
-    /// The old name of `max_completion_tokens`.
-    #[schemars(range(min = 1, max = u32::MAX))]
-    pub max_tokens: Option<u32>,
-    /// 0 is greedy; 1 when absent.
-    #[schemars(range(min = 0, max = 100))]
-    pub temperature: Option<f32>,
-    /// Keep the likeliest tokens that sum to this probability; 1 when absent.
-    #[schemars(range(min = 0, max = 1))]
-    pub top_p: Option<f32>,
-    /// Ours: keep the likeliest `top_k` tokens; 0 keeps all.
-    #[schemars(range(min = 0, max = u32::MAX))]
-    pub top_k: Option<u32>,
-    /// Ours: drop tokens less likely than this share of the likeliest.
-    #[schemars(range(min = 0, max = 1))]
-    pub min_p: Option<f32>,
-    /// Ours: above 1 makes what the last 64 tokens held less likely.
-    #[schemars(range(min = 0.01, max = 100))]
-    pub repetition_penalty: Option<f32>,
-    /// Taken off a token's logit for each time it has been generated.
-    #[schemars(range(min = -2, max = 2))]
-    pub frequency_penalty: Option<f32>,
-    /// Taken off a token's logit if it has been generated at all.
-    #[schemars(range(min = -2, max = 2))]
-    pub presence_penalty: Option<f32>,
-    /// Added to the logits of these token ids of the model, -100 to 100.
-    #[serde(default)]
-    #[schemars(schema_with = "super::shared::logit_bias_schema")]
-    pub logit_bias: Option<BTreeMap<u32, f32>>,
-    /// How many answers to give.
-    #[schemars(range(min = 1, max = 8))]
-    pub n: Option<u32>,
-    /// Seed of the draws.
-    #[schemars(range(min = i64::MIN, max = i64::MAX))]
-    pub seed: Option<i64>,
-    /// Strings that end the answer's content; in thoughts and calls they end nothing.
-    pub stop: Option<OneOrMany>,
-    /// Whether to report each token's log-probability.
-    pub logprobs: Option<bool>,
-    /// Alternatives to report for each token; wants `logprobs`.
-    #[schemars(range(min = 0, max = 20))]
-    pub top_logprobs: Option<usize>,
-    /// Whether to send the answer as it comes, as server-sent events.
-    pub stream: Option<bool>,
-    /// What the stream tells besides.
-    pub stream_options: Option<StreamOptions>,
-    /// The form that the answer's content must have. An answer that calls tools has none.
-    #[schemars(with = "Option<ResponseFormatSchema>")]
-    pub response_format: Option<ResponseFormat>,
-    /// The tools that the model may call.
-    #[schemars(length(max = 128))]
-    pub tools: Option<Vec<Tool>>,
-    /// Whether it calls them; `auto` when absent.
-    pub tool_choice: Option<ToolChoice>,
-    /// Whether it may call several in one answer; yes when absent.
-    pub parallel_tool_calls: Option<bool>,
-    /// How much a model that reasons should; given to the chat template.
-    pub reasoning_effort: Option<ReasoningEffort>,
-    /// Ours: what the model's chat template is told besides, such as `enable_thinking`.
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// `["text"]`: nothing else can be given.
-    pub modalities: Option<Vec<Modality>>,
-    /// Not supported: must be absent.
-    #[schemars(with = "Option<()>")]
-    pub audio: Option<Value>,
-    /// Not supported: must be absent. Use `tools`.
-    #[schemars(with = "Option<()>")]
-    pub functions: Option<Value>,
-    /// Not supported: must be absent. Use `tool_choice`.
-    #[schemars(with = "Option<()>")]
-    pub function_call: Option<Value>,
-    /// Not supported: must be absent.
-    #[schemars(with = "Option<()>")]
-    pub web_search_options: Option<Value>,
+request_with_sampling! {
+    /// A conversation. Fields of OpenAI's API that are not listed are ignored.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    pub struct ChatRequest {
+        /// Name of the model (default: the default model).
+        pub model: Option<String>,
+        /// The conversation.
+        #[schemars(length(min = 1, max = 4096))]
+        pub messages: Vec<ChatMessage>,
+        /// Maximum number of tokens to generate, including reasoning (default 4096).
+        #[schemars(range(min = 1, max = u32::MAX))]
+        pub max_completion_tokens: Option<u32>,
+        /// The old name of `max_completion_tokens`.
+        #[schemars(range(min = 1, max = u32::MAX))]
+        pub max_tokens: Option<u32>,
+        /// Number of choices.
+        #[schemars(range(min = 1, max = 8))]
+        pub n: Option<u32>,
+        /// Strings that end the content. In reasoning and tool calls they have no effect.
+        pub stop: Option<OneOrMany>,
+        /// Whether to report the log-probability of each token.
+        pub logprobs: Option<bool>,
+        /// Number of likeliest tokens to report at each position; requires `logprobs`.
+        #[schemars(range(min = 0, max = 20))]
+        pub top_logprobs: Option<usize>,
+        /// Whether to stream the response as server-sent events.
+        pub stream: Option<bool>,
+        /// Further content of the stream.
+        pub stream_options: Option<StreamOptions>,
+        /// Response format of the content. It does not apply to a response that calls tools.
+        #[schemars(with = "Option<ResponseFormatSchema>")]
+        pub response_format: Option<ResponseFormat>,
+        /// The tools that the model may call.
+        #[schemars(length(max = 128))]
+        pub tools: Option<Vec<Tool>>,
+        /// Whether the model calls tools (default `auto`).
+        pub tool_choice: Option<ToolChoice>,
+        /// Whether the model may call several tools in one response (default true).
+        pub parallel_tool_calls: Option<bool>,
+        /// Effort of a reasoning model; passed to the chat template.
+        pub reasoning_effort: Option<ReasoningEffort>,
+        /// Extension: further variables of the model's chat template, such as `enable_thinking`.
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Must be `["text"]` or absent: text is the only output.
+        pub modalities: Option<Vec<Modality>>,
+        /// Not supported: must be absent.
+        #[schemars(with = "Option<()>")]
+        pub audio: Option<Value>,
+        /// Not supported: must be absent. Use `tools`.
+        #[schemars(with = "Option<()>")]
+        pub functions: Option<Value>,
+        /// Not supported: must be absent. Use `tool_choice`.
+        #[schemars(with = "Option<()>")]
+        pub function_call: Option<Value>,
+        /// Not supported: must be absent.
+        #[schemars(with = "Option<()>")]
+        pub web_search_options: Option<Value>,
+    }
 }
 
-/// One message.
+/// One message of a conversation.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct ChatMessage {
-    /// Who speaks.
+    /// Role of the speaker.
     pub role: Role,
-    /// What is said; may be absent where an assistant only called tools.
+    /// Content; may be absent if an assistant only called tools.
     #[schemars(with = "Option<ContentSchema>")]
     pub content: Option<Content>,
-    /// Who speaks, or the tool that answers.
+    /// Name of the speaker, or of the tool.
     pub name: Option<String>,
-    /// The tools that an assistant called.
+    /// Tool calls of an assistant.
     pub tool_calls: Option<Vec<ToolCall>>,
-    /// The call that a `tool` message answers.
+    /// Id of the tool call that a `tool` message responds to.
     pub tool_call_id: Option<String>,
-    /// Ours: what an assistant thought before it answered.
+    /// Extension: reasoning of an assistant before its content.
     pub reasoning_content: Option<String>,
-    /// What others call `reasoning_content`, which counts where both are given.
+    /// Another name of `reasoning_content`, which takes precedence.
     pub reasoning: Option<String>,
     /// Not supported: must be absent. Use `tool_calls`.
     #[schemars(with = "Option<()>")]
     pub function_call: Option<Value>,
 }
 
-/// Who speaks.
+/// Role of a message's speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The newer name of `system`.
     Developer,
-    /// Who tells the model how to behave.
+    /// Instructions for the model.
     System,
-    /// Who asks.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -135,17 +112,18 @@ pub enum Role {
     Function,
 }
 
-/// What is said.
+/// Content of a message.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a string or an array of parts")]
 pub enum Content {
-    /// As one text.
+    /// One text.
     Text(String),
-    /// In parts, which are joined.
+    /// Several parts, which are joined.
     Parts(Vec<Part>),
 }
 
-/// One part of what is said. It is read loosely, so that what is wrong with it can be named.
+/// One part of a message's content. Its type is loose, so that an error can name the field at
+/// fault.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Part {
     /// `text` or `refusal`.
@@ -153,39 +131,39 @@ pub struct Part {
     pub kind: String,
     /// The text.
     pub text: Option<String>,
-    /// What the model said when it refused.
+    /// Text of a refusal.
     pub refusal: Option<String>,
 }
 
-/// [`Content`] as the document shows it.
+/// Schema of [`Content`] for the OpenAPI document.
 #[derive(Debug, JsonSchema)]
 #[schemars(untagged, rename = "Content")]
 #[expect(dead_code, reason = "only its schema is used")]
 enum ContentSchema {
-    /// As one text.
+    /// One text.
     Text(String),
-    /// In parts.
+    /// Several parts.
     Parts(Vec<PartSchema>),
 }
 
-/// [`Part`] as the document shows it.
+/// Schema of [`Part`] for the OpenAPI document.
 #[derive(Debug, JsonSchema)]
 #[schemars(tag = "type", rename_all = "snake_case", rename = "ContentPart")]
 #[expect(dead_code, reason = "only its schema is used")]
 enum PartSchema {
-    /// Some text. Images, sound and files are refused.
+    /// A text. Images, audio and files are refused.
     Text {
         /// The text.
         text: String,
     },
-    /// What the model said when it refused.
+    /// A refusal of the model.
     Refusal {
         /// The text.
         refusal: String,
     },
 }
 
-/// A kind of output.
+/// Kind of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Modality {
@@ -193,25 +171,25 @@ pub enum Modality {
     Text,
 }
 
-/// How much a model that reasons should.
+/// Effort of a reasoning model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningEffort {
-    /// Not at all.
+    /// No reasoning.
     None,
-    /// Hardly.
+    /// Very little.
     Minimal,
-    /// A little.
+    /// Little.
     Low,
-    /// As usual.
+    /// The usual effort.
     Medium,
-    /// A lot.
+    /// Much.
     High,
-    /// As much as it can.
+    /// The most.
     Xhigh,
 }
 
-/// `function`.
+/// Kind of tool; `function` is the only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolKind {
@@ -232,28 +210,29 @@ pub struct Tool {
 /// A function that the model may call.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct Function {
-    /// Its name.
+    /// Name of the function.
     #[schemars(regex(pattern = r"^[a-zA-Z0-9_-]{1,64}$"))]
     pub name: String,
-    /// What it does, for the model.
+    /// Description of the function for the model.
     pub description: Option<String>,
-    /// JSON schema of its arguments, an object.
+    /// JSON Schema of the arguments, an object.
     pub parameters: Option<Map<String, Value>>,
-    /// Whether a call that is demanded, or stands beside a form, keeps to the whole schema, and a schema
-    /// that cannot be enforced is refused; no when absent, and then what cannot be enforced is left out.
+    /// Whether the whole schema is enforced on calls that are required, or that alternate with a
+    /// response format; a schema that cannot be enforced is then refused. By default (false), the
+    /// parts that cannot be enforced are left out.
     pub strict: Option<bool>,
 }
 
-/// Whether the model calls tools.
+/// Whether and which tools the model calls.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected none, auto, required, or a function by name (of type `function`)"
 )]
 pub enum ToolChoice {
-    /// In one word.
+    /// A mode.
     Mode(ToolMode),
-    /// The one of this name.
+    /// The tool of this name.
     Named(NamedTool),
 }
 
@@ -261,11 +240,11 @@ pub enum ToolChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolMode {
-    /// It is not shown any.
+    /// No tool is shown to the model.
     None,
-    /// As it likes.
+    /// The model decides.
     Auto,
-    /// It must call at least one.
+    /// The model must call at least one tool.
     Required,
 }
 
@@ -282,49 +261,49 @@ pub struct NamedTool {
 /// A function by name.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct FunctionName {
-    /// Its name.
+    /// Name of the function.
     pub name: String,
 }
 
-/// The form that an answer must have. It is read loosely, so that what is missing can be named.
+/// Response format. Its type is loose, so that an error can name a missing field.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ResponseFormat {
-    /// Which.
+    /// Kind of format.
     #[serde(rename = "type")]
     pub kind: FormatKind,
-    /// The schema, where the form is `json_schema`.
+    /// The schema, for the kind `json_schema`.
     pub json_schema: Option<SchemaFormat>,
 }
 
-/// A form of answers.
+/// Kind of response format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatKind {
-    /// Any.
+    /// Any text.
     Text,
-    /// Some JSON object.
+    /// Any JSON object.
     JsonObject,
     /// JSON that is valid against a schema.
     JsonSchema,
 }
 
-/// A schema that an answer must fit.
+/// A named JSON Schema.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct SchemaFormat {
-    /// Its name, which nobody needs here.
+    /// Name of the schema; unused.
     pub name: Option<String>,
-    /// The schema; any JSON object when absent.
+    /// The schema (default: any JSON object).
     pub schema: Option<Map<String, Value>>,
 }
 
-/// [`ResponseFormat`] as the document shows it.
+/// Schema of [`ResponseFormat`] for the OpenAPI document.
 #[derive(Debug, JsonSchema)]
 #[schemars(tag = "type", rename_all = "snake_case", rename = "ResponseFormat")]
 #[expect(dead_code, reason = "only its schema is used")]
 enum ResponseFormatSchema {
-    /// Any.
+    /// Any text.
     Text,
-    /// Some JSON object.
+    /// Any JSON object.
     JsonObject,
     /// JSON that is valid against a schema. It is enforced token by token, `strict` or not.
     JsonSchema {
@@ -333,23 +312,23 @@ enum ResponseFormatSchema {
     },
 }
 
-/// One call of a tool.
+/// A tool call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ToolCall {
-    /// What a `tool` message names to answer it.
+    /// Id that a `tool` message refers to.
     pub id: String,
     /// `function`.
     #[serde(rename = "type")]
     pub kind: ToolKind,
-    /// The call.
+    /// The function call.
     pub function: FunctionCall,
 }
 
-/// The call of a function.
+/// A function call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionCall {
-    /// The function's name.
+    /// Name of the function.
     pub name: String,
-    /// Its arguments as JSON text. It was not checked against the function's schema.
+    /// Arguments as JSON text. They are not validated against the function's schema.
     pub arguments: String,
 }

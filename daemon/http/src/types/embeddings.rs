@@ -1,76 +1,76 @@
-//! `/v1/embeddings`.
+//! Request and response of `/v1/embeddings`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::input::{Input, Texts};
 
-/// What to turn into vectors.
+/// Texts to embed.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct EmbeddingRequest {
-    /// Name of an embedding model; the default model when absent.
+    /// Name of an embedding model (default: the default model).
     pub model: Option<String>,
-    /// The texts, each of which gets a vector of its own. Token ids are refused: those that clients
-    /// send are of OpenAI's vocabulary, and would give vectors of something else.
+    /// One text or several; each gets a vector. Token ids are refused: clients send ids of OpenAI's
+    /// vocabulary, which stand for other text in the model's.
     #[schemars(with = "Texts")]
     pub input: Input,
-    /// How the numbers are written; `float` when absent.
+    /// Encoding of the vectors (default `float`).
     pub encoding_format: Option<EncodingFormat>,
-    /// What the model gives, or absent: vectors are not shortened.
+    /// Length of the vectors. It must be the model's own: vectors are not shortened.
     #[schemars(range(min = 1))]
     pub dimensions: Option<usize>,
 }
 
-/// How a vector's numbers are written.
+/// Encoding of a vector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EncodingFormat {
-    /// As JSON numbers.
+    /// JSON numbers.
     #[default]
     Float,
-    /// As base64 of 32-bit floats, little end first.
+    /// Base64 of little-endian 32-bit floats.
     Base64,
 }
 
-/// The vectors.
+/// The embedding vectors.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct EmbeddingList {
     /// `list`.
     pub object: &'static str,
-    /// One for each text, in their order.
+    /// One vector per text, in the order of the texts.
     pub data: Vec<Embedding>,
-    /// The model that answered.
+    /// The model that computed them.
     pub model: String,
-    /// Tokens read.
+    /// Token usage.
     pub usage: EmbeddingUsage,
 }
 
-/// One vector, of length 1.
+/// One vector of unit length.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Embedding {
     /// `embedding`.
     pub object: &'static str,
-    /// Which text's, from 0.
+    /// Index of the text.
     pub index: usize,
-    /// Its numbers.
+    /// The vector.
     pub embedding: Numbers,
 }
 
-/// A vector's numbers.
+/// The numbers of a vector.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Numbers {
-    /// As JSON numbers.
+    /// JSON numbers.
     Float(Vec<f32>),
-    /// As base64 of 32-bit floats, little end first.
+    /// Base64 of little-endian 32-bit floats.
     Base64(String),
 }
 
-/// Tokens in.
+/// Token usage.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 pub struct EmbeddingUsage {
     /// Tokens of all texts.
     pub prompt_tokens: usize,
-    /// The same.
+    /// The same number.
     pub total_tokens: usize,
 }

@@ -1,7 +1,7 @@
-//! What a request gives a model to read: one text or several, as text or as tokens.
+//! Prompt input: one text or several, as text or as tokens.
 //!
-//! Owns the reading of it. The first entry says what the others are, so that millions of numbers
-//! are read into one list and kept nowhere besides.
+//! Owns its deserialization. The type of the first entry decides the type of the others, so that
+//! millions of token ids are read into one list without a second copy.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ pub enum Input {
     TokenLists(#[schemars(length(min = 1, max = 64), inner(length(min = 1)))] Vec<Vec<u32>>),
 }
 
-/// One text or several, as the embeddings' document has them.
+/// One text or several, for the schema of embeddings.
 #[derive(Debug, JsonSchema)]
 #[schemars(untagged)]
 pub enum Texts {
@@ -64,7 +64,7 @@ impl<'de> Visitor<'de> for InputVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Input, A::Error> {
         Ok(match entries.next_element()? {
-            // Nothing says of what it has none; whoever reads it says that there must be some.
+            // An empty list has no type. The handlers refuse it.
             None => Input::Texts(Vec::new()),
             Some(Entry::Text(first)) => Input::Texts(rest(first, &mut entries)?),
             Some(Entry::Token(first)) => Input::Tokens(rest(first, &mut entries)?),
@@ -73,7 +73,7 @@ impl<'de> Visitor<'de> for InputVisitor {
     }
 }
 
-/// All entries, which are like the first.
+/// All entries, which have the type of the first.
 fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
     first: T,
     entries: &mut A,
@@ -125,7 +125,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_first_entry_says_what_the_others_are() {
+    fn first_entry_decides_the_type() {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         for (value, expected) in [
             (json!("a"), Input::Text("a".to_owned())),
@@ -146,10 +146,10 @@ mod tests {
     }
 
     #[test]
-    fn the_document_names_the_limits() {
+    fn schemas_state_the_limits() {
         let schema = |schema: schemars::Schema| schema.to_value().to_string();
         let max = |items: usize| format!("\"maxItems\":{items}");
-        assert!(schema(schemars::schema_for!(Input)).contains(&max(limits::HTTP_TEXTS)));
+        assert!(schema(schemars::schema_for!(Input)).contains(&max(limits::HTTP_COMPLETIONS)));
         assert!(
             schema(schemars::schema_for!(Texts))
                 .contains(&max(ingle_service::limits::EMBED_INPUTS))

@@ -1,37 +1,37 @@
-//! `/v1/models` and `/health`.
+//! Responses of `/v1/models` and `/health`.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// The models that are here.
+/// The installed models.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ModelList {
     /// `list`.
     pub object: &'static str,
-    /// All of them, by name.
+    /// All models, sorted by name.
     pub data: Vec<Model>,
 }
 
 /// One model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Model {
-    /// The name to ask for it by.
+    /// Name of the model in requests.
     pub id: String,
     /// `model`.
     pub object: &'static str,
-    /// When its files were written, in seconds since 1970.
+    /// Time at which its files were written, in seconds since 1970.
     pub created: u64,
-    /// Whose folder it is in: `ingle`, `huggingface`, `lm_studio` or `folder`.
+    /// Owner of its folder: `ingle`, `huggingface`, `lm_studio` or `folder`.
     pub owned_by: String,
 }
 
-/// How the daemon is.
+/// Health of the daemon.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Health {
     /// `ok`, `degraded` or `draining`.
     pub status: &'static str,
-    /// What the engine thread does.
+    /// Phase of the engine thread.
     pub phase: &'static str,
-    /// Milliseconds since it last said so.
+    /// Milliseconds since the engine thread reported its phase.
     pub heartbeat_age_ms: u64,
 }

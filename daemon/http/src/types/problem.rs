@@ -1,4 +1,4 @@
-//! Errors, as the document shows them. `http::problem` makes them.
+//! Schema of error responses for the OpenAPI document. `crate::problem` makes the responses.
 
 use ingle_protocol::error::ErrorCode;
 use schemars::JsonSchema;
@@ -8,33 +8,33 @@ use serde_json::{Map, Value};
 #[derive(Debug, JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub struct Problem {
-    /// The kind of problem, as a URN.
+    /// The kind of problem as a URN.
     r#type: String,
     /// The kind of problem, for a person.
     title: String,
     /// The status code.
     #[schemars(range(min = 400, max = 599))]
     status: u16,
-    /// What went wrong.
+    /// Description of the error.
     detail: String,
-    /// The request, as a URN.
+    /// The request as a URN.
     instance: String,
-    /// The kind of problem, as a stable name.
+    /// The kind of problem as a stable name.
     #[schemars(extend("enum" = codes()))]
     code: String,
-    /// What to do next.
+    /// The next step.
     remediation: String,
     /// Whether the same request can succeed later without being changed.
     retryable: bool,
-    /// The daemon's name of the request; also in `x-request-id`.
+    /// The daemon's id of the request; also in the header `x-request-id`.
     request_id: String,
-    /// Figures and names behind it. `field` is the path of the member at fault.
+    /// Figures and names behind the message. `field` is the path of the field at fault.
     details: Option<Map<String, Value>>,
-    /// Of a timeout: the limit that was reached.
+    /// For a timeout: the limit that was reached.
     timeout_seconds: Option<f64>,
-    /// Of a timeout: whose limit it was, `work` or `daemon`.
+    /// For a timeout: the layer of the limit, `work` or `daemon`.
     layer: Option<String>,
-    /// The same for OpenAI's SDKs.
+    /// The same error for OpenAI's SDKs.
     error: OpenAiError,
 }
 
@@ -42,11 +42,11 @@ pub struct Problem {
 #[derive(Debug, JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct OpenAiError {
-    /// What went wrong, and what to do next.
+    /// Description of the error, and the next step.
     message: String,
     /// The kind of error.
     r#type: String,
-    /// The path of the member at fault.
+    /// The path of the field at fault.
     param: Option<String>,
     /// The kind of problem.
     code: String,

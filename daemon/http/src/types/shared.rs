@@ -1,10 +1,10 @@
-//! What chat and completions have in common.
+//! Types that chat and completions share.
 
 use ingle_protocol::wire::generate::{FinishReason as Ended, Usage as Counted};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One string, or several.
+/// One string or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a string or an array of strings")]
 pub enum OneOrMany {
@@ -23,30 +23,20 @@ impl From<OneOrMany> for Vec<String> {
     }
 }
 
-/// The schema of a bias by token id: the ids are strings in JSON.
-pub(super) fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": ["object", "null"],
-        "propertyNames": { "pattern": "^[0-9]{1,9}$" },
-        "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
-        "maxProperties": 1024,
-    })
-}
-
-/// What a stream tells besides.
+/// Further content of a stream.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 pub struct StreamOptions {
-    /// Whether a last chunk with no choices carries the usage.
+    /// Whether a last chunk without choices reports the token usage.
     pub include_usage: Option<bool>,
 }
 
-/// Why a text ended.
+/// Why a choice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model ended it, or a stop string was met.
+    /// The model ended it, or a stop string occurred.
     Stop,
-    /// `max_completion_tokens` or the model's context was used up.
+    /// The token limit or the model's context was reached.
     Length,
     /// The model called tools.
     ToolCalls,
@@ -55,7 +45,7 @@ pub enum FinishReason {
 impl From<Ended> for FinishReason {
     fn from(ended: Ended) -> Self {
         match ended {
-            // Only jobs have soft timeouts; the text is whole in its way.
+            // Only jobs have soft timeouts, which end the text with a whole sentence.
             Ended::Stop | Ended::SoftTimeout => Self::Stop,
             Ended::Length => Self::Length,
             Ended::ToolCalls => Self::ToolCalls,
@@ -63,23 +53,23 @@ impl From<Ended> for FinishReason {
     }
 }
 
-/// Tokens in and out.
+/// Token usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens generated for all choices.
     pub completion_tokens: usize,
-    /// Both.
+    /// Sum of both.
     pub total_tokens: usize,
-    /// More of the prompt's.
+    /// Details of the prompt's tokens.
     pub prompt_tokens_details: PromptTokensDetails,
 }
 
-/// More of the prompt's tokens.
+/// Details of the prompt's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PromptTokensDetails {
-    /// Those that did not have to be read, because an earlier request began alike.
+    /// Prompt tokens that were in the KV cache of an earlier request.
     pub cached_tokens: usize,
 }
 
@@ -95,7 +85,7 @@ impl From<Counted> for Usage {
 }
 
 impl Usage {
-    /// The usage of several prompts.
+    /// The sum over several prompts.
     #[must_use]
     pub fn sum(all: impl IntoIterator<Item = Counted>) -> Self {
         let mut sum = Counted::default();

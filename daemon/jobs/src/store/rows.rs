@@ -5,14 +5,15 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ingle_protocol::wire::jobs::JobStatus;
+use ingle_protocol::wire::jobs::{JobResult, JobStatus};
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::clock::AgeClock;
-use crate::record::JobRecord;
+use crate::record::{JobRecord, Outcome};
 
 type Sql<T> = rusqlite::Result<T>;
 
@@ -207,11 +208,32 @@ fn record(row: &Row<'_>) -> Sql<JobRecord> {
         warnings: value(row, 13)?,
         partial: value(row, 14)?,
         outcome: match row.get::<_, Option<String>>(15)? {
-            Some(text) => Some(serde_json::from_str(&text).map_err(|_| bad(15))?),
+            Some(text) => Some(outcome(&text).map_err(|_| bad(15))?),
             None => None,
         },
         not_stored: None,
     })
+}
+
+/// Reads an outcome. The result of a `generate` that an earlier version stored has the fields of
+/// its first completion beside `alternatives`; they become `choices`.
+fn outcome(text: &str) -> serde_json::Result<Outcome> {
+    const FIELDS: [&str; 7] =
+        ["text", "reasoning", "tool_calls", "finish_reason", "stop_string", "seed", "logprobs"];
+    let outcome: Outcome = serde_json::from_str(text)?;
+    let Outcome::Result(JobResult::Unknown(Value::Object(mut result))) = outcome else {
+        return Ok(outcome);
+    };
+    if result.contains_key("text") && !result.contains_key("choices") {
+        let first: Map<String, Value> =
+            FIELDS.iter().filter_map(|field| result.remove_entry(*field)).collect();
+        let mut choices = vec![Value::Object(first)];
+        if let Some(Value::Array(others)) = result.remove("alternatives") {
+            choices.extend(others);
+        }
+        result.insert("choices".to_owned(), Value::Array(choices));
+    }
+    serde_json::from_value(Value::Object(result)).map(Outcome::Result)
 }
 
 fn value<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Sql<T> {

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::Class;
-use ingle_protocol::wire::generate::GenerateParams;
-use ingle_protocol::wire::jobs::{JobParams, JobWork};
+use ingle_protocol::wire::generate::{GenerateParams, Timings, Usage};
+use ingle_protocol::wire::jobs::{JobParams, JobResult, JobWork};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::record::Outcome;
@@ -33,8 +33,46 @@ fn running(id: &str, text: &str) -> JobRecord {
 
 fn ended(id: &str) -> JobRecord {
     let mut job = job(id);
-    job.end(JobStatus::Done, Outcome::Result(json!({ "text": id })), 7);
+    job.end(JobStatus::Done, Outcome::Result(result(id)), 7);
     job
+}
+
+fn result(text: &str) -> JobResult {
+    let choice = json!({ "text": text, "finish_reason": "stop", "seed": 1 });
+    let result = json!({
+        "request_id": "1-1", "model": "m", "choices": [choice], "usage": Usage::default(),
+        "timings": Timings::default(),
+    });
+    JobResult::Generate(serde_json::from_value(result).unwrap())
+}
+
+#[tokio::test]
+async fn results_of_earlier_versions_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.sqlite3");
+    let mut thread = thread(&path);
+    thread.open().unwrap();
+    let connection = &thread.open.as_ref().unwrap().connection;
+    rows::end(connection, &ended("old"), 1).unwrap();
+    let read = |stored: Value| {
+        let stored = json!({ "result": stored }).to_string();
+        connection.execute("UPDATE jobs SET outcome = ?1", [stored]).unwrap();
+        let Some(Outcome::Result(result)) = rows::get(connection, "old").unwrap().unwrap().outcome
+        else {
+            panic!("no result")
+        };
+        result
+    };
+    let flat = json!({
+        "request_id": "1-1", "model": "m", "text": "first", "finish_reason": "stop", "seed": 1,
+        "usage": Usage::default(), "timings": Timings::default(),
+        "alternatives": [{ "text": "second", "finish_reason": "length", "seed": 2 }],
+    });
+    let JobResult::Generate(result) = read(flat) else { panic!("not a completion") };
+    let texts: Vec<_> = result.choices.iter().map(|choice| &*choice.text).collect();
+    assert_eq!(texts, ["first", "second"]);
+    let other = json!({ "pixels": [1, 2] });
+    assert_eq!(read(other.clone()), JobResult::Unknown(other));
 }
 
 fn open(path: &Path) -> Open {

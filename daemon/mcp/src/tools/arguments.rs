@@ -1,9 +1,10 @@
-//! What the tools take: argument types, and errors that a model can repair a call by.
+//! Arguments of the tools, and errors from which a model can correct a call.
 //!
-//! Owns names, meaning and bounds of arguments. Knows nothing of what is done with them.
+//! Owns names, descriptions and bounds of arguments. Does not run tools.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::keep_alive::KeepAlive;
+use ingle_protocol::sampling;
 use ingle_protocol::wire::generate::{GenerateParams, Message, OutputFormat};
 use ingle_protocol::wire::jobs::JobStatus;
 use rmcp::model::JsonObject;
@@ -13,49 +14,76 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::schema;
-use crate::brief::{EXPECTED, brief, problem};
+use crate::truncate::{EXPECTED, serde_message, truncated};
 
-/// Arguments of `chat`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Chat {
-    /// What to say to the model. Give either this or `messages`.
-    prompt: Option<String>,
-    /// The conversation so far, instead of `prompt`; its last message is answered.
-    messages: Option<Vec<ChatMessage>>,
-    /// How the model should behave.
-    system: Option<String>,
-    /// Name of a model from list_models; the default model when absent.
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest answer; 1 varies freely.
-    temperature: Option<f32>,
-    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
-    top_p: Option<f32>,
-    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
-    /// against a text that goes in circles.
-    repetition_penalty: Option<f32>,
-    /// With the same seed, the same text is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the answer.
-    stop: Option<Vec<String>>,
-    /// The form of the answer: "text" (the default), "json" for some JSON object, or a JSON Schema
-    /// that the answer is made to fit.
-    format: Option<Format>,
+/// Declares the arguments of a tool that generates text: its own and the shared ones.
+///
+/// serde's `flatten` would not do: it does not combine with `deny_unknown_fields`.
+macro_rules! with_generation_arguments {
+    ($(#[$meta:meta])* pub(super) struct $name:ident { $($own:tt)* }) => {
+        $(#[$meta])*
+        pub(super) struct $name {
+            $($own)*
+            /// Name of a model from list_models (default: the default model).
+            model: Option<String>,
+            /// Maximum number of tokens to generate (default 4096).
+            max_tokens: Option<u32>,
+            /// Sampling temperature; 0 (the default) is greedy, 1 is the model's own distribution.
+            temperature: Option<f32>,
+            #[schemars(description = sampling::SEED)]
+            seed: Option<u64>,
+            /// Stop strings: each ends the text.
+            stop: Option<Vec<String>>,
+        }
+
+        impl $name {
+            /// The service's parameters with the shared arguments only.
+            fn shared(&mut self) -> GenerateParams {
+                GenerateParams {
+                    model: self.model.take(),
+                    max_tokens: self.max_tokens,
+                    temperature: self.temperature,
+                    seed: self.seed,
+                    stop: self.stop.take().unwrap_or_default(),
+                    ..GenerateParams::default()
+                }
+            }
+        }
+    };
+}
+
+with_generation_arguments! {
+    /// Arguments of `chat`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Chat {
+        /// The prompt. Give either this or `messages`.
+        prompt: Option<String>,
+        /// The conversation so far, instead of `prompt`. The model responds to the last message.
+        messages: Option<Vec<ChatMessage>>,
+        /// System prompt: instructions for the model.
+        system: Option<String>,
+        #[schemars(description = sampling::TOP_P.description)]
+        top_p: Option<f32>,
+        #[schemars(description = sampling::REPETITION_PENALTY.description)]
+        repetition_penalty: Option<f32>,
+        /// Format of the response: "text" (default), "json" for any JSON object, or a JSON Schema
+        /// that constrains the response.
+        format: Option<Format>,
+    }
 }
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ChatMessage {
-    /// Who says it.
+    /// Role of the speaker.
     role: ChatRole,
-    /// What is said.
+    /// Text of the message.
     content: String,
 }
 
-/// Who says a message.
+/// Role of a message's speaker.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ChatRole {
@@ -74,7 +102,7 @@ impl ChatRole {
     }
 }
 
-/// The form of an answer.
+/// Format of a response.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "it must be \"text\", \"json\" or a JSON Schema object")]
 enum Format {
@@ -90,18 +118,19 @@ enum FormatWord {
 }
 
 impl Chat {
-    /// The argument that says what is to be answered.
-    pub(super) fn question(&self) -> &'static str {
+    /// The argument that holds the prompt.
+    pub(super) fn prompt_field(&self) -> &'static str {
         if self.prompt.is_some() { "prompt" } else { "messages" }
     }
 
-    /// What the service is asked for.
+    /// The service's parameters.
     ///
     /// # Errors
     /// `INVALID_PARAMS` unless exactly one of `prompt` and `messages` is given.
-    pub(super) fn params(self) -> Result<GenerateParams, ErrorBody> {
+    pub(super) fn params(mut self) -> Result<GenerateParams, ErrorBody> {
+        let shared = self.shared();
         let system = self.system.map(|content| Message::new("system", content));
-        let said = match (self.prompt, self.messages) {
+        let messages = match (self.prompt, self.messages) {
             (Some(prompt), None) => vec![Message::new("user", prompt)],
             (None, Some(messages)) if !messages.is_empty() => messages
                 .into_iter()
@@ -112,7 +141,7 @@ impl Chat {
                 return Err(invalid("messages", problem, "Give at least one message."));
             }
             (None, None) => {
-                let problem = "`chat` was given neither `prompt` nor `messages`";
+                let problem = "`chat` has neither `prompt` nor `messages`";
                 return Err(invalid(
                     "prompt",
                     problem,
@@ -120,8 +149,8 @@ impl Chat {
                 ));
             }
             (Some(_), Some(_)) => {
-                let problem = "`chat` was given both `prompt` and `messages`";
-                let next = "Leave `prompt` out and make it the last of `messages`.";
+                let problem = "`chat` has both `prompt` and `messages`";
+                let next = "Remove `prompt` and append it to `messages`.";
                 return Err(invalid("prompt", problem, next));
             }
         };
@@ -131,93 +160,59 @@ impl Chat {
             Format::Schema(schema) => OutputFormat::JsonSchema { schema: Value::Object(schema) },
         });
         Ok(GenerateParams {
-            model: self.model,
-            messages: Some(system.into_iter().chain(said).collect()),
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
+            messages: Some(system.into_iter().chain(messages).collect()),
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
             format,
-            ..GenerateParams::default()
+            ..shared
         })
     }
 }
 
-/// Arguments of `generate`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Generate {
-    /// Raw text for the model to continue, without a chat template.
-    prompt: String,
-    /// Name of a model from list_models; the default model when absent.
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest text; 1 varies freely.
-    temperature: Option<f32>,
-    /// Draw from the likeliest tokens that sum to this probability; 1 (the default) keeps all.
-    top_p: Option<f32>,
-    /// Above 1, the last 64 tokens of prompt and text are made less likely to come again; try 1.1
-    /// against a text that goes in circles.
-    repetition_penalty: Option<f32>,
-    /// With the same seed, the same text is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the text.
-    stop: Option<Vec<String>>,
+with_generation_arguments! {
+    /// Arguments of `generate`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct Generate {
+        /// Text for the model to continue, without a chat template.
+        prompt: String,
+        #[schemars(description = sampling::TOP_P.description)]
+        top_p: Option<f32>,
+        #[schemars(description = sampling::REPETITION_PENALTY.description)]
+        repetition_penalty: Option<f32>,
+    }
 }
 
 impl Generate {
-    /// What the service is asked for.
-    pub(super) fn params(self) -> GenerateParams {
+    /// The service's parameters.
+    pub(super) fn params(mut self) -> GenerateParams {
+        let shared = self.shared();
         GenerateParams {
-            model: self.model,
             prompt: Some(self.prompt),
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
             top_p: self.top_p,
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
-            ..GenerateParams::default()
+            ..shared
         }
     }
 }
 
-/// Arguments of `complete_code`.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CompleteCode {
-    /// The code before the gap.
-    prefix: String,
-    /// The code after the gap; without it the code is continued at its end.
-    suffix: Option<String>,
-    /// Name of a code model from list_models; the default model when absent.
-    model: Option<String>,
-    /// Most tokens to generate; 4096 when absent.
-    max_tokens: Option<u32>,
-    /// 0 (the default) always gives the likeliest code; 1 varies freely.
-    temperature: Option<f32>,
-    /// With the same seed, the same code is drawn again.
-    seed: Option<u64>,
-    /// Strings that end the code, such as a blank line.
-    stop: Option<Vec<String>>,
+with_generation_arguments! {
+    /// Arguments of `complete_code`.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(super) struct CompleteCode {
+        /// The code before the gap.
+        prefix: String,
+        /// The code after the gap (default: continue `prefix`).
+        suffix: Option<String>,
+    }
 }
 
 impl CompleteCode {
-    /// What the service is asked for.
-    pub(super) fn params(self) -> GenerateParams {
-        GenerateParams {
-            model: self.model,
-            prompt: Some(self.prefix),
-            suffix: self.suffix,
-            max_tokens: self.max_tokens,
-            temperature: self.temperature,
-            seed: self.seed,
-            stop: self.stop.unwrap_or_default(),
-            ..GenerateParams::default()
-        }
+    /// The service's parameters.
+    pub(super) fn params(mut self) -> GenerateParams {
+        let shared = self.shared();
+        GenerateParams { prompt: Some(self.prefix), suffix: self.suffix, ..shared }
     }
 }
 
@@ -225,9 +220,9 @@ impl CompleteCode {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Embed {
-    /// The texts; each gets a vector of its own.
+    /// The texts. Each gets a vector.
     pub(super) texts: Vec<String>,
-    /// Name of an embedding model from list_models; the default model when absent.
+    /// Name of an embedding model from list_models (default: the default model).
     pub(super) model: Option<String>,
 }
 
@@ -235,27 +230,28 @@ pub(super) struct Embed {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CountTokens {
-    /// The text to count.
+    /// The text whose tokens are counted.
     pub(super) text: String,
-    /// Name of the model whose tokens are meant; the default model when absent.
+    /// Name of the model that tokenizes the text (default: the default model).
     pub(super) model: Option<String>,
 }
 
-/// Arguments of tools that take none.
+/// Arguments of tools without arguments.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
+pub(super) struct NoArguments {}
 
 /// Arguments of `load_model`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LoadModel {
-    /// Name of a model from list_models; the default model when absent.
+    /// Name of a model from list_models (default: the default model).
     pub(super) model: Option<String>,
-    /// How long it stays in memory after its last use: such as "10m", "1h30m", "0" or "forever".
+    /// How long the model stays in memory after its last use, such as "10m", "1h30m", "0" or
+    /// "forever".
     #[schemars(with = "Option<String>")]
     pub(super) keep_alive: Option<KeepAlive>,
-    /// Whether it stays in memory whatever else needs room.
+    /// Whether the model stays in memory when other models need space.
     pub(super) pin: Option<bool>,
 }
 
@@ -263,7 +259,7 @@ pub(super) struct LoadModel {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UnloadModel {
-    /// Name of a model that list_models shows as loaded.
+    /// Name of a model that is loaded according to list_models.
     pub(super) model: String,
 }
 
@@ -271,7 +267,7 @@ pub(super) struct UnloadModel {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Job {
-    /// The job's id, from the reply that named it.
+    /// Id of the job, from an earlier reply.
     pub(super) job_id: String,
 }
 
@@ -279,18 +275,18 @@ pub(super) struct Job {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobList {
-    /// Only jobs that stand there.
+    /// Status of the jobs to list (default: all).
     #[schemars(with = "Option<StatusWord>")]
     pub(super) status: Option<JobStatus>,
-    /// At most so many, the newest first; 20 when absent.
+    /// Maximum number of jobs, the newest first (default 20).
     #[schemars(range(min = 1, max = 1000))]
     pub(super) limit: Option<usize>,
 }
 
-/// Where a job stands.
+/// Status of a job.
 #[derive(JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(dead_code, reason = "it is there for its schema")]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) enum StatusWord {
     Queued,
     Running,
@@ -304,14 +300,14 @@ pub(super) enum StatusWord {
 /// Reads the arguments of `tool`.
 ///
 /// # Errors
-/// `INVALID_PARAMS` naming the argument and what was expected of it.
+/// `INVALID_PARAMS` with the argument at fault and its expected type.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     tool: &str,
     arguments: JsonObject,
 ) -> Result<T, ErrorBody> {
     serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|error| {
         let (path, problem) = (error.path().to_string(), in_plain_words(error.inner()));
-        let path = brief(&path);
+        let path = truncated(&path);
         let known = schema::input::<T>();
         let field = path.split(['.', '[']).next().unwrap_or_default();
         match known["properties"].get(field) {
@@ -330,7 +326,7 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
                 };
                 let message = format!("the arguments of `{tool}`: {problem}");
                 let mut next = format!("Call `{tool}` again with arguments corrected.");
-                // Of an unknown argument the problem itself says which there are.
+                // The message about an unknown argument already lists the known ones.
                 if !problem.contains("expected one of") {
                     next.push_str(&format!(" It takes {takes}."));
                 }
@@ -340,9 +336,9 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(
     })
 }
 
-/// Serde's words for types, as a model knows them from schemas.
+/// The message of a serde error with the type names of JSON Schema.
 fn in_plain_words(error: &serde_json::Error) -> String {
-    let text = problem(error);
+    let text = serde_message(error);
     let Some((problem, expected)) = text.rsplit_once(EXPECTED) else { return text };
     let expected = match expected {
         "u32" | "u64" | "usize" => "a whole number, 0 or more",
@@ -355,14 +351,14 @@ fn in_plain_words(error: &serde_json::Error) -> String {
     format!("{problem}{EXPECTED}{expected}")
 }
 
-/// What an argument's schema says of it.
+/// The type and description of an argument from its schema.
 fn hint(schema: &Value) -> String {
     let kind = schema["type"].as_str().map(|kind| format!("It is of type {kind}. "));
     let meaning = schema["description"].as_str().unwrap_or_default();
     format!("{}{}", kind.unwrap_or_default(), meaning.replace('\n', " "))
 }
 
-/// An argument that is not what it should be.
+/// The error of an invalid argument.
 pub(super) fn invalid(field: &str, problem: &str, next: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidParams, problem)
         .with_details(json!({ "field": field }))
@@ -378,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_argument_is_named_with_what_was_expected() {
+    fn invalid_argument_is_named_with_its_type() {
         for (arguments, field, words) in [
             (json!({ "prompt": "x", "max_tokens": "ten" }), "max_tokens", "a whole number"),
             (json!({ "prompt": "x", "max_tokens": -1 }), "max_tokens", "a whole number"),
@@ -411,13 +407,13 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_left_out_may_be_null_and_says_what_holds_then() {
+    fn optional_arguments_may_be_null_and_state_defaults() {
         let (chat, text, code) =
             (schema::input::<Chat>(), schema::input::<Generate>(), schema::input::<CompleteCode>());
         for schema in [&chat, &text, &code] {
             let known = schema["properties"].as_object().unwrap();
             let said = known["max_tokens"]["description"].as_str().unwrap();
-            let default = format!("{} when absent", ingle_service::limits::DEFAULT_MAX_TOKENS);
+            let default = format!("(default {})", ingle_service::limits::DEFAULT_MAX_TOKENS);
             assert!(said.contains(&default), "{said}");
             let stop = &known["stop"];
             assert_eq!(
@@ -441,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_has_a_prompt_or_a_conversation() {
+    fn chat_needs_either_prompt_or_messages() {
         let params = |arguments| read::<Chat>("chat", object(arguments)).unwrap().params();
         let messages = json!([
             { "role": "user", "content": "a" },
@@ -450,7 +446,8 @@ mod tests {
         ]);
         let chat =
             params(json!({ "system": "s", "messages": messages, "format": "json" })).unwrap();
-        let roles: Vec<_> = chat.messages.unwrap().into_iter().map(|said| said.role).collect();
+        let roles: Vec<_> =
+            chat.messages.unwrap().into_iter().map(|message| message.role).collect();
         assert_eq!(roles, ["system", "user", "assistant", "user"]);
         assert_eq!(chat.format, Some(OutputFormat::JsonObject));
         let schema = json!({ "type": "object" });

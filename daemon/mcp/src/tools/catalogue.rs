@@ -1,39 +1,40 @@
-//! How the tools are described to hosts and models.
+//! Catalogue of the tools: titles, descriptions, annotations and schemas.
 //!
-//! Owns titles, descriptions, annotations and schemas. Knows nothing of what a tool does.
+//! Owns what hosts and models read about a tool. Does not run tools.
 
 use std::sync::Arc;
 
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 
 use super::outputs::{
-    COUNT, JOB, JOBS, JobLine, JobLines, LOADED, LOADING, Load, MODELS, Models, RUNNING, STATUS,
-    Server, TEXT, TokenCount, UNLOADED, Unloaded, VECTORS, Work,
+    GeneratedText, JobSummaries, JobSummary, LoadingModel, Models, ResidentModel, RunningWork,
+    ServerStatus, TokenCount, UnloadedModel, Vectors,
 };
+use super::schema::{output, plain};
 use super::{arguments, schema};
 
-/// What a call does to the world, for hosts that ask before they let a model call.
+/// The effect of a call, for hosts that ask the user before a model may call.
 #[derive(Clone, Copy)]
 enum Effect {
-    /// A model is asked; the same call can give another answer.
-    Asks,
-    /// It looks.
-    Looks,
-    /// It changes what is in memory, and loses nothing.
-    Arranges,
-    /// Something is lost.
-    Ends,
+    /// A model generates; the same call can return another result.
+    Generates,
+    /// Nothing changes.
+    ReadOnly,
+    /// Models are loaded or unloaded; nothing is lost.
+    Idempotent,
+    /// Work is lost.
+    Destructive,
 }
 
 impl Effect {
     fn annotations(self, title: &str) -> ToolAnnotations {
-        // Everything happens on this machine: no call reaches an open world.
+        // All effects stay on this machine, so no call reaches an open world.
         let hints = ToolAnnotations::with_title(title).open_world(false);
         match self {
-            Self::Asks => hints.read_only(true).destructive(false).idempotent(false),
-            Self::Looks => hints.read_only(true).destructive(false).idempotent(true),
-            Self::Arranges => hints.read_only(false).destructive(false).idempotent(true),
-            Self::Ends => hints.read_only(false).destructive(true).idempotent(true),
+            Self::Generates => hints.read_only(true).destructive(false).idempotent(false),
+            Self::ReadOnly => hints.read_only(true).destructive(false).idempotent(true),
+            Self::Idempotent => hints.read_only(false).destructive(false).idempotent(true),
+            Self::Destructive => hints.read_only(false).destructive(true).idempotent(true),
         }
     }
 }
@@ -52,24 +53,25 @@ fn tool(
         .with_raw_output_schema(output)
 }
 
-/// All tools, in the order in which they are listed.
+/// All tools, in the order of the list.
 pub(crate) fn tool_list() -> Vec<Tool> {
-    let text = || schema::output::<Work>(&[TEXT, RUNNING]);
-    let work = || schema::output::<Work>(&[TEXT, VECTORS, RUNNING]);
+    let text = || output(vec![plain::<GeneratedText>(), plain::<RunningWork>()]);
+    let work =
+        || output(vec![plain::<GeneratedText>(), plain::<Vectors>(), plain::<RunningWork>()]);
     vec![
         tool(
             "chat",
             "Chat with a local model",
-            Effect::Asks,
-            "Ask a language model that runs on this machine. Answers a prompt or a conversation \
-             with the model's chat template; the answer can be made to fit a JSON Schema.",
+            Effect::Generates,
+            "Send a prompt or a conversation to a language model that runs on this machine, with \
+             the model's chat template. A JSON Schema can constrain the response.",
             schema::input::<arguments::Chat>(),
             text(),
         ),
         tool(
             "generate",
             "Continue a text with a local model",
-            Effect::Asks,
+            Effect::Generates,
             "Continue a raw text with a language model that runs on this machine.",
             schema::input::<arguments::Generate>(),
             text(),
@@ -77,96 +79,96 @@ pub(crate) fn tool_list() -> Vec<Tool> {
         tool(
             "complete_code",
             "Fill in code with a local model",
-            Effect::Asks,
-            "Write the code that belongs between a prefix and a suffix (fill in the middle) with a \
-             code model that runs on this machine. Gives that code only.",
+            Effect::Generates,
+            "Write the code between a prefix and a suffix (fill in the middle) with a code model \
+             that runs on this machine. Returns that code only.",
             schema::input::<arguments::CompleteCode>(),
             text(),
         ),
         tool(
             "embed",
             "Embed texts with a local model",
-            Effect::Looks,
-            "Turn texts into vectors of length 1 with an embedding model that runs on this machine: \
-             the dot product of two is the similarity of their texts.",
+            Effect::ReadOnly,
+            "Compute vectors of unit length for texts with an embedding model that runs on this \
+             machine. The dot product of two vectors is the similarity of their texts.",
             schema::input::<arguments::Embed>(),
-            schema::output::<Work>(&[VECTORS, RUNNING]),
+            output(vec![plain::<Vectors>(), plain::<RunningWork>()]),
         ),
         tool(
             "count_tokens",
             "Count tokens",
-            Effect::Looks,
-            "Count the tokens a text has for a model of this machine. Loads no model.",
+            Effect::ReadOnly,
+            "Count the tokens of a text for a model of this machine. Does not load the model.",
             schema::input::<arguments::CountTokens>(),
-            schema::output::<TokenCount>(&[COUNT]),
+            output(vec![plain::<TokenCount>()]),
         ),
         tool(
             "list_models",
             "List local models",
-            Effect::Looks,
-            "List the language models of this machine and say which are loaded.",
-            schema::input::<arguments::Nothing>(),
-            schema::output::<Models>(&[MODELS]),
+            Effect::ReadOnly,
+            "List the language models of this machine, and whether each is loaded.",
+            schema::input::<arguments::NoArguments>(),
+            output(vec![plain::<Models>()]),
         ),
         tool(
             "load_model",
             "Load a model",
-            Effect::Arranges,
-            "Load a model into memory ahead of its first use, which would do it too. A load that \
-             takes too long for one reply goes on; call it again to wait for it.",
+            Effect::Idempotent,
+            "Load a model into memory ahead of its first use, which would load it too. A load that \
+             takes too long for one reply continues; call load_model again to wait for it.",
             schema::input::<arguments::LoadModel>(),
-            schema::output::<Load>(&[LOADED, LOADING]),
+            output(vec![plain::<ResidentModel>(), plain::<LoadingModel>()]),
         ),
         tool(
             "unload_model",
             "Unload a model",
-            Effect::Arranges,
-            "Drop a model from memory; its files stay, and its next use loads it again. Refused \
-             while somebody uses it.",
+            Effect::Idempotent,
+            "Remove a model from memory. Its files stay, and its next use loads it again. Refused \
+             while the model is in use.",
             schema::input::<arguments::UnloadModel>(),
-            schema::output::<Unloaded>(&[UNLOADED]),
+            output(vec![plain::<UnloadedModel>()]),
         ),
         tool(
             "server_status",
-            "Show how the model server is",
-            Effect::Looks,
-            "Say how the local model server is: what it does, what is loaded, memory, and work \
-             that waits.",
-            schema::input::<arguments::Nothing>(),
-            schema::output::<Server>(&[STATUS]),
+            "Show the state of the model server",
+            Effect::ReadOnly,
+            "Show the state of the local model server: its activity, loaded models, memory and \
+             waiting work.",
+            schema::input::<arguments::NoArguments>(),
+            output(vec![plain::<ServerStatus>()]),
         ),
         tool(
             "job_wait",
             "Wait for a job",
-            Effect::Looks,
-            "Wait for a call that took too long and goes on as a job, and get its whole result. \
-             Says how far it is if it has not ended in time; call it again then.",
+            Effect::ReadOnly,
+            "Wait for a job (a call that took too long for one reply), and return its whole \
+             result. Returns the progress if the job has not ended in time; then call it again.",
             schema::input::<arguments::Job>(),
             work(),
         ),
         tool(
             "job_get",
-            "Look at a job",
-            Effect::Looks,
-            "Look at a job without waiting: its result, or how far it is and its text so far.",
+            "Show a job",
+            Effect::ReadOnly,
+            "Show a job without waiting: its result, or its progress and its text so far.",
             schema::input::<arguments::Job>(),
             work(),
         ),
         tool(
             "job_list",
             "List jobs",
-            Effect::Looks,
+            Effect::ReadOnly,
             "List jobs, the newest first, without their results.",
             schema::input::<arguments::JobList>(),
-            schema::output::<JobLines>(&[JOBS]),
+            output(vec![plain::<JobSummaries>()]),
         ),
         tool(
             "job_cancel",
             "Cancel a job",
-            Effect::Ends,
-            "End a job whose result is no longer wanted.",
+            Effect::Destructive,
+            "Cancel a job whose result is no longer needed.",
             schema::input::<arguments::Job>(),
-            schema::output::<JobLine>(&[JOB]),
+            output(vec![plain::<JobSummary>()]),
         ),
     ]
 }

@@ -1,239 +1,202 @@
-//! What the tools give: one type for each structured result, and the forms it can have.
+//! Output types of the tools: one struct per kind of structured result.
 //!
-//! Owns the members of results and their meaning. A result's text is for a model to read, its
-//! structured content for a program; an error has both forms too.
+//! Owns the fields of results and their meaning. A tool's output schema is made from its structs,
+//! so that required and optional fields are those of the types. [`super::render`] owns the text
+//! that accompanies the structured content.
 
-use crate::limits;
-use ingle_protocol::error::{ErrorBody, ErrorCode};
+use ingle_protocol::wire::embed::EmbedResult;
+use ingle_protocol::wire::generate::GenerateResult;
 use ingle_protocol::wire::jobs::{JobInfo, JobReply};
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::{JobCounts, StatusReply};
-use rmcp::model::{CallToolResult, ContentBlock};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::schema::Form;
-
-/// A result of work, done or not.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-pub(super) struct Work {
-    /// `done`; `running` or `queued` when the work goes on as the job `job_id`.
+/// Finished generation.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct GeneratedText {
+    /// `done`; `running` or `queued` if the work continues as the job `job_id`.
     status: String,
-    /// The job, when the work is one: for job_wait, job_get and job_cancel.
+    /// Id of the job, if the work is one: for job_wait, job_get and job_cancel.
     #[serde(skip_serializing_if = "Option::is_none")]
     job_id: Option<String>,
-    /// The model that answered.
+    /// Name of the model.
+    model: String,
+    /// The whole text.
+    pub(super) text: String,
+    /// Reasoning of the model before the text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<String>,
-    /// All of the text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// What the model thought before it answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning: Option<String>,
+    pub(super) reasoning: Option<String>,
     /// Why the text ended: `stop`, `length`, `tool_calls` or `soft_timeout`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finish_reason: Option<String>,
-    /// The seed of the draws.
+    pub(super) finish_reason: String,
+    /// Random seed of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
-    /// Numbers of one vector.
+    /// Token usage.
     #[serde(skip_serializing_if = "Option::is_none")]
-    dimensions: Option<u64>,
-    /// One vector of length 1 for each text, in their order.
+    usage: Option<TokenUsage>,
+}
+
+/// Finished embedding.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Vectors {
+    /// `done`; `running` or `queued` if the work continues as the job `job_id`.
+    status: String,
+    /// Id of the job, if the work is one: for job_wait, job_get and job_cancel.
     #[serde(skip_serializing_if = "Option::is_none")]
-    embeddings: Option<Vec<Vec<f64>>>,
-    /// Tokens in and out.
+    job_id: Option<String>,
+    /// Name of the model.
+    pub(super) model: String,
+    /// Length of a vector.
+    dimensions: usize,
+    /// One vector of unit length per text, in the order of the texts.
+    pub(super) embeddings: Vec<Vec<f64>>,
+    /// Token usage.
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Tokens>,
-    /// How far unfinished work has come, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<f32>,
-    /// The same in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-    /// What there is of the text so far.
+    usage: Option<TokenUsage>,
+}
+
+/// Work that continues as a job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RunningWork {
+    /// `done`; `running` or `queued` if the work continues as the job `job_id`.
+    status: String,
+    /// Id of the job, if the work is one: for job_wait, job_get and job_cancel.
+    job_id: String,
+    /// Progress of unfinished work, 0 to 1.
+    progress: f32,
+    /// Description of the progress.
+    message: String,
+    /// The text so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     partial_text: Option<String>,
 }
 
-/// Tokens in and out.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-struct Tokens {
+/// Token usage.
+#[derive(Debug, Serialize, JsonSchema)]
+struct TokenUsage {
     /// Tokens of the prompt, or of all texts.
-    prompt_tokens: u64,
-    /// How many of them did not have to be read again.
+    prompt_tokens: usize,
+    /// Prompt tokens that were in the KV cache.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cached_tokens: Option<u64>,
+    cached_tokens: Option<usize>,
     /// Tokens generated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    completion_tokens: Option<u64>,
+    completion_tokens: Option<usize>,
 }
 
-/// A text is there.
-pub(super) const TEXT: Form = Form {
-    required: &["status", "model", "text", "finish_reason"],
-    optional: &["reasoning", "seed", "usage", "job_id"],
-};
-/// Vectors are there.
-pub(super) const VECTORS: Form = Form {
-    required: &["status", "model", "dimensions", "embeddings"],
-    optional: &["usage", "job_id"],
-};
-/// The work goes on as a job.
-pub(super) const RUNNING: Form =
-    Form { required: &["status", "job_id", "progress", "message"], optional: &["partial_text"] };
-
-/// Reads one member of a stored result, if it is there and what it should be.
-fn member<T: for<'de> Deserialize<'de>>(result: &Value, name: &str) -> Option<T> {
-    result.get(name).and_then(|value| T::deserialize(value).ok())
-}
-
-impl Work {
-    /// Work that has ended with `result`.
-    pub(super) fn done(result: &Value, job_id: Option<String>) -> Self {
-        let embeddings: Option<Vec<Vec<f64>>> = member(result, "embeddings");
+impl GeneratedText {
+    /// The output of `result`. `job_id` is the id of its job, if it was one.
+    pub(super) fn new(result: &GenerateResult, job_id: Option<String>) -> Self {
+        let (choice, usage) = (result.first(), &result.usage);
         Self {
             status: "done".to_owned(),
             job_id,
-            model: member(result, "model"),
-            text: member(result, "text"),
-            reasoning: member(result, "reasoning"),
-            finish_reason: member(result, "finish_reason"),
-            seed: member(result, "seed"),
-            dimensions: member(result, "dimensions"),
-            embeddings: embeddings.map(|vectors| vectors.into_iter().map(shortened).collect()),
-            usage: member(result, "usage"),
-            ..Self::default()
+            model: result.model.clone(),
+            text: choice.text.clone(),
+            reasoning: choice.reasoning.clone(),
+            finish_reason: wire_name(&choice.finish_reason),
+            seed: Some(choice.seed),
+            usage: Some(TokenUsage {
+                prompt_tokens: usage.prompt_tokens,
+                cached_tokens: Some(usage.cached_tokens),
+                completion_tokens: Some(usage.completion_tokens),
+            }),
         }
     }
 
-    /// What a model reads of work that has ended: its text, and what it must know of that.
-    pub(super) fn texts(&self, has_structure: bool) -> Vec<String> {
-        match (&self.text, &self.embeddings) {
-            (Some(text), _) => [text.clone()].into_iter().chain(self.cut()).collect(),
-            (None, Some(vectors)) => self.words_for(vectors, has_structure),
-            (None, None) => Vec::new(),
+    /// Tokens generated.
+    pub(super) fn completion_tokens(&self) -> usize {
+        self.usage.as_ref().and_then(|usage| usage.completion_tokens).unwrap_or_default()
+    }
+}
+
+impl Vectors {
+    /// The output of `result`. `job_id` is the id of its job, if it was one.
+    pub(super) fn new(result: &EmbedResult, job_id: Option<String>) -> Self {
+        let rounded = |vector: &Vec<f32>| vector.iter().copied().map(shortest_double).collect();
+        Self {
+            status: "done".to_owned(),
+            job_id,
+            model: result.model.clone(),
+            dimensions: result.dimensions,
+            embeddings: result.embeddings.iter().map(rounded).collect(),
+            usage: Some(TokenUsage {
+                prompt_tokens: result.usage.prompt_tokens,
+                cached_tokens: None,
+                completion_tokens: None,
+            }),
         }
     }
+}
 
-    /// That the text is not all there could be. Some hosts join what they show, so it is marked off.
-    fn cut(&self) -> Option<String> {
-        let tokens = self.usage.as_ref().and_then(|usage| usage.completion_tokens);
-        let after = tokens.map_or(String::new(), |tokens| format!(" after {tokens} tokens"));
-        let is_empty = self.text.as_ref().is_none_or(String::is_empty);
-        match self.finish_reason.as_deref()? {
-            "length" if is_empty && self.reasoning.is_some() => Some(format!(
-                "[Cut off{after}, while the model was still thinking. Call again with a larger \
-                 `max_tokens` to get an answer.]"
-            )),
-            "length" => Some(format!(
-                "[Cut off{after}. Call again with a larger `max_tokens` to get all of it.]"
-            )),
-            "soft_timeout" => Some(format!(
-                "[Ended early{after}, because the job's time was running out. For more, ask for \
-                 the rest in another call.]"
-            )),
-            _ => None,
-        }
-    }
-
-    /// Vectors in words. They are numbers for a program, and no text that a model should read, so
-    /// they are one only where a host can show nothing else, and only within bounds.
-    fn words_for(&self, vectors: &[Vec<f64>], has_structure: bool) -> Vec<String> {
-        let count = match vectors.len() {
-            1 => "1 vector".to_owned(),
-            count => format!("{count} vectors"),
-        };
-        let numbers = vectors.first().map_or(0, Vec::len);
-        let model = self.model.as_deref().unwrap_or_default();
-        let words = format!("{count} of {numbers} numbers from `{model}`");
-        if has_structure {
-            return vec![format!("{words}; they are in the structured content.")];
-        }
-        match serde_json::to_string(self) {
-            Ok(json) if json.len() <= limits::MCP_TEXT_BYTES => vec![format!("{words}:"), json],
-            _ => vec![format!(
-                "{words}: too many to be shown as text. They are in the structured content, which \
-                 this host may not know; ask for fewer texts in one call."
-            )],
-        }
-    }
-
-    /// What there is of the text of work that goes on.
-    pub(super) fn partial_text(&self) -> Option<&str> {
-        self.partial_text.as_deref().filter(|text| !text.is_empty())
-    }
-
-    /// Work that goes on as a job.
-    pub(super) fn running(reply: &JobReply) -> Self {
+impl From<&JobReply> for RunningWork {
+    fn from(reply: &JobReply) -> Self {
         let partial = reply.partial_result.as_ref();
         Self {
             status: reply.job.status.as_str().to_owned(),
-            job_id: Some(reply.job.id.clone()),
-            progress: Some(reply.job.progress),
-            message: Some(reply.job.message.clone()),
-            partial_text: partial.and_then(|partial| member(partial, "text")),
-            ..Self::default()
+            job_id: reply.job.id.clone(),
+            progress: reply.job.progress,
+            message: reply.job.message.clone(),
+            partial_text: partial.map(|partial| partial.text.clone()),
         }
     }
 }
 
-/// The numbers that 32-bit floats came from, with as few digits as tell these apart: half the bytes
-/// of the same float as a double.
-fn shortened(vector: Vec<f64>) -> Vec<f64> {
-    #[expect(clippy::cast_possible_truncation, reason = "they were 32-bit floats before")]
-    let short = |number: f64| (number as f32).to_string().parse().unwrap_or(number);
-    vector.into_iter().map(short).collect()
+impl RunningWork {
+    /// The text so far, if there is any.
+    pub(super) fn partial_text(&self) -> Option<&str> {
+        self.partial_text.as_deref().filter(|text| !text.is_empty())
+    }
 }
 
-/// Tokens of a text.
+/// The double with the fewest digits that still is this 32-bit float. Its JSON has half the bytes
+/// of the exact double's.
+fn shortest_double(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
+}
+
+/// Token count of a text.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct TokenCount {
-    /// The model whose tokens they are.
+    /// Name of the model that the tokens belong to.
     pub(super) model: String,
-    /// How many.
+    /// Number of tokens.
     pub(super) tokens: usize,
-    /// Characters of the text.
+    /// Number of characters.
     pub(super) characters: usize,
 }
-
-/// A count is there.
-pub(super) const COUNT: Form = Form { required: &["model", "tokens", "characters"], optional: &[] };
 
 /// The models of this machine.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Models {
-    /// The model of calls that name none.
+    /// Name of the default model, for calls without `model`.
     default: String,
-    /// All of them, by name.
+    /// All models, sorted by name.
     models: Vec<Model>,
 }
 
 /// One model.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Model {
-    /// The name to ask for it by.
+    /// Name of the model in calls.
     name: String,
-    /// `available` (to be fetched with `ingle pull`), `on_disk`, `loading`, `loaded`, `broken` or
+    /// `available` (`ingle pull` downloads it), `on_disk`, `loading`, `loaded`, `broken` or
     /// `quarantined`.
     state: String,
-    /// Bytes on disk, or to fetch.
+    /// Size on disk, or of the download, in bytes.
     size_bytes: u64,
-    /// `gguf`, `safetensors` or `sim`; empty while it is not here.
+    /// `gguf`, `safetensors` or `sim`; empty while it is not installed.
     format: String,
-    /// One line about it, or what is wrong with it.
+    /// A short description, or the fault of a broken model.
     description: String,
 }
-
-/// A list is there.
-pub(super) const MODELS: Form = Form { required: &["default", "models"], optional: &[] };
 
 impl From<ModelList> for Models {
     fn from(list: ModelList) -> Self {
         let models = list.models.into_iter().map(|entry| Model {
-            state: word(&entry.state),
+            state: wire_name(&entry.state),
             name: entry.name,
             size_bytes: entry.size_bytes,
             format: entry.format,
@@ -243,133 +206,106 @@ impl From<ModelList> for Models {
     }
 }
 
-/// An enum of the protocol's as its name on the wire.
-fn word<T: Serialize>(value: &T) -> String {
+/// The wire name of a protocol enum's value.
+fn wire_name<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
-        Ok(Value::String(word)) => word,
+        Ok(Value::String(name)) => name,
         _ => String::new(),
     }
 }
 
-/// A load, done or not.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-pub(super) struct Load {
-    /// `loaded`, or `loading` when it goes on.
+/// A model in memory.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ResidentModel {
+    /// `loaded`, or `loading` if the load continues.
     status: String,
-    /// The model.
+    /// Name of the model.
     model: String,
-    /// What computes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    engine: Option<String>,
-    /// Tokens of context.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    context_tokens: Option<usize>,
-    /// Bytes of its weights in memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    weight_bytes: Option<u64>,
-    /// Whether it stays whatever else needs room.
+    /// Engine that runs the model.
+    engine: String,
+    /// Context length in tokens.
+    context_tokens: usize,
+    /// Size of its weights in memory, in bytes.
+    weight_bytes: u64,
+    /// Whether the model stays loaded under memory pressure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pinned: Option<bool>,
-    /// How far the load has come, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<f32>,
 }
 
-/// The model is in memory.
-pub(super) const LOADED: Form = Form {
-    required: &["status", "model", "engine", "context_tokens", "weight_bytes"],
-    optional: &["pinned"],
-};
-/// The load goes on.
-pub(super) const LOADING: Form = Form { required: &["status", "model", "progress"], optional: &[] };
+/// A model whose load continues.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LoadingModel {
+    /// `loaded`, or `loading` if the load continues.
+    status: String,
+    /// Name of the model.
+    model: String,
+    /// Progress of the load, 0 to 1.
+    progress: f32,
+}
 
-impl From<LoadedModel> for Load {
+impl From<LoadedModel> for ResidentModel {
     fn from(model: LoadedModel) -> Self {
         Self {
             status: "loaded".to_owned(),
             model: model.name,
-            engine: Some(model.engine),
-            context_tokens: Some(model.context_tokens),
-            weight_bytes: Some(model.weight_bytes),
+            engine: model.engine,
+            context_tokens: model.context_tokens,
+            weight_bytes: model.weight_bytes,
             pinned: Some(model.pinned),
-            progress: None,
         }
     }
 }
 
-impl Load {
-    /// A load that goes on.
-    pub(super) fn under_way(model: String, progress: f32) -> Self {
-        let status = "loading".to_owned();
-        Self { status, model, progress: Some(progress), ..Self::default() }
+impl LoadingModel {
+    /// A load at `progress`.
+    pub(super) fn new(model: String, progress: f32) -> Self {
+        Self { status: "loading".to_owned(), model, progress }
     }
 }
 
-/// What was unloaded.
+/// A model that was unloaded.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Unloaded {
-    /// The model.
+pub(super) struct UnloadedModel {
+    /// Name of the model.
     pub(super) model: String,
-    /// Whether it was in memory, or on its way there.
+    /// Whether the model was loaded or loading.
     pub(super) was_loaded: bool,
 }
 
-/// It is not in memory now.
-pub(super) const UNLOADED: Form = Form { required: &["model", "was_loaded"], optional: &[] };
-
-/// The server at a glance.
+/// State of the server.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Server {
+pub(super) struct ServerStatus {
     /// `ok`, `degraded` or `draining`.
     state: String,
-    /// What the engine does.
+    /// Phase of the engine.
     doing: String,
     /// The server's build.
     build: String,
-    /// Seconds since its start.
+    /// Seconds since the server's start.
     uptime_s: u64,
-    /// Generations running now.
+    /// Number of running generations.
     active: usize,
-    /// Generations waiting now.
+    /// Number of waiting generations.
     queued: usize,
-    /// Jobs running now.
+    /// Number of running jobs.
     running_jobs: usize,
-    /// Jobs waiting now.
+    /// Number of waiting jobs.
     queued_jobs: usize,
-    /// Models in memory.
+    /// Names of the loaded models.
     loaded_models: Vec<String>,
-    /// Bytes that all models may take together; 0 while unknown.
+    /// Memory budget of all models in bytes; 0 while it is not known.
     budget_bytes: u64,
-    /// Bytes that they hold or have reserved.
+    /// Bytes of the budget that are used or reserved.
     used_bytes: u64,
-    /// Resident memory of the server in bytes; 0 where it is not known.
+    /// Resident memory of the server in bytes; 0 if it is not known.
     resident_bytes: u64,
 }
 
-/// A status is there.
-pub(super) const STATUS: Form = Form {
-    required: &[
-        "state",
-        "doing",
-        "build",
-        "uptime_s",
-        "active",
-        "queued",
-        "running_jobs",
-        "queued_jobs",
-        "loaded_models",
-        "budget_bytes",
-        "used_bytes",
-        "resident_bytes",
-    ],
-    optional: &[],
-};
-
-impl Server {
-    /// What `status` and the jobs' edge say.
+impl ServerStatus {
+    /// The service's status and the counts of jobs.
     pub(super) fn new(status: StatusReply, jobs: JobCounts) -> Self {
         Self {
-            state: word(&status.health.state),
+            state: wire_name(&status.health.state),
             doing: status.health.phase.to_string(),
             build: status.build,
             uptime_s: status.uptime_s,
@@ -385,44 +321,36 @@ impl Server {
     }
 }
 
-/// Jobs, the newest first.
+/// A list of jobs, the newest first.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct JobLines {
-    /// Without their results: job_get has these.
-    pub(super) jobs: Vec<JobLine>,
+pub(super) struct JobSummaries {
+    /// The jobs without their results, which job_get returns.
+    pub(super) jobs: Vec<JobSummary>,
 }
 
-/// One job.
+/// State of one job.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct JobLine {
-    /// Its id.
-    pub(super) job_id: String,
+pub(super) struct JobSummary {
+    /// Id of the job.
+    job_id: String,
     /// `queued`, `running`, `done`, `failed`, `cancelled`, `timed_out` or `interrupted`.
-    pub(super) status: String,
+    status: String,
     /// `generate` or `embed`.
     kind: String,
-    /// The model it names.
+    /// Name of the model, if the job names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// When it was made, as RFC 3339 says, in UTC.
+    /// Time of creation in UTC, in RFC 3339 format.
     created_at: String,
-    /// Milliseconds it has run.
+    /// Milliseconds of running.
     duration_ms: u64,
-    /// How far it has come, 0 to 1.
+    /// Progress, 0 to 1.
     progress: f32,
-    /// The same in words.
+    /// Description of the progress.
     message: String,
 }
 
-/// A list is there.
-pub(super) const JOBS: Form = Form { required: &["jobs"], optional: &[] };
-/// It says how the job stands.
-pub(super) const JOB: Form = Form {
-    required: &["job_id", "status", "kind", "created_at", "duration_ms", "progress", "message"],
-    optional: &["model"],
-};
-
-impl From<JobInfo> for JobLine {
+impl From<JobInfo> for JobSummary {
     fn from(job: JobInfo) -> Self {
         Self {
             job_id: job.id,
@@ -435,39 +363,4 @@ impl From<JobInfo> for JobLine {
             message: job.message,
         }
     }
-}
-
-/// A result as structure and as texts; the structure's JSON is the text where there is no better one.
-pub(super) fn answer<T: Serialize>(
-    result: &T,
-    texts: impl IntoIterator<Item = String>,
-) -> Result<CallToolResult, ErrorBody> {
-    let structure = serde_json::to_value(result)
-        .map_err(|error| ErrorBody::new(ErrorCode::Internal, error.to_string()))?;
-    let texts: Vec<_> = texts.into_iter().map(ContentBlock::text).collect();
-    if texts.is_empty() {
-        return Ok(CallToolResult::structured(structure));
-    }
-    let mut answer = CallToolResult::success(texts);
-    answer.structured_content = Some(structure);
-    Ok(answer)
-}
-
-/// What there is of a text, behind what else is said.
-pub(super) fn push_so_far(text: &mut String, so_far: &str) {
-    text.push_str("\n\nThe text so far:\n");
-    text.push_str(so_far);
-}
-
-/// An error as a model reads it: what happened and what to do.
-pub(super) fn failure(error: &ErrorBody) -> CallToolResult {
-    let mut result = CallToolResult::structured_error(json!({ "error": error }));
-    let mut text = format!("{}: {}\n{}", error.code.as_str(), error.message, error.remediation());
-    // What was written before a limit was reached is better than nothing.
-    let so_far = error.details["partial_result"]["text"].as_str().unwrap_or_default();
-    if !so_far.is_empty() {
-        push_so_far(&mut text, so_far);
-    }
-    result.content = vec![ContentBlock::text(text)];
-    result
 }

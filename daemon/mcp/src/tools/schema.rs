@@ -1,6 +1,6 @@
-//! Schemas of arguments and results: JSON Schema 2020-12, as plain as hosts and models like it.
+//! JSON Schemas of arguments and results, in the simple subset that hosts and models handle.
 //!
-//! Owns how a Rust type becomes a schema. Knows no single tool.
+//! Owns how a Rust type becomes a schema. Does not know single tools.
 
 use std::sync::Arc;
 
@@ -9,15 +9,6 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-/// One of the forms that a result can have: the members it must have, and those it may have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Form {
-    /// Always there.
-    pub(super) required: &'static [&'static str],
-    /// There where they are known.
-    pub(super) optional: &'static [&'static str],
-}
-
 /// The schema of a tool's arguments.
 pub(super) fn input<T: JsonSchema>() -> Arc<JsonObject> {
     let mut schema = plain::<T>();
@@ -25,49 +16,53 @@ pub(super) fn input<T: JsonSchema>() -> Arc<JsonObject> {
     Arc::new(schema)
 }
 
-/// Why there is no result: the schema of the protocol's errors.
+/// Schema of the protocol's errors.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "it is there for its schema")]
+#[expect(dead_code, reason = "only its schema is used")]
 struct Failure {
-    /// What went wrong, as a stable name.
+    /// The kind of error, as a stable name.
     code: String,
-    /// What went wrong.
+    /// Description of the error.
     message: String,
-    /// What to do next.
+    /// The next step.
     remediation: String,
     /// Whether the same call can succeed later.
     retryable: bool,
-    /// The server's name of the request.
+    /// The server's id of the request.
     request_id: Option<String>,
     /// Figures and names behind the message, such as `partial_result` and `timeout_seconds`.
     details: Option<Map<String, Value>>,
 }
 
-/// The schema of a tool's results, which have one of `forms`, each with the members of that name of
-/// `T`, or are an error. It is an object with all members, so that a reader who knows no `anyOf`
-/// still sees them.
-pub(super) fn output<T: JsonSchema>(forms: &[Form]) -> Arc<JsonObject> {
-    let mut all = plain::<T>();
-    let known = all.remove("properties");
+/// The schema of a tool's results: one of `alternatives`, each a struct's schema, or an error.
+///
+/// It is one object with the fields of all alternatives, so that a reader that ignores `anyOf`
+/// still sees them. Each alternative requires the fields of its struct that are not optional.
+pub(super) fn output(alternatives: Vec<JsonObject>) -> Arc<JsonObject> {
     let mut properties = Map::new();
-    for name in forms.iter().flat_map(|form| form.required.iter().chain(form.optional)) {
-        let schema = known.as_ref().and_then(|known| known.get(*name)).cloned();
-        properties.insert((*name).to_owned(), schema.unwrap_or(Value::Bool(true)));
+    let mut any_of = Vec::with_capacity(alternatives.len() + 1);
+    for mut schema in alternatives {
+        if let Some(Value::Object(fields)) = schema.remove("properties") {
+            for (name, field) in fields {
+                properties.entry(name).or_insert(field);
+            }
+        }
+        let required = schema.remove("required").unwrap_or_else(|| json!([]));
+        any_of.push(json!({ "required": required }));
     }
     let mut failure = plain::<Failure>();
-    failure.insert("description".to_owned(), json!("Why there is no result."));
+    failure.insert("description".to_owned(), json!("The error, if the call failed."));
     properties.insert("error".to_owned(), Value::Object(failure));
-    let required = forms.iter().map(|form| form.required).chain([["error"].as_slice()]);
-    let schema = json!({
-        "type": "object",
-        "properties": properties,
-        "anyOf": required.map(|names| json!({ "required": names })).collect::<Vec<_>>(),
-    });
-    Arc::new(schema.as_object().cloned().unwrap_or_default())
+    any_of.push(json!({ "required": ["error"] }));
+    let mut schema = Map::new();
+    schema.insert("type".to_owned(), json!("object"));
+    schema.insert("properties".to_owned(), Value::Object(properties));
+    schema.insert("anyOf".to_owned(), Value::Array(any_of));
+    Arc::new(schema)
 }
 
-/// A type's schema without references, and without what only a Rust program would make of it.
-fn plain<T: JsonSchema>() -> JsonObject {
+/// A type's schema without references, and without details that only matter to Rust.
+pub(super) fn plain<T: JsonSchema>() -> JsonObject {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
@@ -80,8 +75,8 @@ fn plain<T: JsonSchema>() -> JsonObject {
     schema
 }
 
-/// Takes out `format: "uint32"` and the like, which JSON Schema does not know and the MCP
-/// Inspector warns of, and the `null` of optional members: they are left out, not null.
+/// Removes `format: "uint32"` and the like, which JSON Schema does not define and the MCP Inspector
+/// warns of, and the `null` of optional fields, which are absent instead of null.
 fn simplify(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -99,13 +94,13 @@ fn simplify(schema: &mut Value) {
                     object.insert("type".to_owned(), kind);
                 }
             }
-            if let Some(forms) = object.get_mut("anyOf").and_then(Value::as_array_mut) {
-                forms.retain(|form| *form != json!({ "type": "null" }));
-                if let [Value::Object(form)] = forms.as_slice() {
-                    let form = form.clone();
+            if let Some(schemas) = object.get_mut("anyOf").and_then(Value::as_array_mut) {
+                schemas.retain(|schema| *schema != json!({ "type": "null" }));
+                if let [Value::Object(schema)] = schemas.as_slice() {
+                    let schema = schema.clone();
                     object.remove("anyOf");
-                    // What is said of the member itself counts more than what is said of its type.
-                    for (key, value) in form {
+                    // Keywords of the field take precedence over those of its type.
+                    for (key, value) in schema {
                         object.entry(key).or_insert(value);
                     }
                 }

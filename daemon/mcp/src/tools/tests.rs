@@ -1,24 +1,26 @@
-//! Every result fits the schema that its tool shows, and the catalogue fits the protocol's table.
+//! Tests that results fit their tools' schemas, and that the catalogue fits the protocol's table.
 
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::mcp_tools::TOOLS;
 use ingle_protocol::timeouts::{Class, Layer};
+use ingle_protocol::wire::embed::{EmbedResult, EmbedUsage};
+use ingle_protocol::wire::generate::Timings;
 use ingle_protocol::wire::jobs::{
-    JobInfo, JobMetadata, JobReply, JobReplyStatus, JobStatus, JobTimeout,
+    JobInfo, JobMetadata, JobReply, JobReplyStatus, JobResult, JobStatus, JobTimeout, PartialResult,
 };
 use ingle_protocol::wire::models::{LoadedModel, ModelList};
 use ingle_protocol::wire::status::JobCounts;
 use rmcp::model::CallToolResult;
 use serde_json::{Value, json};
 
-use super::outputs::{self, answer};
-use super::work::Asker;
-use super::{known_by_tools, tool_list};
+use super::call::ToolContext;
+use super::render::{self, result as tool_result};
+use super::{for_tools, outputs, tool_list, work};
 
 /// A call of `tool` by a host of a revision with structured content.
-fn asker(tool: &str) -> Asker<'_> {
-    Asker { tool, wait_ms: 60_000, has_structure: true }
+fn tool_context(tool: &str) -> ToolContext<'_> {
+    ToolContext { tool, wait_ms: 60_000, has_structure: true }
 }
 
 /// The texts of a result.
@@ -26,7 +28,7 @@ fn texts(given: &CallToolResult) -> Vec<&str> {
     given.content.iter().map(|block| block.as_text().unwrap().text.as_str()).collect()
 }
 
-/// Asserts that what a tool gives is what it said it would give.
+/// Asserts that a result fits the output schema of its tool.
 fn assert_fits(tool: &str, given: &CallToolResult) {
     let tools = tool_list();
     let tool = tools.iter().find(|known| known.name == tool).unwrap();
@@ -41,7 +43,7 @@ fn assert_fits(tool: &str, given: &CallToolResult) {
     assert!(!given.content.is_empty(), "{} gives a text too", tool.name);
 }
 
-fn reply(status: JobStatus, result: Option<Value>) -> JobReply {
+fn reply(status: JobStatus, result: Option<JobResult>) -> JobReply {
     let word = if result.is_some() { JobReplyStatus::Success } else { JobReplyStatus::Pending };
     let metadata = JobMetadata {
         request_id: "1-1".to_owned(),
@@ -66,12 +68,33 @@ fn reply(status: JobStatus, result: Option<Value>) -> JobReply {
         warnings: Vec::new(),
         not_stored: None,
     };
-    let partial_result = result.is_none().then(|| json!({ "text": "so f" }));
+    let so_far = PartialResult { text: "so f".to_owned(), alternatives: Vec::new() };
+    let partial_result = result.is_none().then_some(so_far);
     JobReply { status: word, result, error: None, partial_result, metadata, job }
 }
 
+/// The result of a `generate` with this choice.
+fn generated(choice: Value) -> JobResult {
+    let result = json!({
+        "request_id": "1-1", "model": "sim", "choices": [choice], "timings": Timings::default(),
+        "usage": { "prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 16 },
+    });
+    JobResult::Generate(serde_json::from_value(result).unwrap())
+}
+
+fn embedded(embeddings: Vec<Vec<f32>>) -> JobResult {
+    JobResult::Embed(EmbedResult {
+        request_id: "1-1".to_owned(),
+        model: "minilm".to_owned(),
+        dimensions: embeddings[0].len(),
+        embeddings,
+        truncated: Vec::new(),
+        usage: EmbedUsage { prompt_tokens: 3 },
+    })
+}
+
 #[test]
-fn every_tool_of_the_protocol_is_described_and_no_other() {
+fn catalogue_matches_the_protocol_table() {
     let tools = tool_list();
     let names: Vec<_> = tools.iter().map(|tool| tool.name.as_ref()).collect();
     assert_eq!(names, TOOLS.iter().map(|tool| tool.name).collect::<Vec<_>>());
@@ -84,7 +107,7 @@ fn every_tool_of_the_protocol_is_described_and_no_other() {
     }
 }
 
-/// Looks at every schema inside a schema.
+/// Calls `look` with every schema inside a schema.
 fn walk(schema: &Value, look: &mut impl FnMut(&serde_json::Map<String, Value>)) {
     match schema {
         Value::Object(object) => {
@@ -97,7 +120,7 @@ fn walk(schema: &Value, look: &mut impl FnMut(&serde_json::Map<String, Value>)) 
 }
 
 #[test]
-fn schemas_are_plain_objects_that_say_what_each_member_means() {
+fn schemas_are_plain_and_described() {
     for tool in tool_list() {
         let input = Value::Object((*tool.input_schema).clone());
         let output = Value::Object(tool.output_schema.as_deref().unwrap().clone());
@@ -110,8 +133,8 @@ fn schemas_are_plain_objects_that_say_what_each_member_means() {
                 assert_ne!(part.get("type"), Some(&json!("null")), "{part:?}");
                 assert_ne!(part.get("default"), Some(&Value::Null), "{part:?}");
             });
-            for (name, member) in schema["properties"].as_object().unwrap() {
-                assert!(member["description"].is_string(), "{}: {name}: {member}", tool.name);
+            for (name, field) in schema["properties"].as_object().unwrap() {
+                assert!(field["description"].is_string(), "{}: {name}: {field}", tool.name);
             }
         }
         assert_eq!(input["additionalProperties"], false, "{}", tool.name);
@@ -121,24 +144,12 @@ fn schemas_are_plain_objects_that_say_what_each_member_means() {
 }
 
 #[test]
-fn texts_vectors_and_unfinished_work_fit_their_schemas() {
-    let text = json!({
-        "request_id": "1-1",
-        "model": "sim",
-        "text": "crackle",
-        "reasoning": "hm",
-        "finish_reason": "stop",
-        "seed": u64::MAX,
-        "usage": { "prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 7 },
-        "timings": {},
-    });
-    let vectors = json!({
-        "model": "minilm",
-        "dimensions": 2,
-        "embeddings": [[f64::from(0.1_f32), -1.0], [0.0, 1.0]],
-        "usage": { "prompt_tokens": 3 },
-    });
-    let of = |tool, reply: JobReply| asker(tool).result(&reply).unwrap();
+fn work_results_fit_their_schemas() {
+    let text = generated(json!({
+        "text": "crackle", "reasoning": "hm", "finish_reason": "stop", "seed": u64::MAX,
+    }));
+    let vectors = embedded(vec![vec![0.1, -1.0], vec![0.0, 1.0]]);
+    let of = |tool, reply: JobReply| work::result(tool_context(tool), &reply).unwrap();
     for tool in ["chat", "generate", "complete_code", "job_wait", "job_get"] {
         let given = of(tool, reply(JobStatus::Done, Some(text.clone())));
         assert_fits(tool, &given);
@@ -148,7 +159,7 @@ fn texts_vectors_and_unfinished_work_fit_their_schemas() {
         let running = of(tool, reply(JobStatus::Running, None));
         assert_fits(tool, &running);
         assert_eq!(running.structured_content.as_ref().unwrap()["partial_text"], "so f");
-        // Who waits would read it again with every wait.
+        // With job_wait, a model would read it again with every call.
         assert_eq!(texts(&running)[0].ends_with("so far:\nso f"), tool == "job_get", "{tool}");
     }
     for tool in ["embed", "job_wait", "job_get"] {
@@ -161,12 +172,11 @@ fn texts_vectors_and_unfinished_work_fit_their_schemas() {
 }
 
 #[test]
-fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
-    let old = Asker { has_structure: false, ..asker("embed") };
+fn vectors_as_text_are_bounded() {
+    let old = ToolContext { has_structure: false, ..tool_context("embed") };
     let of = |texts: usize| {
-        let vectors = vec![vec![f64::from(0.1_f32), -1.0]; texts];
-        let result = json!({ "model": "minilm", "dimensions": 2, "embeddings": vectors });
-        old.result(&reply(JobStatus::Done, Some(result))).unwrap()
+        let result = embedded(vec![vec![0.1, -1.0]; texts]);
+        work::result(old, &reply(JobStatus::Done, Some(result))).unwrap()
     };
     let few = of(1);
     assert_fits("embed", &few);
@@ -180,30 +190,26 @@ fn a_host_without_structured_content_gets_vectors_as_text_within_bounds() {
 
 /// A result as large as a job may have is still one frame.
 #[test]
-fn the_largest_result_of_embed_fits_a_frame() {
-    let vectors = vec![vec![-0.123_456_79; 384]; 1_650];
-    let result = json!({ "model": "minilm", "dimensions": 384, "embeddings": vectors });
-    let bytes = result.to_string().len();
+fn largest_embed_result_fits_a_frame() {
+    let result = embedded(vec![vec![-0.123_456_79; 384]; 1_650]);
+    let bytes = serde_json::to_vec(&result).unwrap().len();
     assert!((limits::JOB_RESULT_BYTES / 10 * 9..limits::JOB_RESULT_BYTES).contains(&bytes));
     for has_structure in [true, false] {
-        let asker = Asker { has_structure, ..asker("job_get") };
-        let given = asker.result(&reply(JobStatus::Done, Some(result.clone()))).unwrap();
+        let context = ToolContext { has_structure, ..tool_context("job_get") };
+        let given = work::result(context, &reply(JobStatus::Done, Some(result.clone()))).unwrap();
         let bytes = serde_json::to_vec(&given).unwrap().len();
         assert!(bytes + 1_024 < limits::FRAME_BYTES, "{bytes}");
     }
 }
 
 #[test]
-fn a_text_that_is_not_whole_says_so() {
+fn incomplete_text_has_a_note() {
     let notes = |reason: &str, text: &str, reasoning: Option<&str>| {
-        let mut result = json!({
-            "model": "sim", "text": text, "finish_reason": reason,
-            "usage": { "prompt_tokens": 3, "completion_tokens": 16 },
-        });
-        if let Some(reasoning) = reasoning {
-            result["reasoning"] = json!(reasoning);
-        }
-        let given = asker("chat").result(&reply(JobStatus::Done, Some(result))).unwrap();
+        let result = generated(json!({
+            "text": text, "reasoning": reasoning, "finish_reason": reason, "seed": 1,
+        }));
+        let given =
+            work::result(tool_context("chat"), &reply(JobStatus::Done, Some(result))).unwrap();
         assert_fits("chat", &given);
         assert_eq!(texts(&given)[0], text);
         texts(&given)[1..].join("|")
@@ -217,9 +223,12 @@ fn a_text_that_is_not_whole_says_so() {
 }
 
 #[test]
-fn job_wait_promises_no_more_time_than_there_is() {
+fn job_wait_time_is_rounded_up_and_bounded() {
     let seconds = |wait_ms| {
-        let given = Asker { wait_ms, ..asker("chat") }.result(&reply(JobStatus::Running, None));
+        let given = work::result(
+            ToolContext { wait_ms, ..tool_context("chat") },
+            &reply(JobStatus::Running, None),
+        );
         texts(&given.unwrap())[0].to_owned()
     };
     assert!(seconds(300_000).contains("it waits up to 300 seconds"));
@@ -227,15 +236,15 @@ fn job_wait_promises_no_more_time_than_there_is() {
 }
 
 #[test]
-fn work_that_was_ended_from_outside_can_be_had_again() {
+fn cancelled_work_names_the_tool_to_call_again() {
     let next = |tool, kind: &str, code| {
         let mut reply = reply(JobStatus::Cancelled, None);
         reply.status = JobReplyStatus::Error;
         reply.job.kind = kind.to_owned();
         let error = ErrorBody::new(code, "it ended").with_remediation("Create the job again.");
         reply.error = Some(error.with_details(json!({ "partial_result": { "text": "so f" } })));
-        let error = asker(tool).result(&reply).unwrap_err();
-        texts(&outputs::failure(&known_by_tools(error)))[0].to_owned()
+        let error = work::result(tool_context(tool), &reply).unwrap_err();
+        texts(&render::failure(&for_tools(error)))[0].to_owned()
     };
     for code in [ErrorCode::Cancelled, ErrorCode::Interrupted] {
         assert!(next("job_get", "embed", code).contains("Call `embed` again"));
@@ -248,41 +257,41 @@ fn work_that_was_ended_from_outside_can_be_had_again() {
 }
 
 #[test]
-fn everything_else_fits_its_schema_and_so_does_every_error() {
+fn other_results_and_errors_fit_their_schemas() {
     let list = json!({ "default": "sim", "models": [
         { "name": "sim", "format": "sim", "size_bytes": 1, "state": "on_disk", "description": "" },
     ] });
     let list: ModelList = serde_json::from_value(list).unwrap();
-    assert_fits("list_models", &answer(&outputs::Models::from(list), None).unwrap());
+    assert_fits("list_models", &tool_result(&outputs::Models::from(list), None).unwrap());
     let loaded = json!({
         "name": "sim", "engine": "sim", "architecture": "sim", "weight_bytes": 1, "kv_bytes": 0,
         "context_tokens": 64, "active": 0, "load_ms": 1.5,
     });
     let loaded: LoadedModel = serde_json::from_value(loaded).unwrap();
-    assert_fits("load_model", &answer(&outputs::Load::from(loaded), None).unwrap());
-    let loading = outputs::Load::under_way("sim".to_owned(), 0.5);
-    assert_fits("load_model", &answer(&loading, None).unwrap());
-    let unloaded = outputs::Unloaded { model: "sim".to_owned(), was_loaded: true };
-    assert_fits("unload_model", &answer(&unloaded, None).unwrap());
+    assert_fits("load_model", &tool_result(&outputs::ResidentModel::from(loaded), None).unwrap());
+    let loading = outputs::LoadingModel::new("sim".to_owned(), 0.5);
+    assert_fits("load_model", &tool_result(&loading, None).unwrap());
+    let unloaded = outputs::UnloadedModel { model: "sim".to_owned(), was_loaded: true };
+    assert_fits("unload_model", &tool_result(&unloaded, None).unwrap());
     let count = outputs::TokenCount { model: "sim".to_owned(), tokens: 1, characters: 2 };
-    assert_fits("count_tokens", &answer(&count, None).unwrap());
+    assert_fits("count_tokens", &tool_result(&count, None).unwrap());
     let status = json!({
         "build": "b", "pid": 1, "uptime_s": 1, "socket": "s", "connections": 1, "active": 0,
         "queued": 0, "generations": 0, "resident_bytes": 0, "models": [],
         "health": { "state": "ok", "phase": { "name": "idle" }, "heartbeat_age_ms": 1 },
     });
     let status = serde_json::from_value(status).unwrap();
-    let server = outputs::Server::new(status, JobCounts::default());
-    assert_fits("server_status", &answer(&server, None).unwrap());
-    let job = || outputs::JobLine::from(reply(JobStatus::Cancelled, None).job);
-    assert_fits("job_cancel", &answer(&job(), None).unwrap());
-    let jobs = outputs::JobLines { jobs: vec![job()] };
-    assert_fits("job_list", &answer(&jobs, None).unwrap());
+    let server = outputs::ServerStatus::new(status, JobCounts::default());
+    assert_fits("server_status", &tool_result(&server, None).unwrap());
+    let job = || outputs::JobSummary::from(reply(JobStatus::Cancelled, None).job);
+    assert_fits("job_cancel", &tool_result(&job(), None).unwrap());
+    let jobs = outputs::JobSummaries { jobs: vec![job()] };
+    assert_fits("job_list", &tool_result(&jobs, None).unwrap());
     for error in [
         ErrorBody::new(ErrorCode::ModelNotFound, "no"),
         ErrorBody::timeout("it", Layer::Work, 1, 2).with_request_id("1-1"),
     ] {
-        let failure = outputs::failure(&error);
+        let failure = render::failure(&error);
         assert_eq!(failure.is_error, Some(true));
         let text = &failure.content[0].as_text().unwrap().text;
         assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation()));
@@ -291,9 +300,9 @@ fn everything_else_fits_its_schema_and_so_does_every_error() {
 }
 
 #[test]
-fn a_failure_says_how_long_to_wait_and_what_there_is_so_far() {
+fn failure_has_wait_time_and_partial_text() {
     let text = |error: ErrorBody| {
-        let failure = serde_json::to_value(outputs::failure(&known_by_tools(error))).unwrap();
+        let failure = serde_json::to_value(render::failure(&for_tools(error))).unwrap();
         failure["content"][0]["text"].as_str().unwrap().to_owned()
     };
     let full = ErrorBody::overloaded("full");

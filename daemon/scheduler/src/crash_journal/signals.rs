@@ -1,10 +1,10 @@
-//! Marks the crash journal when a fatal signal arrives, then lets the process die of it.
+//! Signal handlers that mark the crash journal, then let the signal end the process.
 //!
-//! The unsafe edge of the journal: safe registration refuses SIGSEGV and its like, and installs
-//! handlers without the alternate stack that a stack overflow needs. Everything that runs inside
-//! the handler is async-signal-safe: reading what was set before it was installed, `pwrite` to a
-//! descriptor that is open already, the handler that was there before (the standard library's,
-//! which reports stack overflows), `signal` and `raise`.
+//! Owns the unsafe part of the journal: safe registration refuses SIGSEGV and similar signals, and
+//! installs handlers without the alternate stack that a stack overflow needs. Everything inside
+//! the handler is async-signal-safe: reading values set before its installation, `pwrite` to an
+//! open descriptor, the previous handler (the standard library's, which reports stack overflows),
+//! `signal` and `raise`.
 
 #![allow(unsafe_code, reason = "signal handlers are installed through the C library only")]
 
@@ -16,30 +16,31 @@ use std::sync::OnceLock;
 use ingle_engine::loader::is_loader_thread;
 use libc::{c_int, c_void, siginfo_t};
 
-use super::MARK_OFFSET;
-
 /// Signals by which native code ends the process.
 const FATAL: [c_int; 5] = [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
 
-/// A mark's bytes, but for the number.
+/// The bytes of a mark, with a placeholder for the number.
 const MARK: [u8; 11] = *b"signal 000\n";
 /// The same on a loader thread.
 const LOADER_MARK: [u8; 18] = *b"signal 000 loader\n";
 
-/// What the handler needs, set once before it is installed.
+/// The data of the handler, set once before its installation.
 struct Watch {
     journal: RawFd,
+    /// Where the mark stands in the journal.
+    mark_offset: libc::off_t,
     previous: [libc::sigaction; FATAL.len()],
 }
 
 static WATCH: OnceLock<Watch> = OnceLock::new();
 
-/// Installs the handlers. From here on, and for the life of the process, a fatal signal leaves a
-/// mark in `journal`. Only the first call counts.
+/// Installs the handlers, for the life of the process. Only the first call counts.
+///
+/// From here on, a fatal signal writes a mark into `journal` at `mark_offset`.
 ///
 /// # Errors
-/// When the system refuses.
-pub(super) fn watch(journal: &File) -> io::Result<()> {
+/// When the operating system refuses.
+pub(super) fn watch(journal: &File, mark_offset: u64) -> io::Result<()> {
     // The handler may run at any time until the process ends, so its descriptor is never closed.
     let descriptor = journal.try_clone()?;
     let mut previous = Vec::with_capacity(FATAL.len());
@@ -47,7 +48,8 @@ pub(super) fn watch(journal: &File) -> io::Result<()> {
         previous.push(current_action(signal)?);
     }
     let Ok(previous) = previous.try_into() else { return Ok(()) };
-    let watch = Watch { journal: descriptor.as_raw_fd(), previous };
+    let journal = descriptor.as_raw_fd();
+    let watch = Watch { journal, mark_offset: mark_offset as libc::off_t, previous };
     if WATCH.set(watch).is_err() {
         return Ok(());
     }
@@ -66,7 +68,7 @@ fn current_action(signal: c_int) -> io::Result<libc::sigaction> {
 fn install(signal: c_int) -> io::Result<()> {
     let mut action = current_action(signal)?;
     action.sa_sigaction = on_fatal as *const () as usize;
-    // The alternate stack: after a stack overflow there is no room on the thread's own.
+    // The alternate stack: after a stack overflow the thread's own stack is full.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the handler has the signature that SA_SIGINFO asks for and lives for ever; the old
     // action is not asked for.
@@ -76,7 +78,7 @@ fn install(signal: c_int) -> io::Result<()> {
 
 extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     if let Some(watch) = WATCH.get() {
-        mark(watch.journal, signal);
+        mark(watch, signal);
         let index = FATAL.iter().position(|&fatal| fatal == signal);
         if let Some(previous) = index.and_then(|index| watch.previous.get(index)) {
             let handler = previous.sa_sigaction;
@@ -91,14 +93,14 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         }
     }
     // SAFETY: both calls are async-signal-safe and take plain numbers. The signal is blocked here,
-    // so it arrives when the handler returns, and ends the process as if nobody had watched.
+    // so it arrives when the handler returns, and ends the process as if there were no handler.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
     }
 }
 
-fn mark(journal: RawFd, signal: c_int) {
+fn mark(watch: &Watch, signal: c_int) {
     let (mut plain, mut loader) = (MARK, LOADER_MARK);
     let text: &mut [u8] = if is_loader_thread() { &mut loader } else { &mut plain };
     let mut left = signal.max(0);
@@ -108,6 +110,6 @@ fn mark(journal: RawFd, signal: c_int) {
     }
     // SAFETY: `text` is valid for its length. A journal that cannot be written stays without mark.
     unsafe {
-        libc::pwrite(journal, text.as_ptr().cast(), text.len(), MARK_OFFSET as libc::off_t);
+        libc::pwrite(watch.journal, text.as_ptr().cast(), text.len(), watch.mark_offset);
     }
 }

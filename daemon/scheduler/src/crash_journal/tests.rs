@@ -1,4 +1,4 @@
-//! What a dead daemon's journal comes to.
+//! Tests of the crash journal: which model a crashed daemon's journal blames.
 
 use ingle_protocol::wire::models::EngineKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,11 +7,11 @@ use super::*;
 use ingle_engine::model::Weights;
 use ingle_engine::role::Role;
 
-struct Room {
+struct JournalFolder {
     folder: tempfile::TempDir,
 }
 
-impl Room {
+impl JournalFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -28,7 +28,7 @@ impl Room {
         CrashJournal::open(&self.journal(), &self.quarantine())
     }
 
-    /// What the signal handler would write. The journal is not dropped in order: its process died.
+    /// Writes the mark as the signal handler would; the journal is not dropped, as after a crash.
     fn die(&self, journal: CrashJournal, mark: &str) {
         let file = File::options().write(true).open(self.journal()).unwrap();
         std::mem::forget(journal);
@@ -52,16 +52,16 @@ fn model(name: &str) -> EngineModel {
 const ABORT: &str = "signal 006";
 
 #[test]
-fn two_marked_deaths_refuse_a_model_and_unmarked_ones_do_not() {
-    let room = Room::new();
+fn two_marked_crashes_refuse_a_model() {
+    let folder = JournalFolder::new();
     for (mark, refused) in [(ABORT, false), ("", false), ("", false), (ABORT, true)] {
-        let mut journal = room.open();
+        let mut journal = folder.open();
         journal.step(Work::Prefill, &model("a"), ["r-1"].into_iter());
-        room.die(journal, mark);
-        let journal = room.open();
+        folder.die(journal, mark);
+        let journal = folder.open();
         assert_eq!(journal.refused(&model("a")).is_some(), refused, "{mark}");
     }
-    let journal = room.open();
+    let journal = folder.open();
     let deaths = journal.refused(&model("a")).unwrap();
     let Death { cause, phase, requests, at_unix_s } = &deaths.last;
     assert_eq!((cause.as_str(), phase.as_str()), ("SIGABRT", "reading a prompt"));
@@ -72,10 +72,10 @@ fn two_marked_deaths_refuse_a_model_and_unmarked_ones_do_not() {
 }
 
 #[test]
-fn a_panic_is_a_death_and_an_orderly_end_is_none() {
-    let room = Room::new();
+fn panic_counts_as_crash_and_clean_exit_not() {
+    let folder = JournalFolder::new();
     for _ in 0..2 {
-        let mut journal = room.open();
+        let mut journal = folder.open();
         journal.step(Work::Decode, &model("a"), ["r-1"].into_iter());
         let outcome = catch_unwind(AssertUnwindSafe(move || {
             let _journal = journal;
@@ -83,56 +83,56 @@ fn a_panic_is_a_death_and_an_orderly_end_is_none() {
         }));
         assert!(outcome.is_err());
     }
-    let mut journal = room.open();
+    let mut journal = folder.open();
     assert_eq!(journal.refused(&model("a")).unwrap().last.cause, "a panic");
     journal.step(Work::Decode, &model("b"), ["r-1"].into_iter());
     drop(journal);
-    let file = File::options().write(true).open(room.journal()).unwrap();
+    let file = File::options().write(true).open(folder.journal()).unwrap();
     file.write_all_at(format!("{ABORT}\n").as_bytes(), MARK_OFFSET).unwrap();
-    assert!(last_deaths(&room.journal()).is_empty());
+    assert!(last_deaths(&folder.journal()).is_empty());
 }
 
 #[test]
-fn the_thread_that_died_decides_between_a_load_and_a_pass() {
-    let room = Room::new();
+fn crashed_thread_decides_which_model_is_blamed() {
+    let folder = JournalFolder::new();
     let blamed = |mark: &str, computes: bool| {
-        let mut journal = room.open();
+        let mut journal = folder.open();
         journal.load_begins(&model("loading"));
         if computes {
             journal.step(Work::Decode, &model("running"), ["r-1"].into_iter());
         }
-        room.die(journal, mark);
-        let deaths = last_deaths(&room.journal()).into_iter();
+        folder.die(journal, mark);
+        let deaths = last_deaths(&folder.journal()).into_iter();
         deaths.map(|(suspect, _)| suspect.model).collect::<Vec<_>>()
     };
     assert_eq!(blamed("signal 011 loader", true), ["loading"]);
-    // The engine thread, or one of those that it computes on.
+    // The engine thread, or a thread that it computes on.
     assert_eq!(blamed("signal 011", true), ["running"]);
     assert_eq!(blamed("signal 011", false), ["loading"]);
 }
 
 #[test]
-fn success_and_a_pardon_are_remembered() {
-    let room = Room::new();
+fn success_and_forgiveness_are_saved() {
+    let folder = JournalFolder::new();
     for _ in 0..2 {
-        let mut journal = room.open();
+        let mut journal = folder.open();
         journal.step(Work::Load, &model("a"), std::iter::empty());
-        room.die(journal, ABORT);
+        folder.die(journal, ABORT);
     }
-    let mut journal = room.open();
+    let mut journal = folder.open();
     assert_eq!(journal.quarantined().len(), 1);
     journal.forgive("a");
     drop(journal);
-    let mut journal = room.open();
+    let mut journal = folder.open();
     assert!(journal.refused(&model("a")).is_none());
     journal.succeeded("a");
     drop(journal);
-    assert_eq!(read_quarantine(&room.quarantine()), Quarantine::default());
+    assert_eq!(read_quarantine(&folder.quarantine()), Quarantine::default());
 }
 
 #[test]
-fn broken_files_cost_a_warning_and_nothing_else() {
-    let room = Room::new();
+fn invalid_files_cost_a_warning_only() {
+    let folder = JournalFolder::new();
     let marked = |line: &str| {
         let mut text = vec![0; usize::try_from(MARK_OFFSET).unwrap()];
         text[..line.len()].copy_from_slice(line.as_bytes());
@@ -140,17 +140,17 @@ fn broken_files_cost_a_warning_and_nothing_else() {
         text
     };
     for journal in [b"\xff\xfe".to_vec(), Vec::new(), marked("{\"step\": 3}\n"), marked("{")] {
-        fs::write(room.journal(), journal).unwrap();
-        fs::write(room.quarantine(), b"{\"models\": [").unwrap();
-        assert!(room.open().quarantined().is_empty());
+        fs::write(folder.journal(), journal).unwrap();
+        fs::write(folder.quarantine(), b"{\"models\": [").unwrap();
+        assert!(folder.open().quarantined().is_empty());
     }
-    // A folder in the journal's place, and none for the quarantine.
-    let journal = CrashJournal::open(room.folder.path(), Path::new("/nowhere/quarantine.json"));
+    // A folder in place of the journal, and no folder for the quarantine.
+    let journal = CrashJournal::open(folder.folder.path(), Path::new("/nowhere/quarantine.json"));
     assert!(journal.file.is_none());
     journal.save();
     // A line that is too long is left out.
-    let mut journal = room.open();
+    let mut journal = folder.open();
     journal.step(Work::Load, &model(&"x".repeat(10_000)), std::iter::empty());
-    room.die(journal, ABORT);
-    assert!(last_deaths(&room.journal()).is_empty());
+    folder.die(journal, ABORT);
+    assert!(last_deaths(&folder.journal()).is_empty());
 }

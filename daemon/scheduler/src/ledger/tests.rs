@@ -1,4 +1,4 @@
-//! Eviction by example, and its rules for any state of affairs.
+//! Tests of the memory ledger: examples of evictions, and properties of every plan.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An idle model with `weights`, used last at second `used`.
+/// An idle model with `weights`, last used at second `used`.
 fn idle(start: Instant, model: &str, weights: u64, used: u64) -> Holding {
     Holding {
         model: model.to_owned(),
@@ -20,63 +20,63 @@ fn idle(start: Instant, model: &str, weights: u64, used: u64) -> Holding {
     }
 }
 
-fn unload(model: &str, bytes: u64) -> Step {
-    Step::Unload { model: model.to_owned(), bytes }
+fn unload(model: &str, bytes: u64) -> EvictionStep {
+    EvictionStep::Unload { model: model.to_owned(), bytes }
 }
 
-fn drop_kept(model: &str, sequences: usize, bytes: u64) -> Step {
-    Step::DropKept { model: model.to_owned(), sequences, bytes }
+fn drop_kept(model: &str, sequences: usize, bytes: u64) -> EvictionStep {
+    EvictionStep::DropKept { model: model.to_owned(), sequences, bytes }
 }
 
-fn need(bytes: u64) -> Need<'static> {
-    Need { model: "new", bytes }
+fn need(bytes: u64) -> MemoryNeed<'static> {
+    MemoryNeed { model: "new", bytes }
 }
 
 #[test]
-fn caches_go_before_models_and_the_least_recently_used_model_before_others() {
+fn kept_sequences_are_evicted_before_models() {
     let start = Instant::now();
     let cached = Holding { kept: vec![5, 10], ..idle(start, "cached", 30, 9) };
     let ledger = Ledger::new(100, vec![idle(start, "b", 20, 2), idle(start, "a", 20, 1), cached]);
-    assert_eq!(ledger.plan(need(15)), Plan::Fits(vec![]));
-    assert_eq!(ledger.plan(need(20)), Plan::Fits(vec![drop_kept("cached", 1, 5)]));
+    assert_eq!(ledger.plan(need(15)), MemoryPlan::Fits(vec![]));
+    assert_eq!(ledger.plan(need(20)), MemoryPlan::Fits(vec![drop_kept("cached", 1, 5)]));
     assert_eq!(
         ledger.plan(need(50)),
-        Plan::Fits(vec![drop_kept("cached", 2, 15), unload("a", 20)])
+        MemoryPlan::Fits(vec![drop_kept("cached", 2, 15), unload("a", 20)])
     );
-    // Once both models go, the caches need not.
-    assert_eq!(ledger.plan(need(52)), Plan::Fits(vec![unload("a", 20), unload("b", 20)]));
+    // After both models are unloaded, no kept sequence has to be dropped.
+    assert_eq!(ledger.plan(need(52)), MemoryPlan::Fits(vec![unload("a", 20), unload("b", 20)]));
     let all = vec![unload("a", 20), unload("b", 20), unload("cached", 45)];
-    assert_eq!(ledger.plan(need(100)), Plan::Fits(all));
-    assert!(matches!(ledger.plan(need(101)), Plan::Never(_)));
+    assert_eq!(ledger.plan(need(100)), MemoryPlan::Fits(all));
+    assert!(matches!(ledger.plan(need(101)), MemoryPlan::Never(_)));
 }
 
 #[test]
-fn a_shortage_names_everybody_with_numbers() {
+fn shortage_names_all_holders_with_bytes() {
     let start = Instant::now();
     let busy = Holding { active: 2, running: 1_000, ..idle(start, "busy", 4_000_000_000, 1) };
     let pinned = Holding { pinned: true, ..idle(start, "pinned", 1_500_000_000, 2) };
     let ledger = Ledger::new(6_000_000_000, vec![busy, pinned]);
-    let Plan::Wait(shortage) = ledger.plan(need(4_500_000_000)) else { panic!("not a wait") };
+    let MemoryPlan::Wait(shortage) = ledger.plan(need(4_500_000_000)) else { panic!("not a wait") };
     assert_eq!(
         shortage.to_string(),
         "`new` needs 4.50 GB of memory, and 500 MB of the budget of 6.00 GB is free; `busy` holds \
          4.00 GB (in use); `pinned` holds 1.50 GB (pinned)"
     );
-    assert!(matches!(ledger.plan(need(4_500_000_001)), Plan::Never(_)));
+    assert!(matches!(ledger.plan(need(4_500_000_001)), MemoryPlan::Never(_)));
 }
 
 #[test]
-fn a_kept_sequence_that_is_taken_over_is_neither_counted_twice_nor_dropped() {
+fn continued_sequence_is_counted_once_and_kept() {
     let start = Instant::now();
     let own = Holding { kept: vec![10, 30], ..idle(start, "new", 50, 1) };
     let mut ledger = Ledger::new(100, vec![own]);
     assert_eq!(ledger.take_over("new", 1), 30);
     // 40 for the sequence, of which it brings 30.
-    assert_eq!(ledger.plan(need(10)), Plan::Fits(vec![]));
-    assert_eq!(ledger.plan(need(15)), Plan::Fits(vec![drop_kept("new", 1, 10)]));
-    // What runs will end; the model's own weights will not.
-    assert!(matches!(ledger.plan(need(50)), Plan::Wait(_)));
-    assert!(matches!(ledger.plan(need(51)), Plan::Never(_)));
+    assert_eq!(ledger.plan(need(10)), MemoryPlan::Fits(vec![]));
+    assert_eq!(ledger.plan(need(15)), MemoryPlan::Fits(vec![drop_kept("new", 1, 10)]));
+    // Running sequences will end; the model's own weights stay.
+    assert!(matches!(ledger.plan(need(50)), MemoryPlan::Wait(_)));
+    assert!(matches!(ledger.plan(need(51)), MemoryPlan::Never(_)));
 }
 
 prop_compose! {
@@ -94,7 +94,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_plan_frees_enough_touches_nothing_in_use_and_nothing_more_recent_than_it_must(
+    fn plan_frees_enough_and_spares_used_and_recent(
         holdings in prop::collection::vec(any_holding(), 0..6),
         budget in 0_u64..300,
         bytes in 0_u64..200,
@@ -112,7 +112,7 @@ proptest! {
             },
         ).collect();
         let own = own.to_string();
-        let need = Need { model: &own, bytes };
+        let need = MemoryNeed { model: &own, bytes };
         let ledger = Ledger::new(budget, holdings.clone());
         let droppable: u64 = holdings.iter().map(|holding| {
             let goes = holding.is_evictable() && holding.model != own;
@@ -120,12 +120,12 @@ proptest! {
         }).sum();
         let reachable = ledger.used_bytes() - droppable + bytes <= budget;
         let steps = match ledger.plan(need) {
-            Plan::Fits(steps) => steps,
+            MemoryPlan::Fits(steps) => steps,
             refusal => {
                 prop_assert!(!reachable);
                 let stays = holdings.iter().filter(|holding| holding.pinned || holding.model == own);
                 let stays: u64 = stays.map(|holding| holding.weights).sum();
-                prop_assert_eq!(matches!(refusal, Plan::Never(_)), stays + bytes > budget);
+                prop_assert_eq!(matches!(refusal, MemoryPlan::Never(_)), stays + bytes > budget);
                 return Ok(());
             }
         };
@@ -134,12 +134,12 @@ proptest! {
         let mut unloaded = Vec::new();
         for step in &steps {
             match step {
-                Step::DropKept { model, sequences, bytes } => {
+                EvictionStep::DropKept { model, sequences, bytes } => {
                     let holding = holdings.iter().find(|holding| holding.model == *model).unwrap();
                     prop_assert_eq!(*bytes, sum(&holding.kept[..*sequences]));
                     freed += bytes;
                 }
-                Step::Unload { model, bytes } => {
+                EvictionStep::Unload { model, bytes } => {
                     let holding = holdings.iter().find(|holding| holding.model == *model).unwrap();
                     prop_assert!(holding.is_evictable() && *model != own);
                     prop_assert_eq!(*bytes, holding.total());
@@ -149,8 +149,8 @@ proptest! {
             }
         }
         prop_assert!(ledger.used_bytes() - freed + bytes <= budget);
-        // No step is superfluous at its end.
-        if let Some(Step::Unload { bytes: last, .. }) = steps.last() {
+        // The last step is never superfluous.
+        if let Some(EvictionStep::Unload { bytes: last, .. }) = steps.last() {
             prop_assert!(ledger.used_bytes() - (freed - last) + bytes > budget || *last == 0);
         }
         let stayed = |holding: &&Holding| {
@@ -162,8 +162,8 @@ proptest! {
             prop_assert!(unloaded.iter().all(|gone| gone.last_used <= stays.last_used));
         }
         for dropped in steps.iter().filter_map(|step| match step {
-            Step::DropKept { model, .. } => Some(model),
-            Step::Unload { .. } => None,
+            EvictionStep::DropKept { model, .. } => Some(model),
+            EvictionStep::Unload { .. } => None,
         }) {
             prop_assert!(unloaded.iter().all(|gone| gone.model != *dropped));
         }

@@ -1,7 +1,7 @@
-//! The life of one load: what it takes over, who waits for it, and what it ends in.
+//! A load in progress: adopts tensors from the loader thread, and reports progress.
 //!
-//! Owns the builder, the loader thread's stream and the callers who wait. Which engine builds is
-//! `engines`' business, what becomes of the model the registry's.
+//! Owns the builder, the loader thread's stream and the waiting callers. Does not choose the engine
+//! (`engines` does) and does not keep the model (the registry does).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,40 +11,53 @@ use crate::limits;
 use ingle_protocol::wire::models::{EngineKind, LoadedModel, ProgressEvent};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Slot;
-use super::resident::{Resident, ResidentEmbedder};
 use crate::error::EngineFailure;
 use ingle_engine::engines::{LoadStart, LoadTarget};
 use ingle_engine::error::EngineError;
 use ingle_engine::loader::{LoadItem, LoadStream};
 use ingle_engine::tensor::HostTensor;
+use tracing::Span;
 
-/// Somebody who waits for a load.
+/// A caller that waits for a load.
 #[derive(Debug)]
 pub struct LoadWaiter {
-    /// Where progress goes.
+    /// The caller's tracing span.
+    pub span: Span,
+    /// Receives the progress.
     pub progress: mpsc::Sender<ProgressEvent>,
-    /// Where the outcome goes.
+    /// Receives the outcome.
     pub done: oneshot::Sender<Result<LoadedModel, EngineFailure>>,
 }
 
-/// The outcome of a load that has just ended.
-pub struct LoadEnd {
+impl LoadWaiter {
+    /// Sends the outcome, and logs it for the caller's request.
+    pub fn notify(self, outcome: Result<LoadedModel, EngineFailure>) {
+        self.span.in_scope(|| match &outcome {
+            Ok(loaded) => tracing::debug!(load_ms = loaded.load_ms, "load request ended"),
+            Err(failure) => failure.log("load request failed"),
+        });
+        // A closed channel is no error: the caller has gone.
+        let _ = self.done.send(outcome);
+    }
+}
+
+/// A load that has just ended.
+pub struct FinishedLoad {
     /// The model.
     pub name: String,
-    /// What it came to.
+    /// The loaded model, or the error.
     pub result: Result<LoadedModel, EngineError>,
-    /// Who waits for it.
+    /// The callers that wait for it.
     pub waiters: Vec<LoadWaiter>,
 }
 
-impl LoadEnd {
-    /// Tells those who wait. Only once the status shows the outcome: who hears of a load may ask
-    /// for the status next.
-    pub fn tell(self) {
+impl FinishedLoad {
+    /// Replies to the waiting callers.
+    ///
+    /// Only after the status shows the outcome: a caller may read the status next.
+    pub fn notify(self) {
         for waiter in self.waiters {
-            // A caller that has gone needs no answer.
-            let _ = waiter.done.send(self.result.clone().map_err(EngineFailure::Engine));
+            waiter.notify(self.result.clone().map_err(EngineFailure::Engine));
         }
     }
 }
@@ -57,7 +70,7 @@ fn advance(target: &mut LoadTarget, has_all: bool) -> Result<bool, EngineError> 
     }
 }
 
-/// Gives the builder a tensor.
+/// Passes a tensor to the builder.
 fn adopt(target: &mut LoadTarget, tensor: HostTensor) -> Result<(), EngineError> {
     match target {
         LoadTarget::Generator(builder) => builder.adopt(tensor),
@@ -65,27 +78,11 @@ fn adopt(target: &mut LoadTarget, tensor: HostTensor) -> Result<(), EngineError>
     }
 }
 
-/// The model, once nothing more is to come.
-pub(super) fn finish(
-    target: LoadTarget,
-    engine: EngineKind,
-    started_at: Instant,
-) -> Result<Slot, EngineError> {
-    Ok(match target {
-        LoadTarget::Generator(builder) => {
-            Slot::Resident(Resident::new(builder.finish()?, engine, started_at))
-        }
-        LoadTarget::Embedder(builder) => {
-            Slot::Embedder(ResidentEmbedder::new(builder.finish()?, engine, started_at))
-        }
-    })
-}
+/// Maximum time between two checks of a load that counts as time without progress.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The longest time between two looks at a load that counts as its own silence.
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
-
-/// A load under way.
-pub(super) struct Loading {
+/// A load in progress.
+pub(super) struct ModelLoad {
     pub(super) target: LoadTarget,
     pub(super) stream: LoadStream,
     pub(super) cancel: CancelOnDrop,
@@ -93,16 +90,16 @@ pub(super) struct Loading {
     pub(super) bytes_read: u64,
     pub(super) bytes_total: u64,
     pub(super) started_at: Instant,
-    /// When the loader thread gave something last.
+    /// When the loader thread last delivered an item.
     pub(super) moved_at: Instant,
-    /// When it was looked at last.
-    pub(super) looked_at: Instant,
-    /// How long it may give nothing.
+    /// When the load was last checked.
+    pub(super) checked_at: Instant,
+    /// Maximum time without an item.
     pub(super) stall: Duration,
     pub(super) waiters: Vec<LoadWaiter>,
 }
 
-impl Loading {
+impl ModelLoad {
     /// A load that begins at `now`.
     pub(super) fn new(
         start: LoadStart,
@@ -120,18 +117,18 @@ impl Loading {
             bytes_total: 0,
             started_at: now,
             moved_at: now,
-            looked_at: now,
+            checked_at: now,
             stall,
             waiters: Vec::new(),
         }
     }
 
-    /// How many still wait for its outcome.
+    /// Number of callers that still wait for its outcome.
     pub(super) fn awaited_by(&self) -> usize {
         self.waiters.iter().filter(|waiter| !waiter.done.is_closed()).count()
     }
 
-    /// Tells one more of its progress and outcome, unless too many wait already.
+    /// Adds a waiting caller, or returns it when too many wait.
     pub(super) fn wait(&mut self, waiter: LoadWaiter) -> Result<(), LoadWaiter> {
         self.waiters.retain(|waiter| !waiter.done.is_closed());
         if self.waiters.len() >= limits::QUEUED_LOADS {
@@ -141,23 +138,26 @@ impl Loading {
         Ok(())
     }
 
-    /// The share of its bytes in place.
+    /// The fraction of its bytes loaded.
     #[expect(clippy::cast_precision_loss, reason = "a share of the bytes, for people")]
     pub(super) fn fraction(&self) -> f32 {
         if self.bytes_total == 0 { 0.0 } else { self.bytes_read as f32 / self.bytes_total as f32 }
     }
 
-    /// `Some` when the loader has nothing more to give and the model is as good as built.
+    /// Adopts tensors until `ends_at`, waiting at most `wait` for each.
+    ///
+    /// `Some` when the load has ended: all tensors are adopted, or it failed.
     pub(super) fn adopt_until(
         &mut self,
         ends_at: Instant,
         wait: Duration,
     ) -> Option<Result<(), EngineError>> {
-        // Nobody looked: this process, or the machine, stood still, and so did the loader.
-        if self.looked_at.elapsed() > LONGEST_LOOK {
+        // After a long gap between two checks the process or the machine was suspended, and the
+        // loader thread with it.
+        if self.checked_at.elapsed() > MAX_CHECK_INTERVAL {
             self.moved_at = Instant::now();
         }
-        self.looked_at = Instant::now();
+        self.checked_at = Instant::now();
         loop {
             let has_all = self.stream.ended();
             match advance(&mut self.target, has_all) {
@@ -198,13 +198,14 @@ impl Loading {
         }
     }
 
-    /// Why a load is given up whose loader thread is stuck: a disk that hangs, most likely. The
-    /// thread itself cannot be ended; it ends when the disk answers.
+    /// The failure of a load whose loader thread is stuck, most likely on a disk that hangs.
+    ///
+    /// The thread itself cannot be ended; it ends when the disk responds.
     fn has_stalled(&self, now: Instant) -> Option<EngineError> {
         let silent = now.saturating_duration_since(self.moved_at);
         (!self.stream.ended() && silent >= self.stall).then(|| {
             EngineError::Native(format!(
-                "the load has stood still for {} ms at {} of {} bytes; is the disk of the model well?",
+                "the load has made no progress for {} ms at {} of {} bytes; check the model's disk",
                 silent.as_millis(),
                 self.bytes_read,
                 self.bytes_total
@@ -214,7 +215,7 @@ impl Loading {
 
     fn report(&self) {
         for waiter in &self.waiters {
-            // Progress that finds no room is not missed.
+            // A progress event that does not fit into the channel is dropped.
             let _ = waiter.progress.try_send(ProgressEvent::Progress {
                 phase: "loading".to_owned(),
                 done_bytes: self.bytes_read,
@@ -224,7 +225,7 @@ impl Loading {
     }
 }
 
-/// Ends the loader thread when the load goes, so that it never reads on for nobody.
+/// Ends the loader thread when the load is dropped, so that it does not read on in vain.
 pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {

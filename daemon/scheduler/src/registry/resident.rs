@@ -1,7 +1,6 @@
-//! A model that is in memory, and what its engine is asked through.
+//! A resident model: its generator or embedder, pacing and prompt cache.
 //!
-//! Owns the generator or embedder and the sequences that are kept for later prompts. Knows nothing
-//! of requests, names or how a model got here.
+//! Owns the sequences that are kept for later prompts. Does not know requests, names or loads.
 
 use std::time::Instant;
 
@@ -11,11 +10,11 @@ use ingle_protocol::wire::models::EngineKind;
 use crate::pacing::Pacing;
 use crate::prompt_cache::{PromptCache, Reuse};
 use crate::time::millis;
-use ingle_engine::backend::{Embedder, Generator, SeqId, Trimmed};
+use ingle_engine::backend::{Embedder, Generator, SeqId, TrimOutcome};
 use ingle_engine::error::EngineError;
 
 /// A model that can generate.
-pub struct Resident {
+pub struct ResidentGenerator {
     /// Its numerics.
     pub generator: Box<dyn Generator>,
     /// Its prefill chunk size.
@@ -25,7 +24,7 @@ pub struct Resident {
     pub(super) load_ms: f64,
 }
 
-impl Resident {
+impl ResidentGenerator {
     /// A generator that `engine` has loaded since `started_at`.
     pub(super) fn new(
         generator: Box<dyn Generator>,
@@ -38,9 +37,10 @@ impl Resident {
         Self { generator, pacing: Pacing::new(), prompt_cache, engine, load_ms }
     }
 
-    /// Opens a sequence for `prompt`: the sequence, and how many of the prompt's tokens it holds
-    /// already. It is forked from `reader`, a running one that has read the same prompt, or goes on
-    /// from a kept one if that begins alike.
+    /// Opens a sequence for `prompt`, and returns how many of its tokens the sequence holds.
+    ///
+    /// It is forked from `reader`, a running sequence that has read the same prompt, or reuses a
+    /// kept sequence with the same beginning, or is empty.
     ///
     /// # Errors
     /// What the generator reports.
@@ -49,7 +49,7 @@ impl Resident {
         prompt: &[u32],
         reader: Option<SeqId>,
     ) -> Result<(SeqId, usize), EngineError> {
-        // The last token is read again, because its logits are wanted.
+        // The last token is read again, because its logits are needed.
         let shared = prompt.len().saturating_sub(1);
         let reader = reader.filter(|_| shared > 0);
         if let Some(forked) = reader.and_then(|reader| self.fork(reader, shared)) {
@@ -58,7 +58,7 @@ impl Resident {
         match self.prompt_cache.find(prompt) {
             Some(Reuse::Whole { seq, tokens }) => return Ok((seq, tokens)),
             Some(Reuse::Beginning { seq, tokens }) => {
-                // An engine that cannot fork or has no room reads the prompt from its start.
+                // If the engine cannot fork or has no capacity, the whole prompt is read.
                 if let Ok(forked) = self.generator.fork(seq, tokens) {
                     return Ok((forked, tokens));
                 }
@@ -67,15 +67,14 @@ impl Resident {
         }
         loop {
             match self.generator.open() {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
+                Err(EngineError::NoCapacity { .. }) if self.evict_kept() => {}
                 opened => return Ok((opened?, 0)),
             }
         }
     }
 
-    /// Closes the kept sequence that has not been used for longest, to make room in the KV cache.
-    /// False when none is kept.
-    pub fn give_up_kept(&mut self) -> bool {
+    /// Evicts the least recently used kept sequence. False when none is kept.
+    pub fn evict_kept(&mut self) -> bool {
         let kept = self.prompt_cache.evict();
         if let Some(seq) = kept {
             self.generator.close(seq);
@@ -83,43 +82,44 @@ impl Resident {
         kept.is_some()
     }
 
-    /// Forks a running sequence, at the cost of kept ones if need be. `None` where the engine
-    /// cannot: the prompt is read once more then.
+    /// Forks a running sequence, and evicts kept ones if necessary.
+    ///
+    /// `None` when the engine cannot fork: the prompt is then read once more.
     fn fork(&mut self, reader: SeqId, len: usize) -> Option<SeqId> {
         loop {
             match self.generator.fork(reader, len) {
-                Err(EngineError::NoCapacity { .. }) if self.give_up_kept() => {}
+                Err(EngineError::NoCapacity { .. }) if self.evict_kept() => {}
                 forked => return forked.ok(),
             }
         }
     }
 
-    /// Gives up the least recently used kept sequences.
+    /// Evicts the least recently used kept sequences.
     pub fn drop_kept(&mut self, sequences: usize) {
         for _ in 0..sequences {
-            if !self.give_up_kept() {
+            if !self.evict_kept() {
                 return;
             }
         }
     }
 
-    /// Which kept sequence `prompt` would go on from, counted from the least recently used one,
-    /// and whether it would take it over as a whole.
+    /// The kept sequence that `prompt` would reuse, counted from the least recently used one.
+    ///
+    /// The flag says whether it would be reused as a whole.
     #[must_use]
-    pub fn goes_on_from(&self, prompt: &[u32]) -> Option<(usize, bool)> {
-        self.prompt_cache.look(prompt)
+    pub fn reusable_kept(&self, prompt: &[u32]) -> Option<(usize, bool)> {
+        self.prompt_cache.peek(prompt)
     }
 
-    /// Spares the kept sequence that `prompt` would go on from when room is made.
+    /// Makes the kept sequence that `prompt` would reuse the last to be evicted.
     pub fn prefer(&mut self, prompt: &[u32]) {
         self.prompt_cache.prefer(prompt);
     }
 
-    /// Takes back a sequence whose KV cache should hold `tokens`, and keeps it for prompts that
-    /// begin alike.
+    /// Keeps a finished sequence, whose KV cache should hold `tokens`, for later prompts.
     pub fn keep(&mut self, seq: SeqId, tokens: Vec<u32>) {
-        // A pass that was under way may have put more into it than was accounted for.
-        if !matches!(self.generator.trim(seq, tokens.len()), Ok(Trimmed::Done)) {
+        // A cancelled pass may have added more tokens than were accounted for.
+        if !matches!(self.generator.trim(seq, tokens.len()), Ok(TrimOutcome::Done)) {
             self.generator.close(seq);
             return;
         }
@@ -133,7 +133,7 @@ impl Resident {
 /// A model that embeds.
 pub(super) struct ResidentEmbedder {
     pub(super) embedder: Box<dyn Embedder>,
-    /// How much of a request is worked off at once.
+    /// Its slice size.
     pub(super) pacing: Pacing,
     pub(super) engine: EngineKind,
     pub(super) load_ms: f64,

@@ -1,38 +1,39 @@
-//! What the engine thread is told, and what it does about it at once.
+//! Command handling: replies at once, or queues the work for the loop.
 //!
-//! Owns the answers to commands, and who is refused at the door. Whatever takes longer than a look
-//! at the queues waits in one of them for its turn in the loop.
+//! Owns the replies to commands and the early refusals. Work that takes longer than a check of the
+//! queues waits in one of them for its turn in the loop.
 
 use std::time::Instant;
 
 use crate::limits;
 use ingle_protocol::wire::generate::GenerateEvent;
 
-use super::Worker;
+use super::Scheduler;
 use super::loads::PendingLoad;
 use crate::admission::QueueFull;
 use crate::command::{Command, GenerateRequest};
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;
 use crate::registry::LoadWaiter;
-use crate::sequence::Waiting;
+use crate::sequence::QueuedRequest;
 use ingle_engine::counters::UnloadReason;
 use ingle_engine::model::EngineModel;
 
-impl Worker {
+impl Scheduler {
+    /// Handles one command.
     pub(super) fn handle(&mut self, command: Command) {
         match command {
             Command::Generate(request) => {
                 self.enqueue(*request);
-                // At once, so that a burst does not fill the queue while slots are free.
+                // Admit at once, so that a burst does not fill the queue while capacity is free.
                 self.admit();
             }
-            Command::Embed(request) => self.enqueue_texts(*request),
-            Command::Load { model, options, force, progress, done } => {
+            Command::Embed(request) => self.enqueue_embed(*request),
+            Command::Load { model, options, force, span, progress, done } => {
                 if force && !self.draining {
                     self.journal.forgive(&model.name);
                 }
-                self.enqueue_load(model, options, LoadWaiter { progress, done });
+                self.enqueue_load(model, options, LoadWaiter { span, progress, done });
             }
             Command::Estimate { model, done } => {
                 let estimate = self.estimate(&model);
@@ -49,10 +50,10 @@ impl Worker {
 
     fn enqueue(&mut self, request: GenerateRequest) {
         let now = Instant::now();
-        let mut waiting = Waiting::new(request, self.next_arrival());
+        let mut waiting = QueuedRequest::new(request, self.next_arrival());
         let model = &waiting.request.model;
-        // Nothing is evicted or loaded for what is refused.
-        let refused = match waiting.ended(now) {
+        // Nothing is evicted or loaded for a refused request.
+        let refused = match waiting.end_reason(now) {
             _ if self.draining => Some(EngineFailure::ShuttingDown),
             Some(failure) => Some(failure),
             None => self.quarantined(model).or_else(|| self.conflict(model)),
@@ -62,16 +63,16 @@ impl Worker {
             return;
         }
         if self.registry.loading_fraction(&waiting.request.model.name).is_some() {
-            waiting.memory(false, now);
+            waiting.note_memory_wait(false, now);
         }
-        // The first of a request's choices speaks for all.
+        // Only the first choice of a request sends progress events.
         let events = (waiting.request.choice.index == 0).then(|| waiting.request.events.clone());
         match self.waiting.push(waiting) {
             Ok(position) => {
                 let Some(events) = events else { return };
                 self.status.update(|status| status.accepted += 1);
                 if position > 0 || self.running.len() >= limits::CONCURRENT_GENERATIONS {
-                    // Progress that finds no room is not missed.
+                    // A progress event that does not fit into the channel is dropped.
                     let _ = events.try_send(GenerateEvent::Queued { position });
                 }
             }
@@ -83,7 +84,7 @@ impl Worker {
         }
     }
 
-    /// A `load` command: is answered, joins a load, starts one, or waits for memory.
+    /// Replies to a `load` command, or lets it join a load, start one, or wait for memory.
     fn enqueue_load(&mut self, model: EngineModel, asked: ModelOptions, waiter: LoadWaiter) {
         if waiter.done.is_closed() {
             return;
@@ -93,23 +94,25 @@ impl Worker {
             false => self.quarantined(&model).or_else(|| self.conflict(&model)),
         };
         if let Some(failure) = refused {
-            self.reply(waiter.done, Err(failure));
+            self.fail_load(waiter, failure);
             return;
         }
         let arrival = self.next_arrival();
         self.loads.push(PendingLoad { model, asked, waiter, arrival, memory_since: None });
         self.start_waiting_loads(Instant::now());
-        // What is still here waits; the last is the one that has just come.
+        // The loads left here wait for memory; the last one is the new one.
         if self.loads.len() > limits::QUEUED_LOADS
             && let Some(load) = self.loads.pop()
         {
             let waiting = self.loads.len();
-            self.reply(load.waiter.done, Err(EngineFailure::Overloaded { waiting, what: "loads" }));
+            self.fail_load(load.waiter, EngineFailure::Overloaded { waiting, what: "loads" });
         }
     }
 
-    /// Drops a model that no request needs. Where it is not in memory yet, whoever waits for that
-    /// ends as cancelled, and so does its load. Whether there was anything to drop.
+    /// Unloads a model that no request needs.
+    ///
+    /// If the model is not in memory yet, its load and all requests that wait for it are
+    /// cancelled. Returns whether there was anything to unload.
     fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
         let demand = self.demand(name);
         if self.registry.is_resident(name) && demand.requests() > 0 {
@@ -122,12 +125,13 @@ impl Worker {
             .partition(|load: &PendingLoad| load.model.name == name);
         self.loads = others;
         for load in ended {
-            self.reply(load.waiter.done, Err(EngineFailure::Cancelled));
+            self.fail_load(load.waiter, EngineFailure::Cancelled);
         }
-        let was_there = self.drop_model(name, UnloadReason::Asked, &EngineFailure::Cancelled);
+        let was_there = self.drop_model(name, UnloadReason::Requested, &EngineFailure::Cancelled);
         Ok(was_there || demand.total() > 0)
     }
 
+    /// Refuses new work from here on, and with `now` cancels the running work too.
     fn shut_down(&mut self, now: bool) {
         self.draining = true;
         let failure = EngineFailure::ShuttingDown;
@@ -136,18 +140,18 @@ impl Worker {
                 self.fail(waiting.request, failure.clone());
             }
             for index in (0..self.running.len()).rev() {
-                let sequence = self.take_out(index);
+                let sequence = self.remove_running(index);
                 self.fail(sequence.request, failure.clone());
             }
             self.embeddings.end_where(|_| Some(failure.clone()));
         }
         for load in std::mem::take(&mut self.loads) {
-            self.reply(load.waiter.done, Err(failure.clone()));
+            self.fail_load(load.waiter, failure.clone());
         }
-        // A load is worth nothing to a daemon that ends, unless a request waits for it.
+        // A daemon that ends needs a load only if a request waits for it.
         for name in self.registry.loading_names() {
             if self.demand(&name).requests() == 0 {
-                self.drop_model(&name, UnloadReason::Asked, &failure);
+                self.drop_model(&name, UnloadReason::Requested, &failure);
             }
         }
     }

@@ -1,14 +1,14 @@
-//! How many want a model.
+//! Demand for a model: the requests and load callers that need it.
 //!
-//! The one place that counts them. What a count means for an unload, an eviction or a load under
-//! way is said here too, so that no two rules can disagree.
+//! Owns the one count of them, and what it means for an unload, an eviction or a load in progress,
+//! so that no two rules can disagree.
 
-use super::Worker;
-use super::memory::Asker;
+use super::Scheduler;
+use super::memory::Protection;
 use crate::admission::Arrival;
 use ingle_engine::model::EngineModel;
 
-/// Who wants one model.
+/// The requests and callers that need one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Demand {
     /// Generations running on it.
@@ -17,29 +17,29 @@ pub(super) struct Demand {
     pub(super) queued: usize,
     /// Requests for embeddings.
     pub(super) embedding: usize,
-    /// Callers who wait for its load, under way or still waiting for memory.
+    /// Callers that wait for its load, in progress or waiting for memory.
     pub(super) load_waiters: usize,
 }
 
 impl Demand {
-    /// What works on it, or would if nothing else did.
+    /// Requests that run on the model, embeddings included.
     pub(super) fn in_use(self) -> usize {
         self.running + self.embedding
     }
 
-    /// Requests that need it: they keep a load going, and a resident model in memory.
+    /// Requests that need the model: they keep its load going and the model in memory.
     pub(super) fn requests(self) -> usize {
         self.in_use() + self.queued
     }
 
-    /// Everybody.
+    /// All requests and load callers.
     pub(super) fn total(self) -> usize {
         self.requests() + self.load_waiters
     }
 }
 
-impl Worker {
-    /// Who wants `name`, in whatever version.
+impl Scheduler {
+    /// Demand for the model `name`, in any version.
     pub(super) fn demand(&self, name: &str) -> Demand {
         let pending = self.loads.iter().filter(|load| load.model.name == name && load.is_awaited());
         Demand {
@@ -48,13 +48,13 @@ impl Worker {
         }
     }
 
-    /// Requests that protect `name` from being evicted for `asker`: what runs, and of what waits
-    /// the part that came first.
-    pub(super) fn protectors(&self, name: &str, asker: Asker) -> Demand {
-        self.requests(|model| model.name == name, |arrival| asker.comes_after(arrival))
+    /// Requests that protect `name` from eviction: the running ones, and the waiting ones that
+    /// `protection` covers.
+    pub(super) fn protectors(&self, name: &str, protection: Protection) -> Demand {
+        self.requests(|model| model.name == name, |arrival| protection.protects(arrival))
     }
 
-    /// Who wants the model of that name, but another version of it.
+    /// Demand for another version of the model.
     pub(super) fn rivals(&self, model: &EngineModel) -> Demand {
         let is_rival =
             |other: &EngineModel| other.name == model.name && other.version != model.version;
@@ -66,7 +66,7 @@ impl Worker {
         Demand { load_waiters: under_way + pending.count(), ..self.requests(is_rival, |_| true) }
     }
 
-    /// Requests on the models meant: all that have begun, and of what waits what is `counted`.
+    /// Requests on the selected models: all that have begun, and the waiting ones that are counted.
     fn requests(
         &self,
         is_meant: impl Fn(&EngineModel) -> bool,

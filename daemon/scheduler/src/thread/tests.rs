@@ -1,4 +1,4 @@
-//! Who gets what, on the engine thread driven by hand: sim models, no thread of its own, no waiting.
+//! Tests of the scheduler, turn by turn: sim models, no engine thread, no waiting.
 
 use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -13,10 +13,11 @@ use ingle_protocol::wire::models::{EngineKind, Fit, LoadEstimate, LoadedModel};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
-use super::memory::Asker;
+use super::memory::Protection;
 use super::*;
-use crate::command::{ChoiceOf, Completion, EmbedRequest};
+use crate::command::{Completion, EmbedRequest, RequestChoice};
 use crate::memory::{Budget, ModelOptions};
 use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::error::EngineError;
@@ -29,7 +30,7 @@ use ingle_text::tokenizer::ByteTokenizer;
 
 type Answer<T> = oneshot::Receiver<Result<T, EngineFailure>>;
 
-/// A generation as its caller holds it.
+/// The caller's end of a generation.
 struct Call {
     done: Answer<Completion>,
     cancel: CancellationToken,
@@ -37,7 +38,7 @@ struct Call {
 }
 
 struct Bench {
-    worker: Worker,
+    scheduler: Scheduler,
     status: StatusCell,
     _commands: SyncSender<Command>,
     _folder: tempfile::TempDir,
@@ -59,7 +60,7 @@ fn weights(bytes: u64) -> Value {
     json!({ "weight_bytes": bytes, "kv_bytes_per_token": 0 })
 }
 
-/// A model that goes on until it is stopped.
+/// A model that generates until it is stopped.
 fn talkative(name: &str, bytes: u64) -> EngineModel {
     let config = json!({
         "weight_bytes": bytes, "kv_bytes_per_token": 0, "reply": "x".repeat(100_000),
@@ -85,7 +86,7 @@ fn deadline() -> Deadline {
     Deadline::new(Layer::Daemon, 600_000, None, Instant::now())
 }
 
-/// A time so long ago that who has waited since has waited long.
+/// A time past the patience for memory.
 fn long_ago() -> Option<Instant> {
     Instant::now().checked_sub(Duration::from_millis(2 * limits::MEMORY_PATIENCE_MS))
 }
@@ -100,7 +101,7 @@ impl Bench {
         let memory = MemoryOptions { budget: Budget::Bytes(budget), ..MemoryOptions::default() };
         let settings = EngineSettings::default();
         let engines = Engines::new([Arc::new(SimEngine) as Arc<dyn Engine>]);
-        let worker = Worker::new(
+        let scheduler = Scheduler::new(
             inbox,
             status.clone(),
             engines,
@@ -109,12 +110,12 @@ impl Bench {
             Cores::default(),
             journal,
         );
-        Self { worker, status, _commands: commands, _folder: folder }
+        Self { scheduler, status, _commands: commands, _folder: folder }
     }
 
     fn generate_prompt(&mut self, model: &EngineModel, prompt: &[u32], max_tokens: usize) -> Call {
         let (request, call) = request(model, prompt, max_tokens);
-        self.worker.handle(Command::Generate(Box::new(request)));
+        self.scheduler.handle(Command::Generate(Box::new(request)));
         call
     }
 
@@ -124,7 +125,7 @@ impl Bench {
 
     fn embed(&mut self, model: &EngineModel) -> Answer<Vec<Vec<f32>>> {
         let (request, done) = texts(model, deadline());
-        self.worker.handle(Command::Embed(Box::new(request)));
+        self.scheduler.handle(Command::Embed(Box::new(request)));
         done
     }
 
@@ -132,19 +133,26 @@ impl Bench {
         let (done, outcome) = oneshot::channel();
         let (progress, _) = mpsc::channel(1);
         let model = model.clone();
-        self.worker.handle(Command::Load { model, options, force: false, progress, done });
+        self.scheduler.handle(Command::Load {
+            model,
+            options,
+            force: false,
+            span: Span::none(),
+            progress,
+            done,
+        });
         outcome
     }
 
     fn estimate(&mut self, model: &EngineModel) -> LoadEstimate {
         let (done, mut outcome) = oneshot::channel();
-        self.worker.handle(Command::Estimate { model: model.clone(), done });
+        self.scheduler.handle(Command::Estimate { model: model.clone(), done });
         outcome.try_recv().unwrap().unwrap()
     }
 
     fn unload(&mut self, name: &str) -> Result<bool, EngineFailure> {
         let (done, mut outcome) = oneshot::channel();
-        self.worker.handle(Command::Unload { name: name.to_owned(), done });
+        self.scheduler.handle(Command::Unload { name: name.to_owned(), done });
         outcome.try_recv().unwrap()
     }
 
@@ -152,7 +160,7 @@ impl Bench {
     fn outcome<T>(&mut self, answer: &mut Answer<T>) -> Result<T, EngineFailure> {
         let started_at = Instant::now();
         loop {
-            self.worker.turn();
+            self.scheduler.turn();
             if let Ok(outcome) = answer.try_recv() {
                 return outcome;
             }
@@ -172,10 +180,10 @@ impl Bench {
 
     /// Lets everything that waits for memory have waited long.
     fn age(&mut self) {
-        let worker = &mut self.worker;
-        let generations = worker.waiting.iter_mut().map(|waiting| &mut waiting.memory_since);
-        let jobs = worker.embeddings.iter_mut().map(|job| &mut job.memory_since);
-        let loads = worker.loads.iter_mut().map(|load| &mut load.memory_since);
+        let scheduler = &mut self.scheduler;
+        let generations = scheduler.waiting.iter_mut().map(|waiting| &mut waiting.memory_since);
+        let jobs = scheduler.embeddings.iter_mut().map(|job| &mut job.memory_since);
+        let loads = scheduler.loads.iter_mut().map(|load| &mut load.memory_since);
         for since in generations.chain(jobs).chain(loads) {
             *since = since.and(long_ago());
         }
@@ -188,6 +196,7 @@ fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateR
     let cancel = CancellationToken::new();
     let request = GenerateRequest {
         request_id: "r".to_owned(),
+        span: Span::none(),
         model: model.clone(),
         output: TextOutput::new(Arc::new(ByteTokenizer), Vec::new()).unwrap(),
         constraint: None,
@@ -201,8 +210,8 @@ fn request(model: &EngineModel, prompt: &[u32], max_tokens: usize) -> (GenerateR
         logprobs: None,
         stream_text: false,
         deadline: deadline(),
-        wrap_up: Arc::default(),
-        choice: ChoiceOf::default(),
+        finish_at_sentence: Arc::default(),
+        choice: RequestChoice::default(),
         cancel: cancel.clone(),
         events,
         done: done_tx,
@@ -214,6 +223,7 @@ fn texts(model: &EngineModel, deadline: Deadline) -> (EmbedRequest, Answer<Vec<V
     let (done, outcome) = oneshot::channel();
     let request = EmbedRequest {
         request_id: "e".to_owned(),
+        span: Span::none(),
         model: model.clone(),
         inputs: vec![vec![1, 2, 3]],
         deadline,
@@ -228,7 +238,7 @@ fn is_busy<T>(answer: &mut Answer<T>) -> bool {
 }
 
 #[test]
-fn a_request_for_another_version_never_ends_what_others_wait_for() {
+fn other_version_is_refused_while_one_is_used() {
     let mut bench = Bench::new(100);
     let (old, new) = (slow("m"), changed(&slow("m")));
     let mut load = bench.load(&old, ModelOptions::default());
@@ -236,46 +246,46 @@ fn a_request_for_another_version_never_ends_what_others_wait_for() {
     assert!(is_busy(&mut bench.generate(&new, 1).done));
     assert!(is_busy(&mut bench.load(&new, ModelOptions::default())));
     assert!(is_busy(&mut bench.embed(&new)));
-    // Whoever asks for the same one joins.
+    // Requests for the same version join the load.
     let mut queued = bench.generate(&old, 1);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert!(load.try_recv().is_err() && queued.done.try_recv().is_err());
-    // Its load is nobody's any more, and makes way.
+    // The load has no waiters any more, and is cancelled for the other version.
     drop((load, queued));
-    bench.worker.drop_ended();
+    bench.scheduler.drop_ended();
     let mut call = bench.generate(&changed(&model("m", &weights(1))), 1);
     bench.outcome(&mut call.done).unwrap();
 }
 
 #[test]
-fn an_embedding_model_whose_files_have_changed_is_loaded_anew() {
+fn changed_embedding_model_is_reloaded() {
     let mut bench = Bench::new(100);
     let old = embedder("e", 1);
     let mut job = bench.embed(&old);
     bench.outcome(&mut job).unwrap();
     let mut job = bench.embed(&changed(&old));
     assert_eq!(bench.outcome(&mut job).unwrap().len(), 1);
-    assert!(bench.worker.registry.is_ready(&changed(&old)));
+    assert!(bench.scheduler.registry.is_ready(&changed(&old)));
 }
 
 #[test]
-fn tokens_of_one_version_never_meet_the_weights_of_another() {
+fn tokens_and_weights_are_of_one_version() {
     let mut bench = Bench::new(100);
     let old = talkative("m", 1);
     bench.warm(&old);
     let _running = bench.generate(&old, 50_000);
-    // Past the door, as if the model had been replaced while it waited.
+    // Bypasses the checks of `handle`, as if the model had been replaced while it waited.
     let (waiting, mut call) = request(&changed(&old), &[104], 1);
-    let arrival = bench.worker.next_arrival();
-    assert!(bench.worker.waiting.push(Waiting::new(waiting, arrival)).is_ok());
-    assert!(bench.worker.next_admitted(Instant::now()).is_none());
-    bench.worker.turn();
+    let arrival = bench.scheduler.next_arrival();
+    assert!(bench.scheduler.waiting.push(QueuedRequest::new(waiting, arrival)).is_ok());
+    assert!(bench.scheduler.next_admitted(Instant::now()).is_none());
+    bench.scheduler.turn();
     assert!(is_busy(&mut call.done));
-    assert_eq!(bench.worker.running.len(), 1);
+    assert_eq!(bench.scheduler.running.len(), 1);
 }
 
 #[test]
-fn another_version_goes_only_once_its_successor_is_being_loaded() {
+fn old_version_stays_until_new_load_starts() {
     let mut bench = Bench::new(10);
     let old = model("m", &weights(4));
     let mut load = bench.load(&old, ModelOptions { pin: Some(true), keep_alive: None });
@@ -291,18 +301,18 @@ fn another_version_goes_only_once_its_successor_is_being_loaded() {
         matches!(refused, Err(EngineFailure::Engine(EngineError::Unsupported { .. }))),
         "{refused:?}"
     );
-    assert!(bench.worker.registry.is_ready(&old));
-    // The two would not fit beside each other.
+    assert!(bench.scheduler.registry.is_ready(&old));
+    // Both versions do not fit together.
     let new = changed(&model("m", &weights(8)));
     let estimate = bench.estimate(&new);
     assert_eq!((estimate.fit, estimate.evictions.len()), (Fit::AfterEvictions, 1));
     let mut load = bench.load(&new, ModelOptions::default());
     let loaded = bench.outcome(&mut load).unwrap();
-    assert!(loaded.pinned && bench.worker.registry.is_ready(&new));
+    assert!(loaded.pinned && bench.scheduler.registry.is_ready(&new));
 }
 
 #[test]
-fn a_token_that_the_weights_do_not_know_fails_its_own_request_only() {
+fn unknown_token_fails_its_own_request_only() {
     let mut bench = Bench::new(100);
     let sim = talkative("m", 1);
     bench.warm(&sim);
@@ -315,7 +325,7 @@ fn a_token_that_the_weights_do_not_know_fails_its_own_request_only() {
 }
 
 #[test]
-fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
+fn reused_sequence_is_not_evicted_for_its_request() {
     for (extra, cached) in [(10, 20), (-2, 17)] {
         let mut bench = Bench::new(60);
         let config = json!({ "weight_bytes": 0, "kv_bytes_per_token": 1, "reply": "x".repeat(90) });
@@ -326,7 +336,7 @@ fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
             let mut call = bench.generate_prompt(&sim, prompt, 1);
             bench.outcome(&mut call.done).unwrap();
         }
-        // There is room for the next turn once one of them has gone.
+        // The next turn fits once one of them is evicted.
         let length = usize::try_from(20 + extra).unwrap();
         let max_tokens = 50 - length - if extra < 0 { 20 } else { 0 };
         let mut call = bench.generate_prompt(&sim, &vec![1; length], max_tokens);
@@ -336,7 +346,7 @@ fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
 }
 
 #[test]
-fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
+fn refused_requests_evict_and_load_nothing() {
     let mut bench = Bench::new(10);
     let (busy, idle) = (talkative("busy", 5), model("idle", &weights(4)));
     let cold = model("cold", &weights(4));
@@ -344,36 +354,43 @@ fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
     bench.warm(&idle);
     let (cancelled, call) = request(&cold, &[104], 1);
     call.cancel.cancel();
-    bench.worker.handle(Command::Generate(Box::new(cancelled)));
+    bench.scheduler.handle(Command::Generate(Box::new(cancelled)));
     let (done, gone) = oneshot::channel();
     drop(gone);
     let (options, (progress, _)) = (ModelOptions::default(), mpsc::channel(1));
-    let load = Command::Load { model: cold.clone(), options, force: false, progress, done };
-    bench.worker.handle(load);
+    let load = Command::Load {
+        model: cold.clone(),
+        options,
+        force: false,
+        span: Span::none(),
+        progress,
+        done,
+    };
+    bench.scheduler.handle(load);
     let (late, _outcome) = texts(&cold, Deadline { limit_ms: 0, ..deadline() });
-    bench.worker.handle(Command::Embed(Box::new(late)));
+    bench.scheduler.handle(Command::Embed(Box::new(late)));
     let most = limits::QUEUED_GENERATIONS + limits::CONCURRENT_GENERATIONS;
     let _calls: Vec<_> = (0..most).map(|_| bench.generate(&busy, 50_000)).collect();
     let mut refused = bench.generate(&cold, 1);
     assert!(matches!(refused.done.try_recv(), Ok(Err(EngineFailure::Overloaded { .. }))));
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.resident(), ["busy", "idle"]);
-    assert!(bench.worker.registry.loading().is_none());
+    assert!(bench.scheduler.registry.loading().is_none());
     assert_eq!(bench.status.read().accepted, most as u64);
 }
 
 #[test]
-fn a_cold_embedding_model_has_its_turn_before_later_generations() {
+fn cold_embedding_precedes_later_generations() {
     let mut bench = Bench::new(10);
     let (rival, cold) = (talkative("rival", 6), embedder("cold", 6));
     bench.warm(&rival);
     let first = bench.generate(&rival, 50_000);
     let mut job = bench.embed(&cold);
-    bench.worker.turn();
+    bench.scheduler.turn();
     bench.age();
     let mut later = bench.generate(&rival, 1);
-    bench.worker.turn();
-    assert_eq!((bench.worker.running.len(), bench.worker.waiting.len()), (1, 1));
+    bench.scheduler.turn();
+    assert_eq!((bench.scheduler.running.len(), bench.scheduler.waiting.len()), (1, 1));
     drop(first);
     bench.outcome(&mut job).unwrap();
     assert!(later.done.try_recv().is_err());
@@ -381,13 +398,13 @@ fn a_cold_embedding_model_has_its_turn_before_later_generations() {
 }
 
 #[test]
-fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
+fn later_embeddings_do_not_protect_their_model() {
     let mut bench = Bench::new(10);
     let (warm, cold) = (embedder("warm", 6), model("cold", &weights(6)));
     bench.warm(&warm);
     let mut first = bench.embed(&warm);
     let mut call = bench.generate(&cold, 1);
-    assert_eq!(bench.worker.waiting.len(), 1, "the request before it keeps its model");
+    assert_eq!(bench.scheduler.waiting.len(), 1, "the request before it keeps its model");
     bench.age();
     let mut later = bench.embed(&warm);
     bench.outcome(&mut first).unwrap();
@@ -397,7 +414,7 @@ fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
 }
 
 #[test]
-fn later_embeddings_do_not_begin_while_something_has_waited_long() {
+fn later_embeddings_wait_behind_the_barrier() {
     let mut bench = Bench::new(10);
     let (warm, busy, cold) =
         (embedder("warm", 2), talkative("busy", 6), model("cold", &weights(5)));
@@ -407,8 +424,8 @@ fn later_embeddings_do_not_begin_while_something_has_waited_long() {
     let mut call = bench.generate(&cold, 1);
     bench.age();
     let mut later = bench.embed(&warm);
-    bench.worker.turn();
-    bench.worker.turn();
+    bench.scheduler.turn();
+    bench.scheduler.turn();
     assert!(later.try_recv().is_err());
     drop(running);
     bench.outcome(&mut call.done).unwrap();
@@ -416,7 +433,7 @@ fn later_embeddings_do_not_begin_while_something_has_waited_long() {
 }
 
 #[test]
-fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_alone() {
+fn long_waiting_load_holds_back_later_work_only() {
     let mut bench = Bench::new(10);
     let (running, idle) = (talkative("running", 1), model("idle", &weights(4)));
     let (wanted, small) = (model("wanted", &weights(9)), model("small", &weights(1)));
@@ -428,22 +445,22 @@ fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_
     bench.age();
     let later = bench.generate(&idle, 1);
     let late = bench.generate(&small, 1);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.resident(), ["idle", "running"], "an earlier request needs it");
-    assert!(bench.worker.registry.loading().is_none(), "a later request must not get ahead");
-    let arrival = bench.worker.loads[0].arrival;
-    assert_eq!(bench.worker.protectors("idle", Asker::Since(arrival)).queued, 1);
+    assert!(bench.scheduler.registry.loading().is_none(), "a later request must not get ahead");
+    let arrival = bench.scheduler.loads[0].arrival;
+    assert_eq!(bench.scheduler.protectors("idle", Protection::Before(arrival)).queued, 1);
     earlier.cancel.cancel();
-    bench.worker.drop_ended();
-    bench.worker.admit();
-    assert_eq!(bench.worker.registry.loading_names(), ["wanted"]);
-    assert!(!bench.worker.registry.is_resident("idle"), "a later request does not keep it");
+    bench.scheduler.drop_ended();
+    bench.scheduler.admit();
+    assert_eq!(bench.scheduler.registry.loading_names(), ["wanted"]);
+    assert!(!bench.scheduler.registry.is_resident("idle"), "a later request does not keep it");
     bench.outcome(&mut load).unwrap();
     drop((slots, later, late));
 }
 
 #[test]
-fn an_unload_treats_all_who_wait_alike() {
+fn unload_ends_all_waiters() {
     let mut bench = Bench::new(10);
     let (cold, sim) = (slow("cold"), model("warm", &weights(9)));
     let mut load = bench.load(&cold, ModelOptions::default());
@@ -461,12 +478,12 @@ fn an_unload_treats_all_who_wait_alike() {
     assert_eq!(load.try_recv().unwrap(), Err(EngineFailure::Cancelled));
     assert!(matches!(bench.unload("warm"), Err(EngineFailure::Busy { active: 1, .. })));
     drop(running);
-    bench.worker.turn();
+    bench.scheduler.turn();
     assert_eq!(bench.unload("warm"), Ok(true));
     assert!(bench.resident().is_empty(), "an answer is in the status when it goes out");
 }
 
-/// Looks at the status the moment an answer is sent.
+/// Reads the status at the moment a reply is sent.
 struct Witness(StatusCell, Mutex<Vec<usize>>);
 
 impl Wake for Witness {
@@ -478,7 +495,7 @@ impl Wake for Witness {
 }
 
 #[test]
-fn who_hears_of_an_outcome_finds_it_in_the_status() {
+fn status_is_published_before_the_reply() {
     let mut bench = Bench::new(10);
     let witness = Arc::new(Witness(bench.status.clone(), Mutex::default()));
     let waker = Waker::from(Arc::clone(&witness));
@@ -489,23 +506,79 @@ fn who_hears_of_an_outcome_finds_it_in_the_status() {
     let mut job = bench.embed(&embedder("e", 1));
     assert!(Pin::new(&mut job).poll(&mut context).is_pending());
     bench.outcome(&mut job).unwrap();
-    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use when they were told");
+    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use at the replies");
     assert_eq!(bench.status.read().accepted, 2);
 }
 
 #[test]
-fn waiting_for_an_embedding_model_counts_against_the_daemons_limit_only() {
+fn embedding_wait_counts_to_daemon_limit_only() {
     let mut bench = Bench::new(100);
     let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
     let accepted = |accepted_at| Deadline { work_ms: 60_000, limit_ms: 90_000, accepted_at };
     // Its W is over, counted from when it came.
     let (request, mut patient) = texts(&embedder("e", 1), accepted(ago(70_000)));
-    bench.worker.handle(Command::Embed(Box::new(request)));
+    bench.scheduler.handle(Command::Embed(Box::new(request)));
     bench.outcome(&mut patient).unwrap();
     let (request, mut late) = texts(&embedder("e", 1), accepted(ago(90_000)));
-    bench.worker.handle(Command::Embed(Box::new(request)));
+    bench.scheduler.handle(Command::Embed(Box::new(request)));
     let Ok(Err(EngineFailure::Timeout { layer, limit_ms, .. })) = late.try_recv() else {
         panic!("no time-out")
     };
     assert_eq!((layer, limit_ms), (Layer::Daemon, 90_000));
+}
+
+/// Collects the log of a test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn log_lines_of_a_request_are_in_its_span() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut bench = Bench::new(100);
+        let sim = model("m", &weights(1));
+        let (mut ok, mut call) = request(&sim, &[104, 105], 2);
+        ok.span = tracing::info_span!("request", id = "r-1");
+        bench.scheduler.handle(Command::Generate(Box::new(ok)));
+        bench.outcome(&mut call.done).unwrap();
+        let (mut late, mut call) = request(&sim, &[104, 105], 2);
+        late.span = tracing::info_span!("request", id = "r-2");
+        late.deadline = Deadline { limit_ms: 0, ..deadline() };
+        bench.scheduler.handle(Command::Generate(Box::new(late)));
+        bench.outcome(&mut call.done).unwrap_err();
+        let (mut job, mut done) = texts(&embedder("e", 1), deadline());
+        job.span = tracing::info_span!("request", id = "r-3");
+        bench.scheduler.handle(Command::Embed(Box::new(job)));
+        bench.outcome(&mut done).unwrap();
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for (id, events) in [
+        ("r-1", ["load started", "admitted", "first token", "ended"].as_slice()),
+        ("r-2", &["failed"]),
+        ("r-3", &["load started", "admitted", "ended"]),
+    ] {
+        let span = format!("request{{id=\"{id}\"}}");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&span)).collect();
+        for event in events {
+            let found = lines.iter().filter(|line| line.contains(event)).count();
+            assert_eq!(found, 1, "{id} {event}: {log}");
+        }
+    }
 }

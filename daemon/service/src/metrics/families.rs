@@ -8,7 +8,7 @@ use std::time::Duration;
 use ingle_protocol::wire::metrics::{Family, FamilyKind, Sample};
 
 use super::Edge;
-use ingle_engine::histogram::Reading;
+use ingle_engine::histogram::HistogramSnapshot;
 
 /// What tells a sample from its family's others.
 pub type Label<'a> = (&'static str, &'a str);
@@ -105,7 +105,7 @@ pub struct Durations<'a>(&'a mut Family);
 
 impl Durations<'_> {
     /// One histogram.
-    pub fn buckets(&mut self, labels: &[Label<'_>], reading: &Reading) {
+    pub fn buckets(&mut self, labels: &[Label<'_>], reading: &HistogramSnapshot) {
         for (bound, count) in reading.cumulative() {
             let bound = bound.as_secs_f64().to_string();
             push(self.0, "_bucket", &[labels, &[("le", bound.as_str())]].concat(), number(count));

@@ -44,7 +44,7 @@ impl Service {
         describe_engine(&mut families, &engine);
         families
             .gauge("ingle_cores_lent", "Cores that the engine thread leaves to other work now.")
-            .size([], self.engine.cores().lent());
+            .size([], self.engine.cores().reserved());
         self.describe_memory(&mut families, &engine);
         describe_models(&mut families, &engine);
         describe_work(&mut families, self.engine.counters());

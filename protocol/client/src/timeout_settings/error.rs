@@ -5,9 +5,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::names::{Derived, Setting};
+use super::names::{DerivedLimit, Setting};
 use super::origin::Origin;
-use super::resolved::{Given, Named, Resolved};
+use super::resolved::{ConfiguredSetting, ResolvedTimeouts, SettingName};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::timeouts::{Class, Disorder, MAX_WORK_MS, MIN_WORK_MS};
 
@@ -34,13 +34,13 @@ pub enum SettingError {
     #[error("{named} is not a setting")]
     UnknownKey {
         /// The key.
-        named: Named,
+        named: SettingName,
     },
     /// A value that is not a number of seconds, or out of range.
     #[error("{named} is {found}; it must be a number of seconds {}", range())]
     Value {
         /// The setting.
-        named: Named,
+        named: SettingName,
         /// The value that was found.
         found: String,
     },
@@ -53,9 +53,9 @@ pub enum SettingError {
     )]
     Derived {
         /// The name that was set.
-        named: Named,
+        named: SettingName,
         /// The derived limit.
-        derived: Derived,
+        derived: DerivedLimit,
     },
     /// Two names of one setting in one source.
     #[error(
@@ -66,14 +66,14 @@ pub enum SettingError {
         Seconds(.0.ms),
         Seconds(.1.ms)
     )]
-    Twice(Box<Given>, Box<Given>),
+    Twice(Box<ConfiguredSetting>, Box<ConfiguredSetting>),
     /// The values break a rule of the ladder.
     #[error("{}", broken_rule(*.disorder, .resolved))]
     Order {
         /// The rule that is broken.
         disorder: Disorder,
         /// All values.
-        resolved: Box<Resolved>,
+        resolved: Box<ResolvedTimeouts>,
     },
 }
 
@@ -139,7 +139,7 @@ fn range() -> String {
 }
 
 /// The broken rule, with both values and their origins.
-fn broken_rule(disorder: Disorder, resolved: &Resolved) -> String {
+fn broken_rule(disorder: Disorder, resolved: &ResolvedTimeouts) -> String {
     let workflow = Setting::Work(Class::Workflow);
     let (setting, relation) = match disorder {
         Disorder::SimpleAboveWorkflow => (Setting::Work(Class::Simple), "must not be longer than"),

@@ -20,9 +20,9 @@ mod sources;
 mod tests;
 
 pub use error::{Seconds, SettingError};
-pub use names::{Derived, Setting};
+pub use names::{DerivedLimit, Setting};
 pub use origin::Origin;
-pub use resolved::{Given, Named, Resolved};
+pub use resolved::{ConfiguredSetting, ResolvedTimeouts, SettingName};
 pub use sources::{Sources, TextFile};
 
 use crate::env_file;
@@ -30,14 +30,14 @@ use ingle_protocol::timeouts::{MAX_WORK_MS, MIN_WORK_MS, WorkTimeouts};
 
 /// One value of one source.
 struct SourceEntry {
-    named: Named,
+    named: SettingName,
     kind: NameKind,
     value: WrittenValue,
 }
 
 enum NameKind {
     Setting(Setting),
-    Derived(Derived),
+    Derived(DerivedLimit),
     Unknown,
 }
 
@@ -55,7 +55,7 @@ enum WrittenValue {
 /// # Errors
 /// When a source is malformed, a value is out of range or derived, two names of one setting
 /// disagree within one source, or the numbers do not fit together.
-pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
+pub fn resolve(sources: &Sources) -> Result<ResolvedTimeouts, SettingError> {
     // Each source is checked whole, even where a stronger one overrides it: otherwise an error
     // would appear on the day the stronger one is removed.
     let sources = [
@@ -63,7 +63,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
         env_file_entries(&sources.env_file)?,
         environment_entries(&sources.environment),
     ];
-    let mut given: Vec<Given> = Vec::new();
+    let mut given: Vec<ConfiguredSetting> = Vec::new();
     let mut unknown = Vec::new();
     for entries in sources {
         let found = check(entries, &mut unknown)?;
@@ -71,7 +71,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
         given.extend(found);
     }
     let mut timeouts = WorkTimeouts::default();
-    for Given { setting, ms, .. } in &given {
+    for ConfiguredSetting { setting, ms, .. } in &given {
         *setting.slot(&mut timeouts) = *ms;
     }
     if given.iter().all(|given| given.setting != Setting::Http) {
@@ -79,7 +79,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
         timeouts.http_ms = timeouts.http_ms.max(timeouts.workflow_ms);
     }
     let order = timeouts.check_order();
-    let resolved = Resolved { timeouts, given, unknown };
+    let resolved = ResolvedTimeouts { timeouts, given, unknown };
     match order {
         Ok(()) => Ok(resolved),
         Err(disorder) => Err(SettingError::Order { disorder, resolved: Box::new(resolved) }),
@@ -87,8 +87,11 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, SettingError> {
 }
 
 /// The settings of one source, each once.
-fn check(entries: Vec<SourceEntry>, unknown: &mut Vec<Named>) -> Result<Vec<Given>, SettingError> {
-    let mut found: Vec<Given> = Vec::new();
+fn check(
+    entries: Vec<SourceEntry>,
+    unknown: &mut Vec<SettingName>,
+) -> Result<Vec<ConfiguredSetting>, SettingError> {
+    let mut found: Vec<ConfiguredSetting> = Vec::new();
     for SourceEntry { named, kind, value } in entries {
         // In an environment an empty variable counts as absent.
         if matches!(&value, WrittenValue::Text(text) if text.trim().is_empty()) {
@@ -113,7 +116,7 @@ fn check(entries: Vec<SourceEntry>, unknown: &mut Vec<Named>) -> Result<Vec<Give
             Ok(ms) => ms,
             Err(found) => return Err(SettingError::Value { named, found }),
         };
-        let given = Given { setting, ms, named };
+        let given = ConfiguredSetting { setting, ms, named };
         match found.iter().find(|other| other.setting == setting) {
             Some(other) if other.ms != ms => {
                 return Err(SettingError::Twice(Box::new(other.clone()), Box::new(given)));
@@ -167,8 +170,8 @@ fn config_entries(file: &TextFile) -> Result<Vec<SourceEntry>, SettingError> {
     for (key, value) in parsed.timeouts {
         let line = file.line_at(key.span().start);
         let named =
-            Named { name: format!("timeouts.{}", key.get_ref()), origin: file.origin(line) };
-        let kind = match (Setting::of_key(key.get_ref()), Derived::of_key(key.get_ref())) {
+            SettingName { name: format!("timeouts.{}", key.get_ref()), origin: file.origin(line) };
+        let kind = match (Setting::of_key(key.get_ref()), DerivedLimit::of_key(key.get_ref())) {
             (Some(setting), _) => NameKind::Setting(setting),
             (None, Some(derived)) => NameKind::Derived(derived),
             (None, None) => return Err(SettingError::UnknownKey { named }),
@@ -191,7 +194,7 @@ fn env_file_entries(file: &TextFile) -> Result<Vec<SourceEntry>, SettingError> {
     })?;
     let entries = assignments.into_iter().filter_map(|assignment| {
         let kind = variable_kind(&assignment.name)?;
-        let named = Named { name: assignment.name, origin: file.origin(assignment.line) };
+        let named = SettingName { name: assignment.name, origin: file.origin(assignment.line) };
         Some(SourceEntry { named, kind, value: WrittenValue::Text(assignment.value) })
     });
     Ok(entries.collect())
@@ -201,7 +204,7 @@ fn environment_entries(environment: &[(OsString, OsString)]) -> Vec<SourceEntry>
     let entries = environment.iter().filter_map(|(name, value)| {
         let name = name.to_str()?;
         let kind = variable_kind(name)?;
-        let named = Named { name: name.to_owned(), origin: Origin::Environment };
+        let named = SettingName { name: name.to_owned(), origin: Origin::Environment };
         let value = value.to_str().map_or_else(
             || WrittenValue::Other("not UTF-8".to_owned()),
             |text| WrittenValue::Text(text.to_owned()),
@@ -216,7 +219,7 @@ fn variable_kind(name: &str) -> Option<NameKind> {
     if let Some(setting) = Setting::of_variable(name) {
         return Some(NameKind::Setting(setting));
     }
-    if let Some(derived) = Derived::of_variable(name) {
+    if let Some(derived) = DerivedLimit::of_variable(name) {
         return Some(NameKind::Derived(derived));
     }
     name.starts_with(names::VARIABLE_PREFIX).then_some(NameKind::Unknown)

@@ -132,14 +132,14 @@ impl Setting {
 
 /// A limit that follows from W and cannot be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Derived {
+pub struct DerivedLimit {
     /// The layer.
     pub layer: Layer,
     /// The class: workflow, where the name has none.
     pub class: Class,
 }
 
-impl Derived {
+impl DerivedLimit {
     /// The limit that a key of the table `[timeouts]` stands for: `daemon`, `chat_shim`.
     #[must_use]
     pub fn of_key(key: &str) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! The order of sources, every name, every complaint.
+//! The order of sources, every name, every error.
 
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ fn sources(config: &str, env_file: &str, environment: &[(&str, &str)]) -> Source
     }
 }
 
-fn resolved(config: &str, env_file: &str, environment: &[(&str, &str)]) -> Resolved {
+fn resolved(config: &str, env_file: &str, environment: &[(&str, &str)]) -> ResolvedTimeouts {
     resolve(&sources(config, env_file, environment)).unwrap()
 }
 
@@ -28,8 +28,8 @@ fn refused(config: &str, env_file: &str, environment: &[(&str, &str)]) -> ErrorB
 }
 
 #[test]
-fn nothing_set_gives_the_table_of_the_specification() {
-    let Resolved { timeouts, given, unknown } = resolved("", "", &[("PATH", "/bin")]);
+fn defaults_give_the_documented_ladder() {
+    let ResolvedTimeouts { timeouts, given, unknown } = resolved("", "", &[("PATH", "/bin")]);
     let seconds = Setting::ALL.map(|setting| setting.ms(&timeouts) / 1_000);
     assert_eq!(seconds, [60, 300, 180, 900, 600, 120, 120, 30, 90, 120, 150, 300]);
     assert!(given.is_empty() && unknown.is_empty());
@@ -38,7 +38,7 @@ fn nothing_set_gives_the_table_of_the_specification() {
 }
 
 #[test]
-fn the_environment_counts_more_than_the_env_file_and_that_more_than_the_config() {
+fn environment_overrides_env_file_and_config() {
     let config = "[timeouts]\nchat = 10\ncompletions = 11\nembeddings = 12\n";
     let env_file = "INGLE_TIMEOUT_COMPLETIONS=21\nINGLE_TIMEOUT_EMBEDDINGS=22\n";
     let found = resolved(config, env_file, &[("MLX_SERVER_TIMEOUT_EMBEDDINGS_SECONDS", "32")]);
@@ -57,7 +57,7 @@ fn the_environment_counts_more_than_the_env_file_and_that_more_than_the_config()
 }
 
 #[test]
-fn every_setting_has_a_key_a_variable_and_its_aliases() {
+fn every_setting_has_key_variable_and_aliases() {
     for setting in Setting::ALL {
         let (key, variable) = (setting.key(), setting.variable());
         // Longer than a workflow may be short: only the limits of the classes are compared.
@@ -85,7 +85,7 @@ fn every_setting_has_a_key_a_variable_and_its_aliases() {
 }
 
 #[test]
-fn two_names_of_one_setting_must_agree_within_a_source() {
+fn names_of_one_setting_must_agree() {
     let (ours, alias) = ("INGLE_TIMEOUT_WORKFLOW", "WORKFLOW_TOOL_TIMEOUT_SECS");
     let error = refused("", "", &[(ours, "400"), (alias, "500")]);
     assert_eq!(error.code, ErrorCode::ConfigInvalid);
@@ -94,13 +94,13 @@ fn two_names_of_one_setting_must_agree_within_a_source() {
     }
     let error = refused("", "GLM_TIMEOUT_SECS=1\n\nGLM_TIMEOUT_SECS=2", &[]);
     assert!(error.message.contains("line 1") && error.message.contains("line 3"), "{error}");
-    // The same number twice says nothing wrong; and one source overriding another is their order.
+    // The same value twice is allowed, and one source overrides another by their order.
     assert_eq!(resolved("", "", &[(ours, "400"), (alias, "400.0")]).timeouts.workflow_ms, 400_000);
     assert_eq!(resolved("", "GLM_TIMEOUT_SECS=1", &[("GLM_TIMEOUT_SECS", "2")]).given.len(), 1);
 }
 
 #[test]
-fn what_is_derived_cannot_be_set_and_the_error_says_what_can() {
+fn derived_limits_cannot_be_set() {
     for (name, class, ratio) in [
         ("INGLE_DAEMON_TIMEOUT", "workflow", "1.5 x"),
         ("INGLE_SHIM_TIMEOUT", "workflow", "2 x"),
@@ -143,7 +143,7 @@ fn what_is_derived_cannot_be_set_and_the_error_says_what_can() {
 }
 
 #[test]
-fn variables_of_others_are_left_alone_and_misspelt_ones_are_told_of() {
+fn misspelt_variables_are_reported() {
     let environment = [("DAEMON_TIMEOUT", "x"), ("INGLE_HOME", "/x"), ("INGLE_TIMEOUT_CHATT", "1")];
     let found = resolved("", "OTHER_TIMEOUT=soon\nINGLE_TIMEOUT_HTTP_CLIENT=3", &environment);
     let unknown: Vec<_> = found.unknown.iter().map(|named| named.name.as_str()).collect();
@@ -152,7 +152,7 @@ fn variables_of_others_are_left_alone_and_misspelt_ones_are_told_of() {
 }
 
 #[test]
-fn a_wrong_value_is_named_with_its_place_and_the_range() {
+fn wrong_value_is_named_with_origin_and_range() {
     for value in
         ["-1", "0", "0.09", "nan", "inf", "864000.1", "1e300", "5s", "0x10", "a\u{1b}[31mb"]
     {
@@ -206,7 +206,7 @@ fn files_are_read_within_bounds() {
 }
 
 #[test]
-fn a_broken_hierarchy_is_refused_with_both_numbers_and_their_places() {
+fn broken_order_is_refused_with_both_values() {
     let error = refused("[timeouts]\nsimple = 400.5", "", &[]);
     for part in [
         "timeouts.simple (400.5 s from `/home",
@@ -225,18 +225,18 @@ fn a_broken_hierarchy_is_refused_with_both_numbers_and_their_places() {
 }
 
 #[test]
-fn an_http_limit_that_nobody_chose_follows_the_workflow() {
+fn default_http_limit_follows_the_workflow() {
     assert_eq!(resolved("[timeouts]\nworkflow = 600", "", &[]).timeouts.http_ms, 600_000);
     refused("[timeouts]\nworkflow = 600\nhttp = 300", "", &[]);
 }
 
 #[test]
-fn an_older_daemons_hello_leaves_the_defaults() {
+fn older_hello_leaves_the_defaults() {
     let found: WorkTimeouts = serde_json::from_str("{\"chat_ms\":5000,\"new_ms\":1}").unwrap();
     assert_eq!(found, WorkTimeouts { chat_ms: 5_000, ..WorkTimeouts::default() });
 }
 
-/// What is set for one setting: by the config, by `.env`, by the environment.
+/// The values of one setting: in the config, in `.env`, in the environment.
 type Choice = [Option<u64>; 3];
 
 fn choices() -> impl Strategy<Value = Vec<Choice>> {
@@ -270,7 +270,7 @@ proptest! {
     /// Whatever is set where: the strongest source counts, to the millisecond, and what comes out
     /// is in order, or is refused because what was set is not.
     #[test]
-    fn any_configuration_gives_an_ordered_ladder_or_is_refused(choices in choices(), alias: bool) {
+    fn any_configuration_is_ordered_or_refused(choices in choices(), alias: bool) {
         let outcome = resolve(&write(&choices, alias));
         let mut expected = WorkTimeouts::default();
         for (setting, choice) in Setting::ALL.into_iter().zip(&choices) {
@@ -286,7 +286,7 @@ proptest! {
             && expected.expert_analysis_ms <= expected.workflow_ms
             && expected.workflow_ms <= expected.http_ms;
         prop_assert_eq!(outcome.is_ok(), is_ordered, "{:?}", outcome);
-        let Ok(Resolved { timeouts, .. }) = outcome else { return Ok(()) };
+        let Ok(ResolvedTimeouts { timeouts, .. }) = outcome else { return Ok(()) };
         prop_assert_eq!(&timeouts, &expected);
         for class in Class::ALL {
             let Ladder { work_ms, daemon_ms, shim_ms, client_ms } = timeouts.ladder(class);

@@ -1,54 +1,53 @@
-//! From the replies of some rounds to the figures of a table.
+//! Figures of a benchmark, from the replies of its rounds.
 //!
-//! Owns what each figure means. Pure: no clock, no connection.
+//! Owns the definition of each figure. Pure: no clock, no connection.
 
 use ingle_protocol::wire::generate::GenerateResult;
 use serde::Serialize;
 
-/// Requests that ran at once.
+/// One round of concurrent requests.
 pub(super) struct Round {
-    /// From before the first was sent until the last was answered.
+    /// The time from before the first request was sent until the last was answered.
     pub(super) seconds: f64,
     /// Their replies.
     pub(super) results: Vec<GenerateResult>,
 }
 
-/// A figure over all rounds.
+/// Median and best value of a figure over all rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Spread {
-    /// The middle one, or the mean of the two in the middle.
+pub(super) struct Statistic {
+    /// The median.
     pub(super) median: f64,
-    /// The least time or the highest rate.
+    /// The shortest time or the highest rate.
     pub(super) best: f64,
 }
 
-/// What so many requests at once came to.
+/// The figures for one number of concurrent requests.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Figures {
-    /// Requests at once.
+    /// The number of concurrent requests.
     #[serde(rename = "concurrency")]
     pub(super) at_once: usize,
     /// Tokens of the longest prompt.
     pub(super) prompt_tokens: usize,
-    /// Tokens of the shortest text.
+    /// Tokens of the shortest completion.
     pub(super) completion_tokens: usize,
     /// Prompt tokens that came from the prompt cache, in all rounds.
     pub(super) cached_tokens: usize,
-    /// From a request's acceptance to its first token.
-    pub(super) ttft_ms: Spread,
-    /// Prompt tokens of one request for each second in which its prompt was read.
-    pub(super) prompt_tokens_per_s: Spread,
-    /// Tokens of one request after its first, for each second after its first.
-    pub(super) decode_tokens_per_s: Spread,
-    /// Prompt tokens of all requests of a round, for each second until the last had its first
-    /// token.
-    pub(super) all_prompt_tokens_per_s: Spread,
-    /// Generated tokens of all requests of a round, for each second of the whole round.
-    pub(super) all_output_tokens_per_s: Spread,
+    /// Time to first token, from a request's acceptance.
+    pub(super) ttft_ms: Statistic,
+    /// Prefill throughput of one request, in tokens per second.
+    pub(super) prompt_tokens_per_s: Statistic,
+    /// Decode throughput of one request, in tokens per second after its first token.
+    pub(super) decode_tokens_per_s: Statistic,
+    /// Prefill throughput of all requests of a round, until the last has its first token.
+    pub(super) all_prompt_tokens_per_s: Statistic,
+    /// Output throughput of all requests of a round, over the whole round.
+    pub(super) all_output_tokens_per_s: Statistic,
 }
 
 impl Figures {
-    /// The figures of rounds of `at_once` requests each.
+    /// Computes the figures of rounds of `at_once` requests each.
     #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
     pub(super) fn of(at_once: usize, rounds: &[Round]) -> Self {
         let results = || rounds.iter().flat_map(|round| &round.results);
@@ -73,7 +72,7 @@ impl Figures {
             prompt_tokens: usages().map(|usage| usage.prompt_tokens).max().unwrap_or(0),
             completion_tokens: usages().map(|usage| usage.completion_tokens).min().unwrap_or(0),
             cached_tokens: usages().map(|usage| usage.cached_tokens).sum(),
-            ttft_ms: Spread::of(timings().map(|timings| timings.ttft_ms), f64::min),
+            ttft_ms: Statistic::of(timings().map(|timings| timings.ttft_ms), f64::min),
             prompt_tokens_per_s: highest(timings().map(|timings| timings.prefill_tokens_per_s)),
             decode_tokens_per_s: highest(timings().map(|timings| timings.decode_tokens_per_s)),
             all_prompt_tokens_per_s: highest(all_prompts),
@@ -82,16 +81,16 @@ impl Figures {
     }
 }
 
-fn highest(values: impl Iterator<Item = f64>) -> Spread {
-    Spread::of(values, f64::max)
+fn highest(values: impl Iterator<Item = f64>) -> Statistic {
+    Statistic::of(values, f64::max)
 }
 
 fn rate(count: f64, seconds: f64) -> f64 {
     if seconds > 0.0 { count / seconds } else { 0.0 }
 }
 
-impl Spread {
-    /// Over the values; 0 where there are none.
+impl Statistic {
+    /// Computes both over the values; 0 where there are none.
     fn of(values: impl Iterator<Item = f64>, better: fn(f64, f64) -> f64) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_of_one_request_and_of_all_together() {
+    fn figures_cover_one_request_and_all() {
         let rounds = [
             Round { seconds: 5.0, results: vec![result(1_000.0, 8.0, 0), result(2_000.0, 6.0, 0)] },
             Round {
@@ -135,17 +134,17 @@ mod tests {
         let figures = Figures::of(2, &rounds);
         assert_eq!((figures.prompt_tokens, figures.completion_tokens), (100, 20));
         assert_eq!(figures.cached_tokens, 20);
-        assert_eq!(figures.ttft_ms, Spread { median: 1_500.0, best: 1_000.0 });
-        assert_eq!(figures.decode_tokens_per_s, Spread { median: 5.0, best: 8.0 });
+        assert_eq!(figures.ttft_ms, Statistic { median: 1_500.0, best: 1_000.0 });
+        assert_eq!(figures.decode_tokens_per_s, Statistic { median: 5.0, best: 8.0 });
         // 200 tokens in 2 s, and 180 in 4 s; 40 tokens in 5 s, and in 10 s.
-        assert_eq!(figures.all_prompt_tokens_per_s, Spread { median: 72.5, best: 100.0 });
-        assert_eq!(figures.all_output_tokens_per_s, Spread { median: 6.0, best: 8.0 });
+        assert_eq!(figures.all_prompt_tokens_per_s, Statistic { median: 72.5, best: 100.0 });
+        assert_eq!(figures.all_output_tokens_per_s, Statistic { median: 6.0, best: 8.0 });
     }
 
     #[test]
-    fn the_median_of_an_odd_number_is_the_middle_one_and_of_none_is_nothing() {
-        let spread = |values: &[f64]| Spread::of(values.iter().copied(), f64::max);
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), Spread { median: 2.0, best: 3.0 });
-        assert_eq!(spread(&[]), Spread { median: 0.0, best: 0.0 });
+    fn median_of_odd_count_and_of_none() {
+        let spread = |values: &[f64]| Statistic::of(values.iter().copied(), f64::max);
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), Statistic { median: 2.0, best: 3.0 });
+        assert_eq!(spread(&[]), Statistic { median: 0.0, best: 0.0 });
     }
 }

@@ -1,7 +1,6 @@
-//! Prompts of a given length that begin with nothing a model has read before.
+//! Prompts of a given length with a new beginning each, so that the prompt cache does not help.
 //!
-//! Owns the words and how they are cut to a number of tokens, which only the daemon's tokenizer
-//! knows.
+//! Owns the words, and cutting them to a number of tokens, which the daemon's tokenizer counts.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -11,7 +10,7 @@ use ingle_protocol::wire::tokens::{Detokenize, DetokenizeParams, Tokenize, Token
 
 use crate::output::Failure;
 
-/// Short and common, so that each is about one token anywhere.
+/// Short common words, so that each is about one token in any tokenizer.
 const WORDS: [&str; 32] = [
     "the", "house", "river", "green", "walked", "under", "seven", "birds", "small", "over",
     "light", "winter", "people", "wrote", "long", "letter", "about", "stone", "music", "early",
@@ -19,7 +18,7 @@ const WORDS: [&str; 32] = [
     "after", "road",
 ];
 
-/// A supply of prompts for one model.
+/// A generator of prompts for one model.
 pub(super) struct Prompts {
     client: Client,
     model: String,
@@ -34,7 +33,7 @@ impl Prompts {
         Self { client, model, engine, random: RandomState::new(), made: 0 }
     }
 
-    /// A new prompt of so many tokens, or as near as its tokenizer allows.
+    /// A new prompt of this number of tokens, or as near as the tokenizer allows.
     pub(super) async fn next(&mut self, tokens: usize) -> Result<String, Failure> {
         self.made += 1;
         let text = words(self.random.hash_one(self.made), tokens);
@@ -44,7 +43,7 @@ impl Prompts {
             text: Some(text.clone()),
             ..TokenizeParams::default()
         };
-        // A word is at least a token, so this is only ever too long.
+        // A word is at least one token, so the prompt is at most too long.
         let mut ids = self.client.call::<Tokenize>(&params).await?.tokens;
         if ids.len() <= tokens {
             return Ok(text);
@@ -56,7 +55,7 @@ impl Prompts {
     }
 }
 
-/// So many words, drawn by the bits of a number: SplitMix64, five bits a word.
+/// Words selected by the bits of a number: SplitMix64, five bits per word.
 fn words(seed: u64, count: usize) -> String {
     let mut state = seed;
     let mut text = String::with_capacity(count * 6);
@@ -77,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_have_as_many_words_and_differ_from_their_first_ones_on() {
+    fn prompts_differ_from_the_first_words() {
         let texts: Vec<String> = (0..200).map(|seed| words(seed, 300)).collect();
         for text in &texts {
             assert_eq!(text.split(' ').count(), 300);

@@ -1,4 +1,4 @@
-//! Who is owed what, in every order of events.
+//! Replies to pending requests, in every order of events.
 
 use super::*;
 use proptest::prelude::*;
@@ -20,21 +20,21 @@ fn read(frames: &[Vec<u8>]) -> Vec<Value> {
 
 /// `{"id":9}` lacks its method: the daemon refuses it under its id, and that answer is awaited.
 #[test]
-fn what_lacks_its_method_is_awaited_and_a_reply_of_the_host_is_not() {
+fn message_without_method_is_awaited() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"[{"id":7,"method":"ping"},{"id":9}]"#);
     pending.mark_written(0);
-    assert_eq!(pending.settle(&id(&json!(9))), Settled::Awaited);
+    assert_eq!(pending.settle(&id(&json!(9))), ReplyStatus::Awaited);
     for reply in [r#"{"id":1,"result":null}"#, r#"{"id":1,"result":{}}"#, r#"{"id":1,"error":{}}"#]
     {
         note(&mut pending, 1, reply);
         pending.mark_written(1);
-        assert_eq!(pending.settle(&id(&json!(1))), Settled::Unwanted, "{reply}");
+        assert_eq!(pending.settle(&id(&json!(1))), ReplyStatus::Unwanted, "{reply}");
     }
 }
 
 #[test]
-fn only_written_requests_are_answered_when_the_daemon_is_lost() {
+fn only_written_requests_are_answered_on_loss() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"{"id":1,"method":"generate"}"#);
     note(&mut pending, 1, r#"{"id":"two","method":"models.load"}"#);
@@ -53,19 +53,19 @@ fn only_written_requests_are_answered_when_the_daemon_is_lost() {
 }
 
 #[test]
-fn a_lost_batch_is_answered_as_a_batch_of_what_was_left() {
+fn lost_batch_is_answered_as_a_batch() {
     let mut pending = Pending::default();
     let batch = r#"[{"id":1,"method":"a"},{"method":"n"},{"id":2.5,"method":"b"},7]"#;
     note(&mut pending, 0, batch);
     pending.mark_written(0);
-    assert_eq!(pending.settle(&id(&json!(1))), Settled::Awaited);
+    assert_eq!(pending.settle(&id(&json!(1))), ReplyStatus::Awaited);
     let answers = read(&pending.lose());
     assert_eq!(answers[0].as_array().unwrap().len(), 1);
     assert_eq!(answers[0][0]["id"], 2.5);
 }
 
 #[test]
-fn ids_come_back_to_the_letter() {
+fn ids_are_repeated_to_the_letter() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"{"id":12345678901234567890123,"method":"a"}"#);
     pending.mark_written(0);
@@ -75,30 +75,30 @@ fn ids_come_back_to_the_letter() {
 }
 
 #[test]
-fn an_id_in_use_twice_is_owed_two_answers() {
+fn duplicate_id_gets_two_replies() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"{"id":1,"method":"a"}"#);
     note(&mut pending, 1, r#"{"id":1,"method":"b"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Awaited);
     assert_eq!(pending.lose().len(), 1);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Unwanted);
 }
 
 #[test]
-fn a_null_reply_settles_an_id_the_daemon_cannot_repeat() {
+fn null_reply_settles_an_unrepeatable_id() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"{"id":1,"method":"a"}"#);
     note(&mut pending, 1, r#"{"id":1.5,"method":"a"}"#);
     pending.mark_written(0);
     pending.mark_written(1);
-    assert_eq!(pending.settle(&RequestId::Null), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::Null), ReplyStatus::Awaited);
     assert_eq!(read(&pending.lose())[0]["id"], 1);
 }
 
 #[test]
-fn only_a_request_that_is_still_here_can_be_taken_back() {
+fn only_unwritten_requests_are_withdrawn() {
     let mut pending = Pending::default();
     note(&mut pending, 0, r#"{"id":1,"method":"a"}"#);
     note(&mut pending, 1, r#"[{"id":2,"method":"a"}]"#);
@@ -112,7 +112,7 @@ fn only_a_request_that_is_still_here_can_be_taken_back() {
 }
 
 #[test]
-fn tools_that_are_not_known_to_be_harmless_are_not_retryable() {
+fn state_changing_tools_are_not_retryable() {
     let mut pending = Pending::default();
     for (frame, tool) in [(0, "generate"), (1, "load_model"), (2, "from_the_future")] {
         let line = format!(
@@ -134,7 +134,7 @@ fn short() -> WorkTimeouts {
 }
 
 #[test]
-fn a_late_answer_reaches_nobody_and_nobody_else() {
+fn late_reply_is_dropped() {
     let (mut pending, start) = (Pending::default(), Instant::now());
     let at = |ms| start + std::time::Duration::from_millis(ms);
     let note = |pending: &mut Pending, frame, line: &str| {
@@ -161,14 +161,14 @@ fn a_late_answer_reaches_nobody_and_nobody_else() {
     // The id is taken until the daemon has let go of it.
     let refusal = note(&mut pending, 3, r#"{"id":1,"method":"status"}"#).unwrap_err();
     assert_eq!(read(&[refusal])[0]["error"]["data"]["code"], "INVALID_REQUEST");
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Unwanted);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Unwanted);
     note(&mut pending, 4, r#"{"id":1,"method":"status"}"#).unwrap();
     pending.mark_written(4);
-    assert_eq!(pending.settle(&RequestId::from(1)), Settled::Awaited);
+    assert_eq!(pending.settle(&RequestId::from(1)), ReplyStatus::Awaited);
 }
 
 #[test]
-fn limits_follow_the_daemons_ladder_once_it_is_known() {
+fn limits_follow_the_daemons_ladder() {
     let (mut pending, start) = (Pending::default(), Instant::now());
     let line = Line::parse(br#"{"id":1,"method":"status"}"#).unwrap();
     pending.note(0, &line, &short(), start).unwrap();
@@ -177,7 +177,7 @@ fn limits_follow_the_daemons_ladder_once_it_is_known() {
 }
 
 #[test]
-fn too_many_requests_are_refused_at_once() {
+fn too_many_requests_are_refused() {
     let mut pending = Pending::default();
     for frame in 0..crate::limits::SHIM_PENDING as u64 {
         note(&mut pending, frame, &format!(r#"{{"id":{frame},"method":"a"}}"#));
@@ -217,12 +217,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How many answers each id is owed, kept in the plainest way that can be right.
+/// A model of the number of replies due to each id, as simple as possible.
 #[derive(Default)]
 struct Model {
     unwritten: VecDeque<(FrameNumber, Vec<u8>)>,
     written: HashMap<u8, usize>,
-    /// Answers that the daemon may still give, and nobody wants.
+    /// Late replies that the daemon may still send.
     late: HashMap<u8, usize>,
 }
 
@@ -286,13 +286,13 @@ proptest! {
                 }
                 Step::Reply(id) if model.is_late(id) => {
                     let waited = pending.settle(&RequestId::Integer(id.into()));
-                    prop_assert_eq!(waited, Settled::Unwanted);
+                    prop_assert_eq!(waited, ReplyStatus::Unwanted);
                     *model.late.entry(id).or_default() -= 1;
                 }
                 Step::Reply(id) => {
                     let owed = model.written.get_mut(&id).filter(|owed| **owed > 0);
                     let waited = pending.settle(&RequestId::Integer(id.into()));
-                    prop_assert_eq!(waited == Settled::Awaited, owed.is_some());
+                    prop_assert_eq!(waited == ReplyStatus::Awaited, owed.is_some());
                     if let Some(owed) = owed {
                         *owed -= 1;
                     }

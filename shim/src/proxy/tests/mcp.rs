@@ -1,11 +1,11 @@
-//! An MCP session over the proxy: what each new daemon hears of it, and how it ends.
+//! An MCP session over the proxy: its repetition to a new daemon, and its end.
 
 use super::*;
 
 const LIST_CHANGED: &str = "notifications/resources/list_changed";
 
 #[test]
-fn a_new_daemon_hears_the_mcp_handshake_and_the_host_does_not() {
+fn new_daemon_gets_the_handshake_unseen() {
     on_one_thread(async {
         let (mut host, daemon) = initialized().await;
         drop(daemon);
@@ -18,14 +18,14 @@ fn a_new_daemon_hears_the_mcp_handshake_and_the_host_does_not() {
         assert_eq!(next.read().await["id"], 5);
         next.write(&json!({ "id": 5, "result": {} })).await;
         assert_eq!(host.read().await["method"], "notifications/message");
-        // What came and went meanwhile was told to nobody.
+        // Changes in the meantime were notified to no host.
         assert_eq!(host.read().await["method"], LIST_CHANGED);
         assert_eq!(host.read().await["id"], 5);
     });
 }
 
 #[test]
-fn a_host_that_is_not_ready_yet_is_not_told_to_look_again() {
+fn host_before_initialized_gets_no_list_changed() {
     on_one_thread(async {
         let mut host = Host::start(Role::Mcp);
         let mut daemon = host.greeted().await;
@@ -44,9 +44,9 @@ fn a_host_that_is_not_ready_yet_is_not_told_to_look_again() {
     });
 }
 
-/// What a model is shown is the message, and often nothing else.
+/// A model often sees the message only.
 #[test]
-fn an_error_of_ours_tells_a_model_what_to_do_next() {
+fn errors_of_the_proxy_name_the_next_step() {
     on_one_thread(async {
         let (mut host, mut daemon) = initialized().await;
         let call = |id: i64, tool: &str| {
@@ -73,7 +73,7 @@ fn an_error_of_ours_tells_a_model_what_to_do_next() {
 }
 
 #[test]
-fn a_new_daemon_of_another_mcp_version_ends_the_session() {
+fn other_mcp_version_ends_the_session() {
     on_one_thread(async {
         let (mut host, daemon) = initialized().await;
         drop(daemon);
@@ -91,7 +91,7 @@ fn a_new_daemon_of_another_mcp_version_ends_the_session() {
 }
 
 #[test]
-fn a_cancelled_mcp_request_gets_no_answer_from_us() {
+fn cancelled_mcp_request_gets_no_reply() {
     on_one_thread(async {
         let (mut host, mut daemon) = initialized().await;
         host.write(&request(5, "tools/call")).await;
@@ -109,7 +109,7 @@ fn a_cancelled_mcp_request_gets_no_answer_from_us() {
 }
 
 #[test]
-fn an_mcp_session_ends_soon_after_its_input() {
+fn mcp_session_ends_soon_after_its_input() {
     on_one_thread(async {
         let (mut host, mut daemon) = initialized().await;
         host.write(&request(1, "tools/call")).await;
@@ -126,7 +126,7 @@ fn subscribe(id: i64, method: &str, uri: &str) -> Value {
 }
 
 #[test]
-fn a_new_daemon_hears_what_the_host_has_subscribed_to() {
+fn subscriptions_are_repeated_to_a_new_daemon() {
     on_one_thread(async {
         let (mut host, mut daemon) = initialized().await;
         for (id, method, uri, holds) in [
@@ -174,7 +174,7 @@ fn acknowledged(id: i64) -> Value {
 
 /// A host of the revision without `initialize`.
 #[test]
-fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
+fn listens_continue_with_the_next_daemon() {
     on_one_thread(async {
         let mut host = Host::start(Role::Mcp);
         let mut daemon = host.greeted().await;
@@ -189,7 +189,7 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
             assert_eq!(host.read().await, acknowledged(id));
         }
         drop(daemon);
-        // The one call in flight gets its one error; what goes on gets none.
+        // The call in flight gets one error; the open request gets none.
         let answer = host.read().await;
         assert_eq!(
             (&answer["id"], &answer["error"]["data"]["code"]),
@@ -202,13 +202,13 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
         assert_eq!(next.read().await["id"], 1);
         assert_eq!(next.read().await["id"], 4);
         let mut again = acknowledged(1);
-        let told =
+        let filter =
             json!({ "resourcesListChanged": true, "resourceSubscriptions": ["ingle://jobs"] });
-        again["params"]["notifications"] = told;
+        again["params"]["notifications"] = filter;
         next.write(&again).await;
         next.write(&json!({ "method": "notifications/tools/list_changed" })).await;
         next.write(&json!({ "id": 4, "result": {} })).await;
-        // What may have been missed is told instead of what the host knows.
+        // Missed changes are notified in place of the known acknowledgement.
         for (method, uri) in [("list_changed", Value::Null), ("updated", json!("ingle://jobs"))] {
             let news = host.read().await;
             assert_eq!(news["method"], format!("notifications/resources/{method}"));
@@ -217,7 +217,7 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
         }
         assert_eq!(host.read().await["method"], "notifications/tools/list_changed");
         assert_eq!(host.read().await["id"], 4);
-        // It ends when the daemon says so, once.
+        // It ends with the daemon's reply, once.
         for _ in 0..2 {
             next.write(&json!({ "id": 1, "result": {} })).await;
         }
@@ -228,7 +228,7 @@ fn what_a_host_listens_to_goes_on_with_the_next_daemon() {
 }
 
 #[test]
-fn a_host_that_only_listens_can_end_its_session_and_hears_of_a_daemon_that_cannot_start() {
+fn listening_host_can_end_and_gets_start_errors() {
     on_one_thread(async {
         let mut host = Host::start_with(Role::Mcp, vec![unavailable()]);
         while host.reported.borrow().is_empty() {

@@ -180,10 +180,10 @@ fn frames_pass_unchanged_in_both_directions() {
         assert_eq!(daemon.read().await, long);
         let event = json!({ "method": "$/event", "params": { "id": 1, "event": {} } });
         daemon.write(&event).await;
-        daemon.write(&json!({ "id": "nobody", "result": 2 })).await;
+        daemon.write(&json!({ "id": "unknown", "result": 2 })).await;
         daemon.write(&json!({ "id": 1, "result": "é" })).await;
         assert_eq!(host.read().await, event);
-        // What nobody waits for reaches nobody.
+        // A reply to no request reaches no host.
         assert_eq!(host.read().await["result"], "é");
     });
 }
@@ -203,7 +203,7 @@ fn input_is_read_while_the_daemon_starts() {
 }
 
 #[test]
-fn a_daemon_that_is_late_is_answered_for_and_its_own_answer_reaches_nobody() {
+fn late_reply_is_replaced_and_dropped() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         let mut daemon = host.greeted().await;
@@ -231,7 +231,7 @@ fn a_daemon_that_is_late_is_answered_for_and_its_own_answer_reaches_nobody() {
 }
 
 #[test]
-fn a_request_that_waited_for_a_daemon_hands_down_what_is_left() {
+fn waiting_request_carries_its_remaining_time() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         let mut daemon = host.daemon().await;
@@ -246,7 +246,7 @@ fn a_request_that_waited_for_a_daemon_hands_down_what_is_left() {
 }
 
 #[test]
-fn broken_lines_are_answered_and_the_next_line_is_whole() {
+fn broken_lines_are_answered() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         let mut daemon = host.greeted().await;
@@ -268,7 +268,7 @@ fn broken_lines_are_answered_and_the_next_line_is_whole() {
 
 /// Hosts throw away what comes under null, and wait for as long as they wait for anything.
 #[test]
-fn what_cannot_be_passed_on_is_answered_under_its_own_id() {
+fn refused_messages_are_answered_by_id() {
     on_one_thread(async {
         let mut host = Host::start(Role::Mcp);
         let mut daemon = host.greeted().await;
@@ -296,7 +296,7 @@ fn what_cannot_be_passed_on_is_answered_under_its_own_id() {
 }
 
 #[test]
-fn a_lost_daemon_is_answered_for_once_and_the_rest_goes_to_the_next() {
+fn lost_requests_are_answered_once() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         let mut daemon = host.greeted().await;
@@ -324,7 +324,7 @@ fn a_lost_daemon_is_answered_for_once_and_the_rest_goes_to_the_next() {
 }
 
 #[test]
-fn an_idle_session_starts_no_daemon_until_it_needs_one() {
+fn idle_session_starts_no_daemon() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         drop(host.greeted().await);
@@ -337,7 +337,7 @@ fn an_idle_session_starts_no_daemon_until_it_needs_one() {
 }
 
 #[test]
-fn a_request_cancelled_before_it_is_sent_never_is() {
+fn request_cancelled_early_is_never_sent() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         host.write(&request(1, "generate")).await;
@@ -351,7 +351,7 @@ fn a_request_cancelled_before_it_is_sent_never_is() {
 }
 
 #[test]
-fn requests_of_the_daemon_and_their_answers_pass() {
+fn requests_of_the_daemon_pass() {
     on_one_thread(async {
         let (mut host, mut daemon) = initialized().await;
         daemon.write(&request(0, "roots/list")).await;
@@ -362,7 +362,7 @@ fn requests_of_the_daemon_and_their_answers_pass() {
 }
 
 #[test]
-fn a_daemon_that_cannot_start_is_each_requests_answer_and_the_exit_code() {
+fn start_failure_answers_requests_and_exits() {
     on_one_thread(async {
         let mut host = Host::start_with(Role::Mcp, vec![unavailable(), unavailable()]);
         host.write(&request(0, "initialize")).await;
@@ -376,7 +376,7 @@ fn a_daemon_that_cannot_start_is_each_requests_answer_and_the_exit_code() {
 }
 
 #[test]
-fn a_daemon_that_takes_nothing_is_given_up_after_a_few_connections() {
+fn fruitless_connections_are_given_up() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         host.write(&request(1, "health")).await;
@@ -390,7 +390,7 @@ fn a_daemon_that_takes_nothing_is_given_up_after_a_few_connections() {
 }
 
 #[test]
-fn the_end_of_input_half_closes_and_answers_still_come() {
+fn end_of_input_half_closes() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         // The last line has no newline.
@@ -409,7 +409,7 @@ fn the_end_of_input_half_closes_and_answers_still_come() {
 }
 
 #[test]
-fn a_host_that_reads_no_more_ends_the_session() {
+fn closed_host_output_ends_the_session() {
     on_one_thread(async {
         let host = Host::start(Role::Rpc);
         drop(host.stdout);
@@ -418,7 +418,7 @@ fn a_host_that_reads_no_more_ends_the_session() {
 }
 
 #[test]
-fn half_a_frame_of_a_dying_daemon_is_not_shown() {
+fn torn_frame_of_the_daemon_is_dropped() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         let mut daemon = host.greeted().await;
@@ -431,7 +431,7 @@ fn half_a_frame_of_a_dying_daemon_is_not_shown() {
 }
 
 #[test]
-fn a_daemon_of_another_protocol_is_refused() {
+fn daemon_of_another_protocol_is_refused() {
     on_one_thread(async {
         let mut host = Host::start(Role::Rpc);
         host.write(&request(1, "health")).await;

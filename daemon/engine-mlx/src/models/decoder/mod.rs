@@ -12,13 +12,13 @@ mod names;
 use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
 use mlx_rs::{Array, ops};
 
-use super::{Assembly, Batch, BatchRow, Model, Plan, Wanted};
+use super::{Assembly, Batch, BatchRow, IsWanted, Model, Plan};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use crate::kv_cache::Layout;
 use crate::layers::{Embedding, FusedLinear, LayerBuilder, Linear, RmsNorm, swiglu};
 use crate::rope::{Heads, Rope, rotate};
 use crate::weights::{Expected, Weights};
-use crate::{Device, dim};
 use names::{Module, Names};
 
 /// More layers than any model has: a bound on the list of its tensors.
@@ -218,9 +218,9 @@ impl Model for Decoder {
         }
         // The head is the largest product of all: only for tokens that are sampled from.
         match &batch.wanted {
-            Wanted::Nothing => return Ok(None),
-            Wanted::All => {}
-            Wanted::Some(wanted) => {
+            IsWanted::Nothing => return Ok(None),
+            IsWanted::All => {}
+            IsWanted::Some(wanted) => {
                 let wanted = Array::from_slice(wanted, &[dim(wanted.len())?]);
                 x = take_axis(&x, wanted, 0)?;
             }

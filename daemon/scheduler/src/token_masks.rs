@@ -1,10 +1,10 @@
-//! One sequence's constraint: what is computed where, and when.
+//! Token masks of a constrained sequence, computed on a thread of their own.
 //!
-//! Owns the order of things between the engine thread, which draws tokens, and a thread beside it,
-//! which finds out what may be drawn next while the pass of that step runs. The set depends on the
-//! tokens so far only, so it can be begun the moment a token has come. Whoever needs it first makes
-//! it: a set that the other thread has not begun is made in place, so that nobody ever waits for a
-//! thread that has no core.
+//! Owns the hand-over between the engine thread, which samples tokens, and the mask thread, which
+//! computes the allowed tokens of the next step while the pass of that step runs. The mask depends
+//! on the tokens so far only, so its computation starts as soon as a token is sampled. A mask that
+//! the mask thread has not started is computed on the engine thread when it is needed: the engine
+//! thread never waits for a thread that has no core.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,24 +15,26 @@ use crate::limits;
 use ingle_engine::sampling::{Mask, MaskSource, TokenSet};
 use ingle_text::constraint::{Canceller, Constraint, ConstraintError};
 
-/// The thread that makes sets ahead of need. It is started with the first constrained text, and
-/// ends with the last handle.
+/// The thread that computes masks ahead of need.
+///
+/// It starts with the first constrained sequence, and ends with the last handle.
 #[derive(Debug, Clone, Default)]
 pub struct MaskThread {
-    jobs: Option<SyncSender<Arc<Shared>>>,
+    jobs: Option<SyncSender<Arc<SharedMask>>>,
 }
 
 impl MaskThread {
-    /// Has the next set made, if the thread has room for it.
-    fn prepare(&mut self, shared: &Arc<Shared>) {
+    /// Queues the computation of the next mask, if the thread's queue is not full.
+    fn prepare(&mut self, shared: &Arc<SharedMask>) {
         let jobs = self.jobs.get_or_insert_with(|| {
-            let (jobs, inbox) = sync_channel::<Arc<Shared>>(limits::CONCURRENT_GENERATIONS);
+            let (jobs, inbox) = sync_channel::<Arc<SharedMask>>(limits::CONCURRENT_GENERATIONS);
             let work = move || {
                 for shared in inbox {
                     shared.make();
                 }
             };
-            // Without the thread every set is made in place, and its jobs go nowhere.
+            // If the thread cannot be started, every mask is computed on the engine thread, and
+            // sends to the queue fail.
             let _ = std::thread::Builder::new().name("ingle-masks".to_owned()).spawn(work);
             jobs
         });
@@ -40,43 +42,46 @@ impl MaskThread {
     }
 }
 
-/// How long constraints took, all of a text's steps together.
+/// Time spent on masks, over all steps of a sequence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MaskTimes {
-    /// Making the sets, wherever that was.
+    /// Time to compute the masks, on any thread.
     pub work: Duration,
-    /// What of it the engine thread spent or waited for.
+    /// Time that the engine thread computed or waited.
     pub wait: Duration,
 }
 
 /// A sequence's constraint.
 #[derive(Debug)]
-pub struct Constrained {
-    shared: Arc<Shared>,
+pub struct SequenceConstraint {
+    shared: Arc<SharedMask>,
     thread: MaskThread,
 }
 
-impl Constrained {
-    /// Begins with the set for the first token.
+impl SequenceConstraint {
+    /// Starts with the mask of the first token.
     #[must_use]
     pub fn new(constraint: Constraint, thread: &mut MaskThread) -> Self {
         let canceller = constraint.canceller();
-        let state = State { constraint: Some(constraint), set: None, times: MaskTimes::default() };
+        let state =
+            MaskState { constraint: Some(constraint), set: None, times: MaskTimes::default() };
         let shared =
-            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), canceller });
+            Arc::new(SharedMask { state: Mutex::new(state), changed: Condvar::new(), canceller });
         thread.prepare(&shared);
         Self { shared, thread: thread.clone() }
     }
 
-    /// What the next token may be.
+    /// The mask of the next token.
     #[must_use]
     pub fn mask(&self) -> Mask {
         let source: Arc<dyn MaskSource> = self.shared.clone();
         Mask::Pending(source)
     }
 
-    /// Takes note of the drawn token, and has the next set begun. Whether the text is whole now, and
-    /// nothing may follow. A failure comes out where the next set is asked for.
+    /// Accepts the sampled token, and starts the next mask.
+    ///
+    /// Returns whether the text is complete, so that no token may follow. A failure is reported
+    /// when the next mask is requested.
     pub fn accept(&mut self, token: u32) -> bool {
         let is_complete = self.shared.accept(token);
         if !is_complete {
@@ -85,15 +90,15 @@ impl Constrained {
         is_complete
     }
 
-    /// How long it took so far.
+    /// Time spent so far.
     #[must_use]
     pub fn times(&self) -> MaskTimes {
         self.shared.lock().times
     }
 }
 
-/// Who has gone needs no set any more, and the thread is wanted by others.
-impl Drop for Constrained {
+/// Cancels a mask in progress, so that the thread is free for other sequences.
+impl Drop for SequenceConstraint {
     fn drop(&mut self) {
         if let Some(canceller) = &self.shared.canceller {
             canceller.cancel();
@@ -102,23 +107,23 @@ impl Drop for Constrained {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedMask {
+    state: Mutex<MaskState>,
     changed: Condvar,
     canceller: Option<Canceller>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// Absent while somebody is at work with it.
+struct MaskState {
+    /// `None` while a thread computes with it.
     constraint: Option<Constraint>,
-    /// The set for the next token, once it is made.
+    /// The mask of the next token, once it is computed.
     set: Option<Result<Arc<TokenSet>, String>>,
     times: MaskTimes,
 }
 
-impl Shared {
-    /// Makes the set, unless it is there or in the making.
+impl SharedMask {
+    /// Computes the mask, unless it is ready or in progress.
     fn make(&self) {
         let mut state = self.lock();
         if state.set.is_some() {
@@ -152,9 +157,9 @@ impl Shared {
                 state.set = Some(Err(error.to_string()));
                 false
             }
-            // The set that the token was drawn from is there, so nobody is at work any more.
+            // Cannot happen: the token was sampled with a finished mask, so no thread computes.
             None => {
-                state.set = Some(Err(failed("a token came before it was asked for")));
+                state.set = Some(Err(failed("a token was accepted before its mask was requested")));
                 false
             }
         };
@@ -164,18 +169,18 @@ impl Shared {
         is_complete
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // It is whole after every statement: the work itself is done without the lock.
+    fn lock(&self) -> MutexGuard<'_, MaskState> {
+        // Consistent after every statement: the computation itself runs without the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl MaskSource for Shared {
+impl MaskSource for SharedMask {
     fn wait(&self) -> Result<Arc<TokenSet>, String> {
         let began = Instant::now();
         self.make();
         let limit = Duration::from_millis(limits::MASK_MS);
-        let waiting = |state: &mut State| state.set.is_none();
+        let waiting = |state: &mut MaskState| state.set.is_none();
         let waited = self.changed.wait_timeout_while(self.lock(), limit, waiting);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.times.wait += began.elapsed();
@@ -203,15 +208,15 @@ mod tests {
     use ingle_text::TextModel;
     use ingle_text::constraint::Grammars;
 
-    fn constrained(lark: &str) -> Constrained {
+    fn constrained(lark: &str) -> SequenceConstraint {
         let grammars = Grammars::new(&TextModel::bytes()).unwrap();
         let format = OutputFormat::Grammar { lark: lark.to_owned() };
         let constraint = grammars.constraint(&format).unwrap().unwrap();
-        Constrained::new(constraint, &mut MaskThread::default())
+        SequenceConstraint::new(constraint, &mut MaskThread::default())
     }
 
     #[test]
-    fn each_token_narrows_what_the_next_may_be_until_the_text_is_whole() {
+    fn mask_follows_tokens_until_text_is_complete() {
         let mut text = constrained("start: \"a\" (\"b\" | \"c\")");
         assert_eq!(text.mask().wait().unwrap().only(), Some(97));
         assert!(!text.accept(97));
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_not_allowed_fails_the_next_step() {
+    fn disallowed_token_fails_the_next_step() {
         let mut text = constrained("start: \"ab\"");
         text.mask().wait().unwrap();
         assert!(!text.accept(120));
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_nobody_finishes_is_given_up() {
+    fn unfinished_mask_times_out() {
         let text = constrained("start: \"ab\"");
         text.mask().wait().unwrap();
         let (constraint, _) = {
@@ -241,6 +246,6 @@ mod tests {
         };
         let problem = text.mask().wait().unwrap_err();
         assert!(problem.contains("took more than"), "{problem}");
-        assert!(constraint.unwrap().allowed().is_err(), "who is at it is told to stop");
+        assert!(constraint.unwrap().allowed().is_err(), "the computation is cancelled");
     }
 }

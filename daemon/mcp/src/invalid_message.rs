@@ -1,9 +1,8 @@
-//! Requests that cannot be read, and those of known methods that make no sense: by their parameters,
-//! or in their revision.
+//! Invalid messages: unreadable JSON, invalid parameters, and methods that a revision removed.
 //!
-//! Owns what is wrong with them. rmcp takes a request whose parameters it cannot read for one of a
-//! method it does not know, which would send whoever made it on a wrong track; and it answers
-//! methods that the request's own revision no longer has.
+//! Owns the errors for them. rmcp treats a request with parameters that it cannot read as one of an
+//! unknown method, which would mislead its author; and it still answers methods that the request's
+//! own revision has removed.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::jsonrpc::scan;
@@ -21,23 +20,30 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::brief::{self, brief};
+use super::truncate::{self, truncated};
 
-/// Methods that revision 2026-07-28 has taken away. (Nobody answers `logging/setLevel` anyway.)
-const REMOVED: &[&str] = &["initialize", "ping", "resources/subscribe", "resources/unsubscribe"];
+/// Methods that revision 2026-07-28 removed. (`logging/setLevel` is not implemented in any
+/// revision.)
+const REMOVED_METHODS: &[&str] =
+    &["initialize", "ping", "resources/subscribe", "resources/unsubscribe"];
 
-/// The id of a request that says it is of revision 2026-07-28, which no longer has its method.
-pub(super) fn removed(message: &RxJsonRpcMessage<RoleServer>) -> Option<(RequestId, String)> {
+/// The id of a request of revision 2026-07-28 with a removed method, and the error message.
+pub(super) fn removed_method(
+    message: &RxJsonRpcMessage<RoleServer>,
+) -> Option<(RequestId, String)> {
     let JsonRpcMessage::Request(request) = message else { return None };
     let method = request.request.method();
     let revision = ProtocolVersion::V_2026_07_28;
-    let is_gone = REMOVED.contains(&method)
+    let is_removed = REMOVED_METHODS.contains(&method)
         && request.request.get_meta().protocol_version().as_ref() == Some(&revision);
-    is_gone.then(|| (request.id.clone(), format!("revision {revision} has no method `{method}`")))
+    is_removed
+        .then(|| (request.id.clone(), format!("revision {revision} has no method `{method}`")))
 }
 
-/// The id of a request whose parameters cannot be read, and what is wrong with them.
-pub(super) fn problem(message: &RxJsonRpcMessage<RoleServer>) -> Option<(RequestId, String)> {
+/// The id of a request with invalid parameters, and the error message.
+pub(super) fn invalid_params(
+    message: &RxJsonRpcMessage<RoleServer>,
+) -> Option<(RequestId, String)> {
     let JsonRpcMessage::Request(request) = message else { return None };
     let ClientRequest::CustomRequest(custom) = &request.request else { return None };
     let check: fn(Value) -> Option<String> = match custom.method.as_str() {
@@ -55,25 +61,25 @@ pub(super) fn problem(message: &RxJsonRpcMessage<RoleServer>) -> Option<(Request
         _ => return None,
     };
     let problem = check(custom.params.clone().unwrap_or_else(|| json!({})));
-    let problem = problem.unwrap_or_else(|| "they are not what the method takes".to_owned());
+    let problem = problem.unwrap_or_else(|| "they do not fit the method".to_owned());
     Some((request.id.clone(), format!("the parameters of `{}`: {problem}", custom.method)))
 }
 
-/// A message that is not one of rmcp's, for which it gave `error`: under which id it is answered, and
-/// what with. `None` where nobody waits for an answer.
+/// The id and error of the response to a message that rmcp cannot read because of `error`. `None`
+/// if the message expects no response.
 ///
-/// Strings, numbers and depths that JSON allows and no program of ours can keep are in what a model
-/// has written, mostly: its call must not stay unanswered until the host gives up.
+/// Strings, numbers and depths that JSON allows but our types cannot hold come mostly from models.
+/// A call with one must not stay unanswered until the host's timeout.
 pub(super) fn unreadable(
     text: &[u8],
     error: &serde_json::Error,
 ) -> Option<(Option<Box<RawValue>>, ErrorBody)> {
-    // A list would be read as the members in their order.
+    // serde would read an array as the fields in their order.
     let is_object = text.trim_ascii_start().first() == Some(&b'{');
-    let unread = serde_json::from_slice(text).ok().filter(|_| is_object);
+    let parts = serde_json::from_slice(text).ok().filter(|_| is_object);
     let unknown =
         || ErrorBody::new(ErrorCode::InvalidRequest, "the frame is JSON, but not an MCP message");
-    let Some(Unread { id, method, result, error: failure }) = unread else {
+    let Some(MessageParts { id, method, result, error: failure }) = parts else {
         let Err(error) = serde_json::from_slice::<IgnoredAny>(text) else {
             let id = scan::request_id(text).and_then(|id| RawValue::from_string(id).ok());
             return Some((id, unknown()));
@@ -82,34 +88,36 @@ pub(super) fn unreadable(
         return Some((None, ErrorBody::new(ErrorCode::ParseError, message)));
     };
     if method.is_none() && (result.is_some() || failure.is_some()) {
-        // An answer to a request of ours. One of ours under its id would end the host's own request.
+        // A response to a request of ours. An error under its id would end the host's own request.
         return None;
     }
     let Some(method) = method else { return Some((id, unknown())) };
     let id = id?;
     let method: String = serde_json::from_str(method.get()).unwrap_or_default();
-    let problem = brief::problem(error);
-    let (problem, next) = match REASONS.iter().find(|(sign, ..)| problem.contains(sign)) {
+    let problem = truncate::serde_message(error);
+    let (problem, next) = match UNSUPPORTED_VALUES.iter().find(|(sign, ..)| problem.contains(sign))
+    {
         Some((_, problem, next)) => ((*problem).to_owned(), *next),
         None => (problem, ErrorCode::InvalidParams.remediation()),
     };
     let message =
-        mcp_tools::sentence(&format!("`{}` cannot be read: {problem}", brief(&method)), next);
+        mcp_tools::sentence(&format!("`{}` cannot be read: {problem}", truncated(&method)), next);
     let error = ErrorBody::new(ErrorCode::InvalidParams, message).with_remediation(next);
     Some((Some(id), error))
 }
 
-/// What can be read of a message whose values cannot.
+/// The readable parts of a message with unreadable values.
 #[derive(Deserialize)]
-struct Unread {
+struct MessageParts {
     id: Option<Box<RawValue>>,
     method: Option<Box<RawValue>>,
     result: Option<IgnoredAny>,
     error: Option<IgnoredAny>,
 }
 
-/// What JSON allows and nobody here can keep: serde's word for it, ours, and what to do.
-const REASONS: &[(&str, &str, &str)] = &[
+/// JSON values that our types cannot hold: words of serde's error, our description, and the next
+/// step.
+const UNSUPPORTED_VALUES: &[(&str, &str, &str)] = &[
     (
         "hex escape",
         "a string in it has half of a character, such as `\\ud83d` without its other half",
@@ -128,7 +136,7 @@ const REASONS: &[(&str, &str, &str)] = &[
 ];
 
 fn check<T: DeserializeOwned>(params: Value) -> Option<String> {
-    serde_json::from_value::<T>(params).err().map(|error| brief::problem(&error))
+    serde_json::from_value::<T>(params).err().map(|error| truncate::serde_message(&error))
 }
 
 #[cfg(test)]
@@ -137,11 +145,11 @@ mod tests {
 
     fn of(request: Value) -> Option<String> {
         let message = serde_json::from_value(request).unwrap();
-        problem(&message).map(|(_, problem)| problem)
+        invalid_params(&message).map(|(_, problem)| problem)
     }
 
     #[test]
-    fn wrong_parameters_are_told_from_unknown_methods() {
+    fn invalid_parameters_differ_from_unknown_methods() {
         let request = |method, params| json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
         for (method, params, named) in [
             ("tools/call", json!({}), "`name`"),
@@ -162,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_answered_under_the_id_of_its_request() {
+    fn unreadable_value_is_answered_under_its_id() {
         let of = |text: &str| {
             let error = serde_json::from_str::<RxJsonRpcMessage<RoleServer>>(text).err()?;
             let (id, error) = unreadable(text.as_bytes(), &error)?;
@@ -188,7 +196,7 @@ mod tests {
                 "hosts show the message: {error}"
             );
         }
-        // Nobody waits for an answer to a notification.
+        // A notification expects no response.
         assert_eq!(of(r#"{"jsonrpc":"2.0","method":"x","params":{"a":1e999}}"#), None);
         assert_eq!(of(r#"{"jsonrpc":"2.0","id":3,"result":{"a":1e999}}"#), None);
         for (text, id, code) in [
@@ -203,19 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_gone_in_the_revision_that_took_it_away_only() {
-        let is_gone = |method: &str, revision: &str, mut params: Value| {
+    fn removed_method_is_refused_in_its_revision_only() {
+        let is_refused = |method: &str, revision: &str, mut params: Value| {
             params["_meta"] = json!({ "io.modelcontextprotocol/protocolVersion": revision });
             let message = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-            removed(&serde_json::from_value(message).unwrap()).is_some()
+            removed_method(&serde_json::from_value(message).unwrap()).is_some()
         };
-        for method in REMOVED {
-            assert!(is_gone(method, "2026-07-28", json!({})), "{method}");
-            assert!(is_gone(method, "2026-07-28", json!({ "uri": "ingle://jobs" })), "{method}");
-            assert!(!is_gone(method, "2025-11-25", json!({})), "{method}");
+        for method in REMOVED_METHODS {
+            assert!(is_refused(method, "2026-07-28", json!({})), "{method}");
+            assert!(is_refused(method, "2026-07-28", json!({ "uri": "ingle://jobs" })), "{method}");
+            assert!(!is_refused(method, "2025-11-25", json!({})), "{method}");
         }
-        assert!(!is_gone("tools/list", "2026-07-28", json!({})));
+        assert!(!is_refused("tools/list", "2026-07-28", json!({})));
         let plain = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
-        assert!(removed(&serde_json::from_value(plain).unwrap()).is_none());
+        assert!(removed_method(&serde_json::from_value(plain).unwrap()).is_none());
     }
 }

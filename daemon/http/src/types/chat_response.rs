@@ -1,4 +1,4 @@
-//! The answers of `/v1/chat/completions`, whole and in chunks.
+//! Responses of `/v1/chat/completions`, whole and in chunks.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -6,59 +6,59 @@ use serde::Serialize;
 use super::chat::{ToolCall, ToolKind};
 use super::shared::{FinishReason, Usage};
 
-/// The answer.
+/// A whole response.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatCompletion {
-    /// The answer's name.
+    /// Id of the response.
     pub id: String,
     /// `chat.completion`.
     pub object: &'static str,
-    /// When, in seconds since 1970.
+    /// Time of the response, in seconds since 1970.
     pub created: u64,
-    /// The model that answered.
+    /// The model.
     pub model: String,
-    /// As many as were asked for.
+    /// `n` choices.
     pub choices: Vec<ChatChoice>,
-    /// Tokens in and out.
+    /// Token usage.
     pub usage: Usage,
-    /// What answered.
+    /// The daemon's build.
     pub system_fingerprint: String,
 }
 
-/// One of the answers.
+/// One choice.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatChoice {
-    /// Which, from 0.
+    /// Index of the choice.
     pub index: usize,
     /// The message.
     pub message: AnswerMessage,
-    /// Of each token, where they were asked for.
+    /// Log-probabilities of the tokens, on request.
     pub logprobs: Option<ChatLogprobs>,
-    /// Why it ended.
+    /// Why the choice ended.
     pub finish_reason: FinishReason,
 }
 
-/// The message of an answer.
+/// The message of a choice.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct AnswerMessage {
     /// `assistant`.
     pub role: &'static str,
-    /// The text; null where the model only called tools.
+    /// Content; null if the model only called tools.
     pub content: Option<String>,
-    /// Always null: a model that refuses says so in its text.
+    /// Always null: a refusal of the model is part of its content.
     pub refusal: Option<String>,
-    /// Ours: what the model thought before it answered.
+    /// Extension: reasoning before the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
-    /// The tools it called.
+    /// Tool calls of the model.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
 }
 
-/// The log-probabilities of a text's tokens.
+/// Log-probabilities of the content's tokens.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct ChatLogprobs {
-    /// One entry a token.
+    /// One entry per token.
     pub content: Vec<ChatLogprob>,
     /// Always null.
     pub refusal: Option<Vec<ChatLogprob>>,
@@ -67,68 +67,68 @@ pub struct ChatLogprobs {
 /// One token with its log-probability.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatLogprob {
-    /// The token itself.
+    /// The token.
     #[serde(flatten)]
     pub token: TokenText,
-    /// The likeliest tokens at its place.
+    /// The likeliest tokens at its position.
     pub top_logprobs: Vec<TokenText>,
 }
 
-/// A token as text.
+/// A token with its text.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct TokenText {
-    /// Its text; bytes that are no whole characters show as U+FFFD.
+    /// Text of the token; bytes of partial characters become U+FFFD.
     pub token: String,
-    /// Its natural-log probability; -9999 for one that was as good as impossible.
+    /// Natural-log probability; -9999 stands for zero probability.
     pub logprob: f32,
-    /// Its exact bytes.
+    /// Exact bytes of the token.
     pub bytes: Vec<u8>,
 }
 
 /// One event of a stream.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ChatChunk<'a> {
-    /// The answer's name, the same in all chunks.
+    /// Id of the response, the same in all chunks.
     pub id: &'a str,
     /// `chat.completion.chunk`.
     pub object: &'static str,
-    /// When, in seconds since 1970.
+    /// Time of the response, in seconds since 1970.
     pub created: u64,
-    /// The model that answers.
+    /// The model.
     pub model: &'a str,
-    /// What answers.
+    /// The daemon's build.
     pub system_fingerprint: &'a str,
-    /// One, or none in the chunk with the usage.
+    /// One choice, or none in the chunk with the usage.
     pub choices: Vec<ChunkChoice>,
-    /// In the last chunk, where it was asked for; null in the others then.
+    /// Token usage in the last chunk, on request; then null in the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
 }
 
-/// What is new in one of the answers.
+/// New content of a choice.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct ChunkChoice {
-    /// Which, from 0.
+    /// Index of the choice.
     pub index: usize,
-    /// What is new.
+    /// The new content.
     pub delta: Delta,
-    /// Of the tokens behind the text, where they were asked for.
+    /// Log-probabilities of the new tokens, on request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<ChatLogprobs>,
-    /// Why it ended, in its last chunk.
+    /// Why the choice ended, in its last chunk.
     pub finish_reason: Option<FinishReason>,
 }
 
-/// What is new.
+/// New content of a message.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Delta {
     /// `assistant`, in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// More text.
+    /// More content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// Ours: more of what the model thinks before it answers.
+    /// Extension: more reasoning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// More of a tool call.
@@ -139,24 +139,24 @@ pub struct Delta {
 /// More of a tool call.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ToolCallDelta {
-    /// Which of the answer's calls, from 0.
+    /// Index of the tool call.
     pub index: usize,
-    /// Its name, in its first chunk.
+    /// Id of the tool call, in its first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// `function`, in its first chunk.
+    /// `function`, in the first chunk.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<ToolKind>,
-    /// More of the call.
+    /// More of the function call.
     pub function: FunctionDelta,
 }
 
-/// More of a function's call.
+/// More of a function call.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct FunctionDelta {
-    /// The function's name, in the call's first chunk.
+    /// Name of the function, in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// More of its arguments' JSON text.
+    /// More of the arguments' JSON text.
     pub arguments: String,
 }

@@ -5,7 +5,7 @@
 //! with one batch for the prompt and an argmax. The best of several rounds counts on each side, since
 //! everything else on the machine only ever slows them down.
 //!
-//! Usage: `cargo bench -p ingled --bench engines -- [--json] [--model FILE] [--rounds N]
+//! Usage: `cargo bench -p ingle-engine-llama --bench engines -- [--json] [--model FILE] [--rounds N]
 //! [--prompt N] [--decode N] [--threads N] [--kept]`. The model is SmolLM2 from `INGLE_TEST_MODELS` when none
 //! is named. With `--kept`, what the prompt cache holds of earlier rounds stays in the pool of ours.
 
@@ -23,16 +23,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::sampling::{PenaltySettings, SamplerSettings};
 use ingle_engine::settings::EngineSettings;
-use ingle_engine_llama::vocab;
+use ingle_engine_llama::{LlamaEngine, vocab};
 use ingle_formats::gguf::GgufFile;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
-use ingle_scheduler::command::{ChoiceOf, Command, Completion, GenerateRequest};
+use ingle_scheduler::command::{RequestChoice, Command, Completion, GenerateRequest};
 use ingle_scheduler::crash_journal::CrashJournal;
 use ingle_scheduler::handle::EngineHandle;
 use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions};
@@ -183,8 +184,13 @@ impl Ours {
         let memory = MemoryOptions { budget: Budget::Bytes(u64::MAX), ..MemoryOptions::default() };
         let home = tempfile::tempdir().unwrap();
         let journal = CrashJournal::open(&home.path().join("journal"), &home.path().join("deaths"));
-        let (engine, _exit) =
-            EngineHandle::spawn(ingled::engines::built_in(), settings, memory, journal).unwrap();
+        let (engine, _exit) = EngineHandle::spawn(
+            Engines::new([Arc::new(LlamaEngine) as Arc<dyn Engine>]),
+            settings,
+            memory,
+            journal,
+        )
+        .unwrap();
         let model = EngineModel {
             name: "bench".to_owned(),
             version: String::new(),
@@ -205,7 +211,10 @@ impl Ours {
         let (progress, _progress) = mpsc::channel(64);
         let (done, loaded) = oneshot::channel();
         let (model, options) = (self.model.clone(), ModelOptions::default());
-        self.engine.send(Command::Load { model, options, force: false, progress, done }).unwrap();
+        let span = tracing::Span::current();
+        self.engine
+            .send(Command::Load { model, options, force: false, span, progress, done })
+            .unwrap();
         loaded.blocking_recv().unwrap().unwrap();
     }
 
@@ -223,6 +232,7 @@ impl Ours {
         let (done, outcome) = oneshot::channel();
         let request = GenerateRequest {
             request_id: "bench".to_owned(),
+            span: tracing::Span::current(),
             model: self.model.clone(),
             output: TextOutput::new(Arc::clone(&self.text.tokenizer), Vec::new()).unwrap(),
             constraint: None,
@@ -236,8 +246,8 @@ impl Ours {
             logprobs: None,
             stream_text: true,
             deadline: Deadline::new(Layer::Daemon, 600_000, None, Instant::now()),
-            choice: ChoiceOf::default(),
-            wrap_up: Arc::default(),
+            choice: RequestChoice::default(),
+            finish_at_sentence: Arc::default(),
             cancel: CancellationToken::new(),
             events,
             done,
