@@ -11,7 +11,7 @@ pub mod context;
 pub mod host_timeout;
 mod invalid_message;
 pub mod limits;
-mod pages;
+mod pagination;
 pub mod promote;
 mod prompts;
 mod resources;

@@ -19,7 +19,7 @@ use rmcp::{ErrorData, RoleServer, ServerHandler};
 use tokio::sync::SemaphorePermit;
 
 use super::context::HostContext;
-use super::pages::page;
+use super::pagination::page;
 use super::subscriptions::{self, Subscriptions};
 use super::tools::tool_list;
 use super::{complete, prompts, resources, tools};

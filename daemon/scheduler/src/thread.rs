@@ -8,8 +8,8 @@
 mod commands;
 mod demand;
 mod embed;
+mod eviction;
 mod loads;
-mod memory;
 mod step;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,8 +21,8 @@ use ingle_protocol::wire::generate::GenerateEvent;
 use ingle_protocol::wire::status::Phase as Heartbeat;
 use tokio::sync::oneshot;
 
+use self::eviction::Protection;
 use self::loads::PendingLoad;
-use self::memory::Protection;
 use super::admission::{Admission, Arrival};
 use super::command::EngineExit;
 use super::command::{Command, GenerateRequest};

@@ -4,7 +4,7 @@
 //! so that no two rules can disagree.
 
 use super::Scheduler;
-use super::memory::Protection;
+use super::eviction::Protection;
 use crate::admission::Arrival;
 use ingle_engine::model::EngineModel;
 

@@ -10,7 +10,7 @@ use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
 use super::Scheduler;
-use super::memory::{Residence, reserved_tokens};
+use super::eviction::{Residence, reserved_tokens};
 use crate::admission::Arrival;
 use crate::error::EngineFailure;
 use crate::memory::ModelOptions;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::memory::Protection;
+use super::eviction::Protection;
 use super::*;
 use crate::command::{Completion, EmbedRequest, RequestChoice};
 use crate::memory::{Budget, ModelOptions};
