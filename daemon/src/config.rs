@@ -1,8 +1,8 @@
-//! Settings: read once from `config.toml` in the Ingle folder, checked, then immutable.
+//! Configuration: read once from `config.toml` in the Ingle folder, checked, then immutable.
 //!
-//! Owns the file's keys and their ranges, but for the timeouts: these have other sources too, and
-//! `ingle` reads them as well, so they are the protocol's (`timeout_settings`). Knows nothing of who
-//! uses a setting.
+//! Owns the file's keys and their ranges, except the timeouts: they have other sources too, and
+//! `ingle` reads them as well, so they are in the client crate (`timeout_settings`). Does not know
+//! the users of a setting.
 
 mod http;
 mod jobs;
@@ -36,39 +36,39 @@ use ingle_models::hub::Secret;
 use ingle_models::library_paths::{LibrarySetting, LibrarySettings};
 use ingle_scheduler::memory::MemoryOptions;
 
-/// All settings.
+/// All settings of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// W of every class, and the limits towards cloud providers.
     pub timeouts: WorkTimeouts,
-    /// Variables that look like timeouts of ours and are none, for the log.
+    /// Environment variables that look like timeouts and are none, for the log.
     pub unknown_variables: Vec<SettingName>,
-    /// The model of calls that name none; the catalogue's default when absent.
+    /// The model of requests that name none; the catalogue's default when absent.
     pub default_model: Option<String>,
     /// Settings of the engines.
     pub engine: EngineSettings,
-    /// How long the engine thread may work without a word; `limits::ENGINE_STALL_MS` when absent.
+    /// The stall limit of the engine thread; `limits::ENGINE_STALL_MS` when absent.
     pub stall: Option<Duration>,
-    /// Where models of other programs are, and how to reach Hugging Face.
+    /// The folders of other programs' models, and the access to Hugging Face.
     pub library: LibrarySettings,
-    /// What models may take, and how long they stay. The machine's memory is not filled in.
+    /// The memory budget of models and how long they stay loaded, without the machine's memory.
     pub memory: MemoryOptions,
-    /// How many jobs run at once, and how long they are remembered.
+    /// The workers of jobs and the retention of ended ones.
     pub jobs: JobSettings,
-    /// HTTP over TCP, and who may use it.
+    /// HTTP over TCP and its access control.
     pub http: HttpSettings,
-    /// What MCP hosts may send.
+    /// The limits of MCP hosts.
     pub mcp: McpSettings,
 }
 
-/// The file as it is written: durations in seconds.
+/// The contents of the file, with durations in seconds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     default_model: Option<String>,
     #[serde(default)]
     library: LibraryTable,
-    /// The protocol reads it.
+    /// The client crate reads this table.
     #[serde(default, rename = "timeouts")]
     _timeouts: IgnoredAny,
     #[serde(default)]
@@ -117,18 +117,18 @@ enum SwitchOrPath {
     Path(String),
 }
 
-/// What is wrong with the settings.
+/// The reason why the settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A source cannot be read, or its timeouts are wrong.
+    /// A source cannot be read, or its timeouts are invalid.
     #[error(transparent)]
     Settings(#[from] SettingError),
-    /// The file is not what it should be.
+    /// The file is invalid.
     #[error("`{}`: {problem}", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What is wrong and where.
+        /// The problem and its place.
         problem: String,
     },
 }
@@ -253,7 +253,7 @@ fn library(table: LibraryTable) -> Result<LibrarySettings, String> {
     })
 }
 
-/// A path that means the same wherever the daemon was started.
+/// A path that does not depend on the daemon's working folder.
 fn absolute(key: &str, path: &str) -> Result<PathBuf, String> {
     let home = || std::env::home_dir().filter(|home| home.is_absolute());
     let found = match path.strip_prefix("~/") {
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_the_protocols_to_read() {
+    fn timeouts_are_read_by_the_client_crate() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path().to_owned(), None).unwrap();
         let load = |text: &str| {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_on_off_or_elsewhere_and_a_token_is_never_shown() {
+    fn library_settings_are_read_and_hide_the_token() {
         let config = Config::parse(
             "[library]\nhuggingface = false\nlm_studio = \"/m\"\nfolders = [\"/a\"]\n\
              huggingface_token = \"hf_secret\"\n",
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn bad_settings_are_refused_by_name() {
         for (text, named) in [
             ("[timeout]\nchat = 3\n", "timeout"),
             ("[engine]\nthreads = 0\n", "engine.threads"),

@@ -1,6 +1,6 @@
 //! The engines of this build.
 //!
-//! The one place that names concrete engines.
+//! Owns the list of concrete engines, which no other module names.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub const fn is_built_in(engine: EngineKind) -> bool {
     }
 }
 
-/// All of them.
+/// All engines of this build.
 #[must_use]
 pub fn built_in() -> Engines {
     let engines: Vec<Arc<dyn Engine>> = vec![
@@ -33,11 +33,12 @@ pub fn built_in() -> Engines {
     Engines::new(engines)
 }
 
-/// Reads the text half of a GGUF file. The tokenizer follows the engine: llama.cpp's own reads every
-/// vocabulary that llama.cpp runs.
+/// Reads the tokenizer and the chat templates of a GGUF file, for the engine that will run it.
+///
+/// The engine matters because llama.cpp's own tokenizer reads every vocabulary that llama.cpp runs.
 ///
 /// # Errors
-/// What the vocabulary's reader reports.
+/// The error of the vocabulary's reader.
 pub fn gguf_text(gguf: &GgufFile, engine: EngineKind) -> Result<TextModel, TextError> {
     match engine {
         #[cfg(feature = "gguf")]

@@ -1,4 +1,4 @@
-//! Limits of the daemon itself: every queue, size and time it bounds, by name.
+//! Limits of the daemon itself: every queue, size and time that it bounds.
 //!
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 
@@ -11,7 +11,7 @@ pub(crate) use ingle_protocol::limits::{
     OUTBOUND_FRAMES, PROGRESS_EVENTS, REFUSED_BATCH_REQUESTS, WRITE_STALL_MS,
 };
 
-/// Bytes waiting to be written to one connection above which no more are made.
+/// Bytes that wait to be written to one connection, above which it produces no more.
 pub const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Daily log files that are kept.
 pub const LOG_FILES: usize = 7;

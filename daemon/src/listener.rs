@@ -1,7 +1,7 @@
-//! Listening on the local socket.
+//! The listener of the local socket.
 //!
-//! Owns binding, the check of the peer's user, the limit on connections, and what a connection
-//! turns into after `hello`. Knows nothing of what is said on a connection.
+//! Owns binding, the check of the peer's user, the limit on connections, and whether a connection
+//! is RPC or MCP after its `hello`. Does not know the messages on a connection.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -31,49 +31,49 @@ use ingle_mcp::settings::McpSettings;
 use ingle_service::Service;
 use ingle_service::metrics::Edge;
 
-/// Binds the socket with mode 0600. The caller holds the daemon lock and has removed a stale one.
+/// Binds the socket with mode 0600.
 ///
-/// The process's umask keeps it private from its first moment; macOS lets nobody choose the mode
-/// of a socket before it is bound.
+/// The caller holds the daemon lock and has removed a stale socket. The process's umask keeps it
+/// private from its first moment; macOS has no way to set its mode before it is bound.
 ///
 /// # Errors
-/// Whatever the system reports.
+/// The system's error.
 pub fn bind(path: &Path) -> io::Result<Listener> {
     let listener = ListenerOptions::new().name(socket::name(path)?).create_tokio()?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// What every connection needs.
+/// The parts that every connection needs.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// The method table.
     pub methods: Methods,
-    /// The service, for MCP.
+    /// The service, for MCP and the counters.
     pub service: Arc<Service>,
     /// The jobs, for MCP.
     pub jobs: Jobs,
     /// The settings of MCP.
     pub mcp: McpSettings,
-    /// Ends every connection at once.
+    /// Closes every connection at once.
     pub closing: CancellationToken,
-    /// Connections not ended yet.
+    /// The open connections.
     pub tracker: TaskTracker,
 }
 
 /// Accepts connections until the daemon drains.
 pub async fn accept(listener: Listener, shared: Shared) {
-    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(limits::CONNECTIONS));
     let mut number = 0;
     loop {
         let accepted = tokio::select! {
-            () = shared.service.draining.cancelled() => return,
+            () = shared.service.draining().cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: it passes when a connection ends.
+                // Most likely out of file descriptors, until a connection ends.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -86,10 +86,10 @@ pub async fn accept(listener: Listener, shared: Shared) {
         number += 1;
         let shared = shared.clone();
         let tracker = shared.tracker.clone();
-        match Arc::clone(&slots).try_acquire_owned() {
-            Ok(slot) => tracker.spawn(serve(stream, number, slot, shared)),
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => tracker.spawn(serve(stream, number, permit, shared)),
             Err(_) => {
-                shared.service.metrics.connection_refused(Edge::Rpc);
+                shared.service.metrics().connection_refused(Edge::Rpc);
                 tracker.spawn(refuse(stream))
             }
         };
@@ -98,17 +98,17 @@ pub async fn accept(listener: Listener, shared: Shared) {
 
 fn is_same_user(stream: &Stream) -> bool {
     let user = rustix::process::geteuid().as_raw();
-    // Root may do anything anyway, and `sudo ingle status` should work.
+    // Root is allowed, so that `sudo ingle status` works.
     let peer = stream.peer_creds().ok().and_then(|creds| creds.euid());
     peer.is_some_and(|peer| peer == user || peer == 0)
 }
 
-async fn serve(stream: Stream, number: usize, _slot: OwnedSemaphorePermit, shared: Shared) {
-    let metrics = &shared.service.metrics;
+async fn serve(stream: Stream, number: usize, _permit: OwnedSemaphorePermit, shared: Shared) {
+    let metrics = shared.service.metrics();
     let connected = metrics.connected(Edge::Rpc);
-    let counts = Counts { timeouts: &shared.service.timeout_counters, metrics };
+    let counts = Counts { timeouts: shared.service.timeout_counters(), metrics };
     let stream = SharedStream::new(stream);
-    let draining = &shared.service.draining;
+    let draining = shared.service.draining();
     let end = connection::serve(
         &stream,
         number,
@@ -148,6 +148,6 @@ async fn refuse(stream: Stream) {
     let error =
         ErrorBody::overloaded(format!("{} connections are open already", limits::CONNECTIONS));
     let frame = json!({ "jsonrpc": "2.0", "id": null, "error": error.to_rpc() });
-    // The peer may have gone; then nobody needs the answer. It fits the socket's buffer.
+    // The reply fits the socket's buffer; a peer that is gone needs none.
     let _ = (&stream).write_all(format!("{frame}\n").as_bytes()).await;
 }

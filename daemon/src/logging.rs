@@ -1,7 +1,7 @@
-//! Logs: one file a day in the Ingle folder, the oldest removed.
+//! Logs: one file a day in the Ingle folder; the oldest are removed.
 //!
-//! Owns where log lines go and how many files are kept. What is logged is up to each module; no
-//! module ever logs a prompt or an output.
+//! Owns the destination of log lines and the number of files. Each module decides what it logs; none
+//! ever logs a prompt or an output. Lines of a request have its span: id, method, class, model.
 
 use std::path::Path;
 
@@ -15,11 +15,13 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Environment variable with the filter, such as `debug` or `ingled::engine=trace`.
+/// The environment variable with the filter, such as `debug` or `ingled::engine=trace`.
 const FILTER_VARIABLE: &str = "INGLE_LOG";
 
-/// Starts logging into `folder`, and to standard error too if asked. The guard writes out what is
-/// left when it is dropped. Without a usable folder the daemon runs without a log file.
+/// Starts logging to `folder`, and to standard error too if `also_stderr`.
+///
+/// The guard flushes the log when it is dropped. Without a usable folder the daemon runs without a
+/// log file.
 #[must_use]
 pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
     let filter =
@@ -33,11 +35,11 @@ pub fn start(folder: &Path, also_stderr: bool) -> Option<WorkerGuard> {
         .ok()?;
     let (writer, guard) = tracing_appender::non_blocking(appender);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    // Whatever the filter says: below an error, rmcp logs requests and answers, with what hosts wrote.
+    // Whatever the filter is: below an error, rmcp logs requests and results with their contents.
     let without_requests = filter_fn(|metadata| {
         !metadata.target().starts_with("rmcp") || *metadata.level() <= LevelFilter::ERROR
     });
-    // A second start in one process keeps the first one's log.
+    // A second start in one process keeps the log of the first.
     let _ = if also_stderr {
         builder.with_writer(writer.and(std::io::stderr)).finish().with(without_requests).try_init()
     } else {

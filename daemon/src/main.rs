@@ -1,13 +1,16 @@
-//! The `ingled` binary: reads its command line and hands over to [`ingled::app`].
+//! The `ingled` binary: reads its command line and runs [`ingled::app`].
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Ingle's daemon: keeps language models warm on one engine thread.
+/// Ingle's daemon: keeps language models loaded on one engine thread.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Usually nobody starts it by hand: `ingle` does when it needs it.")]
+#[command(
+    version,
+    after_help = "You rarely need to start it: `ingle` does when it needs a daemon."
+)]
 struct Cli {
     #[command(subcommand)]
     command: CliCommand,
@@ -18,17 +21,17 @@ enum CliCommand {
     /// Serve the local socket until a signal or `ingle stop`.
     #[command(after_help = "\
 Examples:
-  ingled serve                           the local sockets; what config.toml says besides
-  ingled serve --http 127.0.0.1:11711    OpenAI's API over TCP too
+  ingled serve                           the local sockets, and HTTP as config.toml sets it
+  ingled serve --http 127.0.0.1:11711    also OpenAI's API over TCP
 
-Exit codes: 0 ended as asked, 2 the command line was wrong, 70 the engine died, 73 a file, socket
-or port could not be had, 75 another daemon runs, 77 the folder is somebody else's, 78 a setting is
-wrong, 80 the engine stood still for `engine.stall_s`.")]
+Exit codes: 0 shut down, 2 invalid command line, 70 the engine failed, 73 a file, socket or port
+cannot be opened, 75 another daemon runs, 77 the folder belongs to another user, 78 invalid
+configuration, 80 the engine did not respond for `engine.stall_s`.")]
     Serve {
         /// Report readiness on standard output; the launcher holds the start lock.
         #[arg(long, hide = true)]
         launched: bool,
-        /// Speak HTTP over TCP there, such as 127.0.0.1:11711; port 0 takes any free one.
+        /// Serve HTTP over TCP at this address, such as 127.0.0.1:11711; port 0 takes any free port.
         #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
         http: Option<SocketAddr>,
     },

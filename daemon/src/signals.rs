@@ -1,4 +1,6 @@
-//! Signals: the first asks for a drain, the second is final.
+//! Signals: the first one drains the daemon, the second ends it at once.
+//!
+//! Owns the handlers and the thread that waits for signals.
 
 use std::io;
 use std::sync::Arc;
@@ -12,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// Starts the thread that waits for signals and cancels `draining` at the first.
 ///
 /// # Errors
-/// When the system allows no handler or no thread.
+/// When the system refuses the handler or the thread.
 pub fn start(draining: CancellationToken) -> io::Result<()> {
-    // A file at its size limit is an error of the write, and not the daemon's end.
+    // With a handler, a write past the file size limit fails instead of ending the daemon.
     signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {

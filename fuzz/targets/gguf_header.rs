@@ -1,4 +1,4 @@
-//! Any bytes as a GGUF file: an error or a file whose every tensor can be read, and no panic.
+//! Fuzzes the GGUF reader: any bytes give an error or readable tensors, never a panic.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(file) = GgufFile::from_bytes(Path::new("fuzzed.gguf"), data.to_vec()) else { return };
     for (key, _) in file.metadata().iter() {
-        // Whatever the type, asking for another is an error and nothing worse.
+        // A getter of the wrong type must return an error.
         let _ = file.metadata().u32(key);
         let _ = file.metadata().strings(key);
         let _ = file.metadata().i32_array(key);

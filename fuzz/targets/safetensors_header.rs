@@ -1,4 +1,4 @@
-//! Any bytes as a model folder: an error or a folder whose every weight can be read, and no panic.
+//! Fuzzes the model folder reader: any bytes give an error or readable weights, never a panic.
 //!
 //! The input is a `config.json`, a zero byte, and a safetensors file. JSON has no zero bytes.
 

@@ -33,7 +33,7 @@ use ingle_formats::gguf::GgufFile;
 use ingle_protocol::deadline::Deadline;
 use ingle_protocol::timeouts::Layer;
 use ingle_protocol::wire::models::EngineKind;
-use ingle_scheduler::command::{RequestChoice, Command, Completion, GenerateRequest};
+use ingle_scheduler::command::{Command, Completion, GenerateRequest, RequestChoice};
 use ingle_scheduler::crash_journal::CrashJournal;
 use ingle_scheduler::handle::EngineHandle;
 use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions};

@@ -1,8 +1,8 @@
-//! What a header must say before llama.cpp is given the file.
+//! Header checks before llama.cpp loads a file.
 //!
-//! Owns the checks that keep llama.cpp from assertions and divisions by zero, and the refusal of
-//! models that this engine cannot run. `formats::gguf` has checked the file itself; llama.cpp checks
-//! the tensors' names and shapes against the hyperparameters, and says so in errors.
+//! Owns the checks that prevent assertions and divisions by zero in llama.cpp, and the refusal of
+//! models that this engine cannot run. The crate `formats` has checked the file itself; llama.cpp
+//! checks names and shapes of tensors against the hyperparameters, and returns errors.
 
 use ingle_engine::error::EngineError;
 use ingle_engine::role::Role;
@@ -20,7 +20,7 @@ pub(super) const DIFFUSION: &str =
 const MAX_LAYERS: u64 = 512;
 /// llama.cpp's `LLAMA_MAX_EXPERTS`.
 const MAX_EXPERTS: u64 = 1_024;
-/// Heads, widths and the like are far below; products of two must fit 32 bits.
+/// Maximum of heads, widths and similar sizes, far above real ones; products must fit 32 bits.
 const MAX_SIZE: u64 = 1 << 24;
 
 /// Architectures that are parts of other models.
@@ -29,12 +29,12 @@ const PARTS: &[&str] = &["clip", "dflash", "eagle3", "gemma4-assistant", "wavtok
 /// The architecture's name.
 ///
 /// # Errors
-/// When the file does not say.
+/// When the key is missing.
 pub(super) fn architecture(gguf: &GgufFile) -> Result<&str, EngineError> {
     Ok(gguf.metadata().string("general.architecture")?)
 }
 
-/// Refuses files that llama.cpp must not see.
+/// Refuses files that llama.cpp must not load.
 ///
 /// # Errors
 /// [`EngineError::InvalidModel`] naming the key, and [`EngineError::Unsupported`].
@@ -61,7 +61,7 @@ pub(super) fn check(gguf: &GgufFile, wanted: Role) -> Result<(), EngineError> {
     }
     if gguf.metadata().u32_opt("split.no")?.is_some_and(|part| part > 0) {
         let problem = "it is a later part of a model that is split over several files; \
-             name the first part, and llama.cpp finds the others beside it";
+             name the first part, and llama.cpp finds the others in the same folder";
         return Err(unsupported(gguf, problem));
     }
     // The first part of a split model may hold the header alone.
@@ -113,7 +113,7 @@ impl Header<'_> {
         Ok(())
     }
 
-    /// Heads may be given once, or for every layer. Recurrent layers have none.
+    /// The file gives the number of heads once or per layer. Recurrent layers have none.
     fn heads(&self, width: u64) -> Result<(), EngineError> {
         let heads = self.per_layer("attention.head_count")?;
         let kv_heads = self.per_layer("attention.head_count_kv")?;
@@ -201,8 +201,9 @@ impl Header<'_> {
     }
 }
 
-/// Norms and biases are added and multiplied as they are, which ggml does with floats only; types
-/// that ggml does not multiply are no weights.
+/// Refuses tensor types that ggml cannot compute with.
+///
+/// ggml adds and multiplies norms and biases as floats only, and has no products for some types.
 fn tensors(gguf: &GgufFile) -> Result<(), EngineError> {
     const NO_WEIGHTS: [&str; 6] = ["I8", "I16", "I64", "F64", "Q8_1", "Q8_K"];
     for tensor in gguf.tensors() {
@@ -225,7 +226,7 @@ fn invalid(gguf: &GgufFile, problem: String) -> EngineError {
     EngineError::InvalidModel { file: gguf.path().to_owned(), problem }
 }
 
-/// The refusal of a sound file.
+/// The error for a valid file that this engine cannot run.
 pub(super) fn unsupported(gguf: &GgufFile, problem: &str) -> EngineError {
     EngineError::Unsupported { file: gguf.path().to_owned(), problem: problem.to_owned() }
 }

@@ -1,10 +1,10 @@
-//! A loaded GGUF embedding model as an [`Embedder`]: texts in batches, vectors out.
+//! The llama.cpp embedder: batches of texts in, vectors out.
 //!
-//! Owns how texts share a batch. Knows nothing of requests.
+//! Owns the batching of texts. Does not know requests.
 
 use llama_guard::{Context, Pass};
 
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;
 
@@ -16,7 +16,7 @@ pub(super) struct LlamaEmbedder {
     dimensions: usize,
     batch_tokens: usize,
     batch_texts: usize,
-    /// Whether the model reads texts as a generator does, into a KV cache.
+    /// Whether the model has a KV cache, as a generator has.
     has_memory: bool,
     /// Tokens of the largest batch so far, whose outputs llama.cpp keeps room for.
     output_tokens: usize,
@@ -61,7 +61,7 @@ impl LlamaEmbedder {
         let ran = self.context.run(pass, &tokens, &positions, &slots, &wanted, None);
         if self.has_memory {
             for (_, slot) in texts.iter().zip(0_i32..) {
-                // The vectors stay; the texts' keys and values are of no more use.
+                // The vectors stay; the keys and values of the texts are no longer needed.
                 self.context.remove_from(slot, 0).map_err(native)?;
             }
         }
@@ -89,7 +89,7 @@ impl Embedder for LlamaEmbedder {
     }
 
     fn overhead_bytes(&self) -> u64 {
-        // It keeps logits too, though nobody asks for them.
+        // It keeps logits too, although they are not used.
         let outputs = self.output_tokens * (self.info.vocab_size + self.dimensions);
         let output_bytes = (outputs * size_of::<f32>()) as u64;
         self.context.kv_bytes() + self.context.compute_bytes() + output_bytes

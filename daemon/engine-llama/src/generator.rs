@@ -1,13 +1,13 @@
-//! A loaded GGUF model as a [`Generator`]: sequences, ragged batches, and what is in flight.
+//! The llama.cpp generator: sequences, ragged batches and passes in flight.
 //!
-//! Owns the sequences of one llama.cpp context, whose KV cache is one pool that they share, and where
-//! logits lie that have not been read. Knows no architecture, and nothing of requests.
+//! Owns the sequences of one llama.cpp context, which share its KV cache as one pool, and the
+//! places of unread logits. Does not know architectures or requests.
 
 use std::collections::BTreeMap;
 
 use llama_guard::{Context, ErrorKind, Pass, Stop};
 
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{
     Capacity, Generator, IsWanted, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len,
     check_rows, not_open,
@@ -16,18 +16,18 @@ use ingle_engine::error::EngineError;
 use ingle_engine::passes::Passes;
 use ingle_engine::sampling::{SampleSpec, SampledToken};
 
-/// What a context can take.
+/// The capacity and abilities of a context.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
-    /// Tokens of one sequence at most.
+    /// Maximum tokens of one sequence.
     pub(super) context_tokens: usize,
-    /// Sequences at most.
+    /// Maximum number of sequences.
     pub(super) sequences: usize,
-    /// Tokens of one call of llama.cpp at most.
+    /// Maximum tokens of one call of llama.cpp.
     pub(super) batch_tokens: usize,
-    /// Whether the end of a sequence can be cut off. Recurrent states cannot go back.
+    /// Whether a sequence can be trimmed. Recurrent states cannot go back.
     pub(super) cuts: bool,
-    /// Whether there is a state of one size instead of a KV cache.
+    /// Whether the model has a state of fixed size instead of a KV cache.
     pub(super) has_state_only: bool,
 }
 
@@ -37,9 +37,9 @@ pub(super) struct LlamaGenerator {
     info: ModelInfo,
     shape: Shape,
     sequences: BTreeMap<SeqId, Sequence>,
-    /// llama.cpp's numbers of sequences that are not in use.
+    /// llama.cpp's numbers of unused sequences.
     free: Vec<i32>,
-    /// Each with the logits of its rows that want them, in row order.
+    /// Passes in flight, with the logits of the rows that want them, in row order.
     passes: Passes<Vec<Logits>>,
     next_id: u64,
     batch: Batch,
@@ -51,15 +51,15 @@ struct Sequence {
     slot: i32,
     /// Its tokens in the KV cache.
     len: usize,
-    /// What it holds is not known since a pass failed half way: only closing it is left.
+    /// Whether its content is unknown after a pass failed half way: it can only be closed.
     is_lost: bool,
 }
 
-/// Where the logits of a row are.
+/// The place of a row's logits.
 enum Logits {
-    /// In llama.cpp's buffers, behind that token of its last batch.
+    /// In llama.cpp's buffers, for that token of its last batch.
     At(usize),
-    /// Copied, because another batch came after.
+    /// Copied, because another batch followed.
     Copied(Vec<f32>),
 }
 
@@ -121,7 +121,7 @@ impl LlamaGenerator {
         rows: &[Row<'_>],
         stop: Option<Stop<'_>>,
     ) -> Result<(Vec<Logits>, Vec<usize>), EngineError> {
-        // The next batch overwrites what nobody has read yet.
+        // The next batch overwrites unread logits, so they are copied first.
         for logits in self.passes.logits_mut() {
             copy_logits(&mut self.context, logits)?;
         }
@@ -159,7 +159,7 @@ impl LlamaGenerator {
         })
     }
 
-    /// One forward pass, given up once `stop` says so.
+    /// Runs one forward pass, and abandons it once `stop` says so.
     fn pass(&mut self, rows: &[Row<'_>], stop: Option<Stop<'_>>) -> Result<Ticket, EngineError> {
         let Capacity { context_tokens, .. } = self.capacity();
         let len_of = |seq| Ok(self.sequence(seq)?.len);

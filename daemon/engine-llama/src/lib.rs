@@ -1,24 +1,29 @@
 //! The llama.cpp engine: GGUF models of every architecture that llama.cpp knows.
 //!
-//! Turns a checked GGUF header into a [`Generator`](ingle_engine::backend::Generator). Knows nothing of
-//! requests, text or clocks, and has no `unsafe`: that is in the crate `llama-guard`, which catches
-//! llama.cpp's exceptions.
+//! Owns the way from a checked GGUF header to a
+//! [`Generator`](ingle_engine::backend::Generator). Does not know requests, text or clocks, and has
+//! no `unsafe`: that is in the crate `llama-guard`, which catches llama.cpp's exceptions. The
+//! engine's public name is `gguf`, after the format it loads.
 //!
-//! A model is built on the loader thread and handed to the engine thread whole. llama.cpp's contexts
-//! belong to no thread, but one thread at a time may use them.
+//! The loader thread builds the whole model and passes it to the engine thread. llama.cpp's
+//! contexts belong to no thread, but only one thread at a time may use them.
 
 mod check;
 mod embedder;
+mod error;
 mod generator;
 pub mod limits;
 mod load;
+mod log;
 mod sizes;
 #[cfg(test)]
 mod tests;
 pub mod vocab;
 
+pub use self::log::forward_log;
+
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Once};
 
 use ingle_engine::engines::{Engine, LoadStart, LoadTarget, cannot_run};
 use ingle_engine::error::EngineError;
@@ -80,34 +85,6 @@ impl Engine for LlamaEngine {
             kv_per_token: if model.role == Role::Generates { kv_per_token } else { 0 },
             kv_up_front: true,
             context_tokens,
-        }
-    }
-}
-
-/// llama.cpp's error as the engine's.
-fn native(error: llama_guard::Error) -> EngineError {
-    EngineError::Native(format!("llama.cpp: {error}"))
-}
-
-/// Makes llama.cpp's log lines the daemon's.
-pub fn forward_log() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let wants_debug = tracing::enabled!(target: "llama.cpp", tracing::Level::TRACE);
-        llama_guard::set_log(log, wants_debug);
-    });
-}
-
-fn log(level: llama_guard::Level, line: &str) {
-    use llama_guard::Level;
-    match level {
-        Level::Debug => tracing::trace!(target: "llama.cpp", "{line}"),
-        Level::Info => tracing::debug!(target: "llama.cpp", "{line}"),
-        Level::Warn | Level::Error => tracing::warn!(target: "llama.cpp", "{line}"),
-        Level::Abort => {
-            tracing::error!(target: "llama.cpp", "an assertion failed, the daemon aborts: {line}");
-            // The log is written by another thread, which will not come to it any more.
-            eprintln!("llama.cpp: an assertion failed, the daemon aborts: {line}");
         }
     }
 }

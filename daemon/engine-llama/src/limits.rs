@@ -1,4 +1,4 @@
-//! Limits of the llama.cpp engine: every queue, size and time it bounds, by name.
+//! Limits of the llama.cpp engine, by name.
 //!
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 

@@ -1,6 +1,6 @@
-//! A load: the loader thread builds model and context, the engine thread takes them over.
+//! Model load: the loader thread builds model and context, the engine thread receives them.
 //!
-//! Owns the way from a checked header to a generator. Knows nothing of sequences.
+//! Owns the way from a checked header to a generator. Does not know sequences.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use super::check;
 use super::embedder::LlamaEmbedder;
 use super::generator::{LlamaGenerator, Shape};
 use super::sizes::{self, BATCH_TOKENS};
-use crate::native;
+use crate::error::native;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;
 use ingle_engine::loader::{self, LoadSink, LoadStream};
@@ -24,17 +24,18 @@ use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::HostTensor;
 use ingle_formats::gguf::GgufFile;
 
-/// The architecture whose KV cache asserts that sequences are shared whole.
+/// The architecture whose KV cache asserts that only whole sequences are shared.
 const NEVER_CUT: &str = "deepseek4";
 
-/// Where the loader thread leaves what it has built.
+/// Passes the built model from the loader thread to the engine thread.
 struct ModelHandoff<T>(Arc<Mutex<Option<T>>>);
 
-/// Starts the load of a model that generates. Its progress comes through the stream, and the model
-/// itself through [`Builder::finish`].
+/// Starts the load of a generator.
+///
+/// The stream reports the progress, and [`Builder::finish`] returns the model.
 ///
 /// # Errors
-/// When the header shows that llama.cpp must not be given the file, or the system gives no thread.
+/// When llama.cpp must not load a file with this header, or the thread cannot be started.
 pub(super) fn load(
     gguf: &Arc<GgufFile>,
     settings: &EngineSettings,
@@ -54,7 +55,7 @@ pub(super) fn load(
     Ok((Box::new(handoff), stream))
 }
 
-/// The same for a model that embeds.
+/// Starts the load of an embedder.
 ///
 /// # Errors
 /// As [`load`].
@@ -71,14 +72,14 @@ pub(super) fn load_embedder(
     Ok((Box::new(handoff), stream))
 }
 
-/// Starts a loader thread that builds something whole.
+/// Starts a loader thread that builds a whole model.
 fn spawn<T: Send + 'static>(
     gguf: &Arc<GgufFile>,
     settings: &EngineSettings,
     cancel: Arc<AtomicBool>,
     build: impl FnOnce(&GgufFile, &EngineSettings, &LoadSink) -> Result<T, EngineError> + Send + 'static,
 ) -> Result<(ModelHandoff<T>, LoadStream), EngineError> {
-    super::forward_log();
+    crate::log::forward_log();
     let handoff = ModelHandoff(Arc::default());
     let (file, settings, target) = (Arc::clone(gguf), settings.clone(), Arc::clone(&handoff.0));
     let stream = loader::spawn_work(cancel, move |sink| {
@@ -113,7 +114,7 @@ impl EmbedderBuilder for ModelHandoff<LlamaEmbedder> {
     }
 }
 
-/// Maps and checks the weights, telling how far it is.
+/// Maps and checks the weights, and reports the progress.
 fn load_model(
     gguf: &GgufFile,
     settings: &EngineSettings,
@@ -133,8 +134,9 @@ fn load_model(
     Ok((Arc::new(model), facts))
 }
 
-/// Refuses weights that are no numbers, naming the tensor. It reads the file once, which the mapping
-/// then finds in the page cache, on this thread alone.
+/// Refuses weights that are NaN or infinite, naming the tensor.
+///
+/// Reads the file once, on this thread alone; the mapping then finds it in the page cache.
 fn check_weights(gguf: &GgufFile, sink: &LoadSink) -> Result<(), EngineError> {
     const CHUNK_BYTES: usize = 1 << 20;
     let bytes_total = gguf.model_bytes();
@@ -163,14 +165,14 @@ fn check_weights(gguf: &GgufFile, sink: &LoadSink) -> Result<(), EngineError> {
             sink.check_cancel()?;
         }
         bytes_read += tensor.bytes;
-        // Halfway: llama.cpp's own reading is the other half.
+        // The check is the first half of the progress, llama.cpp's own load the second.
         let reported = sink.report(bytes_read / 2, bytes_total);
         reported.map_err(|_| EngineError::Cancelled)?;
     }
     Ok(())
 }
 
-/// Gives an embedding model its context.
+/// Creates the context of an embedding model.
 pub(super) fn embedder_of(
     gguf: &GgufFile,
     model: Arc<Model>,
@@ -209,14 +211,14 @@ pub(super) fn embedder_of(
         }
     }
     let info = ModelInfo { architecture, vocab_size: facts.vocab_size, weight_bytes: facts.bytes };
-    // Models that read as generators do keep a KV cache; the others have none at all.
+    // Embedders with a generator's architecture keep a KV cache; the others have none.
     let has_memory = context.kv_bytes() > 0;
     let batch = (limits::GGUF_SEQUENCES, batch_tokens);
     let dimensions = facts.embedding_size;
     Ok(LlamaEmbedder::new(context, info, dimensions, context_tokens, batch, has_memory))
 }
 
-/// Gives a model its context.
+/// Creates the context of a generator.
 pub(super) fn with_context(
     gguf: &GgufFile,
     model: Arc<Model>,
@@ -242,7 +244,7 @@ pub(super) fn with_context(
         kv_bytes = context.kv_bytes(),
         compute_bytes = context.compute_bytes(),
         pool_tokens,
-        "a llama.cpp context was made"
+        "llama.cpp context created"
     );
     let info = ModelInfo {
         architecture: check::architecture(gguf)?.to_owned(),
@@ -259,7 +261,7 @@ pub(super) fn with_context(
     Ok(LlamaGenerator::new(context, info, shape))
 }
 
-/// Threads to compute on.
+/// Number of compute threads.
 pub(super) fn threads(settings: &EngineSettings) -> u32 {
     settings.threads.unwrap_or_else(|| u32::try_from(physical_cores()).unwrap_or(1))
 }
@@ -274,7 +276,7 @@ fn share_of(bytes: u64, share: f32) -> u64 {
     (bytes as f64 * f64::from(share.clamp(0.0, 1.0))) as u64
 }
 
-/// What a failed load tells: mostly what is wrong with the file.
+/// The error of a failed load; most are faults of the file.
 pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineError {
     let file = gguf.path().to_owned();
     let message = error.message.clone();
@@ -291,7 +293,7 @@ pub(super) fn file_error(gguf: &GgufFile, error: llama_guard::Error) -> EngineEr
         }
         ErrorKind::Assertion => EngineError::InvalidModel {
             file,
-            problem: format!("llama.cpp expects something else of such a model: {message}"),
+            problem: format!("llama.cpp refuses the model: {message}"),
         },
         _ => EngineError::InvalidModel { file, problem: format!("llama.cpp: {message}") },
     }

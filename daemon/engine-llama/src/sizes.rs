@@ -1,7 +1,7 @@
-//! What llama.cpp allocates for a model, before it does.
+//! Memory sizes of llama.cpp, computed before a load.
 //!
-//! Owns the sizes of batches and pools, which a load and its estimate must agree on, and what follows
-//! from a header. Reads no weights.
+//! Owns the sizes of batches and pools, on which a load and its estimate must agree, and the sizes
+//! that follow from a header. Reads no weights.
 
 use crate::limits;
 
@@ -9,12 +9,12 @@ use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_formats::gguf::GgufFile;
 
-/// Tokens that one call of llama.cpp takes at most, of a model that generates.
+/// Maximum tokens of one call of llama.cpp, for a generator.
 pub(super) const BATCH_TOKENS: u32 = 2_048;
 /// Tokens that llama.cpp computes together; its own default. The pacing's largest chunk is as many.
 pub(super) const MICRO_BATCH_TOKENS: u32 = 512;
 
-/// Architectures that llama.cpp makes no KV cache for: every token looks at every other.
+/// Architectures without a KV cache in llama.cpp: every token attends to every other.
 const WITHOUT_KV_CACHE: &[&str] = &[
     "bert",
     "eurobert",
@@ -27,22 +27,23 @@ const WITHOUT_KV_CACHE: &[&str] = &[
     "nomic-bert-moe",
 ];
 
-/// Tokens that the KV cache of all sequences of a model has room for. One sequence can fill it; of
-/// models with a short context several can.
+/// Tokens of the KV cache that all sequences of a model share.
+///
+/// One sequence can fill it; with a short context several are needed.
 pub(super) fn pool_tokens(context_tokens: usize, settings: &EngineSettings) -> usize {
     let several = context_tokens.saturating_mul(limits::CONCURRENT_GENERATIONS);
     several.min(settings.gguf_context_tokens).max(context_tokens)
 }
 
-/// Tokens that an embedding model takes, and computes, together. A text is read whole, because every
-/// token may look at every other.
+/// Tokens that an embedding model takes, and computes, together. A text is read whole, because
+/// every token may look at every other.
 pub(super) fn embedding_batch_tokens(context_tokens: usize) -> usize {
     context_tokens.max(MICRO_BATCH_TOKENS as usize)
 }
 
 /// Bytes that llama.cpp keeps besides the weights, about: the KV cache, of which a token takes
-/// `kv_per_token`, the hidden states of the tokens that are computed together, several times over, and
-/// the logits of those whose outputs are wanted.
+/// `kv_per_token`, the hidden states of the tokens that are computed together, several times over,
+/// and the logits of those whose outputs are wanted.
 #[must_use]
 pub(super) fn overhead_bytes(
     gguf: &GgufFile,
@@ -64,10 +65,10 @@ pub(super) fn overhead_bytes(
         Role::Embeds => {
             let batch = embedding_batch_tokens(context_tokens);
             if WITHOUT_KV_CACHE.contains(&architecture) {
-                // There is no head, but room for what it would give.
+                // There is no head, but memory for its output is allocated.
                 (0, batch, batch)
             } else {
-                // The head is computed, though nobody asks for it, and its output copied.
+                // The head is computed, although it is not used, and its output is copied.
                 (batch, batch, 2 * batch)
             }
         }

@@ -1,7 +1,7 @@
-//! Text models from the vocabulary of a GGUF file, as llama.cpp reads it.
+//! llama.cpp's tokenizer: text models from the vocabulary of a GGUF file.
 //!
 //! Owns the second implementation of [`Tokenizer`]: every kind of vocabulary that llama.cpp knows,
-//! for models that llama.cpp runs. Knows nothing of tensors or engines; the vocabulary is loaded
+//! for models that llama.cpp runs. Does not know tensors or engines; the vocabulary is loaded
 //! without the model's weights and can be used from any thread.
 
 use std::borrow::Cow;
@@ -18,8 +18,8 @@ use ingle_text::{FimTokens, TextError, TextModel};
 /// Builds the text model of a GGUF file.
 ///
 /// # Errors
-/// [`TextError::Unsupported`] for a file without a vocabulary, [`TextError::InvalidVocabulary`] with
-/// llama.cpp's reason, and [`TextError::Gguf`] for keys of a wrong type.
+/// [`TextError::Unsupported`] for a file without a vocabulary, [`TextError::InvalidVocabulary`]
+/// with llama.cpp's reason, and [`TextError::Gguf`] for keys of a wrong type.
 pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     let metadata = gguf.metadata();
     let file = || gguf.path().to_owned();
@@ -75,7 +75,7 @@ pub fn text_model(gguf: &GgufFile) -> Result<TextModel, TextError> {
     })
 }
 
-/// The bytes of every token, end to end, so that none has to be asked for while text is generated.
+/// The bytes of every token, end to end, so that generation needs no call of llama.cpp for them.
 #[derive(Debug)]
 struct Table {
     bytes: Vec<u8>,

@@ -1,12 +1,12 @@
-//! Scaled dot-product attention: of one sequence's new tokens over its keys and values, and of whole
-//! texts in both directions.
+//! Scaled dot-product attention, causal for one sequence and bidirectional for whole texts.
 //!
 //! Owns the choice of kernel for each device. Queries arrive already scaled (see `rope`).
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::{Array, ops};
 
-use super::{Device, cpu, dim};
+use super::cpu;
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 
 /// Attention for `new` tokens that end a sequence.

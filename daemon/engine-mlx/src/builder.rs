@@ -1,12 +1,12 @@
-//! From tensors to a generator or an embedder: the MLX side of a load.
+//! Builders: assemble a generator or an embedder from tensors, the MLX side of a load.
 
 use std::collections::HashSet;
 
-use super::Device;
 use super::embedder::MlxEmbedder;
 use super::generator::MlxGenerator;
 use super::models::{self, Assembly, Encoder, Model, Plan, Source};
 use super::weights::Weights;
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::backend::{Builder, Embedder, EmbedderBuilder, Generator, ModelInfo};
 use ingle_engine::error::EngineError;
@@ -87,7 +87,7 @@ impl<M: ?Sized> ModelBuilder<M> {
         Ok(is_whole)
     }
 
-    /// The model, and what is to be said of it.
+    /// The model and its description.
     fn assemble(mut self) -> Result<(Box<M>, ModelInfo), MlxError> {
         let mut assembly = self.assembly()?;
         while !assembly.step(&mut self.weights)? {}

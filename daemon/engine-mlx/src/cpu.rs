@@ -5,7 +5,7 @@
 
 use mlx_rs::{Array, Dtype, Stream};
 
-use super::Device;
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 

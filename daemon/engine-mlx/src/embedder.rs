@@ -1,21 +1,21 @@
-//! A loaded encoder as an [`Embedder`]: texts in padded batches, and what is made of their tokens'
-//! vectors.
+//! The MLX embedder: texts in padded batches, and the pooling of their token vectors.
 //!
-//! Owns which texts share a batch, and the pooling. Knows no architecture, and nothing of requests.
+//! Owns the batching and the pooling. Does not know architectures or requests.
 
 use std::ops::Range;
 
 use crate::limits;
 use mlx_rs::{Array, Dtype, ops};
 
+use super::cpu;
 use super::models::{Encoder, TextBatch};
-use super::{Device, cpu, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::backend::{Embedder, ModelInfo, check_text, normalized};
 use ingle_engine::error::EngineError;
 use ingle_formats::hf::{ModelFolder, Pooling};
 
-/// What is added to the scores of padding: little enough that its weight is nothing beside any
+/// What is added to the scores of padding: little enough that its weight is nothing next to any
 /// other's, and a number in every type that models compute in.
 const MASKED: f32 = -30_000.0;
 

@@ -1,6 +1,6 @@
-//! A loaded model as a [`Generator`]: sequences, ragged batches, and what is in flight.
+//! The MLX generator: sequences, ragged batches and passes in flight.
 //!
-//! Owns the sequences and the queued passes. Knows no architecture, and nothing of requests.
+//! Owns the sequences and the queued passes. Does not know architectures or requests.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,11 @@ use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Dtype};
 
 use super::attention::Attention;
+use super::cpu;
 use super::kv_cache::{KvCache, Staged};
 use super::layers::padded_rows;
 use super::models::{Batch, BatchRow, IsWanted, Model};
-use super::{Device, cpu, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::backend::{
     Capacity, Generator, ModelInfo, Row, SeqId, Ticket, TrimOutcome, check_len, check_rows,

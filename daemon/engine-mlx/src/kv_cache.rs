@@ -1,7 +1,7 @@
-//! The keys and values of one sequence.
+//! KV cache: the keys and values of one sequence.
 //!
-//! Owns growth, cutting and sharing of the buffers. Knows no architecture beyond the sizes in
-//! [`Layout`], and nothing of other sequences.
+//! Owns growth, trimming and sharing of the buffers. Does not know architectures beyond the sizes
+//! in [`Layout`], or other sequences.
 //!
 //! A buffer grows in steps (as mlx-lm's `KVCache` does), so that most steps write in place: MLX
 //! reuses a buffer for an update when nothing else refers to it. Forked sequences share buffers
@@ -10,7 +10,7 @@
 use mlx_rs::ops::indexing::{TryIndexOp, TryIndexUpdateOp, UpdateMode};
 use mlx_rs::{Array, Dtype, ops};
 
-use super::dim;
+use crate::device::dim;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 

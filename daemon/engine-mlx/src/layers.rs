@@ -6,8 +6,9 @@
 use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::{Array, Dtype, fast, ops};
 
+use super::cpu;
 use super::weights::{Weight, Weights};
-use super::{Device, cpu};
+use crate::device::Device;
 use crate::error::MlxError;
 
 /// BLAS on the CPU works in blocks of this many rows, and a rest costs more than a full block: with

@@ -1,16 +1,18 @@
-//! The MLX engine: the only place in Ingle that names `mlx_rs`.
+//! The MLX engine: the only crate of Ingle that names `mlx_rs`.
 //!
-//! Turns a model's header and tensors into a [`Generator`](ingle_engine::backend::Generator) or an
-//! [`Embedder`](ingle_engine::backend::Embedder). Knows nothing of requests, text or clocks.
+//! Owns the way from a model's header and tensors to a
+//! [`Generator`](ingle_engine::backend::Generator) or an
+//! [`Embedder`](ingle_engine::backend::Embedder). Does not know requests, text or clocks.
 //!
-//! MLX's streams belong to the thread that made them, so everything here is called on the engine
-//! thread only, and what it gives must be used and dropped there.
+//! MLX's streams belong to the thread that created them, so everything here is called on the engine
+//! thread only, and its results must be used and dropped there.
 
 #[cfg(test)]
 mod affinity;
 mod attention;
 mod builder;
 mod cpu;
+mod device;
 mod embedder;
 mod error;
 mod generator;
@@ -35,13 +37,12 @@ use ingle_engine::model::{EngineModel, Weights};
 use ingle_engine::role::Role;
 use ingle_engine::settings::EngineSettings;
 use ingle_protocol::wire::models::EngineKind;
-use mlx_rs::DeviceType;
 
 use builder::{EncoderBuilder, ModelBuilder};
+use device::{device, weight_precision};
 use error::MlxError;
 use ingle_engine::backend::{Builder, EmbedderBuilder};
 use ingle_engine::error::EngineError;
-use ingle_engine::tensor::WeightPrecision;
 use ingle_formats::gguf::GgufFile;
 use ingle_formats::hf::ModelFolder;
 use memory::Limits;
@@ -84,7 +85,7 @@ impl Engine for MlxEngine {
         sizes::estimate(model, settings)
     }
 
-    /// MLX is left alone until a model needs it: if it does not start, no other engine is harmed.
+    /// MLX starts only when a model needs it, so that a failed start affects no other engine.
     fn set_limits(&self, settings: &EngineSettings) {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let mut limits = Limits::default();
@@ -117,7 +118,7 @@ fn builder(gguf: &GgufFile) -> Result<Box<dyn Builder>, MlxError> {
     Ok(Box::new(ModelBuilder::from_gguf(gguf, device()?)?))
 }
 
-/// The same for a folder. Its tensors are checked against the architecture here.
+/// Starts building the model of a folder. Its tensors are checked against the architecture here.
 ///
 /// # Errors
 /// As [`builder`].
@@ -126,47 +127,11 @@ fn folder_builder(folder: &ModelFolder) -> Result<Box<dyn Builder>, MlxError> {
     Ok(Box::new(ModelBuilder::from_folder(folder, device()?)?))
 }
 
-/// The same for a folder with a model that embeds.
+/// Starts building the embedding model of a folder.
 ///
 /// # Errors
 /// As [`builder`].
 fn folder_embedder(folder: &ModelFolder) -> Result<Box<dyn EmbedderBuilder>, MlxError> {
     memory::start()?;
     Ok(Box::new(EncoderBuilder::from_folder(folder, device()?)?))
-}
-
-/// What the loader must convert weights to. MLX's CPU backend has fast kernels for 32-bit floats
-/// only; on a GPU weights keep their own type.
-fn weight_precision() -> WeightPrecision {
-    match device() {
-        Ok(Device::Gpu) => WeightPrecision::AsStored,
-        // A device that cannot be named is reported by `builder`.
-        Ok(Device::Cpu) | Err(_) => WeightPrecision::Float32,
-    }
-}
-
-/// What MLX computes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Device {
-    /// The processor.
-    Cpu,
-    /// Metal or CUDA.
-    Gpu,
-}
-
-/// The device MLX works on: the GPU where there is one.
-fn device() -> Result<Device, MlxError> {
-    Ok(match mlx_rs::Device::try_default()?.get_type()? {
-        DeviceType::Cpu => Device::Cpu,
-        DeviceType::Gpu => Device::Gpu,
-    })
-}
-
-/// A size as MLX's `i32`.
-///
-/// # Errors
-/// [`EngineError::Native`] past 2^31 - 1.
-fn dim(size: usize) -> Result<i32, MlxError> {
-    i32::try_from(size)
-        .map_err(|_| EngineError::Native(format!("a size of {size} is too large")).into())
 }

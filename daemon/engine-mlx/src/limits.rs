@@ -1,4 +1,4 @@
-//! Limits of the MLX engine: every queue, size and time it bounds, by name.
+//! Limits of the MLX engine, by name.
 //!
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 
@@ -7,5 +7,5 @@ pub(crate) use ingle_engine::limits::LOADER_BYTES;
 
 /// Tokens of the texts that share a pass, with their padding; at least one text.
 pub const EMBED_PASS_TOKENS: usize = 512;
-/// Of a hundred tokens of a batch of texts so many at most are padding.
+/// Maximum padding in a batch of texts, in percent of its tokens.
 pub const EMBED_PADDING_PERCENT: usize = 25;

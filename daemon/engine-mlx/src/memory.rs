@@ -1,7 +1,7 @@
-//! MLX's own memory: how much there is, and how much it may keep.
+//! MLX's memory: its counts and its limits.
 //!
-//! Owns the calls. MLX counts for the whole process, so everything here does too. Knows nothing of
-//! budgets: those who decide pass the numbers in.
+//! Owns the calls. MLX counts for the whole process, and so does everything here. Does not know
+//! budgets: callers pass the numbers in.
 
 use std::sync::Once;
 
@@ -99,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    /// The counts are the process's, and other tests run beside this one: so only what holds
-    /// whatever they do.
+    /// The counts are those of the process, in which other tests run too, so only bounds that hold
+    /// with them are checked.
     #[test]
     fn arrays_are_counted_while_they_live() {
         start().unwrap();

@@ -1,14 +1,14 @@
 //! Rotary position embedding (Su et al. 2021) over a whole ragged batch at once.
 //!
 //! Owns the angles and their scaling for long contexts. Heads hold their rotated pairs side by
-//! side, `(x0, x1), (x2, x3), ...`, as GGUF files of the llama family store them; a pair is then one
-//! complex number, and the rotation of every head of every token one complex product. Models whose
-//! files keep the two halves of a head apart are rearranged when they are loaded: queries and keys
-//! in the same way, which leaves their products as they were.
+//! side, `(x0, x1), (x2, x3), ...`, as GGUF files of the llama family store them; a pair is then
+//! one complex number, and the rotation of every head of every token one complex product. Models
+//! whose files keep the two halves of a head apart are rearranged when they are loaded: queries and
+//! keys in the same way, which leaves their products as they were.
 
 use mlx_rs::{Array, Dtype};
 
-use super::dim;
+use crate::device::dim;
 use crate::error::MlxError;
 
 /// Where a file keeps the two numbers of a rotated pair.

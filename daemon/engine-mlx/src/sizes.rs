@@ -1,4 +1,4 @@
-//! What a model will take in MLX, found out from its header alone.
+//! Memory estimate of a model in MLX, from its header alone.
 
 use crate::limits;
 use ingle_engine::estimate::{self, Estimate};
@@ -9,8 +9,8 @@ use ingle_engine::settings::EngineSettings;
 use ingle_engine::tensor::WeightPrecision;
 use ingle_protocol::wire::models::EngineKind;
 
+use crate::device::weight_precision;
 use crate::embedder::pass_bytes;
-use crate::weight_precision;
 
 /// What `model` will take.
 pub(crate) fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estimate {
@@ -40,7 +40,7 @@ pub(crate) fn estimate(model: &EngineModel, settings: &EngineSettings) -> Estima
             }
         }
         // Present when the sim engine is built in.
-        #[allow(unreachable_patterns, reason = "reached only beside the sim engine")]
+        #[allow(unreachable_patterns, reason = "reachable only in builds with the sim engine")]
         _ => Estimate::unknown(EngineKind::Mlx, tokens(None)),
     }
 }

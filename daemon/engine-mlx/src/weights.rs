@@ -12,7 +12,7 @@ use mlx_rs::ops::indexing::take_axis;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
-use super::{Device, dim};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 use ingle_engine::tensor::{Floats, HostData, HostTensor};
@@ -124,8 +124,8 @@ pub(super) struct Weights {
 
 /// A tensor on its way into MLX's memory.
 ///
-/// MLX's CPU allocator takes no memory that is not its own, and would copy an embedding of 100 MB in
-/// one go, with a page fault every 4 KiB: 40 ms in which no stream goes on.
+/// MLX's CPU allocator takes no memory that is not its own, and would copy an embedding of 100 MB
+/// in one go, with a page fault every 4 KiB: 40 ms in which no stream goes on.
 #[derive(Debug)]
 struct Copying {
     name: String,
@@ -141,7 +141,7 @@ impl Copying {
     fn step(&mut self) -> bool {
         let len = PIECE_ELEMENTS.min(self.from.len() - self.copied);
         let piece = &self.from[self.copied..self.copied + len];
-        // SAFETY: the array has memory for as many elements as `from`, nobody else knows of the array
+        // SAFETY: the array has memory for as many elements as `from`, no other code has the array
         // yet, and what is copied lies within both.
         #[allow(unsafe_code)]
         unsafe {
@@ -165,8 +165,8 @@ impl Weights {
         self.bytes
     }
 
-    /// Takes one tensor over. On the CPU it may have to be copied, of which [`Self::copy_piece`] does
-    /// the rest.
+    /// Takes one tensor over. On the CPU it may have to be copied, of which [`Self::copy_piece`]
+    /// does the rest.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when the tensor is unknown, comes twice, or has another shape

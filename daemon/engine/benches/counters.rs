@@ -1,4 +1,4 @@
-//! What counting one token costs the engine thread, alone and while somebody reads all the time:
+//! Cost of counting one token on the engine thread, alone and with a constant reader:
 //! `cargo bench -p ingled --bench counters`. It measures and asserts nothing.
 
 use std::hint::black_box;

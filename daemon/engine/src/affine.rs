@@ -1,6 +1,6 @@
-//! MLX's affine quantisation turned into plain numbers.
+//! Dequantization of MLX's affine format.
 //!
-//! Owns the arithmetic only: packed words in, numbers out. Knows nothing of files or names. Source:
+//! Owns the arithmetic only: packed words in, numbers out. Does not know files or names. Source:
 //! `mlx.core.dequantize`: `w = scale * q + bias`, with `32 / bits` values to a word, the first in
 //! the lowest bits.
 
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_come_lowest_bits_first_with_their_groups_scale() {
+    fn values_are_unpacked_lowest_bits_first() {
         let words: Vec<u8> =
             [0x7654_3210_u32, 0xFEDC_BA98].iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut out = Vec::new();

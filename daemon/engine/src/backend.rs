@@ -1,6 +1,6 @@
-//! The narrow edge between scheduling and numerics.
+//! Engine traits: the narrow interface between scheduling and numerics.
 //!
-//! Owns the traits every engine implements and the plain types that cross them. Knows nothing of
+//! Owns the traits that every engine implements, and the plain types that cross them. Does not know
 //! requests, text, queues or clocks: a generator sees sequences of token ids and nothing else.
 //! Everything here is used on the engine thread only; none of it is required to be `Send`.
 
@@ -27,25 +27,25 @@ pub struct Row<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ticket(pub u64);
 
-/// Whether a sequence could be cut back.
+/// The outcome of [`Generator::trim`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrimOutcome {
-    /// The sequence now has the asked-for length.
+    /// The sequence now has the requested length.
     Done,
-    /// This engine or architecture cannot cut; the sequence is unchanged.
+    /// This engine or architecture cannot trim; the sequence is unchanged.
     Unsupported,
 }
 
-/// How much one generator can take at once.
+/// The capacity of one generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Open sequences at most.
+    /// Maximum number of open sequences.
     pub sequences: usize,
-    /// Tokens of one sequence at most (prompt and output together).
+    /// Maximum tokens of one sequence, prompt and output together.
     pub context_tokens: usize,
 }
 
-/// What a loaded model is, for status and for checks before a request is queued.
+/// Description of a loaded model, for status and for checks before a request is queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
     /// Architecture in its format's own name, such as `llama`.
@@ -56,7 +56,7 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
 }
 
-/// Whether a pass is still wanted. Asked thousands of times a second while it goes on.
+/// Tells whether a pass is still wanted; called thousands of times a second during the pass.
 pub type IsWanted<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// A loaded text-generation model: owns sequences and runs forward passes over them.
@@ -65,73 +65,75 @@ pub type IsWanted<'a> = &'a (dyn Fn() -> bool + Sync);
 /// A `forward` without any row that wants logits is collected too, with an empty result, so that
 /// its work is finished and its errors are seen.
 pub trait Generator {
-    /// What the model is.
+    /// Description of the model.
     fn info(&self) -> &ModelInfo;
 
-    /// What it can take.
+    /// Capacity of the generator.
     fn capacity(&self) -> Capacity;
 
     /// Opens an empty sequence.
     ///
     /// # Errors
-    /// [`EngineError::NoCapacity`] when all sequences are taken.
+    /// [`EngineError::NoCapacity`] when all sequences are in use.
     fn open(&mut self) -> Result<SeqId, EngineError>;
 
     /// Opens a sequence that starts as the first `len` tokens of `seq`.
     ///
     /// # Errors
-    /// [`EngineError::NoCapacity`] when all sequences are taken; [`EngineError::Native`] when
+    /// [`EngineError::NoCapacity`] when all sequences are in use; [`EngineError::Native`] when
     /// `seq` is unknown or shorter than `len`.
     fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId, EngineError>;
 
-    /// Cuts `seq` back to its first `len` tokens.
+    /// Trims `seq` to its first `len` tokens.
     ///
     /// # Errors
     /// [`EngineError::Native`] when `seq` is unknown or shorter than `len`.
     fn trim(&mut self, seq: SeqId, len: usize) -> Result<TrimOutcome, EngineError>;
 
-    /// Drops a sequence and its KV cache. Unknown ids are ignored, so that cleanup can be repeated.
+    /// Closes a sequence and drops its KV cache.
+    ///
+    /// Unknown ids are ignored, so that cleanup can be repeated.
     fn close(&mut self, seq: SeqId);
 
     /// Bytes held by one sequence's KV cache; 0 for an unknown id.
     fn bytes(&self, seq: SeqId) -> u64;
 
-    /// Bytes held for the KV caches of all sequences, used or not.
+    /// Bytes held for the KV caches of all sequences, unused ones included.
     fn kv_bytes(&self) -> u64;
 
-    /// Bytes by which a sequence grows with each token. 0 when the engine has taken the memory of
-    /// its whole context already.
+    /// Bytes by which a sequence grows with each token.
+    ///
+    /// 0 when the engine allocates the memory of its whole context up front.
     fn kv_bytes_per_token(&self) -> u64 {
         0
     }
 
-    /// Bytes held besides the weights, whatever the sequences are: a context allocated up front,
-    /// buffers.
+    /// Bytes held besides weights and sequences: buffers, a context allocated up front.
     fn overhead_bytes(&self) -> u64 {
         0
     }
 
-    /// Tells whether somebody on this machine needs a core besides, as a loader thread does. An
-    /// engine whose threads wait for each other is slowed down most by the one that has to wait.
+    /// Sets whether the engine leaves a core free for other work, such as a loader thread.
+    ///
+    /// In an engine whose threads wait for each other, one delayed thread slows all of them down.
     fn share_cores(&mut self, _shares: bool) {}
 
     /// Queues one forward pass over a ragged batch. No sequence may appear twice in `rows`.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when the numerics refuse, and [`EngineError::KvFull`] when there is
-    /// no room for the tokens; no sequence has advanced then.
+    /// [`EngineError::Native`] when the numerics fail, and [`EngineError::KvFull`] when the KV
+    /// cache cannot hold the tokens; no sequence has advanced then.
     fn forward(&mut self, rows: &[Row<'_>]) -> Result<Ticket, EngineError>;
 
-    /// Whether [`Generator::forward_while`] can end a pass half way.
+    /// Whether [`Generator::forward_while`] can abandon a pass half way.
     fn can_give_up(&self) -> bool {
         false
     }
 
-    /// As [`Generator::forward`], but given up once the pass is not `wanted` any more, if the engine
-    /// can.
+    /// As [`Generator::forward`], but abandons a pass that is no longer `wanted`, if possible.
     ///
     /// # Errors
-    /// [`EngineError::Cancelled`] when it was given up; no sequence has advanced then either.
+    /// [`EngineError::Cancelled`] when it was abandoned; no sequence has advanced then either.
     fn forward_while(
         &mut self,
         rows: &[Row<'_>],
@@ -143,11 +145,12 @@ pub trait Generator {
     /// Queues sampling of the ticket's rows that want logits, in row order, one spec each.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when the numerics refuse or the counts differ.
+    /// [`EngineError::Native`] when the numerics fail or the counts differ.
     fn sample(&mut self, ticket: &Ticket, specs: &[SampleSpec]) -> Result<(), EngineError>;
 
-    /// Waits for the pass and gives one outcome for each row that wanted logits, in row order.
-    /// One row's failure (non-finite logits, say) leaves the others whole.
+    /// Waits for the pass, and returns one outcome per row that wanted logits, in row order.
+    ///
+    /// The failure of one row, such as non-finite logits, does not affect the others.
     ///
     /// # Errors
     /// An error for the pass as a whole: every row of it failed.
@@ -157,11 +160,12 @@ pub trait Generator {
     ) -> Result<Vec<Result<SampledToken, EngineError>>, EngineError>;
 }
 
-/// Refuses rows that a model with that vocabulary and capacity cannot take; `len_of` gives the length
-/// of an open sequence.
+/// Refuses rows that exceed the vocabulary or the capacity of a model.
+///
+/// `len_of` returns the length of an open sequence.
 ///
 /// # Errors
-/// [`EngineError::Native`] naming the sequence or token, and what `len_of` gives.
+/// [`EngineError::Native`] naming the sequence or token, and the errors of `len_of`.
 pub fn check_rows(
     rows: &[Row<'_>],
     vocab_size: usize,
@@ -178,14 +182,14 @@ pub fn check_rows(
             return refused(format!("sequence {seq} occurs twice in a batch"));
         }
         if row.tokens.is_empty() {
-            return refused(format!("sequence {seq} brings no tokens"));
+            return refused(format!("sequence {seq} has no new tokens"));
         }
         if len + new > context_tokens {
             return refused(format!(
                 "sequence {seq} has {len} tokens; {new} more pass the limit of {context_tokens}"
             ));
         }
-        // Engines do not check indices: a token past the table would read foreign memory.
+        // Engines do not check indices: a token past the table would read out of bounds.
         if let Some(token) = row.tokens.iter().find(|&&token| token as usize >= vocab_size) {
             return refused(format!("token {token} is outside the vocabulary of {vocab_size}"));
         }
@@ -193,10 +197,10 @@ pub fn check_rows(
     Ok(())
 }
 
-/// Refuses a text that a model with that vocabulary and context cannot embed.
+/// Refuses a text that exceeds the vocabulary or the context of an embedding model.
 ///
 /// # Errors
-/// [`EngineError::Native`] naming what is wrong.
+/// [`EngineError::Native`] naming the length or the token.
 pub fn check_text(
     text: &[u32],
     vocab_size: usize,
@@ -215,10 +219,10 @@ pub fn check_text(
     }
 }
 
-/// A vector at length 1.
+/// Scales a vector to length 1.
 ///
 /// # Errors
-/// [`EngineError::Native`] when it has none, or holds something else than numbers.
+/// [`EngineError::Native`] when its length is 0 or not finite.
 #[expect(clippy::cast_possible_truncation, reason = "numbers up to 1")]
 pub fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
     let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
@@ -230,56 +234,58 @@ pub fn normalized(vector: &[f32]) -> Result<Vec<f32>, EngineError> {
     Ok(vector.iter().map(|&value| (f64::from(value) / length) as f32).collect())
 }
 
-/// The refusal of a sequence that is not open.
+/// The error for a sequence that is not open.
 #[must_use]
 pub fn not_open(seq: SeqId) -> EngineError {
     EngineError::Native(format!("sequence {} is not open", seq.0))
 }
 
-/// Refuses to cut or fork a sequence of `len` tokens at `wanted` if it is shorter.
+/// Refuses to trim or fork a sequence of `len` tokens at `wanted` if it is shorter.
 ///
 /// # Errors
-/// [`EngineError::Native`] naming both.
+/// [`EngineError::Native`] naming both lengths.
 pub fn check_len(seq: SeqId, len: usize, wanted: usize) -> Result<(), EngineError> {
     if len >= wanted {
         return Ok(());
     }
     let seq = seq.0;
-    Err(EngineError::Native(format!("sequence {seq} has {len} tokens, {wanted} were asked for")))
+    Err(EngineError::Native(format!("sequence {seq} has {len} tokens, expected at least {wanted}")))
 }
 
-/// A loaded model that turns texts into vectors. It keeps nothing between two calls.
+/// A loaded model that turns texts into vectors. It keeps no state between two calls.
 pub trait Embedder {
-    /// What the model is.
+    /// Description of the model.
     fn info(&self) -> &ModelInfo;
 
-    /// Tokens of one text at most.
+    /// Maximum tokens of one text.
     fn context_tokens(&self) -> usize;
 
-    /// Numbers of one vector.
+    /// Dimensions of a vector.
     fn dimensions(&self) -> usize;
 
-    /// Bytes it keeps besides its weights.
+    /// Bytes held besides the weights.
     fn overhead_bytes(&self) -> u64;
 
     /// As [`Generator::share_cores`].
     fn share_cores(&mut self, _shares: bool) {}
 
-    /// The vectors of `texts`, in their order, each of length 1. What a text gets does not depend
-    /// on those that are embedded with it.
+    /// The vectors of `texts`, in their order, each of length 1.
+    ///
+    /// The vector of a text does not depend on the texts embedded with it.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when a text is empty or too long, or the numerics refuse.
+    /// [`EngineError::Native`] when a text is empty or too long, or the numerics fail.
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
-/// The engine thread's side of an embedding model's load, as [`Builder`] for a generator's. One that
-/// the loader thread loads whole is given no tensors.
+/// Builds an embedder on the engine thread, as [`Builder`] builds a generator.
+///
+/// A model that the loader thread builds as a whole gets no tensors.
 pub trait EmbedderBuilder {
     /// As [`Builder::adopt`].
     ///
     /// # Errors
-    /// As there.
+    /// The same.
     fn adopt(&mut self, _tensor: HostTensor) -> Result<(), EngineError> {
         Ok(())
     }
@@ -287,33 +293,34 @@ pub trait EmbedderBuilder {
     /// As [`Builder::advance`].
     ///
     /// # Errors
-    /// As there.
+    /// The same.
     fn advance(&mut self, _has_all: bool) -> Result<bool, EngineError> {
         Ok(true)
     }
 
-    /// Gives the model once the load is done.
+    /// Returns the model at the end of the load.
     ///
     /// # Errors
-    /// When there is none, and as [`Builder::finish`].
+    /// When there is no model, and as [`Builder::finish`].
     fn finish(self: Box<Self>) -> Result<Box<dyn Embedder>, EngineError>;
 }
 
-/// The engine thread's side of a load: takes tensors in whatever order the loader reads them.
+/// Builds a generator on the engine thread, from tensors in any order.
 ///
-/// The loader thread reads and converts; [`Builder::adopt`] only hands plain memory to the engine,
-/// so that the worker can take a few tensors between two decode steps of other models.
+/// The loader thread reads and converts; [`Builder::adopt`] only passes plain memory to the engine,
+/// so that the scheduler can adopt a few tensors between two decode steps of other models.
 pub trait Builder {
-    /// Takes one tensor over.
+    /// Adopts one tensor.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] when its name, shape or type is not what the architecture
     /// expects.
     fn adopt(&mut self, tensor: HostTensor) -> Result<(), EngineError>;
 
-    /// Does a piece, some milliseconds long, of the work that adopting has left: other models'
-    /// streams go on in between. `has_all` says that no tensor follows. True when nothing is left
-    /// for now.
+    /// Does some milliseconds of the work that adoption has left.
+    ///
+    /// Other models' streams go on in between. `has_all` says that no tensor follows. Returns true
+    /// when no work is left for now.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.
@@ -321,7 +328,7 @@ pub trait Builder {
         Ok(true)
     }
 
-    /// Checks that nothing is missing, does what is left, and gives the model.
+    /// Checks that no tensor is missing, does the remaining work, and returns the model.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] naming the first missing tensor.

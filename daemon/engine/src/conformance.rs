@@ -1,6 +1,7 @@
-//! What every engine must do, on the model of [`plain`]: each engine's tests call [`conforms`].
+//! Conformance tests for engines, on the reference model [`plain`]: each engine's tests call
+//! [`conforms`].
 //!
-//! Owns the behaviours that the traits of `backend` promise, and helpers to run passes. Knows no
+//! Owns the checks of what the traits of `backend` promise, and helpers to run passes. Knows no
 //! engine.
 
 #![allow(
@@ -67,12 +68,12 @@ pub fn assert_close(tolerance: f64, found: &[f64], expected: &[f64]) {
     }
 }
 
-/// Everything that an engine must do.
+/// Runs all conformance checks.
 pub fn conforms(subject: &Subject<'_>) {
     logits_agree_with_plain_loops(subject);
     chunks_and_single_tokens_give_what_one_pass_gives(subject);
     a_ragged_batch_gives_each_row_what_it_gets_alone(subject);
-    many_rows_of_one_token_beside_a_longer_one(subject);
+    many_single_token_rows_with_a_longer_one(subject);
     only_tokens_of_a_rows_mask_are_drawn(subject);
     a_second_pass_before_the_first_is_read_changes_nothing(subject);
     a_fork_and_its_origin_go_separate_ways(subject);
@@ -135,7 +136,7 @@ fn a_ragged_batch_gives_each_row_what_it_gets_alone(subject: &Subject<'_>) {
     for (found, i) in found.iter().zip([0, 1, 3]) {
         subject.assert_follows(found, &[&prompts[i]]);
     }
-    // A decode step for three, in another order, beside a chunk for the fourth.
+    // A decode step for three, in another order, with a prefill chunk for the fourth.
     let (one, chunk) = ([11_u32], tokens(6));
     let order = [(3, &one[..]), (0, &one), (2, &chunk), (1, &one)];
     let rows: Vec<Row<'_>> = order.iter().map(|(i, more)| row(seqs[*i], more)).collect();
@@ -145,8 +146,8 @@ fn a_ragged_batch_gives_each_row_what_it_gets_alone(subject: &Subject<'_>) {
     }
 }
 
-/// Eleven tokens, of which nine are wanted: whoever pads to blocks pads both to the same length.
-fn many_rows_of_one_token_beside_a_longer_one(subject: &Subject<'_>) {
+/// Eleven tokens, nine of them wanted: an engine that pads to blocks pads both to one length.
+fn many_single_token_rows_with_a_longer_one(subject: &Subject<'_>) {
     let mut generator = subject.tied();
     let prompts: Vec<Vec<u32>> = (0..9).map(|index| vec![3 * index + 1; 1]).collect();
     let long = tokens(3);

@@ -1,16 +1,16 @@
-//! Processor cores that the engine thread leaves to others.
+//! Core reservations: keeps a CPU core free for work outside the engine thread.
 //!
-//! Owns who has asked for one. Engines compute on all cores with threads that wait for each other,
-//! so a thread that takes one of them away for 50 ms stretches a pass of 6 ms to 60. Whoever has
-//! that much to do while streams run asks for a core first, and the next pass runs on one thread
-//! less. Knows nothing of engines or models.
+//! Owns the reservations. Engines compute on all cores with threads that wait for each other, so a
+//! thread that occupies one core for 50 ms stretches a pass of 6 ms to 60 ms. Work of that size
+//! reserves a core first, and the next pass runs on one thread less. Does not know engines or
+//! models.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::limits;
 
-/// Who wants a core, and whether the engine thread knows.
+/// Core reservations, shared by the engine thread and other threads.
 #[derive(Debug, Clone, Default)]
 pub struct Cores(Arc<Shared>);
 
@@ -22,34 +22,37 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Loans that have not ended.
+    /// Reservations that have not ended.
     reservations: usize,
-    /// Whether the engine thread computes, with no core left to others.
+    /// Whether the engine thread computes on all cores.
     takes_all: bool,
 }
 
 impl Cores {
-    /// Asks for a core and waits, for a limited time, until the engine thread leaves one: that is
-    /// the rest of its pass. It is given back when the loan is dropped. Blocks the thread.
+    /// Reserves a core, and waits until the engine thread leaves one free.
+    ///
+    /// The wait lasts for the rest of the present pass, and is bounded. The reservation ends when
+    /// it is dropped. Blocks the thread.
     #[must_use]
     pub fn reserve(&self) -> CoreReservation {
         let limit = Duration::from_millis(limits::CORE_RESERVATION_WAIT_MS);
         let mut state = self.lock();
         state.reservations += 1;
-        // A pass that takes longer is slowed down: what asks is somebody's request too.
+        // A longer pass is slowed down: the reserving work serves a request too.
         let waited = self.0.changed.wait_timeout_while(state, limit, |state| state.takes_all);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         CoreReservation(self.clone())
     }
 
-    /// How many are lent now, or asked for.
+    /// Number of reservations.
     #[must_use]
     pub fn reserved(&self) -> usize {
         self.lock().reservations
     }
 
-    /// The engine thread is about to compute. Whether it has to leave a core, which it has to
-    /// anyhow if `shares`.
+    /// Starts a pass of the engine thread. Returns whether the pass must leave a core free.
+    ///
+    /// With `shares` it must in any case.
     pub fn begin_pass(&self, shares: bool) -> bool {
         let mut state = self.lock();
         let shares = shares || state.reservations > 0;
@@ -61,19 +64,19 @@ impl Cores {
         shares
     }
 
-    /// The engine thread has computed.
+    /// Ends the pass.
     pub fn end_pass(&self) {
         self.lock().takes_all = false;
         self.0.changed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A count and a flag, whole after every statement.
+        // A count and a flag, consistent after every statement.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A core in use; dropping it gives it back.
+/// A reserved core, released when dropped.
 #[derive(Debug)]
 pub struct CoreReservation(Cores);
 
@@ -88,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_leaves_a_core_while_one_is_lent() {
+    fn pass_leaves_a_core_while_one_is_reserved() {
         let cores = Cores::default();
         assert!(!cores.begin_pass(false));
         cores.end_pass();
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loan_waits_for_the_end_of_the_pass_that_takes_all() {
+    fn reservation_waits_for_end_of_pass() {
         let cores = Cores::default();
         assert!(!cores.begin_pass(false));
         let asking = {
@@ -119,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_that_never_ends_is_not_waited_for() {
+    fn reservation_does_not_wait_forever() {
         let cores = Cores::default();
         assert!(!cores.begin_pass(false));
         drop(cores.reserve());

@@ -1,8 +1,7 @@
-//! What the engine thread counts.
+//! Engine counters: what the engine thread counts for the metrics.
 //!
-//! Owns plain atomics: the engine thread writes them, whoever shows metrics reads them, and neither
-//! waits for the other. Per token it is two or three relaxed additions. Knows nothing of how metrics
-//! are shown.
+//! Owns plain atomics. The engine thread writes them, the metrics read them, and neither waits for
+//! the other. A token costs two or three relaxed additions. Does not know the metrics format.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,7 @@ use ingle_protocol::wire::models::EngineKind;
 
 use crate::histogram::{Histogram, LOADS, TOKENS, WAITS};
 
-/// Stands for all models past [`limits::COUNTED_MODELS`].
+/// Name of all models past [`limits::COUNTED_MODELS`].
 pub const OTHER_MODELS: &str = "other";
 
 macro_rules! labelled {
@@ -42,40 +41,40 @@ labelled! {
     LoadOutcome {
         /// The model is in memory.
         Loaded = "ok",
-        /// It could not be loaded.
+        /// The load failed.
         Failed = "error",
-        /// Nobody waited for it any more, or it was unloaded before it was there.
+        /// No caller waited any more, or the model was unloaded during the load.
         Cancelled = "cancelled",
     }
 }
 
 labelled! {
-    /// Why a model went.
+    /// Why a model was unloaded.
     UnloadReason {
-        /// Another needed its memory.
+        /// Another model needed its memory.
         Memory = "memory",
         /// Its keep-alive ran out.
         Idle = "idle",
         /// A client requested it.
         Requested = "asked",
-        /// Its files have changed, or it is to run on another engine.
+        /// Its files have changed, or it will run on another engine.
         Replaced = "replaced",
     }
 }
 
 labelled! {
-    /// What the engine thread computes.
+    /// The activity of the engine thread.
     Activity {
-        /// Passes in which a prompt is read; they may give tokens too.
+        /// Passes that read prompt tokens; they may sample tokens too.
         Prefill = "prefill",
-        /// Passes that give tokens only.
+        /// Passes that only sample tokens.
         Decode = "decode",
         /// Embeddings.
         Embed = "embed",
     }
 }
 
-/// A number that only grows.
+/// A monotonic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -92,22 +91,22 @@ impl Counter {
     }
 }
 
-/// What one model's work has come to.
+/// The counters of one model.
 #[derive(Debug)]
 pub struct ModelCounters {
     /// The model, as the engine knows it.
     pub model: String,
-    /// What runs it.
+    /// The engine that runs it.
     pub engine: EngineKind,
-    /// From a request's acceptance to its first token.
+    /// Time from a request's acceptance to its first token.
     pub ttft: Histogram,
-    /// From a request's slot to its first token.
+    /// Time from a request's admission to its first token.
     pub prefill: Histogram,
-    /// Between two tokens of one text, where they are made.
+    /// Time between two tokens of a sequence, when they are sampled.
     pub inter_token: Histogram,
-    /// Prompt tokens that were read, embedded texts' included.
+    /// Prompt tokens read, those of embedded texts included.
     pub read_tokens: Counter,
-    /// Prompt tokens that a kept sequence held already.
+    /// Prompt tokens reused from a kept sequence.
     pub cached_tokens: Counter,
     /// Tokens generated, end tokens included.
     pub generated_tokens: Counter,
@@ -128,14 +127,14 @@ impl ModelCounters {
     }
 }
 
-/// Everything the engine thread counts.
+/// All counters of the engine thread.
 #[derive(Debug)]
 pub struct EngineCounters {
-    /// From a request's acceptance to its slot, less its model's load.
+    /// Time from a request's acceptance to its admission, without its model's load.
     pub queue_wait: Histogram,
-    /// Loads that went well.
+    /// Duration of successful loads.
     pub load_time: Histogram,
-    /// Kept sequences given up to stay within the budget.
+    /// Kept sequences dropped to stay within the budget.
     pub kept_dropped: Counter,
     loads: [Counter; LoadOutcome::ALL.len()],
     unloads: [Counter; UnloadReason::ALL.len()],
@@ -158,11 +157,13 @@ impl Default for EngineCounters {
 }
 
 impl EngineCounters {
-    /// The counters of a model that is in memory. They stay when it goes, so that what they count
-    /// never shrinks; past a number of models all others share one.
+    /// The counters of a model.
+    ///
+    /// They stay after the model is unloaded, so that no counter ever decreases. Past
+    /// [`limits::COUNTED_MODELS`] all other models share one set.
     #[must_use]
     pub fn of(&self, model: &str, engine: EngineKind) -> Arc<ModelCounters> {
-        // Held for a look or a copy, and never across work.
+        // Held for a search or a copy, never across work.
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         let find = |models: &[Arc<ModelCounters>], name: &str| {
             let is_it = |known: &&Arc<ModelCounters>| known.model == name && known.engine == engine;
@@ -186,32 +187,32 @@ impl EngineCounters {
         self.models.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts a load's end.
+    /// Counts the end of a load.
     pub fn load_ended(&self, outcome: LoadOutcome) {
         self.loads[outcome as usize].add(1);
     }
 
-    /// Loads that have ended, by outcome.
+    /// Number of ended loads, by outcome.
     pub fn loads(&self) -> impl Iterator<Item = (LoadOutcome, u64)> {
         LoadOutcome::ALL.iter().copied().zip(self.loads.iter().map(Counter::get))
     }
 
-    /// Counts a model that went.
+    /// Counts an unloaded model.
     pub fn unloaded(&self, reason: UnloadReason) {
         self.unloads[reason as usize].add(1);
     }
 
-    /// Models that went, by reason.
+    /// Number of unloaded models, by reason.
     pub fn unloads(&self) -> impl Iterator<Item = (UnloadReason, u64)> {
         UnloadReason::ALL.iter().copied().zip(self.unloads.iter().map(Counter::get))
     }
 
-    /// Adds time the engine thread has computed for.
+    /// Adds compute time of the engine thread.
     pub fn busy(&self, activity: Activity, time: Duration) {
         self.busy_ns[activity as usize].add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// How long the engine thread has computed, by what.
+    /// Compute time of the engine thread, by activity.
     pub fn busy_times(&self) -> impl Iterator<Item = (Activity, Duration)> {
         let times = self.busy_ns.iter().map(|time| Duration::from_nanos(time.get()));
         Activity::ALL.iter().copied().zip(times)
@@ -223,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_many_models_there_are_the_counters_are_bounded_and_nothing_is_lost() {
+    fn counters_are_bounded_and_complete() {
         let counters = EngineCounters::default();
         let models = limits::COUNTED_MODELS as u64 + 10;
         for round in 0..2 {

@@ -1,6 +1,6 @@
-//! Conversion of ggml's element types into plain memory.
+//! Dequantization of ggml's element types into plain memory.
 //!
-//! Owns the arithmetic only: bytes in, numbers out. Knows nothing of files, names or threads.
+//! Owns the arithmetic only: bytes in, numbers out. Does not know files, names or threads.
 //! Sources: ggml's `ggml-common.h` (block structs) and `ggml-quants.c`
 //! (`dequantize_row_q4_0` and its like); MLX's affine quantisation (`mlx.core.quantize`).
 
@@ -44,7 +44,7 @@ enum Out {
 
 impl Converter {
     /// A converter for `elements` elements of a readable type, to 32-bit floats or, where
-    /// `to_f32` is false, to the memory form nearest to the stored one. `None` when the type is
+    /// `to_f32` is false, to the memory layout nearest to the stored one. `None` when the type is
     /// not readable or the memory is not there.
     #[must_use]
     pub fn new(ggml_type: GgmlType, elements: usize, to_f32: bool) -> Option<Self> {
@@ -143,7 +143,7 @@ fn push_f16_as_f32(bytes: &[u8], out: &mut Vec<f32>) -> Result<(), BadNumber> {
     let bits: Vec<u16> =
         bytes.as_chunks().0.iter().map(|&chunk| u16::from_le_bytes(chunk)).collect();
     out.resize(start + bits.len(), 0.0);
-    // The slice form uses the processor's conversion instructions where it has them.
+    // The slice method uses the processor's conversion instructions where it has them.
     bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut out[start..]);
     first_bad(out[start..].iter().copied())
 }
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn quantised_blocks_give_ggmls_values_in_both_forms() {
+    fn quantized_blocks_match_ggml_in_both_layouts() {
         for kind in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_1] {
             let (bytes, expected) = blocks(kind);
             assert_eq!(floats(convert(kind, &bytes, true).unwrap()), expected, "{kind}");
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_refused_with_their_place() {
+    fn non_finite_numbers_are_refused_with_index() {
         for to_f32 in [false, true] {
             for kind in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::Q4_1] {
                 for bad in [f16::NAN, f16::INFINITY, f16::NEG_INFINITY] {

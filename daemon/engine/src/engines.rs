@@ -1,7 +1,7 @@
-//! The engines of this build, behind one trait.
+//! Engine registry: the engines of this build, behind one trait.
 //!
-//! Owns the list that the daemon's wiring fills, and the choice of an engine by its kind. Names no
-//! concrete engine.
+//! Owns the list that the daemon fills at its start, and the choice of an engine by its kind. Names
+//! no concrete engine.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::model::EngineModel;
 use crate::role::Role;
 use crate::settings::EngineSettings;
 
-/// One way to run models.
+/// An engine: loads models and estimates their memory.
 ///
 /// Everything but [`Engine::estimate`] is called on the engine thread.
 pub trait Engine: Send + Sync {
-    /// Which engine it is.
+    /// The kind of the engine.
     fn kind(&self) -> EngineKind;
 
     /// Starts a load; the loader thread ends once `cancel` is set.
@@ -35,26 +35,28 @@ pub trait Engine: Send + Sync {
         cancel: Arc<AtomicBool>,
     ) -> Result<LoadStart, EngineError>;
 
-    /// What `model` will take. A header that does not say costs the estimate its KV cache, and
-    /// nothing else: the load reports what is wrong with the files.
+    /// Estimates the memory of `model`.
+    ///
+    /// If the header lacks sizes, the estimate lacks the KV cache. Errors in the files are reported
+    /// by the load.
     fn estimate(&self, model: &EngineModel, settings: &EngineSettings) -> Estimate;
 
-    /// Applies the memory settings. Called when a load has begun.
+    /// Applies the memory settings. Called when a load has started.
     fn set_limits(&self, _settings: &EngineSettings) {}
 
-    /// Gives back what the engine keeps of models that have gone.
+    /// Frees the memory that the engine caches of unloaded models.
     fn release_memory(&self) {}
 }
 
-/// A load that has begun.
+/// A started load.
 pub struct LoadStart {
-    /// What the weights become.
+    /// The builder of the model.
     pub target: LoadTarget,
-    /// Where they come from.
+    /// The tensors from the loader thread.
     pub stream: LoadStream,
 }
 
-/// What a load ends in.
+/// The builder of a load.
 pub enum LoadTarget {
     /// A model that generates.
     Generator(Box<dyn Builder>),
@@ -67,7 +69,7 @@ pub enum LoadTarget {
 pub struct Engines(Arc<[Arc<dyn Engine>]>);
 
 impl Engines {
-    /// These engines, at most one of a kind.
+    /// Creates the list; it holds at most one engine of each kind.
     #[must_use]
     pub fn new(engines: impl IntoIterator<Item = Arc<dyn Engine>>) -> Self {
         Self(engines.into_iter().collect())
@@ -99,11 +101,11 @@ impl Engines {
         let engine = self.get(model.engine).ok_or_else(|| cannot_run(model))?;
         let start = engine.start_load(model, settings, cancel)?;
         engine.set_limits(settings);
-        tracing::debug!(model = model.name, engine = %model.engine, ?settings, "a load starts");
+        tracing::debug!(model = model.name, engine = %model.engine, ?settings, "load started");
         Ok(start)
     }
 
-    /// What `model` will take in its engine.
+    /// Estimates the memory of `model` in its engine.
     #[must_use]
     pub fn estimate(&self, model: &EngineModel, settings: &EngineSettings) -> Estimate {
         self.get(model.engine).map_or_else(
@@ -117,7 +119,7 @@ impl Engines {
         )
     }
 
-    /// Gives back what the engines and the C heap keep of models that have gone.
+    /// Frees the memory that the engines and the C heap cache of unloaded models.
     pub fn release_memory(&self) {
         for engine in &*self.0 {
             engine.release_memory();
@@ -132,7 +134,7 @@ impl fmt::Debug for Engines {
     }
 }
 
-/// The error of a model whose engine cannot run it: another format or another role.
+/// The error for a model that its engine cannot run: wrong format or role.
 #[must_use]
 pub fn cannot_run(model: &EngineModel) -> EngineError {
     let what = match model.role {

@@ -1,6 +1,6 @@
-//! What can go wrong at the engine edge, and what it tells a caller.
+//! Engine errors, and the error that the caller gets.
 //!
-//! Owns the engines' error type and its one mapping to the protocol's list of errors.
+//! Owns the engines' error type and its one mapping to the protocol's error codes.
 
 use std::path::PathBuf;
 
@@ -13,24 +13,25 @@ use serde_json::json;
 
 use crate::sampling::{InvalidSetting, SampleError};
 
-/// What can go wrong at the engine edge.
+/// An error of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The model's files contradict themselves or the architecture. Names file, tensor or key,
-    /// and what was expected.
+    /// The model's files are inconsistent, or contradict the architecture.
+    ///
+    /// Names the file, the tensor or key, and the expected value.
     #[error("{}: {problem}", file.display())]
     InvalidModel {
         /// The file at fault.
         file: PathBuf,
-        /// What is wrong, and what was expected instead.
+        /// The found and the expected value.
         problem: String,
     },
-    /// The files are sound, but this engine cannot run them.
+    /// The files are valid, but this engine cannot run them.
     #[error("{}: {problem}", file.display())]
     Unsupported {
         /// The file at fault.
         file: PathBuf,
-        /// What is not supported, and what would be.
+        /// The unsupported feature, and the supported ones.
         problem: String,
     },
     /// A file could not be read.
@@ -41,30 +42,30 @@ pub enum EngineError {
         /// The operating system's reason.
         problem: String,
     },
-    /// The system gave no memory for it, whatever the budget says.
+    /// The operating system could not allocate the memory, whatever the budget is.
     #[error("{}: {problem}", file.display())]
     NoMemory {
         /// The file that was being loaded.
         file: PathBuf,
-        /// What there is no memory for.
+        /// The allocation that failed.
         problem: String,
     },
     /// The load or the pass was cancelled before it finished.
     #[error("it was cancelled")]
     Cancelled,
-    /// All sequences of the generator are taken.
+    /// All sequences of the generator are in use.
     #[error("all {sequences} sequences of the model are in use")]
     NoCapacity {
-        /// How many there are.
+        /// Maximum number of sequences.
         sequences: usize,
     },
-    /// The KV cache that all sequences of a model share has no room for more tokens.
+    /// The KV cache shared by all sequences of a model is full.
     #[error("the model's KV cache of {tokens} tokens is full")]
     KvFull {
-        /// How many it holds.
+        /// Its size in tokens.
         tokens: usize,
     },
-    /// The logits of a row were NaN or infinite, so no token can be drawn from them.
+    /// The logits of a row are NaN or infinite, so no token can be sampled.
     #[error("the model produced {what} instead of a number at position {position}")]
     NotFinite {
         /// `NaN` or `infinity`.
@@ -72,7 +73,7 @@ pub enum EngineError {
         /// Position in the sequence, from 0.
         position: usize,
     },
-    /// The form that a text must have could not be enforced any further.
+    /// The constraint on the output could not be enforced any further.
     #[error("{0}")]
     Constraint(String),
     /// The numerics library reported an error.
@@ -81,9 +82,9 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// No token could be drawn at `position` of a sequence.
+    /// The error of a failed sampling at `position` of a sequence.
     #[must_use]
-    pub fn undrawn(error: SampleError, position: usize) -> Self {
+    pub fn of_sampling(error: SampleError, position: usize) -> Self {
         match error {
             SampleError::NotFinite { what } => Self::NotFinite { what, position },
             SampleError::Mask(problem) => Self::Constraint(problem),
@@ -92,7 +93,7 @@ impl EngineError {
 }
 
 impl EngineError {
-    /// A problem of `file`, by whose fault it is.
+    /// The error for a problem of `file`, by the kind of fault.
     fn of_file(fault: FileFault, file: PathBuf, problem: String) -> Self {
         match fault {
             FileFault::Io => Self::Io { file, problem },
@@ -141,13 +142,15 @@ impl From<EngineError> for ErrorBody {
         };
         let body = Self::new(code, error.to_string()).with_details(details);
         match error {
-            // The budget had room, and the system had none.
+            // The budget allowed it, but the system had no memory.
             EngineError::NoMemory { .. } => body.with_remediation(
                 "Unload a model (`ingle ps` lists them), end another program, or use a smaller \
-                 model; a lower `memory.budget` in config.toml makes this come earlier and clearer.",
+                 model. With a lower `memory.budget` in config.toml the refusal comes earlier and \
+                 names the models that hold memory.",
             ),
-            EngineError::Constraint(_) => body
-                .with_remediation("Ask for a simpler form, or for the same one with another seed."),
+            EngineError::Constraint(_) => {
+                body.with_remediation("Use a simpler schema or grammar, or try another seed.")
+            }
             _ => body,
         }
     }

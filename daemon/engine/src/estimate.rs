@@ -1,36 +1,35 @@
-//! What a model will take, found out from its header alone.
+//! Memory estimate of a model, from its header alone.
 //!
-//! Owns the sizes that a load reserves before it begins. Reads no weights.
+//! Owns the sizes that a load reserves before it starts. Reads no weights.
 
 use ingle_formats::gguf::GgufFile;
 use ingle_formats::hf::ModelFolder;
 use ingle_protocol::wire::models::EngineKind;
 
-/// What a model will take in its engine.
+/// The memory that a model will take in its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
     /// The engine.
     pub engine: EngineKind,
     /// Bytes of its weights.
     pub weights: u64,
-    /// Bytes it keeps besides, whatever is generated: buffers, and a KV cache that is allocated up
-    /// front.
+    /// Bytes held besides the weights: buffers, and a KV cache that is allocated up front.
     pub overhead: u64,
-    /// Bytes that pass through plain memory while it is loaded.
+    /// Additional bytes held during the load.
     pub staging: u64,
-    /// Bytes of KV cache a token takes.
+    /// Bytes of KV cache per token.
     pub kv_per_token: u64,
-    /// Whether `overhead` has room for the KV cache of all tokens already.
+    /// Whether `overhead` includes the KV cache of all tokens.
     pub kv_up_front: bool,
     /// Tokens of context.
     pub context_tokens: usize,
 }
 
 impl Estimate {
-    /// Tokens of context that are assumed where a header does not say.
+    /// Tokens of context that are assumed where a header gives none.
     pub const USUAL_TOKENS: usize = 2_048;
 
-    /// The estimate of a model that no engine of this build runs: the load reports that.
+    /// The empty estimate of a model that no engine of this build runs; its load fails.
     #[must_use]
     pub fn unknown(engine: EngineKind, context_tokens: usize) -> Self {
         Self {
@@ -44,33 +43,34 @@ impl Estimate {
         }
     }
 
-    /// Bytes the model takes once it is loaded.
+    /// Bytes that the model takes after the load.
     #[must_use]
     pub fn loaded_bytes(&self) -> u64 {
         self.weights.saturating_add(self.overhead)
     }
 
-    /// Bytes its load may take at its height.
+    /// Maximum bytes that the model takes during the load.
     #[must_use]
     pub fn load_bytes(&self) -> u64 {
         self.loaded_bytes().saturating_add(self.staging)
     }
 
-    /// Bytes of KV cache that a sequence of so many tokens takes.
+    /// Bytes of KV cache for a sequence of `tokens`.
     #[must_use]
     pub fn kv_bytes(&self, tokens: usize) -> u64 {
         self.kv_per_token.saturating_mul(tokens.min(self.context_tokens) as u64)
     }
 
-    /// Bytes by which the model grows for a sequence of so many tokens.
+    /// Bytes by which the model grows for a sequence of `tokens`.
     #[must_use]
     pub fn growth(&self, tokens: usize) -> u64 {
         if self.kv_up_front { 0 } else { self.kv_bytes(tokens) }
     }
 }
 
-/// Elements of the keys and values of one token in all layers. Heads may be given once, or for
-/// every layer, of which recurrent ones have none.
+/// Elements of the keys and values of one token, over all layers of a GGUF model.
+///
+/// The file gives the number of heads once or per layer; recurrent layers have none.
 #[must_use]
 pub fn gguf_kv_elements(gguf: &GgufFile) -> Option<u64> {
     let metadata = gguf.metadata();
@@ -91,7 +91,7 @@ pub fn gguf_kv_elements(gguf: &GgufFile) -> Option<u64> {
     all_heads.checked_mul(keys.checked_add(values)?)
 }
 
-/// The same of a model folder.
+/// Elements of the keys and values of one token, over all layers of a model folder.
 #[must_use]
 pub fn folder_kv_elements(folder: &ModelFolder) -> Option<u64> {
     let config = folder.config();
@@ -102,7 +102,7 @@ pub fn folder_kv_elements(folder: &ModelFolder) -> Option<u64> {
     number("num_hidden_layers")?.checked_mul(kv_heads)?.checked_mul(2 * head_dim)
 }
 
-/// Tokens of context the model was trained with.
+/// Context length that a GGUF model was trained with, in tokens.
 #[must_use]
 pub fn gguf_context_tokens(gguf: &GgufFile) -> Option<usize> {
     let metadata = gguf.metadata();

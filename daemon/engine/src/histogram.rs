@@ -1,8 +1,8 @@
-//! Durations counted in buckets.
+//! Duration histograms.
 //!
-//! Owns the buckets and what is read from them. Knows nobody: the engine thread and the edges record
-//! into it, and whoever shows metrics reads. Recording is a search among some twenty numbers and two
-//! relaxed additions: no lock, no allocation, so that it may stand in the path of every token.
+//! Owns the buckets and the snapshots of them. The engine thread and the edges record durations,
+//! and the metrics read them. A record is a search among some twenty numbers and two relaxed
+//! additions: no lock, no allocation, so that it may be called for every token.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Upper ends of the buckets for what a caller waits for: the first token, a slot, a reply.
+/// Bucket bounds for waiting times: first token, admission, reply.
 pub const WAITS: &[Duration] = &[
     ms(1),
     us(2_500),
@@ -43,8 +43,9 @@ pub const WAITS: &[Duration] = &[
     s(1_800),
 ];
 
-/// Upper ends of the buckets for the time between two tokens. They are close together where people
-/// read: 10 to 100 tokens a second.
+/// Bucket bounds for the time between two tokens.
+///
+/// They are dense at the speeds that people read: 10 to 100 tokens per second.
 pub const TOKENS: &[Duration] = &[
     us(100),
     us(250),
@@ -68,7 +69,7 @@ pub const TOKENS: &[Duration] = &[
     s(10),
 ];
 
-/// Upper ends of the buckets for loads.
+/// Bucket bounds for loads.
 pub const LOADS: &[Duration] = &[
     ms(10),
     ms(50),
@@ -86,17 +87,17 @@ pub const LOADS: &[Duration] = &[
     s(600),
 ];
 
-/// Durations, counted.
+/// A histogram of durations.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [Duration],
-    /// One more than bounds: the last takes what is beyond.
+    /// One more than bounds: the last bucket counts the durations beyond them.
     buckets: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
 }
 
 impl Histogram {
-    /// Empty, with these upper ends, which ascend. A duration on an end is below it.
+    /// Creates an empty histogram with ascending upper bounds, which are inclusive.
     #[must_use]
     pub fn new(bounds: &'static [Duration]) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
@@ -113,7 +114,7 @@ impl Histogram {
         self.sum_ns.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// What has been counted. Its sum may already hold a duration whose bucket does not.
+    /// A snapshot. Its sum may include a duration that its buckets do not include yet.
     #[must_use]
     pub fn read(&self) -> HistogramSnapshot {
         HistogramSnapshot {
@@ -129,19 +130,20 @@ impl Histogram {
 pub struct HistogramSnapshot {
     bounds: &'static [Duration],
     counts: Vec<u64>,
-    /// All durations together.
+    /// The sum of all durations.
     pub sum: Duration,
 }
 
 impl HistogramSnapshot {
-    /// How many durations there are.
+    /// Number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Each upper end, and how many durations are at or below it. What is beyond the last is in
-    /// [`HistogramSnapshot::count`] only.
+    /// Each bound, and the number of durations at or below it.
+    ///
+    /// Durations beyond the last bound are in [`HistogramSnapshot::count`] only.
     pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> {
         let below = self.counts.iter().scan(0, |below, count| {
             *below += count;
@@ -150,7 +152,7 @@ impl HistogramSnapshot {
         self.bounds.iter().copied().zip(below)
     }
 
-    /// Adds what another histogram of the same bounds has counted; one of others is left out.
+    /// Adds another snapshot with the same bounds; one with other bounds is ignored.
     pub fn add(&mut self, other: &Self) {
         if self.bounds == other.bounds {
             for (count, more) in self.counts.iter_mut().zip(&other.counts) {
@@ -160,8 +162,9 @@ impl HistogramSnapshot {
         }
     }
 
-    /// The duration that `share` (0 to 1) of all are below, straight between the ends of its bucket;
-    /// the last end for what is beyond it. `None` when nothing was counted.
+    /// The quantile at `share` (0 to 1), interpolated linearly within its bucket.
+    ///
+    /// A quantile beyond the last bound is that bound. `None` when the histogram is empty.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
@@ -185,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_counts_at_every_end_that_it_does_not_exceed() {
+    fn duration_counts_at_every_bound_above_it() {
         let histogram = Histogram::new(WAITS);
         for duration in [us(1), ms(1), us(1_001), s(1_800), s(1_801)] {
             histogram.record(duration);
@@ -199,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_buckets_ascend() {
+    fn bounds_ascend() {
         for bounds in [WAITS, TOKENS, LOADS] {
             assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]));
         }
     }
 
     #[test]
-    fn a_quantile_lies_in_the_bucket_of_its_rank() {
+    fn quantile_lies_in_the_bucket_of_its_rank() {
         let histogram = Histogram::new(WAITS);
         assert_eq!(histogram.read().quantile(0.5), None);
         for _ in 0..9 {

@@ -1,7 +1,13 @@
-//! The edge between scheduling and numerics, and everything that engines share.
+//! The engine interface between scheduling and numerics, and the parts that engines share.
 //!
-//! Owns the traits that an engine implements, the plain types that cross them, sampling, the loader
-//! thread and the engines' counters. Does not know requests, connections, methods or text.
+//! Owns the traits that an engine implements ([`backend`], [`engines`]), the plain types that cross
+//! them, [`sampling`], the [`loader`] thread and the engines' counters. Does not know requests,
+//! connections, RPC methods or text.
+//!
+//! # Features
+//!
+//! - `sim`: the simulated engine ([`sim`]), for tests. The product is built without it.
+//! - `testing`: the reference model and the conformance tests that every engine runs.
 
 use std::any::Any;
 

@@ -1,7 +1,7 @@
 //! The loader thread: reads, verifies and converts weights into plain memory.
 //!
-//! Owns one thread per load and the bounded channel out of it. Knows nothing of engines or
-//! architectures: the engine thread takes each [`HostTensor`] to its builder.
+//! Owns one thread per load and its bounded output channel. Does not know engines or architectures:
+//! the engine thread passes each [`HostTensor`] to a builder.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,19 +19,20 @@ use super::tensor::{HostTensor, WeightPrecision};
 
 mod folder;
 mod gguf;
+mod source;
 
 pub use folder::folder_loaded_bytes;
 pub use gguf::{check_readable, loaded_bytes};
+pub use source::Source;
 
-/// Bytes read between two looks at the cancel flag, about.
-const CHUNK_BYTES: usize = 4 << 20;
-
-/// How often a loader that waits for room looks at the cancel flag.
+/// Interval at which a loader with a full channel checks the cancel flag.
 const WAIT_POLL: Duration = Duration::from_millis(1);
 
 thread_local! {
-    /// Whether this thread reads weights. Constant from the start and without a destructor, so that
-    /// a signal handler can read it: that makes and registers nothing.
+    /// Whether this thread is a loader.
+    ///
+    /// It has a constant initial value and no destructor, so that a signal handler can read it: the
+    /// access allocates and registers nothing.
     static IS_LOADER: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -41,7 +42,7 @@ pub fn is_loader_thread() -> bool {
     IS_LOADER.get()
 }
 
-/// What the loader thread reports.
+/// An item from the loader thread.
 #[derive(Debug)]
 pub enum LoadItem {
     /// One tensor, with the load's progress in bytes of the file's tensors.
@@ -53,16 +54,16 @@ pub enum LoadItem {
         /// Bytes of all tensors.
         bytes_total: u64,
     },
-    /// How far a load has come whose tensors do not come through here.
+    /// Progress of a load that builds its model on the loader thread.
     Progress {
-        /// Bytes in place so far.
+        /// Bytes read so far.
         bytes_read: u64,
         /// Bytes of all tensors.
         bytes_total: u64,
     },
-    /// All tensors have been given; nothing follows.
+    /// All tensors were delivered; no item follows.
     Done,
-    /// The load ended early; nothing follows.
+    /// The load failed; no item follows.
     Failed(EngineError),
 }
 
@@ -75,8 +76,8 @@ pub struct LoadStream {
 }
 
 impl LoadStream {
-    /// The next item if one is ready. After [`LoadItem::Done`] or [`LoadItem::Failed`] there is
-    /// none, for ever.
+    /// The next item if one is ready; always `None` after [`LoadItem::Done`] or
+    /// [`LoadItem::Failed`].
     pub fn try_next(&mut self) -> Option<LoadItem> {
         if self.ended {
             return None;
@@ -88,8 +89,7 @@ impl LoadStream {
         }
     }
 
-    /// The next item, waiting for it at most `limit`; `None` when the time is up or the load has
-    /// ended.
+    /// Waits at most `limit` for the next item; `None` when there is none or the load has ended.
     pub fn next_within(&mut self, limit: Duration) -> Option<LoadItem> {
         if self.ended {
             return None;
@@ -101,7 +101,7 @@ impl LoadStream {
         }
     }
 
-    /// Whether [`LoadItem::Done`] or [`LoadItem::Failed`] has been given.
+    /// Whether [`LoadItem::Done`] or [`LoadItem::Failed`] was delivered.
     #[must_use]
     pub fn ended(&self) -> bool {
         self.ended
@@ -120,38 +120,8 @@ impl LoadStream {
 
     fn lost(&mut self) -> LoadItem {
         self.ended = true;
-        LoadItem::Failed(EngineError::Native("the loader thread ended without a word".to_owned()))
+        LoadItem::Failed(EngineError::Native("the loader thread ended without a result".to_owned()))
     }
-}
-
-/// What the loader reads tensors from. Reading moves no file position, so a source may be shared.
-pub trait Source: Send + Sync + 'static {
-    /// Refuses what cannot be read, without reading it.
-    ///
-    /// # Errors
-    /// [`EngineError::Unsupported`] naming the first such tensor.
-    fn check_readable(&self) -> Result<(), EngineError>;
-
-    /// How many tensors there are.
-    fn tensor_count(&self) -> usize;
-
-    /// Bytes of all tensors together, as stored.
-    fn stored_bytes(&self) -> u64;
-
-    /// Reads and converts the tensor of that index, in pieces of at most a few MiB; returns it with
-    /// the bytes it took in the file. `buffer` is room for one piece, and `check_cancel` is asked
-    /// before each.
-    ///
-    /// # Errors
-    /// [`EngineError::InvalidModel`] naming the tensor and what is wrong with it,
-    /// [`EngineError::NoMemory`], [`EngineError::Io`], and what `check_cancel` gives.
-    fn read(
-        &self,
-        index: usize,
-        precision: WeightPrecision,
-        buffer: &mut Vec<u8>,
-        check_cancel: &dyn Fn() -> Result<(), EngineError>,
-    ) -> Result<(HostTensor, u64), EngineError>;
 }
 
 /// Starts the loader thread for all tensors of `source`, in its order.
@@ -209,10 +179,10 @@ fn spawn_with(
     })
 }
 
-/// Why the loader's work ended early.
+/// Why the loader thread ended early.
 #[derive(Debug)]
 pub enum LoaderExit {
-    /// It failed.
+    /// The load failed or was cancelled.
     Failed(EngineError),
     /// The stream was dropped.
     Disconnected,
@@ -224,7 +194,7 @@ impl From<EngineError> for LoaderExit {
     }
 }
 
-/// The loader's end of the channel.
+/// The loader thread's end of the channel.
 #[derive(Debug)]
 pub struct LoadSink {
     sender: SyncSender<LoadItem>,
@@ -233,7 +203,7 @@ pub struct LoadSink {
 }
 
 impl LoadSink {
-    /// Whether the load is still wanted.
+    /// Fails if the load is cancelled.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`].
@@ -241,7 +211,7 @@ impl LoadSink {
         if self.cancel.load(Ordering::Relaxed) { Err(EngineError::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits for room for `bytes` and sends the item, unless cancelled meanwhile.
+    /// Waits until the channel can take `bytes`, and sends the item, unless cancelled.
     ///
     /// # Errors
     /// When the load was cancelled or the stream was dropped.
@@ -262,21 +232,21 @@ impl LoadSink {
                     }
                 };
             }
-            // The standard channel has no way to wait for room, a flag and a byte count at once.
+            // The standard channel cannot wait for space, a flag and a byte count at once.
             std::thread::sleep(WAIT_POLL);
         }
     }
 }
 
 impl LoadSink {
-    /// Reports progress if there is room for it, and says whether to go on.
+    /// Reports progress, if the channel is not full.
     ///
     /// # Errors
-    /// When the load was cancelled, or nobody listens any more.
+    /// When the load was cancelled, or the stream was dropped.
     pub fn report(&self, bytes_read: u64, bytes_total: u64) -> Result<(), LoaderExit> {
         self.check_cancel()?;
         match self.sender.try_send(LoadItem::Progress { bytes_read, bytes_total }) {
-            // Progress that finds no room is not missed.
+            // A progress item that does not fit into the channel is dropped.
             Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(LoaderExit::Disconnected),
         }

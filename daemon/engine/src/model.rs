@@ -1,4 +1,6 @@
-//! A model as the engine knows it: its name, and where its weights come from.
+//! Engine model: the name, version, engine, role and weights of a model.
+//!
+//! Owns the description that a load starts from. Does not know the library of models.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,25 +11,26 @@ use ingle_protocol::wire::models::EngineKind;
 
 use crate::role::Role;
 #[cfg(feature = "sim")]
-use crate::sim::SimConfig;
+use crate::sim::config::SimConfig;
 
-/// A model as the engine knows it: its name and where its weights come from.
+/// A model as the engine knows it.
 #[derive(Debug, Clone)]
 pub struct EngineModel {
-    /// The name everything about it is filed under.
+    /// The canonical name.
     pub name: String,
-    /// Which state of its files this is. Weights of one state must not meet the vocabulary of
-    /// another.
+    /// The version of its files.
+    ///
+    /// Weights of one version must not be used with the vocabulary of another.
     pub version: String,
-    /// What runs it.
+    /// The engine that runs it.
     pub engine: EngineKind,
-    /// What it is for.
+    /// Whether it generates or embeds.
     pub role: Role,
-    /// Its weights.
+    /// The source of its weights.
     pub weights: Weights,
 }
 
-/// Where a model's weights come from. The format decides which engines can run it.
+/// The source of a model's weights. Its format decides which engines can run the model.
 #[derive(Debug, Clone)]
 pub enum Weights {
     /// A GGUF file whose header has been read and checked.
@@ -40,7 +43,7 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// The file they come from, for messages; sim models have none.
+    /// The path of the weights, for messages; sim models have a placeholder.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {

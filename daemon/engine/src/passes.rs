@@ -1,7 +1,7 @@
-//! Forward passes in flight: from the queue to the tokens drawn.
+//! Forward passes in flight, from their queueing to their sampled tokens.
 //!
-//! Owns the tickets, and what is to be drawn from each pass. Knows nothing of how logits come about:
-//! each engine keeps what leads to them with the pass.
+//! Owns the tickets, and the sample specs of each pass. Does not know how logits are computed: each
+//! engine stores its own handle to the logits with the pass.
 
 use std::collections::BTreeMap;
 
@@ -9,43 +9,45 @@ use super::backend::Ticket;
 use super::error::EngineError;
 use super::sampling::{self, SampleSpec, SampledToken};
 
-/// The passes of one generator, with what leads to their logits.
+/// The passes of one generator, with handles to their logits.
 pub struct Passes<L> {
     in_flight: BTreeMap<u64, Pass<L>>,
     next_id: u64,
 }
 
-/// One of them.
+/// One pass.
 pub struct Pass<L> {
-    /// What leads to its logits.
+    /// The handle to its logits.
     pub logits: L,
     /// Position of the last token of each row that wants logits, in row order.
     positions: Vec<usize>,
-    /// What to draw from each of those rows.
+    /// The sample spec of each of those rows.
     specs: Vec<SampleSpec>,
 }
 
 impl<L> Passes<L> {
-    /// None in flight.
+    /// Creates an empty set.
     pub fn new() -> Self {
         Self { in_flight: BTreeMap::new(), next_id: 0 }
     }
 
-    /// Keeps a pass until it is collected. `positions` are those of the last token of each row that
-    /// wants logits, in row order.
+    /// Adds a pass, which stays until it is collected.
+    ///
+    /// `positions` are those of the last token of each row that wants logits, in row order.
     pub fn insert(&mut self, logits: L, positions: Vec<usize>) -> Ticket {
         self.next_id += 1;
         self.in_flight.insert(self.next_id, Pass { logits, positions, specs: Vec::new() });
         Ticket(self.next_id)
     }
 
-    /// What leads to the logits of all passes in flight.
+    /// The handles to the logits of all passes in flight.
     pub fn logits_mut(&mut self) -> impl Iterator<Item = &mut L> {
         self.in_flight.values_mut().map(|pass| &mut pass.logits)
     }
 
-    /// Notes what to draw, one spec for each row that wants logits. A pass that is refused is given
-    /// up: nobody collects it.
+    /// Sets the sample specs, one for each row that wants logits.
+    ///
+    /// A refused pass is dropped, because it will not be collected.
     ///
     /// # Errors
     /// [`EngineError::Native`] when there is no such pass or the counts differ.
@@ -63,12 +65,12 @@ impl<L> Passes<L> {
         Ok(())
     }
 
-    /// Takes a pass out to be collected.
+    /// Removes a pass to collect it.
     ///
     /// # Errors
-    /// [`EngineError::Native`] when there is no such pass, or it has logits and nothing is to be drawn
-    /// from them.
-    #[expect(clippy::needless_pass_by_value, reason = "a ticket is good for once")]
+    /// [`EngineError::Native`] when there is no such pass, or when it has logits and no sampling
+    /// was queued.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is used once")]
     pub fn take(&mut self, ticket: Ticket) -> Result<Pass<L>, EngineError> {
         let pass = self.remove(&ticket)?;
         if pass.specs.len() != pass.positions.len() {
@@ -85,12 +87,12 @@ impl<L> Passes<L> {
 }
 
 impl<L> Pass<L> {
-    /// Rows that want logits.
+    /// Number of rows that want logits.
     pub fn wanted(&self) -> usize {
         self.positions.len()
     }
 
-    /// Draws the token of the `index`th row that wants logits.
+    /// Samples the token of the `index`th row that wants logits.
     ///
     /// # Errors
     /// [`EngineError::NotFinite`], and [`EngineError::Native`] when there is no such row.
@@ -99,7 +101,7 @@ impl<L> Pass<L> {
         let Some((spec, &position)) = row else {
             return Err(EngineError::Native(format!("the pass has no row {index}")));
         };
-        sampling::sample(logits, spec).map_err(|error| EngineError::undrawn(error, position))
+        sampling::sample(logits, spec).map_err(|error| EngineError::of_sampling(error, position))
     }
 }
 
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_is_collected_once_and_given_up_when_its_sampling_is_refused() {
+    fn pass_is_collected_once_and_dropped_if_refused() {
         let mut passes = Passes::new();
         let (first, second, empty) =
             (passes.insert(1, vec![4]), passes.insert(2, vec![5, 6]), passes.insert(3, vec![]));

@@ -1,20 +1,20 @@
-//! Whether a model continues texts or turns them into vectors.
+//! Model role: whether a model generates text or embeds it.
 //!
-//! Owns how a GGUF header or a model folder shows it. Knows nothing of engines.
+//! Owns the detection from a GGUF header or a model folder. Does not know engines.
 
 use ingle_formats::gguf::{GgufError, GgufFile};
 use ingle_formats::hf::{FolderError, ModelFolder};
 
-/// What a model is for.
+/// The role of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It generates text.
+    /// The model generates text.
     Generates,
-    /// It turns a text into a vector.
+    /// The model turns a text into a vector.
     Embeds,
 }
 
-/// Architectures of GGUF files of which every model embeds.
+/// GGUF architectures whose models all embed.
 const EMBEDDING: &[&str] = &[
     "bert",
     "eurobert",
@@ -29,15 +29,16 @@ const EMBEDDING: &[&str] = &[
     "t5encoder",
 ];
 
-/// The same by the `model_type` of folders: encoders, which can do nothing else here.
+/// `model_type`s of folders whose models all embed: encoders.
 const ENCODERS: &[&str] = &["bert", "distilbert", "modernbert", "mpnet", "roberta", "xlm-roberta"];
 
 impl Role {
-    /// What the model of a folder is for: its architecture says so, or that sentence-transformers
-    /// has left its files there.
+    /// The role of the model in a folder.
+    ///
+    /// It embeds if its architecture is an encoder, or if sentence-transformers files are present.
     ///
     /// # Errors
-    /// When `model_type` is no string.
+    /// When `model_type` is not a string.
     pub fn of_folder(folder: &ModelFolder) -> Result<Self, FolderError> {
         let kind = folder.config().string_opt("model_type")?;
         let is_encoder = kind.is_some_and(|kind| ENCODERS.contains(&kind.as_str()));
@@ -45,10 +46,10 @@ impl Role {
         Ok(if embeds { Self::Embeds } else { Self::Generates })
     }
 
-    /// What the model of a GGUF file is for: its architecture says so, or that it pools.
+    /// The role of the model in a GGUF file, from its architecture or its pooling type.
     ///
     /// # Errors
-    /// When a key has another type than it should.
+    /// When a key has the wrong type.
     pub fn of_gguf(gguf: &GgufFile) -> Result<Self, GgufError> {
         let architecture = gguf.metadata().string("general.architecture")?;
         // llama.cpp's `llama_pooling_type`: 0 is none.
@@ -67,7 +68,7 @@ mod tests {
     use ingle_formats::safetensors::testing::SafetensorsWriter;
 
     #[test]
-    fn a_folder_of_an_encoder_embeds() {
+    fn encoder_folder_embeds() {
         let role = |config: &str| {
             let weights = SafetensorsWriter::new().bytes();
             let folder = ModelFolder::from_bytes(Path::new("m"), config.as_bytes(), weights);
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn architecture_and_pooling_tell_what_a_model_is_for() {
+    fn architecture_and_pooling_decide_the_role() {
         let role = |writer: GgufWriter| Role::of_gguf(&writer.open().unwrap());
         let of = |architecture| GgufWriter::new().string("general.architecture", architecture);
         assert_eq!(role(of("llama")), Ok(Role::Generates));

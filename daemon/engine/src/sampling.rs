@@ -1,33 +1,36 @@
-//! Sampler settings and the host-side reference sampler.
+//! Sampling: sampler settings and the host-side reference sampler.
 //!
-//! Owns how one token is drawn from one row of logits. Reads no clock and keeps no random state:
-//! the uniform draw is an argument, so an engine that samples on its device must give the same
-//! token for the same logits, settings and draw (up to rounding at a boundary): cumulative
-//! probability runs over the kept tokens in the order of their ids.
+//! Owns the sampling of one token from one row of logits. Reads no clock and keeps no random state:
+//! the uniform draw is an argument. An engine that samples on its device must return the same token
+//! for the same logits, settings and draw, up to rounding at a boundary; the cumulative probability
+//! runs over the kept tokens in the order of their ids.
 //!
 //! The chain is llama.cpp's default one (`common_params_sampling`): logit bias, penalties, then the
-//! mask of a text that must have a form, top-k, top-p, min-p, temperature. Bias, penalties and mask
-//! hold for greedy decoding too. Log-probabilities
-//! are of the model's own distribution, before any of these, as vLLM (`raw_logprobs`) and
-//! llama.cpp's server (`n_probs`) report them: they do not depend on how the caller draws.
+//! token mask of a constraint, top-k, top-p, min-p, temperature. Bias, penalties and mask apply to
+//! greedy decoding too. Log-probabilities are those of the model's own distribution, before any of
+//! these, as in vLLM (`raw_logprobs`) and llama.cpp's server (`n_probs`): they do not depend on the
+//! sampler settings.
 
+mod invalid_setting;
 mod mask;
 mod penalties;
 
 use std::sync::Arc;
 
-use ingle_protocol::sampling::{MIN_P, SamplingParameter, TEMPERATURE, TOP_P};
+use ingle_protocol::sampling::{MIN_P, TEMPERATURE, TOP_P};
 
+pub use invalid_setting::InvalidSetting;
+use invalid_setting::check;
 pub use mask::{Mask, MaskSource, TokenSet};
 pub use penalties::{DEFAULT_REPETITION_WINDOW, MAX_BIAS, Penalties, PenaltySettings};
 
-/// Up to this many of the likeliest tokens are found in one pass with a small sorted list.
+/// Maximum number of likeliest tokens that one scan finds with a small sorted list.
 const SHORT_LIST: usize = 64;
 
-/// Numbers added up side by side, so that the compiler can use vector registers.
+/// Numbers summed in parallel, so that the compiler can use vector registers.
 const LANES: usize = 8;
 
-/// How tokens are drawn from the logits that bias and penalties have left.
+/// Sampler settings, applied after bias, penalties and mask.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerSettings {
     /// 0 is greedy; 1 leaves the distribution as it is.
@@ -41,19 +44,20 @@ pub struct SamplerSettings {
     pub min_p: f32,
 }
 
-/// What one row of one step asks of the sampler.
+/// The sampler's input for one row of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampleSpec {
-    /// How to draw.
+    /// Temperature and filters.
     pub settings: SamplerSettings,
     /// A uniform draw in `[0, 1)`; unused when greedy.
     pub uniform: f32,
-    /// Logit bias and penalties; `None` where there are none, which is the quick case. Shared with
-    /// the sequence that counts for it, so that a step copies nothing.
+    /// Logit bias and penalties; `None` where there are none, which is the fast case.
+    ///
+    /// Shared with the sequence that counts the tokens, so that a step copies nothing.
     pub penalties: Option<Arc<Penalties>>,
-    /// The tokens that may be drawn; `None` where all may.
+    /// The allowed tokens; `None` where all are allowed.
     pub mask: Option<Mask>,
-    /// Whether log-probabilities are wanted, and with how many of the likeliest tokens.
+    /// Number of likeliest tokens to report, if log-probabilities are requested.
     pub logprobs: Option<usize>,
 }
 
@@ -68,53 +72,41 @@ impl SampleSpec {
     };
 }
 
-/// One drawn token.
+/// One sampled token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {
     /// Its id.
     pub token: u32,
     /// Its natural-log probability under the model's own distribution, before bias, penalties and
-    /// filters; 0 where [`SampleSpec::logprobs`] did not ask for it.
+    /// filters; 0 where [`SampleSpec::logprobs`] is `None`.
     pub logprob: f32,
     /// The likeliest tokens of that distribution with their log-probabilities, likeliest first, as
-    /// many as [`SampleSpec::logprobs`] asked for.
+    /// many as [`SampleSpec::logprobs`] says.
     pub top: Vec<(u32, f32)>,
 }
 
-/// A sampler setting out of its range.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("`{field}` must be {expected}, not {found}")]
-pub struct InvalidSetting {
-    /// The parameter's name.
-    pub field: &'static str,
-    /// The values it takes.
-    pub expected: &'static str,
-    /// The value it has.
-    pub found: f32,
-}
-
-/// Why no token can be drawn.
+/// Why no token can be sampled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SampleError {
-    /// The logits do not allow it.
+    /// The logits are not numbers, or allow no token.
     #[error("the logits hold {what}")]
     NotFinite {
         /// `NaN`, `infinity` or `no possible token`.
         what: &'static str,
     },
-    /// There is no telling which tokens the text's form allows.
+    /// The token mask of the constraint could not be computed.
     #[error("{0}")]
     Mask(String),
 }
 
 impl SamplerSettings {
-    /// Always the likeliest token.
+    /// Greedy decoding: always the likeliest token.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
     /// Checks every field's range.
     ///
     /// # Errors
-    /// [`InvalidSetting`] naming the first field at fault and the values it takes.
+    /// [`InvalidSetting`] naming the first invalid field and its valid values.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         check(&TEMPERATURE, self.temperature)?;
         check(&TOP_P, self.top_p)?;
@@ -122,21 +114,14 @@ impl SamplerSettings {
     }
 }
 
-fn check(parameter: &SamplingParameter, found: f32) -> Result<(), InvalidSetting> {
-    let SamplingParameter { name: field, expected, .. } = *parameter;
-    // NaN is in no range, so it is refused too.
-    let is_fine = parameter.range().contains(&found);
-    is_fine.then_some(()).ok_or(InvalidSetting { field, expected, found })
-}
-
-/// Draws one token from the logits of the whole vocabulary.
+/// Samples one token from the logits of the whole vocabulary.
 ///
-/// Ties go to the lowest id. A logit of negative infinity is a token that cannot be drawn. The
-/// settings are taken as valid (see [`SamplerSettings::validate`]).
+/// Ties go to the lowest id. A token with a logit of negative infinity is never sampled. The
+/// settings must be valid (see [`SamplerSettings::validate`]).
 ///
 /// # Errors
-/// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is possible;
-/// [`SampleError::Mask`] when the mask does not come.
+/// [`SampleError::NotFinite`] when a logit is NaN or positive infinity, or when no token is
+/// possible; [`SampleError::Mask`] when the mask cannot be computed.
 pub fn sample(logits: &[f32], spec: &SampleSpec) -> Result<SampledToken, SampleError> {
     let likeliest_id = argmax(logits)?;
     let mask = spec.mask.as_ref().map(Mask::wait).transpose().map_err(SampleError::Mask)?;

@@ -1,28 +1,28 @@
-//! What the configuration tells the engines.
+//! Engine settings and their defaults.
 //!
-//! Owns the settings and their defaults. Knows nothing of the file they come from.
+//! Owns the values that engines read. Does not know the configuration file.
 
 use std::time::Duration;
 
 use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
 
-/// Settings of the engines; checked by whoever fills them in.
+/// Settings of the engines; the daemon's configuration validates them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// The engine for models that more than one can run; the format's own when absent.
+    /// Engine for models that several engines can run (default: the format's own engine).
     pub prefer: Option<EngineKind>,
-    /// Threads to compute on; as many as there are physical cores when absent.
+    /// Number of compute threads (default: the number of physical cores).
     pub threads: Option<u32>,
-    /// Layers of a GGUF model that go to the GPU; what llama.cpp thinks best when absent.
+    /// Layers of a GGUF model on the GPU (default: llama.cpp decides).
     pub gpu_layers: Option<u32>,
-    /// Tokens of one sequence of a GGUF model at most, however many it was trained with.
+    /// Maximum tokens of one sequence of a GGUF model, if it was trained with more.
     pub gguf_context_tokens: usize,
-    /// Freed memory that MLX keeps for reuse, at most, in bytes; a default of its own when absent.
+    /// Maximum freed memory that MLX keeps for reuse, in bytes (default: the MLX engine decides).
     pub mlx_cache_bytes: Option<u64>,
-    /// Memory that MLX keeps from being paged out, in bytes; none when absent.
+    /// Memory that MLX keeps from being paged out, in bytes (default: none).
     pub mlx_wired_bytes: Option<u64>,
-    /// How long a load may stand still before it is given up.
+    /// Maximum time without progress before a load fails.
     pub load_stall: Duration,
 }
 
@@ -41,8 +41,9 @@ impl Default for EngineSettings {
 }
 
 impl EngineSettings {
-    /// Tokens of one sequence on `engine`, for a model trained with `trained`. llama.cpp allocates
-    /// its KV cache at once, so there the whole of a long context would cost gigabytes.
+    /// Maximum tokens of one sequence on `engine`, for a model trained with `trained`.
+    ///
+    /// llama.cpp allocates its whole KV cache up front, so a long context would cost gigabytes.
     #[must_use]
     pub fn context_tokens(&self, engine: EngineKind, trained: usize) -> usize {
         match engine {

@@ -1,8 +1,11 @@
-//! A deterministic model for tests: it delays, fails, hangs, panics and aborts on demand.
+//! Sim engine: a deterministic engine for tests that delays, fails, hangs, panics and aborts.
 //!
-//! Owns the sim engine: a model folder whose `config.json` says `"model_type": "sim"`. Its text
-//! depends on the prompt alone, so that answers can be told apart and compared. It behaves like any
-//! other engine above the edge; nothing above the edge knows it.
+//! Owns the engine of model folders whose `config.json` says `"model_type": "sim"`. Its text
+//! depends on the prompt alone, so that completions can be told apart and compared. Only builds
+//! with the feature `sim` have it; the product does not. The scheduler uses it like any other
+//! engine.
+
+pub mod config;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +14,8 @@ use std::time::Duration;
 
 use crate::limits;
 use ingle_protocol::wire::models::EngineKind;
-use serde::Deserialize;
 
+pub use self::config::SimConfig;
 use super::backend::{
     Builder, Capacity, Embedder, EmbedderBuilder, Generator, ModelInfo, Row, SeqId, Ticket,
     TrimOutcome, not_open,
@@ -30,13 +33,14 @@ use super::tensor::{HostData, HostTensor};
 /// The token that ends a text (see `text::tokenizer::ByteTokenizer`).
 const END_TOKEN: u32 = 257;
 
-/// The logit of the next token of its own text, where its tokens are drawn because not all of them
-/// are allowed.
+/// Logit of the next token of the model's own text, when a mask requires sampling.
 const OWN_TEXT_LOGIT: f32 = 20.0;
 
-/// The logit of any other token there: what ends a part of a JSON text before what begins one, so that
-/// a text that must have a form comes to an end.
-fn liking(token: u32) -> f32 {
+/// Logit of any other token, when a mask requires sampling.
+///
+/// Tokens that end a part of a JSON text are likelier than those that begin one, so that a
+/// constrained completion comes to an end.
+fn fallback_logit(token: u32) -> f32 {
     match u8::try_from(token) {
         Ok(b'}' | b']') => 12.0,
         Ok(b'"') => 10.0,
@@ -47,89 +51,7 @@ fn liking(token: u32) -> f32 {
     }
 }
 
-/// A sim model's `config.json`. Counts `*_at` are tokens of one generation, from 1.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SimConfig {
-    /// Always `sim`.
-    pub model_type: String,
-    /// What it says; a text made from the prompt when absent.
-    #[serde(default)]
-    pub reply: Option<String>,
-    /// Its chat template; ChatML when absent.
-    #[serde(default)]
-    pub chat_template: Option<String>,
-    /// Whether it fills gaps in a text. The tokens for that are the bytes 1 to 3.
-    #[serde(default = "default_fills_gaps")]
-    pub fills_gaps: bool,
-    /// Draws each token from these logits, by the character it stands for; all others are
-    /// impossible. Without it tokens are not drawn, and the sampler's settings have no effect.
-    #[serde(default)]
-    pub logits: BTreeMap<char, f32>,
-    /// Words of a text made from the prompt.
-    #[serde(default = "default_words")]
-    pub words: usize,
-    /// Milliseconds a decode step takes.
-    #[serde(default)]
-    pub token_delay_ms: u64,
-    /// Milliseconds a prompt token takes.
-    #[serde(default)]
-    pub prompt_token_delay_ms: u64,
-    /// Prompt tokens it reads in all; a pass that asks for more fails.
-    #[serde(default)]
-    pub prompt_tokens: Option<u64>,
-    /// Milliseconds the load takes.
-    #[serde(default)]
-    pub load_delay_ms: u64,
-    /// The load fails.
-    #[serde(default)]
-    pub fail_load: bool,
-    /// The generation fails at this token.
-    #[serde(default)]
-    pub fail_at: Option<usize>,
-    /// The engine thread hangs at this token.
-    #[serde(default)]
-    pub hang_at: Option<usize>,
-    /// The engine thread panics at this token.
-    #[serde(default)]
-    pub panic_at: Option<usize>,
-    /// The process aborts at this token.
-    #[serde(default)]
-    pub abort_at: Option<usize>,
-    /// It turns texts into vectors, and generates none.
-    #[serde(default)]
-    pub embeds: bool,
-    /// Tokens of context.
-    #[serde(default = "default_context")]
-    pub context_tokens: usize,
-    /// Bytes its weights count for.
-    #[serde(default)]
-    pub weight_bytes: u64,
-    /// Bytes a token of a sequence counts for.
-    #[serde(default = "default_kv_bytes")]
-    pub kv_bytes_per_token: u64,
-    /// Whether those bytes are really taken and written to, so that resident memory shows them.
-    #[serde(default)]
-    pub allocate: bool,
-}
-
-fn default_kv_bytes() -> u64 {
-    4
-}
-
-fn default_fills_gaps() -> bool {
-    true
-}
-
-fn default_words() -> usize {
-    12
-}
-
-fn default_context() -> usize {
-    32_768
-}
-
-/// The text a sim model without a `reply` makes of a prompt's bytes: words drawn from a hash of it.
+/// The completion of a sim model without a `reply`: words chosen by a hash of the prompt.
 fn text_for(prompt: &[u32], words: usize) -> String {
     const WORDS: [&str; 16] = [
         "ash", "birch", "coal", "draught", "ember", "flame", "glow", "hearth", "iron", "kindle",
@@ -198,7 +120,7 @@ impl Engine for SimEngine {
 /// Starts a load: a few tensors, empty or not, spread over the delay.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// When the operating system cannot start the thread.
 fn load(
     config: SimConfig,
     cancel: Arc<AtomicBool>,
@@ -207,10 +129,10 @@ fn load(
     Ok((Box::new(SimBuilder { config, weights: Vec::new() }), stream))
 }
 
-/// Starts the load of an embedding model, whose vectors are made from a text's tokens.
+/// Starts the load of an embedding model, whose vectors are derived from a text's tokens.
 ///
 /// # Errors
-/// When the system gives no thread.
+/// When the operating system cannot start the thread.
 fn load_embedder(
     config: SimConfig,
     cancel: Arc<AtomicBool>,
@@ -230,7 +152,7 @@ fn spawn_load(config: &SimConfig, cancel: Arc<AtomicBool>) -> Result<LoadStream,
         for step in 1..=steps {
             std::thread::sleep(pause);
             let name = format!("step.{step}");
-            // Not zeros, which the system would hand out without taking memory for them.
+            // Not zeros, for which the system would not allocate memory.
             let data = HostData::F32(vec![1.0; values]);
             let tensor = HostTensor { name, shape: vec![values], data };
             let (bytes_read, bytes_total) = (u64::from(step), u64::from(steps));
@@ -275,26 +197,26 @@ impl Builder for SimBuilder {
     }
 }
 
-/// One conversation: every token it has been given.
+/// One sequence: all its tokens.
 #[derive(Debug, Clone, Default)]
 struct SimSequence {
     tokens: Vec<u32>,
-    /// What it says and how much of it has been said; set when the first token is drawn.
+    /// The completion and the number of bytes sent; set when the first token is sampled.
     reply: Option<(Vec<u8>, usize)>,
-    /// Memory taken for its KV cache, if memory is taken at all.
+    /// Memory allocated for its KV cache, if memory is allocated at all.
     kv: Vec<u8>,
 }
 
 struct SimGenerator {
     config: SimConfig,
     info: ModelInfo,
-    /// Held for the memory they take.
+    /// Kept for the memory they occupy.
     _weights: Vec<HostTensor>,
     sequences: BTreeMap<SeqId, SimSequence>,
     next_id: u64,
-    /// Sequences of the pass under way that want logits.
+    /// Sequences of the present pass that want logits.
     pass: Vec<SeqId>,
-    /// What to draw from them.
+    /// The sample specs of those sequences.
     specs: Vec<SampleSpec>,
     /// Prompt tokens read so far.
     prompt_tokens: u64,
@@ -311,7 +233,7 @@ impl SimGenerator {
         SeqId(self.next_id)
     }
 
-    /// The next token of one sequence, or the fault its configuration asks for.
+    /// The next token of one sequence, or the fault that its configuration injects.
     fn draw(&mut self, seq: SeqId, spec: &SampleSpec) -> Result<SampledToken, EngineError> {
         let config = self.config.clone();
         let vocab_size = self.info.vocab_size;
@@ -348,13 +270,14 @@ impl SimGenerator {
             return Ok(SampledToken { token, logprob: 0.0, top: vec![(token, 0.0)] });
         }
         if config.logits.is_empty() {
-            let mut logits: Vec<f32> = (0..vocab_size).map(|id| liking(id as u32)).collect();
+            let mut logits: Vec<f32> =
+                (0..vocab_size).map(|id| fallback_logit(id as u32)).collect();
             logits[token as usize] = OWN_TEXT_LOGIT;
             let sampled = sampling::sample(&logits, spec);
             if sampled.as_ref().is_ok_and(|sampled| sampled.token != token) {
                 *said -= 1;
             }
-            return sampled.map_err(|error| EngineError::undrawn(error, position));
+            return sampled.map_err(|error| EngineError::of_sampling(error, position));
         }
         let mut logits = vec![f32::NEG_INFINITY; vocab_size];
         for (&character, &logit) in &config.logits {
@@ -362,7 +285,7 @@ impl SimGenerator {
                 *slot = logit;
             }
         }
-        sampling::sample(&logits, spec).map_err(|error| EngineError::undrawn(error, position))
+        sampling::sample(&logits, spec).map_err(|error| EngineError::of_sampling(error, position))
     }
 }
 
@@ -497,26 +420,12 @@ impl Embedder for SimEmbedder {
     fn embed(&mut self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         let tokens: u64 = texts.iter().map(|text| text.len() as u64).sum();
         std::thread::sleep(Duration::from_millis(tokens * self.config.prompt_token_delay_ms));
-        // Directions on a circle, told apart by what the tokens add up to.
+        // Directions on a circle, by the sum of the tokens.
         let vector = |text: &&[u32]| {
             let sum = text.iter().fold(0_u32, |sum, &token| sum.wrapping_add(token));
             let angle = f32::from(u16::try_from(sum % 1_000).unwrap_or(0));
             vec![angle.cos(), angle.sin()]
         };
         Ok(texts.iter().map(vector).collect())
-    }
-}
-
-impl SimConfig {
-    /// Reads `config.json` of a sim model's folder.
-    ///
-    /// # Errors
-    /// [`EngineError::Io`], and [`EngineError::InvalidModel`] for an unknown key.
-    pub fn read(folder: &std::path::Path) -> Result<Self, EngineError> {
-        let file = folder.join("config.json");
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| EngineError::Io { file: file.clone(), problem: error.to_string() })?;
-        serde_json::from_str(&text)
-            .map_err(|error| EngineError::InvalidModel { file, problem: error.to_string() })
     }
 }

@@ -1,6 +1,6 @@
-//! Tensors in plain memory: what the loader thread hands to the engine thread.
+//! Host tensors: tensors in plain memory, passed from the loader thread to the engine thread.
 //!
-//! Owns the representation only. Knows nothing of any engine or file format.
+//! Owns the representation only. Does not know engines or file formats.
 
 /// One weight tensor in row-major order, outermost dimension first.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +22,9 @@ pub enum HostData {
     F16(Vec<u16>),
     /// bfloat16 bit patterns.
     Bf16(Vec<u16>),
-    /// Group-wise affine quantisation in MLX's layout (`w = scale * q + bias`): each row of
-    /// `in_features` values is packed little-end first, `32 / bits` values to a word.
+    /// Group-wise affine quantization in MLX's layout (`w = scale * q + bias`).
+    ///
+    /// Each row of `in_features` values is packed little-end first, `32 / bits` values to a word.
     Quantized {
         /// Bits a value: 4 or 8.
         bits: u8,
@@ -50,7 +51,7 @@ pub enum Floats {
 }
 
 impl Floats {
-    /// Bytes of memory they take.
+    /// Bytes of memory of the numbers.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -60,12 +61,12 @@ impl Floats {
     }
 }
 
-/// What floating-point types the loader converts weights to.
+/// The floating-point type that the loader converts weights to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightPrecision {
     /// Everything becomes `F32`: the CPU has no fast kernels for anything else.
     Float32,
-    /// Types and quantisation stay as the file has them.
+    /// Types and quantization stay as in the file.
     AsStored,
 }
 
@@ -76,7 +77,7 @@ impl HostTensor {
         self.shape.iter().product()
     }
 
-    /// Bytes of memory the data takes.
+    /// Bytes of memory of the data.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.data {

@@ -1,7 +1,7 @@
-//! Where a reader's bytes come from: an open file, or memory.
+//! Byte source of a reader: an open file, or memory.
 //!
-//! Owns positioned reading. It moves no file position, so that threads can share it. Memory is
-//! there for tests and fuzzing: a reader must not care.
+//! Owns positioned reading, which moves no file position, so that threads can share a source. Memory
+//! serves tests and fuzzing, and behaves like a file.
 
 use std::fs::File;
 use std::io;
@@ -18,11 +18,13 @@ pub(super) enum Data {
 }
 
 impl Data {
-    /// Opens a regular file. Anything else is refused before it is opened: opening a pipe would
-    /// wait for somebody to write to it.
+    /// Opens a regular file.
+    ///
+    /// Anything else is refused before it is opened, because opening a named pipe would block until a
+    /// program writes to it.
     ///
     /// # Errors
-    /// The operating system's, or that it is not a regular file.
+    /// The operating system's error, or that the path is not a regular file.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
@@ -30,10 +32,10 @@ impl Data {
         Ok(Self::File(File::open(path)?))
     }
 
-    /// How many bytes there are now.
+    /// The current number of bytes.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's error.
     pub(super) fn len(&self) -> io::Result<u64> {
         match self {
             Self::File(file) => Ok(file.metadata()?.len()),
@@ -41,10 +43,10 @@ impl Data {
         }
     }
 
-    /// Fills `out` from `offset` on.
+    /// Fills `out` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] when the bytes end before, and the operating system's.
+    /// [`io::ErrorKind::UnexpectedEof`] if the bytes end too early, or the operating system's error.
     pub(super) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::File(file) => file.read_exact_at(out, offset),

@@ -1,6 +1,6 @@
-//! Readers of model file formats.
+//! Bounded readers of model files: GGUF, safetensors and Hugging Face folders.
 //!
-//! Owns turning untrusted files into checked, plain descriptions. Knows nothing of engines,
+//! Owns the checks that turn untrusted files into plain descriptions. Does not know engines,
 //! architectures or text.
 
 mod data;
@@ -8,13 +8,13 @@ pub mod gguf;
 pub mod hf;
 pub mod safetensors;
 
-/// Whose fault it is that a file cannot be used.
+/// Class of the reason why a file cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileFault {
-    /// The operating system refused to read it.
+    /// The operating system cannot read the file.
     Io,
-    /// The file is well-formed, and this build cannot use it.
+    /// The file is valid, but this build cannot use it.
     Unsupported,
-    /// The file contradicts its format.
+    /// The file violates its format.
     Invalid,
 }

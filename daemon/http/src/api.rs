@@ -33,7 +33,7 @@ impl Api {
     /// The API over a service. `tracker` counts its streams.
     #[must_use]
     pub fn new(service: Arc<Service>, tracker: TaskTracker) -> Self {
-        let document = openapi::describe(service.http.token_file.is_some());
+        let document = openapi::describe(service.requires_http_token());
         let body_budget = BodyBudget::new(limits::HTTP_BODIES_BYTES);
         Self { service, model_list: ModelListCache::default(), tracker, document, body_budget }
     }
@@ -46,7 +46,7 @@ impl Api {
         class: Class,
         cancel: CancellationToken,
     ) -> RequestContext {
-        let timeouts = &self.service.work_timeouts;
+        let timeouts = self.service.work_timeouts();
         RequestContext::new(id.to_owned(), class, timeouts, None, cancel, Instant::now())
     }
 }

@@ -5,7 +5,7 @@
 
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::wire::generate::{GenerateParams, GenerateResult};
-use ingle_service::generate::Generation;
+use ingle_service::generation::Generation;
 use ingle_service::request::RequestContext;
 use tracing::Span;
 

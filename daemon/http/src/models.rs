@@ -21,7 +21,7 @@ impl Api {
     async fn models(&self, id: &str) -> Result<Arc<ModelList>, ErrorBody> {
         let context = self.context(id, Class::Simple, CancellationToken::new());
         let list = self.model_list.get(&self.service);
-        self.service.bounded("listing the models", &context, list).await
+        self.service.within_deadline("listing the models", &context, list).await
     }
 }
 

@@ -154,7 +154,7 @@ impl Server {
     {
         loop {
             let accepted = tokio::select! {
-                () = self.service.draining.cancelled() => return,
+                () = self.service.draining().cancelled() => return,
                 accepted = next() => accepted,
             };
             let stream = match accepted {
@@ -181,9 +181,9 @@ impl Server {
                     });
                 }
                 Err(_) => {
-                    self.service.metrics.connection_refused(Edge::Http);
+                    self.service.metrics().connection_refused(Edge::Http);
                     if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
-                        let response = too_many_connections(&self.service.names.next());
+                        let response = too_many_connections(&self.service.next_request_id());
                         self.shutdown.tracker.spawn(async move {
                             let limit = Duration::from_millis(limits::HTTP_REFUSAL_MS);
                             let _ = tokio::time::timeout(limit, refuse(stream, &response)).await;
@@ -209,7 +209,7 @@ where
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
-    let _connected = service.metrics.connected(Edge::Http);
+    let _connected = service.metrics().connected(Edge::Http);
     let mut is_ending = false;
     loop {
         tokio::select! {
@@ -222,7 +222,7 @@ where
             }
             // The daemon drains: no further request is read. This branch runs once, because the
             // token stays cancelled.
-            () = service.draining.cancelled(), if !is_ending => {
+            () = service.draining().cancelled(), if !is_ending => {
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -1,4 +1,4 @@
-//! Limits of the jobs: every queue, size and time it bounds, by name.
+//! Limits of the jobs: every queue, size and time that they bound.
 //!
 //! Owns the numbers and the relations between them, which are asserted at compile time.
 
@@ -8,44 +8,44 @@ pub(crate) use ingle_protocol::limits::{
 };
 pub(crate) use ingle_service::limits::DEFAULT_MAX_TOKENS;
 
-/// Jobs that run at once when the settings do not say: a slot is left to whoever waits at a terminal.
+/// Default number of jobs that run at the same time; it leaves a slot to interactive requests.
 pub const JOB_WORKERS: usize = CONCURRENT_GENERATIONS - 1;
-/// The most that the settings may say.
+/// Largest number of workers in the settings.
 pub const MAX_JOB_WORKERS: usize = 64;
 /// Jobs that wait for a worker or run.
 pub const QUEUED_JOBS: usize = 1_000;
-/// Bytes of their parameters, which are held in memory; each job counts for its share at least.
+/// Bytes of parameters of all these jobs, which are in memory; each job counts for its share at least.
 pub const QUEUED_JOB_BYTES: usize = 64 * 1024 * 1024;
-/// Calls that became jobs and still run.
+/// Running calls that may become jobs or have.
 pub const PROMOTED_JOBS: usize = 256;
-/// Commands on their way to the thread that holds the job store.
+/// Commands that wait for the thread of the job store.
 pub const JOB_STORE_COMMANDS: usize = 256;
 /// Commands that share one transaction of the job store.
 pub const JOB_STORE_BATCH: usize = 64;
 /// Milliseconds between two writings of one job's partial result.
 pub const JOB_PARTIAL_MS: u64 = 500;
-/// Milliseconds between two reports of one job's progress to those who wait for it.
+/// Milliseconds between two reports of one job's progress to its watchers.
 pub const JOB_REPORT_MS: u64 = 100;
-/// Milliseconds before a job's end that could not be stored is tried again; each later attempt waits
-/// twice as long, up to `JOB_STORE_RETRY_MAX_MS`.
+/// Milliseconds before the first retry of storing a job's end. Each later pause is twice as long, up
+/// to `JOB_STORE_RETRY_MAX_MS`.
 pub const JOB_STORE_RETRY_MS: u64 = 500;
 /// The longest of those pauses, in milliseconds.
 pub const JOB_STORE_RETRY_MAX_MS: u64 = 15_000;
-/// Milliseconds the job store waits for another program that has its file locked.
+/// Milliseconds the job store waits for a lock of another program on its file.
 pub const JOB_STORE_BUSY_MS: u64 = 2_000;
 /// Bytes of one job's result: a reply that carries it is one frame.
 pub const JOB_RESULT_BYTES: usize = FRAME_BYTES - 256 * 1024;
 /// Jobs of one listing.
 pub const JOB_LIST: usize = 1_000;
-/// How often a job may ask to be run again after a timeout.
+/// Retries after a timeout that a job may ask for.
 pub const JOB_RETRIES: u32 = 10;
-/// What a job's time is multiplied by at most when it runs again.
+/// Largest factor of a job's time for a retry.
 pub const JOB_RETRY_FACTOR: f64 = 10.0;
-/// What `none` as a job's timeout comes to, in milliseconds: a year. The stall limit is far shorter.
+/// The time of a job with timeout `none`, in milliseconds: a year. The stall limit is far shorter.
 pub const JOB_NO_TIMEOUT_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
-/// Milliseconds between two cleanings of the job store.
+/// Milliseconds between two cleanups of the job store.
 pub const JOB_SWEEP_MS: u64 = 60 * 60 * 1_000;
-/// Milliseconds that the time between two cleanings counts for at most, whatever the clock says.
+/// Largest time between two cleanups that counts as age, in milliseconds, whatever the clock says.
 pub const JOB_SWEEP_GAP_MS: u64 = 24 * 60 * 60 * 1_000;
 
 const _: () = {

@@ -1,6 +1,6 @@
-//! A job that has not ended, and the queue of those that wait.
+//! Live jobs, which have not ended, and their queue.
 //!
-//! Owns what running, cancelling and watching a job share. Knows nothing of the store.
+//! Owns the state that running, cancelling and watching a job share. Does not know the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,84 +11,84 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::record::JobRecord;
-use super::state::{Claim, Phase, Plan};
+use super::state::{JobPhase, JobPlan, Phase};
 
 /// A job that has not ended, or whose end is not stored yet.
 #[derive(Debug)]
 pub(super) struct LiveJob {
-    /// Its name.
+    /// The job's id.
     pub(super) id: String,
-    /// Its time.
-    pub(super) plan: Plan,
-    /// Who ends it.
-    pub(super) claim: Claim,
-    /// Ends its work.
+    /// The times and retries.
+    pub(super) plan: JobPlan,
+    /// The phase, which decides which of several endings counts.
+    pub(super) phase: JobPhase,
+    /// Cancels the work.
     pub(super) cancel: CancellationToken,
-    /// Fires when it could not be made a stored job: nobody knows its name, so its end is not stored
-    /// either.
+    /// Fires when its promotion to a stored job failed: no client has its id, so its end is not
+    /// stored either.
     pub(super) refused: CancellationToken,
-    /// How it is seen; watchers wake at reports, not at every token.
+    /// The record; watchers wake at reports, not at every token.
     pub(super) state: watch::Sender<JobRecord>,
-    /// Whether somebody runs it, or has ended it before anybody did.
+    /// Whether a worker runs it, or a cancel ended it before one did.
     is_taken: AtomicBool,
-    /// Its share of what jobs may hold.
-    _room: OwnedSemaphorePermit,
+    /// Its share of the limit on all jobs.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl LiveJob {
-    /// A job in `phase` that nobody runs.
+    /// A job in `phase` that no worker has taken.
     pub(super) fn new(
         record: JobRecord,
-        plan: Plan,
+        plan: JobPlan,
         phase: Phase,
         cancel: CancellationToken,
-        room: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Arc<Self> {
         let id = record.id.clone();
         Arc::new(Self {
             id,
             plan,
-            claim: Claim::new(phase),
+            phase: JobPhase::new(phase),
             cancel,
             refused: CancellationToken::new(),
             state: watch::Sender::new(record),
             is_taken: AtomicBool::new(false),
-            _room: room,
+            _permit: permit,
         })
     }
 
-    /// Whether the caller is the first that wants to run or end it, and so is the one who does.
+    /// Takes the job to run or to end it; true for the first caller only.
     pub(super) fn take(&self) -> bool {
         !self.is_taken.swap(true, Ordering::AcqRel)
     }
 
-    /// The job as it is now.
+    /// The present record.
     pub(super) fn record(&self) -> JobRecord {
         self.state.borrow().clone()
     }
 
-    /// Waits until it has ended: its end is stored, or could not be.
+    /// Waits until the job has ended: its end is stored, or could not be.
     pub(super) async fn ended(&self) -> JobRecord {
         let mut watch = self.state.subscribe();
         let ended = watch.wait_for(|record| record.status.has_ended()).await;
-        // The sender is this job itself, so it is there.
+        // The sender is a field of this job, so the channel is open.
         ended.map_or_else(|_| self.record(), |record| record.clone())
     }
 }
 
-/// Jobs that have not ended, and which of them come next.
+/// The live jobs, and the queue of those without a worker.
 #[derive(Debug)]
 pub(super) struct LiveJobs {
     all: Mutex<HashMap<String, Arc<LiveJob>>>,
     waiting: Mutex<VecDeque<Arc<LiveJob>>>,
-    /// As many permits as jobs were put into `waiting`.
+    /// One permit for each job that was put into `waiting`.
     ready: Semaphore,
-    /// Counts the changes of which jobs there are.
+    /// Counts the changes of the list of jobs.
     changes: watch::Sender<u64>,
 }
 
 impl LiveJobs {
-    /// None.
+    /// No jobs.
     pub(super) fn new() -> Self {
         Self {
             all: Mutex::default(),
@@ -98,13 +98,13 @@ impl LiveJobs {
         }
     }
 
-    /// Makes a job known.
+    /// Adds a job.
     pub(super) fn add(&self, job: &Arc<LiveJob>) {
         lock(&self.all).insert(job.id.clone(), Arc::clone(job));
         self.announce();
     }
 
-    /// Puts a job that is known behind all others, unless it was cancelled since.
+    /// Queues a job that was added, unless it was cancelled since.
     pub(super) fn queue(&self, job: Arc<LiveJob>) {
         if job.is_taken.load(Ordering::Acquire) {
             return;
@@ -113,20 +113,20 @@ impl LiveJobs {
         self.ready.add_permits(1);
     }
 
-    /// The next job to run; waits for one. The caller has taken it.
+    /// Waits for the next job to run, which the caller has taken then.
     pub(super) async fn next(&self) -> Option<Arc<LiveJob>> {
         self.ready.acquire().await.ok()?.forget();
-        // One that was cancelled meanwhile has left the queue, or been taken.
+        // A job that was cancelled meanwhile has left the queue, or is taken.
         let job = lock(&self.waiting).pop_front();
         job.filter(|job| job.take())
     }
 
-    /// Takes a job that was cancelled out of the queue.
+    /// Removes a cancelled job from the queue.
     pub(super) fn leave_queue(&self, id: &str) {
         lock(&self.waiting).retain(|job| job.id != id);
     }
 
-    /// Forgets a job.
+    /// Removes a job.
     pub(super) fn remove(&self, id: &str) {
         let known = lock(&self.all).remove(id);
         if known.is_some() {
@@ -134,12 +134,12 @@ impl LiveJobs {
         }
     }
 
-    /// Wakes whoever wants to know which jobs there are.
+    /// Announces a change of the list of jobs.
     pub(super) fn announce(&self) {
         self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
-    /// Changes whenever a job comes or ends.
+    /// A counter that changes whenever a job is added or ends.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -149,7 +149,7 @@ impl LiveJobs {
         lock(&self.all).get(id).cloned()
     }
 
-    /// How many are `status`.
+    /// The number of jobs with this status.
     pub(super) fn count(&self, status: JobStatus) -> usize {
         let all = lock(&self.all);
         all.values().filter(|job| job.state.borrow().status == status).count()
@@ -157,6 +157,6 @@ impl LiveJobs {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Both are whole after every statement, so a panic elsewhere cannot have torn them.
+    // Every statement leaves both whole, so a panic elsewhere cannot have torn them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! A call that can become a job while it runs.
+//! Promotion of a running call to a stored job.
 //!
-//! Owns the moment in which it does: one compare-and-set decides between the call's result, its
-//! connection's end and its promotion.
+//! Owns the moment of the promotion: one compare-and-set decides between the call's result, the end
+//! of its connection, and its promotion.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,53 +13,58 @@ use ingle_protocol::wire::jobs::{JobParams, JobReply, PartialResult};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::live::LiveJob;
 use super::record::JobRecord;
-use super::state::{Ending, Move, Phase};
+use super::state::{Ending, Phase, Transition};
 use super::store::StoreError;
 use super::{Jobs, clock};
 
-/// A call under way that is not stored. Dropping it ends the work, as a connection's end does,
-/// unless it was promoted before.
+/// A running call that is not stored.
+///
+/// Dropping it ends the work, as the end of its connection does, unless it was promoted before.
 #[derive(Debug)]
 pub struct RunningJob {
     jobs: Jobs,
     job: Arc<LiveJob>,
 }
 
-/// What came of a promotion.
+/// The outcome of a promotion.
 #[derive(Debug)]
 pub enum Promotion {
     /// The work had ended first.
     Ended(Box<JobReply>),
-    /// It is a stored job now, and runs on; this is how it stands.
+    /// The call is a stored job now and runs on; this is its present state.
     Stored(Box<JobReply>),
 }
 
 impl Jobs {
-    /// Starts a call of `class` that is not stored unless it is promoted. It needs no worker, and
-    /// runs at once.
+    /// Starts a call of `class`, which is not stored unless it is promoted.
+    ///
+    /// It needs no worker and runs at once.
     ///
     /// # Errors
-    /// `INVALID_PARAMS` naming the parameter; `OVERLOADED` when too many run already.
+    /// `INVALID_PARAMS` naming the parameter; `OVERLOADED` when too many such calls run.
     pub fn start(&self, params: JobParams, class: Class) -> Result<RunningJob, ErrorBody> {
-        let plan = self.inner.plan(&params, class)?;
-        let room = Arc::clone(&self.inner.promotable).try_acquire_owned().map_err(|_| {
+        let plan = self.pool.plan(&params, class)?;
+        let permit = Arc::clone(&self.pool.call_permits).try_acquire_owned().map_err(|_| {
             ErrorBody::overloaded(format!("{} such calls are running", limits::PROMOTED_JOBS))
         })?;
-        let record = self.inner.record(params, class, plan.work_ms);
-        let cancel = self.inner.ending.child_token();
-        let job = LiveJob::new(record, plan, Phase::Attached, cancel, room);
+        let record = self.pool.record(params, class, plan.work_ms);
+        let cancel = self.pool.ending.child_token();
+        let job = LiveJob::new(record, plan, Phase::Attached, cancel, permit);
         job.take();
-        let (inner, running) = (Arc::clone(&self.inner), Arc::clone(&job));
-        self.inner.tasks.spawn(async move { inner.run(&running).await });
+        let (pool, running) = (Arc::clone(&self.pool), Arc::clone(&job));
+        // In the span of the call's request, so that its log lines keep that request id.
+        let run = async move { pool.run(&running).await };
+        self.pool.tasks.spawn(run.in_current_span());
         Ok(RunningJob { jobs: self.clone(), job })
     }
 }
 
 impl RunningJob {
-    /// Its progress, as it is reported.
+    /// The reports of its progress.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<JobRecord> {
         self.job.state.subscribe()
@@ -70,19 +75,21 @@ impl RunningJob {
         self.job.ended().await.reply(clock::unix_ms())
     }
 
-    /// Makes a stored job of the call, which from then on nobody but `jobs.cancel` and its own time
-    /// can end. When this returns `Stored` before `until`, it is on disk; at `until` it may still be
-    /// on its way there, and can be waited for and cancelled all the same.
+    /// Makes a stored job of the call, which then only `jobs.cancel` and its own time can end.
+    ///
+    /// When this returns `Stored` before `until`, the job is on disk; at `until` it may still be on
+    /// its way there, and can be waited for and cancelled all the same.
     ///
     /// # Errors
-    /// `JOB_STORE_UNAVAILABLE`: the call could not be stored, or not begun to be until `until`, and
-    /// has been ended, with its partial result in the error.
+    /// `JOB_STORE_UNAVAILABLE`: the call could not be stored, or storing had not begun at `until`. It
+    /// has been ended, and the error has its partial result.
     pub async fn promote(self, until: Instant) -> Result<Promotion, ErrorBody> {
         let (jobs, job) = (self.jobs.clone(), Arc::clone(&self.job));
-        // Whether the caller has its answer: set once, by the storing that failed or by its time.
+        // Whether the caller has its answer: set once, by a failed store or at `until`.
         let is_answered = Arc::new(AtomicBool::new(false));
-        // A task of its own: once it is detached, nobody's going may leave it half stored.
-        let mut storing = tokio::spawn(store(jobs, job, Arc::clone(&is_answered)));
+        // A task of its own: a caller that goes must not leave a detached job half stored.
+        let store = store(jobs, job, Arc::clone(&is_answered));
+        let mut storing = tokio::spawn(store.in_current_span());
         let outcome = match tokio::time::timeout_at(until, &mut storing).await {
             Ok(outcome) => outcome,
             Err(_) if is_answered.swap(true, Ordering::AcqRel) => storing.await,
@@ -93,60 +100,60 @@ impl RunningJob {
         })
     }
 
-    /// What the caller is told when the store is slower than the caller has time.
+    /// The answer when the caller's time is over before the store has answered.
     async fn late(&self) -> Result<Promotion, ErrorBody> {
-        match self.job.claim.make(Move::HangUp) {
+        match self.job.phase.apply(Transition::HangUp) {
             Ok(_) => {
                 let partial = self.job.record().partial.result();
                 self.job.cancel.cancel();
-                Err(refusal(self.jobs.inner.store.late(), partial))
+                Err(refusal(self.jobs.pool.store.late(), partial))
             }
             Err(Phase::Ended { was_detached: false, .. }) => {
                 Ok(Promotion::Ended(Box::new(reply(&self.job).await)))
             }
-            // The storing goes on in its task.
+            // The task goes on storing it.
             Err(_) => Ok(Promotion::Stored(Box::new(now(&self.job)))),
         }
     }
 }
 
-/// Claims the call and stores it.
+/// Claims the call for its promotion and stores it.
 async fn store(
     jobs: Jobs,
     job: Arc<LiveJob>,
     is_answered: Arc<AtomicBool>,
 ) -> Result<Promotion, ErrorBody> {
-    let inner = jobs.inner;
+    let pool = jobs.pool;
     let stored = async {
-        inner.opened().await?;
-        let room = inner.store.room().await?;
-        if job.claim.make(Move::Promote).is_err() {
+        pool.ensure_open().await?;
+        let permit = pool.store.permit().await?;
+        if job.phase.apply(Transition::Promote).is_err() {
             return Ok(None);
         }
-        inner.live.add(&job);
-        Ok(Some(room.insert(job.record())))
+        pool.live.add(&job);
+        Ok(Some(permit.insert(job.record())))
     };
     let stored = match stored.await {
         Ok(None) => return Ok(Promotion::Ended(Box::new(reply(&job).await))),
-        Ok(Some(stored)) => stored.await.unwrap_or_else(|_| Err(inner.store.ended())),
+        Ok(Some(stored)) => stored.await.unwrap_or_else(|_| Err(pool.store.ended())),
         Err(error) => Err(error),
     };
     let Err(error) = stored else {
         return Ok(Promotion::Stored(Box::new(now(&job))));
     };
     if is_answered.swap(true, Ordering::AcqRel) {
-        // The caller knows its name, or has been told that there is none; a job that is known runs
-        // on, and its end is stored when the store is sound again.
-        tracing::warn!(job = job.id, %error, "a call that became a job is not stored yet");
+        // The caller has its answer already: an error, or the job's id. A job with a known id runs
+        // on, and its end is stored when the store works again.
+        tracing::warn!(job = job.id, %error, "a promoted call is not stored yet");
         return Err(error.into());
     }
-    // From here on its end is not stored: a disk that heals must not bring a job to light that
-    // nobody was told of.
+    // From here on its end is not stored: a job whose id no client has must not appear when the
+    // disk works again.
     job.refused.cancel();
-    // Its text so far is all that can be given now.
+    // The text so far is all that the error can give.
     let partial = job.record().partial.result();
-    if job.claim.make(Move::End(Ending::Cancelled)).is_err() {
-        // Unless the work has ended, whose result needs no store.
+    if job.phase.apply(Transition::End(Ending::Cancelled)).is_err() {
+        // The work has ended first, and its result needs no store.
         return Ok(Promotion::Ended(Box::new(reply(&job).await)));
     }
     job.cancel.cancel();
@@ -171,7 +178,7 @@ async fn reply(job: &LiveJob) -> JobReply {
 
 impl Drop for RunningJob {
     fn drop(&mut self) {
-        if self.job.claim.make(Move::HangUp).is_ok() {
+        if self.job.phase.apply(Transition::HangUp).is_ok() {
             self.job.cancel.cancel();
         }
     }

@@ -1,7 +1,7 @@
-//! One job as the daemon knows it, in memory and in the store alike.
+//! The record of a job, in memory and in the store alike.
 //!
-//! Owns the record, the text so far of its generation, and the one translation to the wire
-//! (SPEC section 3). Knows nothing of who runs, stores or asks.
+//! Owns the record, the text so far of its generation, and the translation to the wire type. Does
+//! not know runs, the store or the edges.
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use serde_json::{Value, json};
 use super::clock;
 use super::state::as_seconds;
 
-/// Version of the envelope.
+/// The version of the reply's structure.
 const API_VERSION: &str = "v1";
 
-/// What to do about a job whose time was over: it has a time of its own.
+/// The next step after a job's timeout, which has settings of its own.
 const TIMEOUT_NEXT: &str = "Give the job more time (`timeout_s`, or `ingle jobs create --timeout`), \
-                            let it be tried again (`retry`), or ask for fewer tokens.";
+                            allow retries (`retry`), or ask for fewer tokens.";
 
-/// What a job ended with.
+/// The outcome of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The result of its work.
     Result(JobResult),
-    /// Why there is none.
+    /// The error, if there is no result.
     Error(ErrorBody),
 }
 
@@ -40,7 +40,7 @@ pub enum Outcome {
 pub struct Partial(pub Vec<String>);
 
 impl Partial {
-    /// Adds to the text of `choice`.
+    /// Appends to the text of a choice.
     pub fn push(&mut self, choice: usize, text: &str) {
         if self.0.len() <= choice {
             self.0.resize(choice + 1, String::new());
@@ -59,47 +59,47 @@ impl Partial {
     }
 }
 
-/// One job.
+/// The record of one job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobRecord {
-    /// Its name.
+    /// The job's id.
     pub id: String,
-    /// Where it stands.
+    /// The status.
     pub status: JobStatus,
-    /// What it was given; shared, because a prompt may be large.
+    /// The parameters; shared, because a prompt may be large.
     pub params: Arc<JobParams>,
     /// The class of its work.
     pub class: Class,
-    /// W of the present or last attempt, in milliseconds.
+    /// W of the latest attempt, in milliseconds.
     pub work_ms: Option<u64>,
-    /// Attempts begun.
+    /// The number of attempts so far.
     pub attempts: u32,
-    /// When it was made, in milliseconds since 1970 by the wall clock.
+    /// The time of creation, in milliseconds since 1970 by the wall clock.
     pub created_ms: i64,
-    /// When its first attempt began.
+    /// The start of the first attempt.
     pub started_ms: Option<i64>,
-    /// When it ended.
+    /// The time of its end.
     pub ended_ms: Option<i64>,
-    /// Milliseconds it has run, by the monotonic clock.
+    /// Milliseconds of running, by the monotonic clock.
     pub duration_ms: u64,
-    /// The daemon's name of the last attempt.
+    /// The request id of the latest attempt.
     pub request_id: Option<String>,
-    /// How far it has come, 0 to 1.
+    /// The progress, 0 to 1.
     pub progress: f32,
-    /// The same in words.
+    /// The progress in words.
     pub message: String,
-    /// What it was told about its time.
+    /// The warnings about its time.
     pub warnings: Vec<JobWarning>,
-    /// Text so far.
+    /// The text so far.
     pub partial: Partial,
-    /// What it ended with.
+    /// The outcome, once it has ended.
     pub outcome: Option<Outcome>,
-    /// Why its end is in memory only.
+    /// The reason why its end is in memory only.
     pub not_stored: Option<String>,
 }
 
 impl JobRecord {
-    /// A job that waits.
+    /// The record of a job that waits for a worker.
     #[must_use]
     pub fn new(
         id: String,
@@ -129,8 +129,9 @@ impl JobRecord {
         }
     }
 
-    /// Notes its end: `status` with `outcome`, at `now_ms`. An error is given what the job knows of
-    /// itself.
+    /// Ends the job with a status and an outcome at `now_ms`.
+    ///
+    /// An error gets the details that the job knows.
     pub fn end(&mut self, status: JobStatus, outcome: Outcome, now_ms: i64) {
         self.status = status;
         self.ended_ms = Some(now_ms);
@@ -142,11 +143,11 @@ impl JobRecord {
             Outcome::Error(error) => Outcome::Error(self.with_details(error)),
             result @ Outcome::Result(_) => result,
         });
-        // The result holds the whole of it, and an error's details do.
+        // The result has the whole text, and the details of an error have the partial one.
         self.partial = Partial::default();
     }
 
-    /// Adds what SPEC section 3 asks of a job's error.
+    /// Adds the details of a job's error: its times, its partial result and its request id.
     fn with_details(&self, mut error: ErrorBody) -> ErrorBody {
         if !error.details.is_object() {
             error.details = json!({});
@@ -167,21 +168,21 @@ impl JobRecord {
             error.details = Value::Null;
         }
         if error.request_id.is_none() {
-            error.request_id = Some(self.request_name());
+            error.request_id = Some(self.request_id_or_own());
         }
         error
     }
 
-    /// A job found `running` by a daemon that did not start it.
+    /// Ends a job that an earlier daemon left running.
     pub fn interrupt(&mut self, now_ms: i64) {
         self.end(JobStatus::Interrupted, Outcome::Error(interrupted()), now_ms);
     }
 
-    fn request_name(&self) -> String {
+    fn request_id_or_own(&self) -> String {
         self.request_id.clone().unwrap_or_else(|| self.id.clone())
     }
 
-    /// The job without its result.
+    /// The job's description, without its result.
     #[must_use]
     pub fn info(&self) -> JobInfo {
         JobInfo {
@@ -205,7 +206,7 @@ impl JobRecord {
         }
     }
 
-    /// The job as every edge shows it, at `now_ms`.
+    /// The reply about the job at `now_ms`, for every edge.
     #[must_use]
     pub fn reply(&self, now_ms: i64) -> JobReply {
         let (status, result, error) = match &self.outcome {
@@ -219,7 +220,7 @@ impl JobRecord {
             error,
             partial_result: self.partial.result(),
             metadata: JobMetadata {
-                request_id: self.request_name(),
+                request_id: self.request_id_or_own(),
                 timestamp: clock::rfc3339(self.ended_ms.unwrap_or(now_ms)),
                 duration_ms: self.duration_ms,
                 api_version: API_VERSION.to_owned(),
@@ -229,13 +230,13 @@ impl JobRecord {
     }
 }
 
-/// The error of a job whose daemon ended.
+/// The error of a job whose daemon has ended.
 #[must_use]
 pub fn interrupted() -> ErrorBody {
     ErrorBody::new(ErrorCode::Interrupted, "the daemon ended while the job ran")
 }
 
-/// Whole seconds as a whole number.
+/// Milliseconds as seconds; whole seconds as an integer.
 fn seconds(ms: u64) -> Value {
     if ms.is_multiple_of(1_000) { json!(ms / 1_000) } else { json!(as_seconds(ms)) }
 }
@@ -252,9 +253,9 @@ mod tests {
         JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, Some(60_000), 0)
     }
 
-    /// The form of SPEC section 3, to the letter.
+    /// The exact JSON, which clients depend on.
     #[test]
-    fn a_job_that_timed_out_reads_as_the_specification_says() {
+    fn timed_out_job_has_the_documented_reply() {
         let mut job = record();
         job.request_id = Some("7-1".to_owned());
         job.attempts = 1;
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_without_text_has_no_partial_result() {
+    fn partial_result_needs_text() {
         let mut job = record();
         assert_eq!(job.reply(0).partial_result, None);
         job.partial.push(1, "second");

@@ -1,7 +1,8 @@
-//! One job's run: its attempts, its time, its reports, and the storing of its end.
+//! One job's run: its attempts, retries, time limits, reports, and the storing of its end.
 //!
-//! Owns what happens between a worker that takes a job and the end that everybody is told. Limits
-//! are measured by the monotonic clock; the wall clock is shown only.
+//! Owns everything from the worker that takes a job to the end that its watchers see. Retries on
+//! `OVERLOADED` until the attempt's deadline. Limits are measured by the monotonic clock; the wall
+//! clock is for display only.
 
 use std::io;
 use std::sync::Arc;
@@ -15,26 +16,33 @@ use ingle_protocol::wire::embed::EmbedParams;
 use ingle_protocol::wire::generate::{GenerateEvent, GenerateParams, TokenLogprob};
 use ingle_protocol::wire::jobs::{JobResult, JobStatus, JobWarning, JobWork};
 
-use super::Inner;
-use super::clock;
-use super::live::LiveJob;
-use super::record::{JobRecord, Outcome, Partial, interrupted};
-use super::state::{Ending, Move, Phase, Times, status_of};
-use ingle_service::request::RequestContext;
+use tracing::Instrument;
 
-/// Shares of a generation's progress: loading and reading the prompt, then the text.
+use crate::clock;
+use crate::live::LiveJob;
+use crate::pool::JobPool;
+use crate::record::{JobRecord, Outcome, Partial, interrupted};
+use crate::state::{AttemptTimes, Ending, Phase, Transition, status_of};
+use ingle_service::request::{RequestContext, request_span};
+
+/// The progress of a generation after loading and after prefill; the rest is the text.
 const LOADED: f32 = 0.05;
 const PREFILLED: f32 = 0.15;
 
-impl Inner {
-    /// Runs a job to its end and stores that, if the job is stored at all.
+impl JobPool {
+    /// Runs a job to its end, and stores that end if the job is stored at all.
     pub(super) async fn run(self: &Arc<Self>, job: &Arc<LiveJob>) {
+        let span = tracing::info_span!("job", id = job.id);
+        self.run_to_end(job).instrument(span).await;
+    }
+
+    async fn run_to_end(self: &Arc<Self>, job: &Arc<LiveJob>) {
         let started = Instant::now();
         let work = std::panic::AssertUnwindSafe(self.attempts(job, started)).catch_unwind();
         let stopped = || Err(if self.ending.is_cancelled() { interrupted() } else { cancelled() });
         let outcome = tokio::select! {
             biased;
-            // First, so that a result that is there is not thrown away.
+            // First, so that a result that is ready is not discarded.
             outcome = work => match outcome {
                 Ok(Err(error))
                     if error.code == ErrorCode::Cancelled && job.cancel.is_cancelled() =>
@@ -55,7 +63,7 @@ impl Inner {
         self.end(job, ending, outcome, Some(started)).await;
     }
 
-    /// Ends a job: the first ending that was claimed holds, whatever came of the work since.
+    /// Ends a job: the first ending to be applied counts, whatever the outcome of the work is.
     pub(super) async fn end(
         &self,
         job: &Arc<LiveJob>,
@@ -63,8 +71,8 @@ impl Inner {
         outcome: Result<JobResult, ErrorBody>,
         started: Option<Instant>,
     ) {
-        let _ = job.claim.make(Move::End(ending));
-        let phase = job.claim.phase();
+        let _ = job.phase.apply(Transition::End(ending));
+        let phase = job.phase.get();
         let won = match phase {
             Phase::Ended { ending, .. } => ending,
             Phase::Attached | Phase::Detached => ending,
@@ -82,7 +90,7 @@ impl Inner {
         let status = status_of(won, matches!(outcome, Outcome::Result(_)));
         record.end(status, outcome, clock::unix_ms());
         if phase.is_detached() {
-            self.service.metrics.job_ended(status);
+            self.service.metrics().job_ended(status);
             tokio::select! {
                 biased;
                 () = job.refused.cancelled() => record.not_stored = None,
@@ -91,22 +99,23 @@ impl Inner {
         }
         job.state.send_replace(record);
         self.live.remove(&job.id);
-        tracing::debug!(job = job.id, status = status.as_str(), "a job ended");
+        tracing::debug!(status = status.as_str(), "the job ended");
     }
 
-    /// Stores a job's end, and does not give up while the daemon lives: what was computed is not
-    /// lost to a disk that is full for a while. Meanwhile the job's worker takes no other job, so
-    /// that no more results pile up than there are workers.
+    /// Stores a job's end, and retries until that succeeds or the daemon ends.
+    ///
+    /// So a disk that is full for a while loses no result. Meanwhile the worker takes no other job,
+    /// so there are no more unstored results than workers.
     async fn store_end(&self, job: &LiveJob, record: &mut JobRecord) {
         let mut pause_ms = limits::JOB_STORE_RETRY_MS;
         while let Err(error) = self.store.end(record.clone()).await {
-            tracing::warn!(job = job.id, %error, "the end of a job is not stored yet");
+            tracing::warn!(job = job.id, %error, "the end of the job is not stored yet");
             record.not_stored = Some(error.to_string());
             job.state.send_replace(record.clone());
             tokio::select! {
                 () = self.ending.cancelled() => {
-                    // It stays `not_stored` for whoever still looks.
-                    tracing::error!(job = job.id, "the daemon ends before a job's end was stored");
+                    // It stays `not_stored` for the clients that still read it.
+                    tracing::error!(job = job.id, "the daemon ends before the end of the job was stored");
                     return;
                 }
                 () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
@@ -116,14 +125,15 @@ impl Inner {
         record.not_stored = None;
     }
 
-    /// Tries until the work has come to an end that another attempt would not change.
+    /// Runs attempts until one does not time out or no retry is left.
     async fn attempts(&self, job: &LiveJob, started: Instant) -> Result<JobResult, ErrorBody> {
         let params = Arc::clone(&job.state.borrow().params);
         let mut attempt = 1;
         loop {
             let times = job.plan.times(attempt);
-            let context = self.begin(job, attempt, times).await;
-            let result = self.patiently(job, &context, |context| async {
+            let context = self.begin_attempt(job, attempt, times).await;
+            let span = request_span(&context.id, params.work.kind());
+            let result = self.retry_overloaded(job, &context, |context| async {
                 match &params.work {
                     JobWork::Generate(params) => {
                         self.generate(job, params.clone(), context, times, started).await
@@ -131,7 +141,7 @@ impl Inner {
                     JobWork::Embed(params) => self.embed(job, params.clone(), &context).await,
                 }
             });
-            match result.await {
+            match result.instrument(span).await {
                 Err(error)
                     if error.code == ErrorCode::Timeout && job.plan.has_retry_after(attempt) =>
                 {
@@ -146,14 +156,19 @@ impl Inner {
         }
     }
 
-    /// Begins an attempt, in the store too.
-    async fn begin(&self, job: &LiveJob, attempt: u32, times: Times) -> RequestContext {
+    /// Begins an attempt, and records it in the job and in the store.
+    async fn begin_attempt(
+        &self,
+        job: &LiveJob,
+        attempt: u32,
+        times: AttemptTimes,
+    ) -> RequestContext {
         let work_ms = times.work_ms.unwrap_or(limits::JOB_NO_TIMEOUT_MS);
         let class = job.state.borrow().class;
-        // A token of its own: an attempt that ends fires it, and the next one must live.
+        // A token of its own: an attempt that ends fires it, and the next attempt must run.
         let cancel = job.cancel.child_token();
         let context = RequestContext::of_job(
-            self.service.names.next(),
+            self.service.next_request_id(),
             class,
             work_ms,
             cancel,
@@ -167,7 +182,7 @@ impl Inner {
             record.started_ms.get_or_insert_with(clock::unix_ms);
             "starting".clone_into(&mut record.message);
         });
-        if job.claim.phase().is_detached() {
+        if job.phase.get().is_detached() {
             self.store.started(job.record()).await;
         }
         context
@@ -190,7 +205,7 @@ impl Inner {
         job: &LiveJob,
         params: GenerateParams,
         context: RequestContext,
-        times: Times,
+        times: AttemptTimes,
         started: Instant,
     ) -> Result<JobResult, ErrorBody> {
         let params = GenerateParams { stream: true, ..params };
@@ -198,7 +213,7 @@ impl Inner {
         let wants_logprobs = params.logprobs || params.top_logprobs > 0;
         let finish_at_sentence = Arc::clone(&context.finish_at_sentence);
         let mut generation = self.service.generate(params, context).await?;
-        let mut watch = Watch { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 };
+        let mut progress = AttemptProgress::new(job, max_tokens);
         let tick = Duration::from_millis(limits::JOB_REPORT_MS);
         let mut next_tick = tokio::time::Instant::now() + tick;
         loop {
@@ -210,7 +225,7 @@ impl Inner {
             tokio::select! {
                 biased;
                 event = generation.event() => match event {
-                    Some(event) => watch.take(event),
+                    Some(event) => progress.take(event),
                     None => break,
                 },
                 () = tokio::time::sleep_until(wake_at) => {}
@@ -220,36 +235,37 @@ impl Inner {
                 if warning == JobWarning::SoftTimeout {
                     finish_at_sentence.store(true, Ordering::Relaxed);
                 }
-                watch.warn(warning);
+                progress.warn(warning);
             }
             if tokio::time::Instant::now() >= next_tick {
                 next_tick += tick;
-                watch.report(elapsed_ms(started));
-                if watch.is_partial_due() && job.claim.phase().is_detached() {
+                progress.report(elapsed_ms(started));
+                if progress.is_partial_due() && job.phase.get().is_detached() {
                     self.store.progress(job.record());
                 }
             }
         }
-        // The end may have been quicker than the last look at the time.
+        // The end may have come before the last check of the time.
         for warning in times.due(generation.work_since().map_or(0, elapsed_ms)) {
-            watch.warn(warning);
+            progress.warn(warning);
         }
         let (rest, mut result) = generation.finish().await?;
         for event in rest {
-            watch.take(event);
+            progress.take(event);
         }
         if wants_logprobs {
-            // They were streamed to us, and are the caller's.
-            for (choice, heard) in result.choices.iter_mut().zip(watch.choices) {
-                choice.logprobs = heard.logprobs;
+            // They came in the events, which only this run has read.
+            for (choice, progress) in result.choices.iter_mut().zip(progress.choices) {
+                choice.logprobs = progress.logprobs;
             }
         }
         bounded(JobResult::Generate(result))
     }
 
-    /// Tries `work`. A job is patient: where a caller would be refused because the engine has too
-    /// much to do, it tries again, within the daemon's limit of this attempt.
-    async fn patiently<F: Future<Output = Result<JobResult, ErrorBody>>>(
+    /// Runs `work`, and retries on `OVERLOADED` until the deadline of this attempt.
+    ///
+    /// A request with a waiting client is refused then; a job can wait.
+    async fn retry_overloaded<F: Future<Output = Result<JobResult, ErrorBody>>>(
         &self,
         job: &LiveJob,
         context: &RequestContext,
@@ -257,7 +273,7 @@ impl Inner {
     ) -> Result<JobResult, ErrorBody> {
         let pause = Duration::from_millis(limits::RETRY_AFTER_MS);
         loop {
-            // Work that fails fires its token.
+            // Work that fails fires its token, so each retry needs a new one.
             let cancel = job.cancel.child_token();
             match work(RequestContext { cancel, ..context.clone() }).await {
                 Err(error)
@@ -277,25 +293,29 @@ pub(super) fn cancelled() -> ErrorBody {
         .with_remediation("Create the job again if its result is still wanted.")
 }
 
-/// What a generation has said so far of one of its texts.
+/// The progress of one choice.
 #[derive(Debug, Default)]
-struct Heard {
+struct ChoiceProgress {
     logprobs: Vec<TokenLogprob>,
     pieces: usize,
 }
 
-/// One attempt as its job sees it.
-struct Watch<'a> {
+/// The progress of one attempt, which goes into the job's record.
+struct AttemptProgress<'a> {
     job: &'a LiveJob,
     max_tokens: u32,
-    choices: Vec<Heard>,
-    /// Whether there is anything that was not reported.
+    choices: Vec<ChoiceProgress>,
+    /// Whether anything has changed since the last report.
     is_new: bool,
-    /// Reports since the partial result was written.
+    /// The number of reports since the partial result was written.
     ticks: u64,
 }
 
-impl Watch<'_> {
+impl<'a> AttemptProgress<'a> {
+    fn new(job: &'a LiveJob, max_tokens: u32) -> Self {
+        Self { job, max_tokens, choices: Vec::new(), is_new: false, ticks: 0 }
+    }
+
     fn take(&mut self, event: GenerateEvent) {
         self.is_new = true;
         let (progress, message) = match event {
@@ -310,39 +330,39 @@ impl Watch<'_> {
             }
             GenerateEvent::Delta { choice, text, logprobs } => {
                 if self.choices.is_empty() {
-                    // Whichever of the texts speaks first.
+                    // The first text of any choice.
                     self.begin_text();
                 }
                 if self.choices.len() <= choice {
-                    self.choices.resize_with(choice + 1, Heard::default);
+                    self.choices.resize_with(choice + 1, ChoiceProgress::default);
                 }
-                let heard = &mut self.choices[choice];
-                // Pieces are joined where the engine is quicker than its reader, so this is a count
-                // from below.
-                heard.pieces += logprobs.len().max(1);
-                heard.logprobs.extend(logprobs);
-                let pieces = heard.pieces;
+                let progress = &mut self.choices[choice];
+                // The engine joins deltas when its reader is slow, so this is a lower bound of the
+                // tokens.
+                progress.pieces += logprobs.len().max(1);
+                progress.logprobs.extend(logprobs);
+                let pieces = progress.pieces;
                 self.quietly(|record| record.partial.push(choice, &text));
                 let all = usize::try_from(self.max_tokens).unwrap_or(usize::MAX);
-                let progress = PREFILLED + share(pieces, all) * (1.0 - PREFILLED);
-                (progress, format!("generating, {pieces} of at most {all} tokens"))
+                let share = PREFILLED + share(pieces, all) * (1.0 - PREFILLED);
+                (share, format!("generating, {pieces} of at most {all} tokens"))
             }
-            GenerateEvent::Reasoning { .. } => (PREFILLED, "thinking".to_owned()),
+            GenerateEvent::Reasoning { .. } => (PREFILLED, "reasoning".to_owned()),
             GenerateEvent::ToolCall { .. } => (PREFILLED, "calling a tool".to_owned()),
         };
         self.quietly(|record| {
-            // What comes late, or from another of the texts, takes nothing back.
+            // A late event, or one of another choice, must not lower the progress.
             record.progress = record.progress.max(progress.min(0.99));
             record.message = message;
         });
     }
 
-    /// The text of an attempt that failed stays until there is another one.
+    /// Discards the text of a failed attempt, which stays until the next one has text.
     fn begin_text(&self) {
         self.quietly(|record| record.partial = Partial::default());
     }
 
-    /// Changes the record without waking who waits for it.
+    /// Changes the record without waking its watchers.
     fn quietly(&self, change: impl FnOnce(&mut JobRecord)) {
         self.job.state.send_if_modified(|record| {
             change(record);
@@ -373,7 +393,7 @@ impl Watch<'_> {
     }
 }
 
-/// Notes a warning, once; whether it is new.
+/// Adds a warning once; true if it is new.
 fn warn(record: &mut JobRecord, warning: JobWarning) -> bool {
     let is_new = !record.warnings.contains(&warning);
     if is_new {
@@ -414,7 +434,7 @@ fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+#[expect(clippy::cast_precision_loss, reason = "a share for display")]
 fn share(done: usize, all: usize) -> f32 {
     (done as f32 / all.max(1) as f32).min(1.0)
 }
@@ -424,32 +444,30 @@ mod tests {
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::state::Plan;
     use super::*;
+    use crate::state::JobPlan;
     use ingle_protocol::timeouts::Class;
     use ingle_protocol::wire::jobs::JobParams;
 
     #[test]
-    fn a_second_attempt_begins_its_text_anew_whichever_choice_speaks_first() {
+    fn second_attempt_discards_the_text_of_the_first() {
         let work = JobWork::Generate(GenerateParams::default());
         let params = JobParams { work, timeout_s: None, soft_timeout_s: None, retry: None };
-        let plan = Plan::new(&params, 1_000).unwrap();
+        let plan = JobPlan::new(&params, 1_000).unwrap();
         let record = JobRecord::new("j-1".to_owned(), Arc::new(params), Class::Job, None, 0);
-        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let job = LiveJob::new(record, plan, Phase::Detached, CancellationToken::new(), room);
-        let say = |watch: &mut Watch<'_>, choice, text: &str| {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let job = LiveJob::new(record, plan, Phase::Detached, CancellationToken::new(), permit);
+        let add = |progress: &mut AttemptProgress<'_>, choice, text: &str| {
             let text = text.to_owned();
-            watch.take(GenerateEvent::Delta { choice, text, logprobs: Vec::new() });
+            progress.take(GenerateEvent::Delta { choice, text, logprobs: Vec::new() });
         };
-        let attempt =
-            || Watch { job: &job, max_tokens: 9, choices: Vec::new(), is_new: false, ticks: 0 };
-        let mut first = attempt();
-        say(&mut first, 0, "old");
-        say(&mut first, 1, "old");
-        let mut second = attempt();
-        say(&mut second, 1, "new ");
-        say(&mut second, 0, "new");
-        say(&mut second, 1, "text");
+        let mut first = AttemptProgress::new(&job, 9);
+        add(&mut first, 0, "old");
+        add(&mut first, 1, "old");
+        let mut second = AttemptProgress::new(&job, 9);
+        add(&mut second, 1, "new ");
+        add(&mut second, 0, "new");
+        add(&mut second, 1, "text");
         assert_eq!(job.record().partial, Partial(vec!["new".to_owned(), "new text".to_owned()]));
     }
 }

@@ -1,15 +1,15 @@
-//! Settings of the jobs.
+//! Settings of the jobs: workers and retention.
 
 use crate::limits;
 
 /// Settings of the jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobSettings {
-    /// Jobs that run at once.
+    /// Jobs that run at the same time.
     pub workers: usize,
-    /// Days after which a job that has ended is forgotten.
+    /// Days after which an ended job is deleted.
     pub keep_days: u32,
-    /// Jobs that have ended, of which the newest are kept.
+    /// Ended jobs that are kept, the newest ones.
     pub keep_count: usize,
 }
 

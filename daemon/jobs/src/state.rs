@@ -1,9 +1,8 @@
-//! One job's life as rules: who ends it, what its time allows, when it is tried again.
+//! The transitions of a job's life, and the arithmetic of its time.
 //!
-//! Owns the one race between result, cancel, timeout, interruption and promotion, and the
-//! arithmetic of a job's time. Pure but for [`Claim`], which is one atomic: elapsed time is an
-//! argument, measured by the monotonic clock, so that a wall clock that jumps ends and prolongs
-//! nothing.
+//! Owns the one race between result, cancel, timeout, interruption and promotion, and when a job is
+//! warned or retried. Pure but for [`JobPhase`], which is one atomic: elapsed time is an argument,
+//! measured by the monotonic clock, so that a jump of the wall clock neither ends nor prolongs a job.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -16,11 +15,11 @@ use ingle_protocol::wire::jobs::{JobParams, JobStatus, JobTimeout, JobWarning, J
 pub enum Ending {
     /// With a result, or with an error of its own.
     Result,
-    /// Somebody cancelled it.
+    /// By a cancel.
     Cancelled,
-    /// Its time was over.
+    /// At the end of its time.
     TimedOut,
-    /// The daemon ends.
+    /// By the end of the daemon.
     Interrupted,
 }
 
@@ -29,66 +28,69 @@ impl Ending {
     pub const ALL: [Self; 4] = [Self::Result, Self::Cancelled, Self::TimedOut, Self::Interrupted];
 }
 
-/// Whose a job is, or how it ended.
+/// The phase of a job: attached to a call, detached, or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// It belongs to the call that began it, and ends with that call's connection.
+    /// It belongs to the call that started it, and ends with that call's connection.
     Attached,
-    /// It is stored, and nobody's.
+    /// It is stored and belongs to no call.
     Detached,
     /// It has ended.
     Ended {
-        /// How.
+        /// The way it ended.
         ending: Ending,
         /// Whether it was stored.
         was_detached: bool,
     },
 }
 
-/// What can happen to it.
+/// A transition of a job's phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Move {
+pub enum Transition {
     /// The call becomes a stored job.
     Promote,
-    /// The call that began it has gone.
+    /// The call that started it is gone.
     HangUp,
     /// It ends.
     End(Ending),
 }
 
 impl Phase {
-    /// What `step` makes of it; `None` when it comes too late.
+    /// The phase after a transition; `None` when that comes too late.
     #[must_use]
-    pub const fn after(self, step: Move) -> Option<Self> {
-        match (self, step) {
-            (Self::Attached, Move::Promote) => Some(Self::Detached),
-            (Self::Attached, Move::HangUp) => {
+    pub const fn after(self, transition: Transition) -> Option<Self> {
+        match (self, transition) {
+            (Self::Attached, Transition::Promote) => Some(Self::Detached),
+            (Self::Attached, Transition::HangUp) => {
                 Some(Self::Ended { ending: Ending::Cancelled, was_detached: false })
             }
-            (Self::Attached, Move::End(ending)) => {
+            (Self::Attached, Transition::End(ending)) => {
                 Some(Self::Ended { ending, was_detached: false })
             }
-            (Self::Detached, Move::End(ending)) => Some(Self::Ended { ending, was_detached: true }),
-            (Self::Detached, Move::Promote | Move::HangUp) | (Self::Ended { .. }, _) => None,
+            (Self::Detached, Transition::End(ending)) => {
+                Some(Self::Ended { ending, was_detached: true })
+            }
+            (Self::Detached, Transition::Promote | Transition::HangUp)
+            | (Self::Ended { .. }, _) => None,
         }
     }
 
-    /// Whether it is nobody's: it is stored, or is about to be.
+    /// Whether the job is stored or about to be.
     #[must_use]
     pub const fn is_detached(self) -> bool {
         matches!(self, Self::Detached | Self::Ended { was_detached: true, .. })
     }
 
-    /// Whether somebody has cancelled it.
+    /// Whether a cancel ended the job.
     #[must_use]
     pub const fn is_cancelled(self) -> bool {
         matches!(self, Self::Ended { ending: Ending::Cancelled, .. })
     }
 
-    /// The phase's place in [`Phase::ALL`].
+    /// The index in [`Phase::ALL`].
     fn to_bits(self) -> u8 {
-        let place = Self::ALL.iter().position(|&phase| phase == self);
-        place.and_then(|place| u8::try_from(place).ok()).unwrap_or(0)
+        let index = Self::ALL.iter().position(|&phase| phase == self);
+        index.and_then(|index| u8::try_from(index).ok()).unwrap_or(0)
     }
 
     fn from_bits(bits: u8) -> Self {
@@ -110,54 +112,55 @@ impl Phase {
     };
 }
 
-/// A job's phase, changed by one compare-and-set: of all that happens to it at once, the first
-/// wins and the others are told so.
+/// A job's phase, which changes by one compare-and-set.
+///
+/// Of transitions at the same time the first one wins, and the others fail.
 #[derive(Debug)]
-pub struct Claim(AtomicU8);
+pub struct JobPhase(AtomicU8);
 
-impl Claim {
+impl JobPhase {
     /// A job in this phase.
     #[must_use]
     pub fn new(phase: Phase) -> Self {
         Self(AtomicU8::new(phase.to_bits()))
     }
 
-    /// The phase now.
+    /// The present phase.
     #[must_use]
-    pub fn phase(&self) -> Phase {
+    pub fn get(&self) -> Phase {
         Phase::from_bits(self.0.load(Ordering::Acquire))
     }
 
-    /// Makes the move if it does not come too late, and gives the phase before it.
+    /// Applies a transition unless it comes too late, and gives the phase before it.
     ///
     /// # Errors
-    /// The phase that stands in its way.
-    pub fn make(&self, step: Move) -> Result<Phase, Phase> {
+    /// The present phase, which does not allow the transition.
+    pub fn apply(&self, transition: Transition) -> Result<Phase, Phase> {
         let changed = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bits| {
-            Phase::from_bits(bits).after(step).map(Phase::to_bits)
+            Phase::from_bits(bits).after(transition).map(Phase::to_bits)
         });
         changed.map(Phase::from_bits).map_err(Phase::from_bits)
     }
 }
 
-/// A job's time and its second chances.
+/// A job's times and retries.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan {
+pub struct JobPlan {
     /// W of the first attempt in milliseconds; without it only the stall limit guards the job.
     pub work_ms: Option<u64>,
-    /// Milliseconds of work after which the text ends with its next sentence.
+    /// Milliseconds of work after which the completion ends with its next sentence.
     pub soft_ms: Option<u64>,
-    /// How often it runs again after a timeout.
+    /// The number of retries after a timeout.
     pub retries: u32,
-    /// What both times are multiplied by each time.
+    /// The factor of both times for each retry.
     pub factor: f64,
 }
 
-impl Plan {
+impl JobPlan {
     /// Reads a job's parameters; a job that names no timeout has `default_ms`.
     ///
     /// # Errors
-    /// The parameter and what is wrong with it.
+    /// The parameter and its problem.
     pub fn new(params: &JobParams, default_ms: u64) -> Result<Self, (&'static str, String)> {
         let work_ms = match params.timeout_s {
             None => Some(default_ms),
@@ -175,7 +178,7 @@ impl Plan {
         let soft_ms = match params.soft_timeout_s {
             None => None,
             Some(_) if matches!(params.work, JobWork::Embed(_)) => {
-                let problem = "is for a `generate`; an `embed` has no text to end";
+                let problem = "applies to `generate` only: an `embed` has no text to end";
                 return Err(("soft_timeout_s", problem.to_owned()));
             }
             Some(seconds) => {
@@ -199,17 +202,16 @@ impl Plan {
         Ok(Self { work_ms, soft_ms, retries, factor })
     }
 
-    /// The times of attempt `attempt`, from 1: W and the soft timeout, in milliseconds. Neither
-    /// grows past ten days.
+    /// The times of an attempt, which are counted from 1. Neither grows past ten days.
     #[must_use]
-    pub fn times(&self, attempt: u32) -> Times {
+    pub fn times(&self, attempt: u32) -> AttemptTimes {
         let grown = |ms: u64| {
             let retries = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
             let grown = times(ms, self.factor.powi(retries)).min(MAX_WORK_MS);
-            // A plan may be longer than what a retry may grow to.
+            // A plan may be longer than the bound on retries.
             grown.max(ms.min(MAX_WORK_MS))
         };
-        Times { work_ms: self.work_ms.map(grown), soft_ms: self.soft_ms.map(grown) }
+        AttemptTimes { work_ms: self.work_ms.map(grown), soft_ms: self.soft_ms.map(grown) }
     }
 
     /// Whether another attempt follows after `attempt` timed out.
@@ -221,21 +223,21 @@ impl Plan {
 
 /// The times of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
+pub struct AttemptTimes {
     /// W in milliseconds.
     pub work_ms: Option<u64>,
     /// Its soft timeout in milliseconds.
     pub soft_ms: Option<u64>,
 }
 
-impl Times {
-    /// Milliseconds of work after which 80 % of W is gone.
+impl AttemptTimes {
+    /// Milliseconds of work at 80 % of W.
     #[must_use]
     pub fn warn_ms(&self) -> Option<u64> {
         self.work_ms.map(|work_ms| work_ms - work_ms / 5)
     }
 
-    /// What is due when `elapsed_ms` of work are over.
+    /// The warnings that are due after `elapsed_ms` of work.
     #[must_use]
     pub fn due(&self, elapsed_ms: u64) -> Vec<JobWarning> {
         let is_past = |at_ms: Option<u64>| at_ms.is_some_and(|at_ms| elapsed_ms >= at_ms);
@@ -244,7 +246,7 @@ impl Times {
         soft.into_iter().chain(eighty).collect()
     }
 
-    /// When the next thing is due after `elapsed_ms` of work, in milliseconds of work.
+    /// The time of the next warning after `elapsed_ms` of work, in milliseconds of work.
     #[must_use]
     pub fn next_due_ms(&self, elapsed_ms: u64) -> Option<u64> {
         let all = self.soft_ms.into_iter().chain(self.warn_ms());
@@ -252,7 +254,7 @@ impl Times {
     }
 }
 
-/// The status of a job that ended so, `has_result` or with an error.
+/// The status of a job with this ending, with a result or with an error.
 #[must_use]
 pub const fn status_of(ending: Ending, has_result: bool) -> JobStatus {
     match ending {
@@ -264,14 +266,14 @@ pub const fn status_of(ending: Ending, has_result: bool) -> JobStatus {
     }
 }
 
-/// Milliseconds as seconds, for people.
+/// Milliseconds as seconds.
 #[expect(clippy::cast_precision_loss, reason = "ten days of milliseconds fit a float exactly")]
 #[must_use]
 pub fn as_seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }
 
-/// Whole milliseconds of seconds, rounded up; `None` for what is no time.
+/// Seconds as milliseconds, rounded up; `None` for a number that is no duration.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -298,64 +300,64 @@ mod tests {
     use ingle_protocol::wire::jobs::JobRetry;
     use proptest::prelude::*;
 
-    fn any_move() -> impl Strategy<Value = Move> {
+    fn any_transition() -> impl Strategy<Value = Transition> {
         prop_oneof![
-            Just(Move::Promote),
-            Just(Move::HangUp),
-            proptest::sample::select(&Ending::ALL[..]).prop_map(Move::End),
+            Just(Transition::Promote),
+            Just(Transition::HangUp),
+            proptest::sample::select(&Ending::ALL[..]).prop_map(Transition::End),
         ]
     }
 
     proptest! {
-        /// Whatever happens in whatever order: one end at most, which never changes again; and who
-        /// was promoted is not ended by a connection.
+        /// In any order of transitions there is one end at most, which never changes again, and a
+        /// promoted job is not ended by its connection.
         #[test]
-        fn one_end_wins_and_a_promoted_job_survives_its_connection(
-            moves in proptest::collection::vec(any_move(), 0..12),
+        fn first_end_wins_and_promoted_job_survives(
+            moves in proptest::collection::vec(any_transition(), 0..12),
             is_stored in any::<bool>(),
         ) {
             let first = if is_stored { Phase::Detached } else { Phase::Attached };
-            let claim = Claim::new(first);
+            let job = JobPhase::new(first);
             let (mut ends, mut promotions) = (0, 0);
             for step in moves {
-                let before = claim.phase();
-                let outcome = claim.make(step);
+                let before = job.get();
+                let outcome = job.apply(step);
                 prop_assert_eq!(outcome.is_ok(), before.after(step).is_some());
                 prop_assert_eq!(outcome.unwrap_or_else(|phase| phase), before);
                 match (before, step) {
-                    (Phase::Ended { .. }, _) => prop_assert_eq!(claim.phase(), before),
-                    (Phase::Detached, Move::HangUp) => {
-                        prop_assert_eq!(claim.phase(), Phase::Detached);
+                    (Phase::Ended { .. }, _) => prop_assert_eq!(job.get(), before),
+                    (Phase::Detached, Transition::HangUp) => {
+                        prop_assert_eq!(job.get(), Phase::Detached);
                     }
                     _ => {}
                 }
                 if outcome.is_ok() {
-                    promotions += u32::from(step == Move::Promote);
-                    ends += u32::from(matches!(claim.phase(), Phase::Ended { .. }));
+                    promotions += u32::from(step == Transition::Promote);
+                    ends += u32::from(matches!(job.get(), Phase::Ended { .. }));
                 }
             }
             prop_assert!(ends <= 1 && promotions <= 1);
-            prop_assert_eq!(claim.phase().is_detached(), is_stored || promotions == 1);
+            prop_assert_eq!(job.get().is_detached(), is_stored || promotions == 1);
         }
 
         #[test]
-        fn a_retry_has_no_less_time_and_never_more_than_ten_days(
+        fn retry_times_grow_up_to_ten_days(
             work_ms in MIN_WORK_MS..=MAX_WORK_MS,
             factor in 1.0..=limits::JOB_RETRY_FACTOR,
             attempt in 1..=limits::JOB_RETRIES,
         ) {
-            let plan = Plan { work_ms: Some(work_ms), soft_ms: None, retries: 10, factor };
+            let plan = JobPlan { work_ms: Some(work_ms), soft_ms: None, retries: 10, factor };
             let (now, next) = (plan.times(attempt).work_ms, plan.times(attempt + 1).work_ms);
             prop_assert!(now <= next && next <= Some(MAX_WORK_MS));
         }
 
         #[test]
-        fn what_is_due_next_is_what_is_not_due_yet(
+        fn next_warning_is_the_first_not_due(
             work_ms in MIN_WORK_MS..=MAX_WORK_MS,
             soft_ms in proptest::option::of(1..=MAX_WORK_MS),
             elapsed_ms in 0..=MAX_WORK_MS,
         ) {
-            let times = Times { work_ms: Some(work_ms), soft_ms };
+            let times = AttemptTimes { work_ms: Some(work_ms), soft_ms };
             prop_assert!(times.warn_ms() < Some(work_ms));
             match times.next_due_ms(elapsed_ms) {
                 Some(next_ms) => {
@@ -367,16 +369,19 @@ mod tests {
         }
     }
 
-    /// Each of these happens in one step, so their orders are all the interleavings there are.
+    /// Each transition is one step, so all orders are all interleavings.
     #[test]
-    fn in_every_order_one_end_wins_and_the_host_hears_of_it_once() {
-        let steps: Vec<Move> =
-            Ending::ALL.map(Move::End).into_iter().chain([Move::Promote, Move::HangUp]).collect();
+    fn every_order_of_transitions_has_one_end() {
+        let steps: Vec<Transition> = Ending::ALL
+            .map(Transition::End)
+            .into_iter()
+            .chain([Transition::Promote, Transition::HangUp])
+            .collect();
         let mut orders = vec![Vec::new()];
         for _ in 0..steps.len() {
             orders = orders
                 .into_iter()
-                .flat_map(|order: Vec<Move>| {
+                .flat_map(|order: Vec<Transition>| {
                     let rest = steps.iter().filter(|step| !order.contains(step));
                     rest.map(|step| [&order[..], &[*step]].concat()).collect::<Vec<_>>()
                 })
@@ -384,31 +389,32 @@ mod tests {
         }
         assert_eq!(orders.len(), 720);
         for order in orders {
-            let claim = Claim::new(Phase::Attached);
-            let won: Vec<Move> =
-                order.iter().copied().filter(|step| claim.make(*step).is_ok()).collect();
-            let promoted = won.contains(&Move::Promote);
-            let hung_up = won.contains(&Move::HangUp);
-            let ends = won.iter().filter(|step| matches!(step, Move::End(_))).count();
-            // The host gets the job's name or its end, or is gone; the work ends once.
+            let job = JobPhase::new(Phase::Attached);
+            let won: Vec<Transition> =
+                order.iter().copied().filter(|step| job.apply(*step).is_ok()).collect();
+            let promoted = won.contains(&Transition::Promote);
+            let hung_up = won.contains(&Transition::HangUp);
+            let ends = won.iter().filter(|step| matches!(step, Transition::End(_))).count();
+            // The client gets the job's id or its end, or is gone; the work ends once.
             assert_eq!(ends + usize::from(hung_up), 1, "{order:?}: {won:?}");
             assert!(!(promoted && hung_up), "{order:?}: {won:?}");
-            assert_eq!(claim.phase().is_detached(), promoted, "{order:?}");
+            assert_eq!(job.get().is_detached(), promoted, "{order:?}");
         }
     }
 
-    /// Threads instead of interleavings: the compare-and-set itself.
+    /// Real threads test the compare-and-set itself.
     #[test]
-    fn of_threads_that_race_exactly_one_ends_the_job() {
+    fn racing_threads_end_a_job_once() {
         for round in 0..200 {
-            let claim = Claim::new(Phase::Attached);
-            let claim = &claim;
+            let job = JobPhase::new(Phase::Attached);
+            let job = &job;
             let won: usize = std::thread::scope(|scope| {
-                let steps = Ending::ALL.map(Move::End).into_iter().chain([Move::HangUp]);
+                let steps =
+                    Ending::ALL.map(Transition::End).into_iter().chain([Transition::HangUp]);
                 let threads: Vec<_> = steps
-                    .map(|step| scope.spawn(move || usize::from(claim.make(step).is_ok())))
+                    .map(|step| scope.spawn(move || usize::from(job.apply(step).is_ok())))
                     .collect();
-                let _ = claim.make(Move::Promote);
+                let _ = job.apply(Transition::Promote);
                 threads.into_iter().map(|thread| thread.join().unwrap()).sum()
             });
             assert_eq!(won, 1, "round {round}");
@@ -421,17 +427,17 @@ mod tests {
     }
 
     #[test]
-    fn parameters_become_a_plan_or_name_what_is_wrong() {
+    fn bad_times_are_refused_by_name() {
         let seconds = |seconds| Some(JobTimeout::Seconds(seconds));
-        let plan = |params: &JobParams| Plan::new(params, 120_000);
+        let plan = |params: &JobParams| JobPlan::new(params, 120_000);
         assert_eq!(plan(&params()).unwrap().work_ms, Some(120_000));
         let none = JobParams { timeout_s: Some(JobTimeout::None), ..params() };
-        assert_eq!(plan(&none).unwrap().times(1), Times { work_ms: None, soft_ms: None });
+        assert_eq!(plan(&none).unwrap().times(1), AttemptTimes { work_ms: None, soft_ms: None });
         let retry = Some(JobRetry { times: 2, factor: None });
         let full =
             JobParams { timeout_s: seconds(10.0), soft_timeout_s: Some(4.0), retry, ..params() };
         let plan_of_full = plan(&full).unwrap();
-        let third = Times { work_ms: Some(40_000), soft_ms: Some(16_000) };
+        let third = AttemptTimes { work_ms: Some(40_000), soft_ms: Some(16_000) };
         assert_eq!(plan_of_full.times(3), third);
         assert_eq!([2, 3].map(|attempt| plan_of_full.has_retry_after(attempt)), [true, false]);
         let retry = |times, factor| Some(JobRetry { times, factor });
@@ -449,12 +455,12 @@ mod tests {
     }
 
     #[test]
-    fn warnings_come_at_their_share_of_the_work() {
-        let times = Times { work_ms: Some(1_000), soft_ms: Some(500) };
+    fn warnings_are_due_at_their_share_of_work() {
+        let times = AttemptTimes { work_ms: Some(1_000), soft_ms: Some(500) };
         assert_eq!(times.due(499), []);
         assert_eq!(times.due(799), [JobWarning::SoftTimeout]);
         assert_eq!(times.due(800), [JobWarning::SoftTimeout, JobWarning::EightyPercent]);
         assert_eq!(times.next_due_ms(500), Some(800));
-        assert_eq!(Times { work_ms: None, soft_ms: None }.next_due_ms(0), None);
+        assert_eq!(AttemptTimes { work_ms: None, soft_ms: None }.next_due_ms(0), None);
     }
 }

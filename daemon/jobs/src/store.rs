@@ -1,10 +1,9 @@
-//! The embedded database that holds the jobs: one thread owns it, the rest send it commands.
+//! The job store: an SQLite database on a thread of its own, which executes commands.
 //!
-//! Owns the thread, its commands, and what is durable when: a creation and an end are answered
-//! when they are on disk, progress is written without waiting for the disk. What comes in together
-//! shares one transaction. A store that cannot be opened answers every command with why, and is
-//! opened anew by the next [`Store::open`]; nothing is deleted or renamed by itself. Knows nothing
-//! of who runs a job.
+//! Owns the thread, its commands, and their durability: creation and end are answered when they are
+//! on disk, progress is written without waiting for the disk. Commands that arrive together share a
+//! transaction. A store that cannot be opened answers every command with the reason, and the next
+//! [`Store::open`] tries again; no file is deleted or renamed. Does not know the runs of jobs.
 
 mod error;
 mod rows;
@@ -25,59 +24,59 @@ pub use self::error::StoreError;
 use super::clock::{self, AgeClock};
 use super::record::JobRecord;
 
-/// What the store keeps of jobs that have ended.
+/// The retention of ended jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// Milliseconds of the store's age (see [`AgeClock`]).
+pub struct Retention {
+    /// Milliseconds of the store's age that they are kept (see [`AgeClock`]).
     pub ms: u64,
-    /// Jobs.
+    /// The number that is kept.
     pub count: usize,
 }
 
-/// What a store that was opened held.
+/// The unfinished jobs that an opened store had.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Recovered {
-    /// Jobs that waited when the last daemon ended, the oldest first: they had done nothing yet.
+pub struct Recovery {
+    /// Jobs that had not started when the last daemon ended, the oldest first.
     pub queued: Vec<JobRecord>,
-    /// How many were found running, and are `interrupted` now.
+    /// The number of jobs that were running, and are `interrupted` now.
     pub interrupted: usize,
 }
 
-type Done<T> = oneshot::Sender<Result<T, StoreError>>;
+type ReplySender<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// What the thread can be told.
+/// A command to the thread.
 #[derive(Debug)]
 enum Command {
-    Open(Done<Recovered>),
-    Insert(Box<JobRecord>, Done<()>),
-    /// Nobody waits for it, and the next one tells more.
+    Open(ReplySender<Recovery>),
+    Insert(Box<JobRecord>, ReplySender<()>),
+    /// Has no reply; the next one has newer figures.
     Progress(Box<JobRecord>),
-    End(Box<JobRecord>, Done<()>),
-    Get(String, Done<Option<JobRecord>>),
+    End(Box<JobRecord>, ReplySender<()>),
+    Get(String, ReplySender<Option<JobRecord>>),
     List {
         status: Option<JobStatus>,
         limit: usize,
-        done: Done<Vec<JobRecord>>,
+        done: ReplySender<Vec<JobRecord>>,
     },
-    Delete(String, Done<usize>),
-    DeleteEnded(Done<usize>),
+    Delete(String, ReplySender<usize>),
+    DeleteEnded(ReplySender<usize>),
     Sweep,
     Close(oneshot::Sender<()>),
 }
 
-/// Commands to the store's thread. The thread ends when the last of these has gone.
+/// A handle to the store's thread, which ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct Store {
     commands: mpsc::Sender<Command>,
     path: PathBuf,
 }
 
-/// Room for one command that was made sure of.
+/// A permit to send one command.
 #[derive(Debug)]
-pub struct Room<'a>(mpsc::Permit<'a, Command>);
+pub struct StorePermit<'a>(mpsc::Permit<'a, Command>);
 
-impl Room<'_> {
-    /// Sends a new job, and gives what will say that it is on disk.
+impl StorePermit<'_> {
+    /// Sends a new job; the receiver gets a value when it is on disk.
     pub fn insert(self, job: JobRecord) -> oneshot::Receiver<Result<(), StoreError>> {
         let (done, stored) = oneshot::channel();
         self.0.send(Command::Insert(Box::new(job), done));
@@ -90,44 +89,44 @@ impl Store {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(path: PathBuf, keep: Keep) -> io::Result<Self> {
+    pub fn spawn(path: PathBuf, retention: Retention) -> io::Result<Self> {
         let (commands, inbox) = mpsc::channel(limits::JOB_STORE_COMMANDS);
-        let thread = StoreThread { path: path.clone(), keep, open: None };
+        let thread = StoreThread { path: path.clone(), retention, open: None };
         std::thread::Builder::new().name("job store".to_owned()).spawn(|| thread.run(inbox))?;
         Ok(Self { commands, path })
     }
 
-    /// Opens the file if it is not open, and sorts what the last daemon left behind.
+    /// Opens the file unless it is open, and recovers the unfinished jobs in it.
     ///
     /// # Errors
-    /// Why it cannot be opened.
-    pub async fn open(&self) -> Result<Recovered, StoreError> {
+    /// The reason why it cannot be opened.
+    pub async fn open(&self) -> Result<Recovery, StoreError> {
         self.ask(Command::Open).await
     }
 
-    /// Waits for room for a command.
+    /// Waits for a permit to send a command.
     ///
     /// # Errors
     /// When the thread has ended.
-    pub async fn room(&self) -> Result<Room<'_>, StoreError> {
-        self.commands.reserve().await.map(Room).map_err(|_| self.ended())
+    pub async fn permit(&self) -> Result<StorePermit<'_>, StoreError> {
+        self.commands.reserve().await.map(StorePermit).map_err(|_| self.ended())
     }
 
     /// Adds a job. When this returns, it is on disk.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason why it is not.
     pub async fn insert(&self, job: JobRecord) -> Result<(), StoreError> {
-        let stored = self.room().await?.insert(job);
+        let stored = self.permit().await?.insert(job);
         stored.await.unwrap_or_else(|_| Err(self.ended()))
     }
 
-    /// Notes how far a job has come, unless the thread is behind: then the next report does.
+    /// Writes a job's progress, unless the queue is full: then the next report does.
     pub fn progress(&self, job: JobRecord) {
         let _ = self.commands.try_send(Command::Progress(Box::new(job)));
     }
 
-    /// Notes that a job runs now; waits for room, because no report may follow for long.
+    /// Writes that a job runs; waits for the queue, because the next report may be long in coming.
     pub async fn started(&self, job: JobRecord) {
         let _ = self.commands.send(Command::Progress(Box::new(job))).await;
     }
@@ -135,7 +134,7 @@ impl Store {
     /// Writes a job's end. When this returns, it is on disk.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason why it is not.
     pub async fn end(&self, job: JobRecord) -> Result<(), StoreError> {
         self.ask(|done| Command::End(Box::new(job), done)).await
     }
@@ -143,15 +142,15 @@ impl Store {
     /// Reads one job.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The reason why it cannot be read.
     pub async fn get(&self, id: String) -> Result<Option<JobRecord>, StoreError> {
         self.ask(|done| Command::Get(id, done)).await
     }
 
-    /// Reads jobs, the newest first, without what they ended with.
+    /// Reads jobs, the newest first, without their outcomes.
     ///
     /// # Errors
-    /// Why they cannot be read.
+    /// The reason why they cannot be read.
     pub async fn list(
         &self,
         status: Option<JobStatus>,
@@ -160,28 +159,28 @@ impl Store {
         self.ask(|done| Command::List { status, limit, done }).await
     }
 
-    /// Forgets a job that has ended; says how many that were, one or none.
+    /// Deletes a job that has ended, and gives the number of deleted jobs, 1 or 0.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The reason why it cannot be deleted.
     pub async fn delete(&self, id: String) -> Result<usize, StoreError> {
         self.ask(|done| Command::Delete(id, done)).await
     }
 
-    /// Forgets all jobs that have ended, and says how many.
+    /// Deletes all jobs that have ended, and gives their number.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The reason why they cannot be deleted.
     pub async fn delete_ended(&self) -> Result<usize, StoreError> {
         self.ask(Command::DeleteEnded).await
     }
 
-    /// Cleans up by age and count; the next cleaning does it if the thread is behind.
+    /// Cleans up by age and count; left to the next cleanup if the queue is full.
     pub fn sweep(&self) {
         let _ = self.commands.try_send(Command::Sweep);
     }
 
-    /// Closes the file, with all that was sent before in it. Every later command fails.
+    /// Closes the file after all earlier commands. Every later command fails.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
@@ -190,7 +189,10 @@ impl Store {
         }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Done<T>) -> Command) -> Result<T, StoreError> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(ReplySender<T>) -> Command,
+    ) -> Result<T, StoreError> {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| self.ended())?;
         answer.await.unwrap_or_else(|_| Err(self.ended()))
@@ -210,8 +212,8 @@ impl Store {
     }
 }
 
-/// What a command found.
-enum Answer {
+/// The value of a command.
+enum CommandValue {
     Nothing,
     Job(Option<Box<JobRecord>>),
     Jobs(Vec<JobRecord>),
@@ -219,63 +221,70 @@ enum Answer {
 }
 
 impl Command {
-    /// Whether its sender is told that it is on disk.
+    /// Whether its reply means that it is on disk.
     const fn is_durable(&self) -> bool {
         !matches!(self, Self::Progress(_) | Self::Get(..) | Self::List { .. })
     }
 
-    fn apply(&self, connection: &Connection, age_ms: u64, keep: Keep) -> rusqlite::Result<Answer> {
+    fn apply(
+        &self,
+        connection: &Connection,
+        age_ms: u64,
+        retention: Retention,
+    ) -> rusqlite::Result<CommandValue> {
         Ok(match self {
-            Self::Open(_) | Self::Close(_) => Answer::Nothing,
+            Self::Open(_) | Self::Close(_) => CommandValue::Nothing,
             Self::Insert(job, _) => {
                 rows::insert(connection, job)?;
-                Answer::Nothing
+                CommandValue::Nothing
             }
             Self::Progress(job) => {
                 rows::progress(connection, job)?;
-                Answer::Nothing
+                CommandValue::Nothing
             }
             Self::End(job, _) => {
                 rows::end(connection, job, age_ms)?;
-                rows::sweep(connection, age_ms, keep.ms, keep.count)?;
-                Answer::Nothing
+                rows::sweep(connection, age_ms, retention.ms, retention.count)?;
+                CommandValue::Nothing
             }
-            Self::Get(id, _) => Answer::Job(rows::get(connection, id)?.map(Box::new)),
+            Self::Get(id, _) => CommandValue::Job(rows::get(connection, id)?.map(Box::new)),
             Self::List { status, limit, .. } => {
-                Answer::Jobs(rows::list(connection, *status, *limit)?)
+                CommandValue::Jobs(rows::list(connection, *status, *limit)?)
             }
-            Self::Delete(id, _) => Answer::Count(rows::delete(connection, id)?),
-            Self::DeleteEnded(_) => Answer::Count(rows::delete_ended(connection)?),
-            Self::Sweep => Answer::Count(rows::sweep(connection, age_ms, keep.ms, keep.count)?),
+            Self::Delete(id, _) => CommandValue::Count(rows::delete(connection, id)?),
+            Self::DeleteEnded(_) => CommandValue::Count(rows::delete_ended(connection)?),
+            Self::Sweep => {
+                CommandValue::Count(rows::sweep(connection, age_ms, retention.ms, retention.count)?)
+            }
         })
     }
 
-    /// Tells its sender, who may have gone.
-    fn answer(self, outcome: Result<Answer, StoreError>) {
+    /// Sends the reply; the receiver may be gone.
+    fn reply(self, outcome: Result<CommandValue, StoreError>) {
         match (self, outcome) {
             (Self::Insert(_, done) | Self::End(_, done), outcome) => {
                 let _ = done.send(outcome.map(drop));
             }
-            (Self::Get(_, done), Ok(Answer::Job(job))) => {
+            (Self::Get(_, done), Ok(CommandValue::Job(job))) => {
                 let _ = done.send(Ok(job.map(|job| *job)));
             }
             (Self::Get(_, done), Err(error)) => {
                 let _ = done.send(Err(error));
             }
-            (Self::List { done, .. }, Ok(Answer::Jobs(jobs))) => {
+            (Self::List { done, .. }, Ok(CommandValue::Jobs(jobs))) => {
                 let _ = done.send(Ok(jobs));
             }
             (Self::List { done, .. }, Err(error)) => {
                 let _ = done.send(Err(error));
             }
-            (Self::Delete(_, done) | Self::DeleteEnded(done), Ok(Answer::Count(count))) => {
+            (Self::Delete(_, done) | Self::DeleteEnded(done), Ok(CommandValue::Count(count))) => {
                 let _ = done.send(Ok(count));
             }
             (Self::Delete(_, done) | Self::DeleteEnded(done), Err(error)) => {
                 let _ = done.send(Err(error));
             }
             (Self::Progress(_) | Self::Sweep, Err(error)) => {
-                tracing::warn!(%error, "the progress of a job was not stored");
+                tracing::warn!(%error, "a job's progress was not stored");
             }
             _ => {}
         }
@@ -283,16 +292,16 @@ impl Command {
 }
 
 /// The open file.
-struct Open {
+struct OpenStore {
     connection: Connection,
     age: AgeClock,
-    /// When `age` was brought up to date.
+    /// The time of the last update of `age`.
     since: Instant,
     /// Whether a commit waits for the disk.
     is_synchronous: bool,
 }
 
-impl Open {
+impl OpenStore {
     fn new(path: &Path) -> Result<Self, StoreError> {
         let connection = schema::open(path, schema::MIGRATIONS)?;
         let age = rows::age(&connection).map_err(|error| StoreError::sqlite(path, &error))?;
@@ -300,9 +309,11 @@ impl Open {
         Ok(Self { connection, age, since: Instant::now(), is_synchronous: true })
     }
 
-    /// Sorts what the last daemon left behind: what ran is interrupted and keeps its partial
-    /// result; what waited has done nothing yet, and waits on.
-    fn recover(&mut self, keep: Keep) -> rusqlite::Result<Recovered> {
+    /// Recovers the unfinished jobs of the last daemon.
+    ///
+    /// A running job becomes interrupted and keeps its partial result; a queued job has done nothing
+    /// yet and stays queued.
+    fn recover(&mut self, retention: Retention) -> rusqlite::Result<Recovery> {
         let transaction = self.connection.transaction()?;
         let running = rows::all_of(&transaction, JobStatus::Running)?;
         let interrupted = running.len();
@@ -312,20 +323,24 @@ impl Open {
         }
         let queued = rows::all_of(&transaction, JobStatus::Queued)?;
         rows::set_age(&transaction, self.age)?;
-        rows::sweep(&transaction, self.age.age_ms, keep.ms, keep.count)?;
+        rows::sweep(&transaction, self.age.age_ms, retention.ms, retention.count)?;
         transaction.commit()?;
-        Ok(Recovered { queued, interrupted })
+        Ok(Recovery { queued, interrupted })
     }
 
-    /// Brings the store's age up to date.
+    /// Updates the store's age.
     fn tick(&mut self) {
         let elapsed_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since = Instant::now();
         self.age = self.age.advanced(elapsed_ms, clock::unix_ms());
     }
 
-    /// Does all of `commands`, or none of them.
-    fn transact(&mut self, commands: &[Command], keep: Keep) -> rusqlite::Result<Vec<Answer>> {
+    /// Executes all of `commands` in one transaction, or none of them.
+    fn transact(
+        &mut self,
+        commands: &[Command],
+        retention: Retention,
+    ) -> rusqlite::Result<Vec<CommandValue>> {
         self.tick();
         let is_synchronous = commands.iter().any(Command::is_durable);
         if is_synchronous != self.is_synchronous {
@@ -334,24 +349,24 @@ impl Open {
             self.is_synchronous = is_synchronous;
         }
         let transaction = self.connection.transaction()?;
-        let apply = |command: &Command| command.apply(&transaction, self.age.age_ms, keep);
-        let answers = commands.iter().map(apply).collect::<rusqlite::Result<Vec<_>>>()?;
+        let apply = |command: &Command| command.apply(&transaction, self.age.age_ms, retention);
+        let values = commands.iter().map(apply).collect::<rusqlite::Result<Vec<_>>>()?;
         if is_synchronous {
             rows::set_age(&transaction, self.age)?;
         }
         transaction.commit()?;
         if commands.iter().any(|command| matches!(command, Command::Sweep)) {
-            // Gives back what deleted jobs held; it stays for new ones if that fails.
+            // Returns the pages of deleted jobs; new jobs use them if that fails.
             let _ = rows::give_back(&self.connection);
         }
-        Ok(answers)
+        Ok(values)
     }
 }
 
 struct StoreThread {
     path: PathBuf,
-    keep: Keep,
-    open: Option<Open>,
+    retention: Retention,
+    open: Option<OpenStore>,
 }
 
 impl StoreThread {
@@ -361,15 +376,15 @@ impl StoreThread {
             let mut next = Some(command);
             while let Some(command) = next.take() {
                 match command {
-                    // Opening is no part of a transaction.
+                    // Opening is not part of a transaction.
                     Command::Open(done) => {
-                        self.work_off(&mut batch);
-                        // Who asked may have gone; then the next one asks.
+                        self.execute(&mut batch);
+                        // The receiver may be gone; the next call opens it then.
                         let _ = done.send(self.open());
                     }
                     Command::Close(done) => {
-                        self.work_off(&mut batch);
-                        // SQLite moves what is in its log into the file itself.
+                        self.execute(&mut batch);
+                        // SQLite moves the contents of its log into the file itself.
                         self.open = None;
                         let _ = done.send(());
                     }
@@ -379,46 +394,47 @@ impl StoreThread {
                     next = inbox.try_recv().ok();
                 }
             }
-            self.work_off(&mut batch);
+            self.execute(&mut batch);
         }
     }
 
-    fn open(&mut self) -> Result<Recovered, StoreError> {
+    fn open(&mut self) -> Result<Recovery, StoreError> {
         if self.open.is_some() {
-            return Ok(Recovered::default());
+            return Ok(Recovery::default());
         }
-        let mut open = Open::new(&self.path)?;
-        let recovered = open.recover(self.keep);
+        let mut open = OpenStore::new(&self.path)?;
+        let recovered = open.recover(self.retention);
         let recovered = recovered.map_err(|error| StoreError::sqlite(&self.path, &error))?;
         self.open = Some(open);
         Ok(recovered)
     }
 
-    /// Does all of `batch` in one transaction and answers when it is committed. If one of them
-    /// fails, each is done in a transaction of its own, so that it fails alone.
-    fn work_off(&mut self, batch: &mut Vec<Command>) {
+    /// Executes a batch in one transaction and replies when it is committed.
+    ///
+    /// If a command fails, each is executed in a transaction of its own, so that it fails alone.
+    fn execute(&mut self, batch: &mut Vec<Command>) {
         if batch.is_empty() {
             return;
         }
-        let (path, keep) = (&self.path, self.keep);
+        let (path, retention) = (&self.path, self.retention);
         let Some(open) = &mut self.open else {
             let problem = "it is not open".to_owned();
             let error = StoreError::Failed { path: path.clone(), problem };
-            batch.drain(..).for_each(|command| command.answer(Err(error.clone())));
+            batch.drain(..).for_each(|command| command.reply(Err(error.clone())));
             return;
         };
-        if let Ok(answers) = open.transact(batch, keep) {
-            for (command, answer) in batch.drain(..).zip(answers) {
-                command.answer(Ok(answer));
+        if let Ok(values) = open.transact(batch, retention) {
+            for (command, value) in batch.drain(..).zip(values) {
+                command.reply(Ok(value));
             }
             return;
         }
         for command in batch.drain(..) {
-            let outcome = open.transact(std::slice::from_ref(&command), keep);
+            let outcome = open.transact(std::slice::from_ref(&command), retention);
             let outcome = outcome.map_err(|error| StoreError::sqlite(path, &error));
-            match outcome.map(|mut answers| answers.pop()) {
-                Ok(answer) => command.answer(Ok(answer.unwrap_or(Answer::Nothing))),
-                Err(error) => command.answer(Err(error)),
+            match outcome.map(|mut values| values.pop()) {
+                Ok(value) => command.reply(Ok(value.unwrap_or(CommandValue::Nothing))),
+                Err(error) => command.reply(Err(error)),
             }
         }
     }

@@ -1,15 +1,17 @@
-//! Jobs over a real service with the sim engine: calls that become jobs, or do not.
+//! Tests of jobs on a real service with the sim engine, above all of promotion.
 
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ingle_client::paths::Paths;
 use ingle_protocol::timeouts::WorkTimeouts;
 use ingle_protocol::wire::generate::GenerateParams;
-use ingle_protocol::wire::jobs::JobResult;
+use ingle_protocol::wire::jobs::{JobResult, JobWork};
 use ingle_protocol::wire::status::HttpStatus;
+use tokio_util::sync::CancellationToken;
 
 use super::promote::Promotion;
+use super::store::{Retention, Store};
 use super::*;
 use ingle_engine::engines::{Engine, Engines};
 use ingle_engine::settings::EngineSettings;
@@ -20,14 +22,28 @@ use ingle_scheduler::crash_journal::CrashJournal;
 use ingle_scheduler::handle::EngineHandle;
 use ingle_scheduler::memory::MemoryOptions;
 use ingle_scheduler::watchdog::Watchdog;
-use ingle_service::forms::Forms;
+use ingle_service::ServiceParts;
 use ingle_service::memory_watch::MemoryWatch;
-use ingle_service::models::Models;
-use ingle_service::request::RequestNames;
+use ingle_service::model_cache::ModelCache;
 use ingle_text::gguf_vocab;
 
-/// Jobs in a folder, with the model `sim` (100 tokens, 2 ms each) and `slow` (which never ends).
-fn jobs(folder: &Path) -> Jobs {
+/// Jobs with their engine and store.
+struct TestJobs {
+    jobs: Jobs,
+    engine: EngineHandle,
+    store: PathBuf,
+}
+
+impl std::ops::Deref for TestJobs {
+    type Target = Jobs;
+
+    fn deref(&self) -> &Jobs {
+        &self.jobs
+    }
+}
+
+/// Jobs in a folder, with the models `sim` (100 tokens, 2 ms each) and `slow` (without an end).
+fn jobs(folder: &Path) -> TestJobs {
     let paths = Paths::new(folder.join("i"), None).unwrap();
     for (name, tokens) in [("sim", 100), ("slow", 30_000)] {
         let model = paths.models_dir().join(name);
@@ -43,10 +59,9 @@ fn jobs(folder: &Path) -> Jobs {
     let (engine, _) =
         EngineHandle::spawn(engines.clone(), settings.clone(), memory, journal).unwrap();
     let store = ModelStore::new(paths.models_dir());
-    let service = Service {
+    let service = Service::new(ServiceParts {
         work_timeouts: WorkTimeouts::default(),
-        names: RequestNames::new(1),
-        models: Models::new(
+        models: ModelCache::new(
             store,
             "sim".to_owned(),
             settings,
@@ -54,22 +69,20 @@ fn jobs(folder: &Path) -> Jobs {
             |gguf, _| gguf_vocab::text_model(gguf),
             engine.cores(),
         ),
-        engine,
+        engine: engine.clone(),
         puller: Puller::new(PullSetup::new(paths.models_dir())),
-        timeout_counters: Arc::default(),
-        metrics: Arc::default(),
-        forms: Forms::default(),
         memory: MemoryWatch::default(),
         watchdog: Watchdog::new(Duration::from_secs(60)),
         http: HttpStatus::default(),
         draining: CancellationToken::new(),
-        started_at: Instant::now(),
         paths,
-    };
-    Jobs::spawn(Arc::new(service), JobSettings::default()).unwrap()
+    });
+    let store = store_in(folder);
+    let jobs = Jobs::spawn(Arc::new(service), store.clone(), JobSettings::default()).unwrap();
+    TestJobs { jobs, engine, store }
 }
 
-fn store_in(folder: &Path) -> std::path::PathBuf {
+fn store_in(folder: &Path) -> PathBuf {
     Paths::new(folder.join("i"), None).unwrap().job_store()
 }
 
@@ -84,9 +97,9 @@ fn params(model: &str) -> JobParams {
 }
 
 fn context(jobs: &Jobs) -> RequestContext {
-    let service = &jobs.inner.service;
+    let service = &jobs.pool.service;
     let cancel = CancellationToken::new();
-    let (id, timeouts) = (service.names.next(), &service.work_timeouts);
+    let (id, timeouts) = (service.next_request_id(), service.work_timeouts());
     RequestContext::new(id, Class::Simple, timeouts, None, cancel, Instant::now())
 }
 
@@ -103,14 +116,14 @@ fn in_a_minute() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_secs(60)
 }
 
-async fn stop(jobs: &Jobs) {
-    jobs.inner.service.draining.cancel();
-    let _ = jobs.inner.service.engine.send(Command::Shutdown { now: true });
+async fn stop(jobs: &TestJobs) {
+    jobs.pool.service.draining().cancel();
+    let _ = jobs.engine.send(Command::Shutdown { now: true });
     jobs.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_ends_by_itself_leaves_no_job() {
+async fn call_that_ends_first_leaves_no_job() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = jobs(folder.path());
     let call = jobs.start(params("sim"), Class::Workflow).unwrap();
@@ -127,16 +140,16 @@ async fn a_call_that_ends_by_itself_leaves_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not() {
+async fn promoted_call_outlives_its_caller() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = jobs(folder.path());
     let call = jobs.start(params("sim"), Class::Workflow).unwrap();
-    // `promote` takes the call, and what is left of it is dropped at its end.
+    // `promote` takes the call, which is dropped at its end.
     let Promotion::Stored(reply) = call.promote(in_a_minute()).await.unwrap() else {
         panic!("not promoted")
     };
     let id = reply.job.id;
-    let live = jobs.inner.live.get(&id).unwrap();
+    let live = jobs.pool.live.get(&id).unwrap();
     assert_eq!(live.ended().await.status, JobStatus::Done);
     let stored = jobs.get(&id, &context(&jobs)).await.unwrap();
     assert_eq!((stored.job.status, stored.job.class), (JobStatus::Done, Class::Workflow));
@@ -162,7 +175,7 @@ async fn a_promoted_call_goes_on_without_its_caller_and_a_dropped_one_does_not()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
+async fn promotion_without_a_store_ends_the_call() {
     let folder = tempfile::tempdir().unwrap();
     // A folder stands where the file should be.
     std::fs::create_dir_all(store_in(folder.path())).unwrap();
@@ -177,10 +190,10 @@ async fn a_call_that_cannot_be_stored_is_ended_and_says_why() {
     stop(&jobs).await;
 }
 
-/// The store is asked once before, so that a fault can be put into its file.
-async fn break_store(jobs: &Jobs) -> rusqlite::Connection {
+/// Opens the store, then makes every insert into its file fail.
+async fn break_store(jobs: &TestJobs) -> rusqlite::Connection {
     listed(jobs).await;
-    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    let file = rusqlite::Connection::open(&jobs.store).unwrap();
     file.execute_batch(
         "CREATE TRIGGER no_room BEFORE INSERT ON jobs BEGIN SELECT RAISE(FAIL, 'no room'); END",
     )
@@ -189,7 +202,7 @@ async fn break_store(jobs: &Jobs) -> rusqlite::Connection {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_was_refused_never_comes_to_light_and_gives_its_room_back() {
+async fn refused_promotion_frees_its_permit() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = jobs(folder.path());
     let file = break_store(&jobs).await;
@@ -199,9 +212,9 @@ async fn a_call_that_was_refused_never_comes_to_light_and_gives_its_room_back() 
     assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
     let ended = state.wait_for(|record| record.status.has_ended()).await.unwrap().clone();
     assert_eq!((ended.status, ended.not_stored), (JobStatus::Cancelled, None));
-    // All that calls may hold is there once its run is over, and no retry waits for the disk.
+    // All permits are free once the run is over, and no retry waits for the disk.
     let all = u32::try_from(limits::PROMOTED_JOBS).unwrap();
-    drop(jobs.inner.promotable.acquire_many(all).await.unwrap());
+    drop(jobs.pool.call_permits.acquire_many(all).await.unwrap());
     assert_eq!(jobs.counts(), JobCounts { running: 0, queued: 0 });
     file.execute_batch("DROP TRIGGER no_room").unwrap();
     assert_eq!(listed(&jobs).await, 0);
@@ -209,23 +222,23 @@ async fn a_call_that_was_refused_never_comes_to_light_and_gives_its_room_back() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promotion_that_the_store_keeps_waiting_is_answered_in_time() {
+async fn promotion_on_a_slow_store_is_answered_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = jobs(folder.path());
     // The store never opens while this is held, so that nothing can be claimed.
-    let opening = jobs.inner.is_open.lock().await;
+    let opening = jobs.pool.is_open.lock().await;
     let call = jobs.start(params("slow"), Class::Workflow).unwrap();
     let error = call.promote(tokio::time::Instant::now()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::JobStoreUnavailable);
     drop(opening);
     assert_eq!(listed(&jobs).await, 0);
-    // Claimed, but not on disk: it has a name, and can be waited for.
-    let file = rusqlite::Connection::open(jobs.inner.service.paths.job_store()).unwrap();
+    // Claimed but not on disk: it has an id, and can be waited for.
+    let file = rusqlite::Connection::open(&jobs.store).unwrap();
     file.execute_batch("BEGIN IMMEDIATE").unwrap();
     let call = jobs.start(params("sim"), Class::Workflow).unwrap();
     let soon = tokio::time::Instant::now() + Duration::from_millis(100);
     let Promotion::Stored(reply) = call.promote(soon).await.unwrap() else { panic!("ended") };
-    let live = jobs.inner.live.get(&reply.job.id).unwrap();
+    let live = jobs.pool.live.get(&reply.job.id).unwrap();
     file.execute_batch("ROLLBACK").unwrap();
     assert_eq!(live.ended().await.status, JobStatus::Done);
     assert_eq!(listed(&jobs).await, 1);
@@ -234,10 +247,10 @@ async fn a_promotion_that_the_store_keeps_waiting_is_answered_in_time() {
 
 /// On one thread, so that no worker opens the store before the call does.
 #[tokio::test]
-async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
+async fn recovered_job_can_be_cancelled_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    // As a daemon before this one has left it.
-    let last = Store::spawn(store_in(folder.path()), Keep { ms: 1_000, count: 9 }).unwrap();
+    // The state that an earlier daemon has left.
+    let last = Store::spawn(store_in(folder.path()), Retention { ms: 1_000, count: 9 }).unwrap();
     last.open().await.unwrap();
     let params = Arc::new(params("slow"));
     let waiting = JobRecord::new("j-1".to_owned(), params, Class::Job, None, clock::unix_ms());
@@ -250,7 +263,7 @@ async fn what_waited_for_the_daemon_can_be_cancelled_by_the_first_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_without_time_says_how_the_job_stands_and_one_at_the_drain_does_too() {
+async fn wait_gives_the_state_at_its_end_and_at_the_drain() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = jobs(folder.path());
     let plain = context(&jobs);
@@ -259,15 +272,15 @@ async fn a_wait_without_time_says_how_the_job_stands_and_one_at_the_drain_does_t
     // Its time was over before the store was asked.
     let mut short = context(&jobs);
     (short.deadline.work_ms, short.deadline.limit_ms) = (1, 0);
-    let (events, _heard) = mpsc::channel(8);
+    let (events, _received) = mpsc::channel(8);
     let reply = jobs.wait(&wait, events.clone(), &short).await.unwrap();
     assert!(!reply.job.status.has_ended() && reply.error.is_none(), "{reply:?}");
-    // Nobody takes what waits once the daemon drains.
-    jobs.inner.service.draining.cancel();
-    let record = jobs.inner.record(params("slow"), Class::Job, None);
-    let plan = jobs.inner.plan(&record.params, Class::Job).unwrap();
-    let job = jobs.inner.queued(record, plan).unwrap();
-    jobs.inner.live.add(&job);
+    // No worker takes a queued job once the daemon drains.
+    jobs.pool.service.draining().cancel();
+    let record = jobs.pool.record(params("slow"), Class::Job, None);
+    let plan = jobs.pool.plan(&record.params, Class::Job).unwrap();
+    let job = jobs.pool.admit(record, plan).unwrap();
+    jobs.pool.live.add(&job);
     let wait = WaitParams { id: job.id.clone(), ..WaitParams::default() };
     let reply = jobs.wait(&wait, events, &plain).await.unwrap();
     assert_eq!(reply.job.status, JobStatus::Queued);

@@ -1,40 +1,40 @@
-//! What somebody who waits for a job is told meanwhile.
+//! The events of a job for a client that waits for it.
 //!
-//! Knows nothing of the store, nor of how long the caller waits.
+//! Owns which changes of the record become events. Does not know the store or the client's time.
 
 use ingle_protocol::wire::jobs::{JobEvent, JobWarning};
 use tokio::sync::mpsc;
 
 use super::live::LiveJob;
 
-/// Tells how a job comes on until it has ended.
+/// Sends the progress and the warnings of a job until it has ended.
 pub(super) async fn watch(job: &LiveJob, events: &mpsc::Sender<JobEvent>) {
     let mut state = job.state.subscribe();
-    let mut told = 0;
+    let mut sent = 0;
     let mut last = None;
     loop {
-        let (news, warnings, has_ended) = {
+        let (progress, warnings, has_ended) = {
             let record = state.borrow_and_update();
             let progress = JobEvent::Progress {
                 status: record.status,
                 progress: record.progress,
                 message: record.message.clone(),
             };
-            let warnings = record.warnings.get(told..).unwrap_or_default().to_vec();
+            let warnings = record.warnings.get(sent..).unwrap_or_default().to_vec();
             (progress, warnings, record.status.has_ended())
         };
-        told += warnings.len();
+        sent += warnings.len();
         for warning in warnings {
             let message = in_words(warning).to_owned();
-            // A caller that wants no events has closed this.
+            // A client that wants no events has closed the channel.
             let _ = events.send(JobEvent::Warning { warning, message }).await;
         }
         if has_ended {
             return;
         }
-        if last.as_ref() != Some(&news) {
-            let _ = events.send(news.clone()).await;
-            last = Some(news);
+        if last.as_ref() != Some(&progress) {
+            let _ = events.send(progress.clone()).await;
+            last = Some(progress);
         }
         if state.changed().await.is_err() {
             return;
@@ -44,8 +44,10 @@ pub(super) async fn watch(job: &LiveJob, events: &mpsc::Sender<JobEvent>) {
 
 fn in_words(warning: JobWarning) -> &'static str {
     match warning {
-        JobWarning::SoftTimeout => "the soft timeout has passed; it ends with the next sentence",
-        JobWarning::EightyPercent => "80 % of its time is gone",
-        JobWarning::Retry => "it timed out and runs again",
+        JobWarning::SoftTimeout => {
+            "the soft timeout has passed; the text ends with its next sentence"
+        }
+        JobWarning::EightyPercent => "80 % of the job's time is over",
+        JobWarning::Retry => "the attempt timed out; retrying",
     }
 }

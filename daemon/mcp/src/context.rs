@@ -66,12 +66,12 @@ impl HostContext {
     /// The service's context for the request `id`. The end of the host's connection cancels it.
     pub(crate) fn request(&self, id: &str, class: Class, budget: Option<Budget>) -> RequestContext {
         let cancel = self.disconnected.child_token();
-        let timeouts = &self.service.work_timeouts;
+        let timeouts = self.service.work_timeouts();
         RequestContext::new(id.to_owned(), class, timeouts, budget, cancel, Instant::now())
     }
 
     /// The same for a simple request with a new id.
     pub(crate) fn simple_request(&self) -> RequestContext {
-        self.request(&self.service.names.next(), Class::Simple, None)
+        self.request(&self.service.next_request_id(), Class::Simple, None)
     }
 }

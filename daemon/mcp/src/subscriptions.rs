@@ -225,14 +225,14 @@ impl Subscriptions {
 
 /// Changes of the lists of models and jobs.
 fn list_changes(host: &HostContext) -> Changes {
-    Changes::Lists(vec![host.service.engine.model_changes(), host.jobs.changes()])
+    Changes::Lists(vec![host.service.model_changes(), host.jobs.changes()])
 }
 
 /// Changes of one resource.
 fn changes_of(host: &HostContext, resource: &ResourceUri) -> Changes {
     match resource {
         ResourceUri::Models | ResourceUri::Model(_) => {
-            Changes::Lists(vec![host.service.engine.model_changes()])
+            Changes::Lists(vec![host.service.model_changes()])
         }
         ResourceUri::Jobs => Changes::Lists(vec![host.jobs.changes()]),
         ResourceUri::Job(id) => host.jobs.follow(id).map_or(Changes::Never, Changes::Job),

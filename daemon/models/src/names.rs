@@ -1,52 +1,52 @@
-//! Model names: which are allowed, when an input is a path instead, and what a typo may have meant.
+//! Model names: their grammar, names against paths, and suggestions for typos.
 //!
-//! Owns the grammar of Ingle's own names, `[a-z0-9][a-z0-9._-]{0,63}`, and that of repositories and
-//! libraries, `org/name[:choice][@revision]`. Neither leaves room for path traversal. Knows nothing
-//! of which models exist. Pure but for the user's home folder, which `~` stands for.
+//! Owns the grammar of Ingle's own names, `[a-z0-9][a-z0-9._-]{0,63}`, and of the names of repositories
+//! and libraries, `org/name[:choice][@revision]`. Neither allows path traversal. Does not know which
+//! models exist. Pure, except that `~` stands for the user's home folder.
 
 use super::error::StoreError;
 use std::path::{Path, PathBuf};
 
-/// Characters of a model's name.
+/// Maximum number of characters of a model's name.
 pub(super) const NAME_CHARS: usize = 64;
-/// Bytes of a path or name that is looked at at all.
+/// Maximum size of a path or name in a request, in bytes.
 const INPUT_BYTES: usize = 4_096;
 
-/// Characters of either part of a repository's name (Hugging Face's limit).
+/// Maximum number of characters of either part of a repository's name (Hugging Face's limit).
 const REPO_PART_CHARS: usize = 96;
-/// What marks a name as one of Hugging Face's even without a `/` in it.
+/// The prefix of a name that belongs to Hugging Face, even without a `/` in it.
 const HUB_PREFIX: &str = "hf:";
 
-/// What a caller named.
+/// A model as a request names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum ModelInput {
     /// A model's name: Ingle's own, or that of a repository or library.
     Model(Reference),
     /// An absolute path.
     Path(PathBuf),
 }
 
-/// A model's name with what may follow it: `[hf:][org/]name[:choice][@revision]`.
+/// A model's name with choice and revision: `[hf:][org/]name[:choice][@revision]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reference {
-    /// `org/name` or `name`, as it was written.
+    /// `org/name` or `name`, in the request's spelling.
     pub(super) repo: String,
-    /// Which of its GGUF files: a file name or a quantisation.
+    /// The choice among its GGUF files: a file name or a quantization.
     pub(super) choice: Option<String>,
     /// A branch, tag or commit.
     pub(super) revision: Option<String>,
-    /// Whether it can be Hugging Face's only.
+    /// Whether the name has the prefix of Hugging Face.
     pub(super) is_hub: bool,
 }
 
 impl Reference {
-    /// The name in Ingle's own spelling, if it can be one of the models folder.
+    /// The name in Ingle's own spelling, if it can name a model of the models folder.
     pub(super) fn own_name(&self) -> Option<String> {
         let name = self.repo.to_ascii_lowercase();
         (!self.is_hub && self.revision.is_none() && is_valid_name(&name)).then_some(name)
     }
 
-    /// The name as [`parse`] reads it.
+    /// The full name, which [`parse`] accepts.
     pub(super) fn full(&self) -> String {
         format!("{}{self}", if self.is_hub { HUB_PREFIX } else { "" })
     }
@@ -65,7 +65,7 @@ impl std::fmt::Display for Reference {
     }
 }
 
-/// Whether `name` is a model's name in its one spelling.
+/// Whether `name` is a model's name in canonical spelling.
 pub(super) const fn is_valid_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     let mut index = 0;
@@ -88,14 +88,14 @@ pub(super) fn is_repo_part(text: &str) -> bool {
         && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric() || first == b'_')
 }
 
-/// The commit that `revision` names or begins, in its one spelling; `None` for a branch or tag.
+/// The commit, or its beginning, in canonical spelling; `None` for a branch or tag.
 pub(super) fn commit(revision: &str) -> Option<String> {
     let is_commit =
         (7..=40).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_commit.then(|| revision.to_ascii_lowercase())
 }
 
-/// The one spelling of the name `input`.
+/// The canonical spelling of the name `input`.
 pub(super) fn fold(input: &str) -> Result<String, StoreError> {
     let name = input.trim().to_ascii_lowercase();
     if is_valid_name(&name) {
@@ -105,8 +105,8 @@ pub(super) fn fold(input: &str) -> Result<String, StoreError> {
     }
 }
 
-/// Tells a name from a path, and makes a path that starts with `~` absolute.
-pub(super) fn parse(input: &str) -> Result<Named, StoreError> {
+/// Parses a name or a path. A path that starts with `~` becomes absolute.
+pub(super) fn parse(input: &str) -> Result<ModelInput, StoreError> {
     let input = input.trim();
     if input.len() > INPUT_BYTES {
         return Err(StoreError::InvalidName { name: clipped(input) });
@@ -116,20 +116,20 @@ pub(super) fn parse(input: &str) -> Result<Named, StoreError> {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
             let home = std::env::home_dir().filter(|home| home.is_absolute());
             let home = home.ok_or_else(relative)?;
-            Ok(Named::Path(home.join(rest.trim_start_matches('/'))))
+            Ok(ModelInput::Path(home.join(rest.trim_start_matches('/'))))
         }
         Some(_) => Err(relative()),
-        None if input.starts_with('/') => Ok(Named::Path(PathBuf::from(input))),
+        None if input.starts_with('/') => Ok(ModelInput::Path(PathBuf::from(input))),
         None => match reference(input) {
-            Some(reference) => Ok(Named::Model(reference)),
-            // What has a folder in it, and is no repository, was meant as a path.
+            Some(reference) => Ok(ModelInput::Model(reference)),
+            // Input with a folder in it that is not a repository was meant as a path.
             None if input.contains('/') || matches!(input, "." | "..") => Err(relative()),
             None => Err(StoreError::InvalidName { name: clipped(input) }),
         },
     }
 }
 
-/// Reads `[hf:][org/]name[:choice][@revision]`, the last two in either order.
+/// Parses `[hf:][org/]name[:choice][@revision]`, the last two in either order.
 fn reference(input: &str) -> Option<Reference> {
     let (is_hub, rest) = match input.strip_prefix(HUB_PREFIX) {
         Some(rest) => (true, rest),
@@ -154,7 +154,7 @@ fn reference(input: &str) -> Option<Reference> {
     let is_path_like =
         |text: &str| text.split('/').all(is_repo_part) && text.split('/').count() <= 4;
     let is_repo = match repo.split_once('/') {
-        // A file in a folder is a path, whatever the folder is called.
+        // A GGUF file in a folder is a path for any name of the folder.
         Some((org, name)) => {
             is_repo_part(org) && is_repo_part(name) && !name.to_ascii_lowercase().ends_with(".gguf")
         }
@@ -169,7 +169,7 @@ fn reference(input: &str) -> Option<Reference> {
     })
 }
 
-/// A name for the model at `path`: its file stem, with what a name cannot hold replaced by `-`.
+/// A name for the model at `path`: its file stem, with `-` for characters a name cannot have.
 pub(super) fn from_path(path: &Path) -> Result<String, StoreError> {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     let stem = if is_gguf { path.file_stem() } else { path.file_name() };
@@ -187,7 +187,7 @@ pub(super) fn from_path(path: &Path) -> Result<String, StoreError> {
     }
 }
 
-/// The candidate that `wanted` was probably meant to be, if one is near enough.
+/// The candidate closest to `wanted`, if one is close enough to be its correction.
 pub(super) fn nearest<'a>(
     wanted: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -196,7 +196,7 @@ pub(super) fn nearest<'a>(
     candidates
         .into_iter()
         .filter_map(|candidate| {
-            let distance = edit_distance(wanted, candidate);
+            let distance = strsim::levenshtein(wanted, candidate);
             let close = distance <= wanted.len().max(candidate.len()).div_ceil(3)
                 || contains(wanted, candidate)
                 || contains(candidate, wanted);
@@ -206,23 +206,7 @@ pub(super) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance, over bytes: names are ASCII.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-/// At most 80 characters of what a caller sent, for a message.
+/// At most 80 characters of a request's input, for an error message.
 fn clipped(input: &str) -> String {
     match input.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &input[..end]),
@@ -235,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_leave_no_room_for_path_traversal() {
+    fn names_allow_no_path_traversal() {
         for good in ["smollm2", "a", "qwen3-0.6b", "7b_instruct", &"x".repeat(64)] {
             assert!(is_valid_name(good), "{good}");
         }
@@ -246,12 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_folded_and_a_path_is_told_from_it() {
-        let Named::Model(name) = parse(" SmolLM2 ").unwrap() else { panic!("not a name") };
+    fn parse_folds_names_and_finds_paths() {
+        let ModelInput::Model(name) = parse(" SmolLM2 ").unwrap() else { panic!("not a name") };
         assert_eq!(name.own_name().as_deref(), Some("smollm2"));
-        assert_eq!(parse("/m/a.gguf").unwrap(), Named::Path("/m/a.gguf".into()));
+        assert_eq!(parse("/m/a.gguf").unwrap(), ModelInput::Path("/m/a.gguf".into()));
         let home = std::env::home_dir().unwrap();
-        assert_eq!(parse("~/a.gguf").unwrap(), Named::Path(home.join("a.gguf")));
+        assert_eq!(parse("~/a.gguf").unwrap(), ModelInput::Path(home.join("a.gguf")));
         for relative in ["a/b/c", "a/b.gguf", "a/", "./a.gguf", "..", ".", "~someone/a"] {
             let error = parse(relative).unwrap_err();
             assert!(matches!(error, StoreError::RelativePath { .. }), "{relative}");
@@ -261,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn repositories_are_named_with_choice_and_revision() {
+    fn parse_reads_choice_and_revision() {
         let parts = |input: &str| match parse(input).unwrap() {
-            Named::Model(Reference { repo, choice, revision, is_hub }) => {
+            ModelInput::Model(Reference { repo, choice, revision, is_hub }) => {
                 (repo, choice.unwrap_or_default(), revision.unwrap_or_default(), is_hub)
             }
-            Named::Path(path) => panic!("{path:?}"),
+            ModelInput::Path(path) => panic!("{path:?}"),
         };
         for (input, repo, choice, revision, is_hub) in [
             ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", "", "", false),
@@ -297,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_lends_its_name() {
+    fn file_stem_gives_model_name() {
         assert_eq!(
             from_path(Path::new("/m/SmolLM2-135M Instruct.Q4_1.gguf")).unwrap(),
             "smollm2-135m-instruct.q4_1"
@@ -307,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_finds_its_name() {
+    fn nearest_corrects_typos() {
         let names = ["smollm2", "minilm", "qwen3-0.6b"];
         for (typo, meant) in [
             ("smolm2", Some("smollm2")),
@@ -318,7 +302,5 @@ mod tests {
         ] {
             assert_eq!(nearest(typo, names), meant, "{typo}");
         }
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
     }
 }

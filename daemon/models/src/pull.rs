@@ -1,8 +1,8 @@
-//! Pulls: at most one per model, shared by everyone who asks for it, and gone with the last.
+//! Pulls: one at a time for each model, shared by its callers.
 //!
-//! Owns who waits for what. A pull runs in a task of its own in a staging folder; its callers hold
-//! a share of it, and dropping the last share cancels it. Knows nothing of connections, nor of how
-//! bytes are fetched (`fetch`) or checked (`staging`).
+//! Owns which caller waits for which pull. A pull runs in its own task in a staging folder. Its callers
+//! share it, and dropping the last share cancels it. Does not know connections, nor how bytes are
+//! downloaded (`pip`, `hub`) or checked (`staging`).
 
 mod plan;
 #[cfg(test)]
@@ -28,27 +28,27 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use work::Reporter;
 
-/// What a [`Puller`] works with. Tests replace all of it but the folder's meaning.
+/// Settings of a [`Puller`]. Tests replace all of them.
 #[derive(Debug, Clone)]
 pub struct PullSetup {
-    /// Where models go.
+    /// The models folder.
     pub models_dir: PathBuf,
-    /// What can be pulled by name.
+    /// The models that can be pulled by name.
     pub catalog: &'static [CatalogEntry],
     /// The Python program, and arguments that come before `-m pip`.
     pub python: Vec<OsString>,
-    /// Bytes free on the file system of a path.
+    /// Returns the free bytes on the file system of a path.
     pub free_bytes: fn(&Path) -> io::Result<u64>,
-    /// What the whole of a pull may take.
+    /// Time limit of a pull.
     pub limit: Duration,
-    /// Where other programs keep models, which need not be fetched again.
+    /// The model libraries of other programs, whose models need no download.
     pub libraries: Vec<Library>,
-    /// How Hugging Face is reached.
+    /// Settings of Hugging Face.
     pub hub: HubSetup,
 }
 
 impl PullSetup {
-    /// Ingle's own catalogue, the user's `python3`, the real disk.
+    /// Settings with Ingle's own catalogue, the user's `python3` and the real disk.
     #[must_use]
     pub fn new(models_dir: PathBuf) -> Self {
         Self {
@@ -63,16 +63,16 @@ impl PullSetup {
     }
 }
 
-/// What a pull is doing.
+/// Phase of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PullPhase {
-    /// pip fetches the package.
+    /// The package or the files are downloaded.
     Downloading,
     /// A file's hash is computed.
     Verifying,
     /// The model file is written.
     Unpacking,
-    /// A model that is on this machine is taken over.
+    /// A model on this machine is copied or linked.
     Copying,
 }
 
@@ -89,31 +89,31 @@ impl PullPhase {
     }
 }
 
-/// How far a pull has come. Both counts belong to the phase.
+/// Progress of a pull. Both counts belong to the phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullProgress {
-    /// What is being done.
+    /// The phase.
     pub phase: PullPhase,
     /// Bytes done.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total_bytes: u64,
 }
 
-/// A model that is here now.
+/// A model that a pull has brought, or found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullOutcome {
-    /// The name to ask for it by.
+    /// The model's name.
     pub name: String,
     /// Bytes of the model file.
     pub size_bytes: u64,
     /// SHA-256 of the model file, in lower-case hexadecimal.
     pub sha256: String,
-    /// Whether it was here before, so that nothing was done.
+    /// Whether the model was on disk before, so that the pull did nothing.
     pub already_here: bool,
 }
 
-/// Fetches models into the models folder. Cheap to clone; all clones share their pulls.
+/// Pulls models into the models folder. Cheap to clone; all clones share their pulls.
 #[derive(Debug, Clone)]
 pub struct Puller {
     shared: Arc<Shared>,
@@ -122,105 +122,105 @@ pub struct Puller {
 #[derive(Debug)]
 struct Shared {
     setup: PullSetup,
-    /// The pulls under way, by the name they will give, until their tasks have ended.
-    flights: Mutex<HashMap<String, Slot>>,
-    /// How many tasks have not cleaned up after themselves yet.
+    /// The running pulls by the name of their model, until their tasks have ended.
+    pulls: Mutex<HashMap<String, PullSlot>>,
+    /// Number of tasks that have not finished their clean-up.
     running: watch::Sender<usize>,
     closing: CancellationToken,
 }
 
-/// One pull, held by its callers alone: the last to drop it cancels it.
+/// One pull, owned by its callers only: dropping the last share cancels it.
 #[derive(Debug)]
-struct Flight {
+struct SharedPull {
     origin: String,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<PullState>,
     cancel: CancellationToken,
 }
 
-/// A name that a pull's task writes to.
+/// A model's name that a pull's task is writing.
 #[derive(Debug)]
-struct Slot {
-    flight: Weak<Flight>,
-    /// Fires when the task has cleaned up after itself.
+struct PullSlot {
+    pull: Weak<SharedPull>,
+    /// Fires when the task has finished its clean-up.
     ended: CancellationToken,
 }
 
-/// What a caller gets who asks for a pull.
-enum Boarding {
-    Aboard(Arc<Flight>),
+/// Result of an attempt to join or start a pull.
+enum JoinResult {
+    Running(Arc<SharedPull>),
     /// The name's last pull is still cleaning up, in the folder that a new one would use.
     Wait(CancellationToken),
 }
 
 #[derive(Debug, Clone)]
-enum State {
-    /// Under way; no progress has been made yet while it is `None`.
+enum PullState {
+    /// Running; `None` before the first progress.
     Running(Option<PullProgress>),
     Finished(Result<PullOutcome, PullError>),
 }
 
 impl Puller {
-    /// A puller for `setup.models_dir`. Removes what pulls of a killed daemon left there, so it
-    /// must be made by the one daemon that holds the folder, and once.
+    /// Creates a puller for `setup.models_dir`.
+    ///
+    /// It removes the files that pulls of a killed daemon left there, so only the daemon that holds the
+    /// folder may create it, and once.
     #[must_use]
     pub fn new(setup: PullSetup) -> Self {
         match staging::remove_stale(&setup.models_dir) {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed what interrupted pulls left behind"),
-            // Clutter, not a reason to stay down.
-            Err(error) => tracing::warn!(%error, "cannot remove what interrupted pulls left"),
+            Ok(count) => tracing::info!(count, "removed the files of interrupted pulls"),
+            // The files only take up disk space: the daemon starts all the same.
+            Err(error) => tracing::warn!(%error, "cannot remove the files of interrupted pulls"),
         }
         #[cfg(feature = "hf-hub")]
-        match hub::fetch::remove_stale(&setup.models_dir, std::time::SystemTime::now()) {
+        match hub::partial::remove_stale(&setup.models_dir, std::time::SystemTime::now()) {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed downloads that nobody went on with"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot remove downloads that nobody went on with")
-            }
+            Ok(count) => tracing::info!(count, "removed abandoned downloads"),
+            Err(error) => tracing::warn!(%error, "cannot remove abandoned downloads"),
         }
         Self {
             shared: Arc::new(Shared {
                 setup,
-                flights: Mutex::default(),
+                pulls: Mutex::default(),
                 running: watch::Sender::new(0),
                 closing: CancellationToken::new(),
             }),
         }
     }
 
-    /// Fetches `model`, a name of the catalogue or the absolute path of a GGUF file or model
-    /// folder, unless it is here already. It becomes `name`, or its own name.
+    /// Pulls `model`, unless it is on disk already, and gives it the name `name` or its own name.
     ///
-    /// Callers who ask for one model at the same time share one pull. `progress` is told of each
-    /// step that this caller was quick enough to see. Dropping the future gives up this caller's
-    /// share; with the last share the download ends and its files go.
+    /// `model` is a name of the catalogue or of Hugging Face, or the absolute path of a GGUF file or
+    /// model folder. Concurrent calls for one model share one pull. `progress` gets the latest progress,
+    /// so a slow caller misses steps. Dropping the future gives up this caller's share; with the last
+    /// share the pull ends and its files are removed.
     ///
     /// # Errors
-    /// See [`PullError`]. After an error the models folder is as it was.
+    /// See [`PullError`]. After an error the models folder is unchanged.
     pub async fn pull(
         &self,
         model: &str,
         name: Option<&str>,
         progress: &mut (dyn FnMut(PullProgress) + Send),
     ) -> Result<PullOutcome, PullError> {
-        let flight = loop {
+        let pull = loop {
             let plan = {
                 let setup = self.shared.setup.clone();
                 let (model, name) = (model.to_owned(), name.map(str::to_owned));
-                work::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
+                staging::blocking(move || plan::make(&setup, &model, name.as_deref())).await?
             };
-            match self.board(plan)? {
-                Boarding::Aboard(flight) => break flight,
-                Boarding::Wait(ended) => ended.cancelled().await,
+            match self.join_or_start(plan)? {
+                JoinResult::Running(pull) => break pull,
+                JoinResult::Wait(ended) => ended.cancelled().await,
             }
         };
-        let mut state = flight.state.clone();
+        let mut state = pull.state.clone();
         loop {
             let now = state.borrow_and_update().clone();
             match now {
-                State::Finished(result) => return result,
-                State::Running(Some(now)) => progress(now),
-                State::Running(None) => {}
+                PullState::Finished(result) => return result,
+                PullState::Running(Some(now)) => progress(now),
+                PullState::Running(None) => {}
             }
             if state.changed().await.is_err() {
                 return Err(PullError::Lost);
@@ -228,84 +228,84 @@ impl Puller {
         }
     }
 
-    /// Cancels every pull, refuses new ones, and waits until all have cleaned up.
+    /// Cancels all pulls, refuses new ones, and waits for the clean-up of all.
     pub async fn shutdown(&self) {
         self.shared.closing.cancel();
         self.idle().await;
     }
 
-    /// Waits until no pull runs and none is still cleaning up.
+    /// Waits until no pull is running or cleaning up.
     pub async fn idle(&self) {
         // Fails only when the sender is gone, and `self` holds it.
         let _ = self.shared.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
-    /// Joins the pull that `plan` asks for, or starts it.
-    fn board(&self, plan: Plan) -> Result<Boarding, PullError> {
+    /// Joins the running pull of this plan, or starts one.
+    fn join_or_start(&self, plan: Plan) -> Result<JoinResult, PullError> {
         if self.shared.closing.is_cancelled() {
             return Err(PullError::ShuttingDown);
         }
-        let mut flights = self.shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = flights.get(&plan.name) {
-            let flight = slot.flight.upgrade();
-            // One that has failed is not to be handed to a caller who tries again.
-            return match flight.filter(|at| matches!(*at.state.borrow(), State::Running(_))) {
-                Some(flight) if flight.origin == plan.origin() => Ok(Boarding::Aboard(flight)),
+        let mut pulls = self.shared.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = pulls.get(&plan.name) {
+            let pull = slot.pull.upgrade();
+            // A pull that has failed must not be given to a caller that tries again.
+            return match pull.filter(|at| matches!(*at.state.borrow(), PullState::Running(_))) {
+                Some(pull) if pull.origin == plan.origin() => Ok(JoinResult::Running(pull)),
                 Some(_) => Err(PullError::Busy { name: plan.name }),
-                None => Ok(Boarding::Wait(slot.ended.clone())),
+                None => Ok(JoinResult::Wait(slot.ended.clone())),
             };
         }
-        let (sender, state) = watch::channel(State::Running(None));
+        let (sender, state) = watch::channel(PullState::Running(None));
         let cancel = self.shared.closing.child_token();
-        let flight = Arc::new(Flight { origin: plan.origin(), state, cancel: cancel.clone() });
+        let pull = Arc::new(SharedPull { origin: plan.origin(), state, cancel: cancel.clone() });
         let ended = CancellationToken::new();
-        let slot = Slot { flight: Arc::downgrade(&flight), ended: ended.clone() };
-        flights.insert(plan.name.clone(), slot);
-        let running = Running::new(Arc::clone(&self.shared), plan.name.clone(), ended);
-        // The task may end, and give its name back, before this returns.
-        drop(flights);
+        let slot = PullSlot { pull: Arc::downgrade(&pull), ended: ended.clone() };
+        pulls.insert(plan.name.clone(), slot);
+        let task = PullTask::new(Arc::clone(&self.shared), plan.name.clone(), ended);
+        // The task may end, and remove its name, before this function returns.
+        drop(pulls);
         let reporter = Reporter(Arc::new(sender));
         tokio::spawn(async move {
-            let result = fly(&running.shared, plan, &reporter, cancel).await;
-            reporter.0.send_replace(State::Finished(result));
-            drop(running);
+            let result = run_within_limit(&task.shared, plan, &reporter, cancel).await;
+            reporter.0.send_replace(PullState::Finished(result));
+            drop(task);
         });
-        Ok(Boarding::Aboard(flight))
+        Ok(JoinResult::Running(pull))
     }
 }
 
-impl Drop for Flight {
+impl Drop for SharedPull {
     fn drop(&mut self) {
         self.cancel.cancel();
     }
 }
 
-/// A task that holds a name and counts for [`Puller::idle`], however it ends.
-struct Running {
+/// A running task: holds its name and counts for [`Puller::idle`] until it is dropped.
+struct PullTask {
     shared: Arc<Shared>,
     name: String,
     ended: CancellationToken,
 }
 
-impl Running {
+impl PullTask {
     fn new(shared: Arc<Shared>, name: String, ended: CancellationToken) -> Self {
         shared.running.send_modify(|running| *running += 1);
         Self { shared, name, ended }
     }
 }
 
-impl Drop for Running {
+impl Drop for PullTask {
     fn drop(&mut self) {
-        let mut flights = self.shared.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.remove(&self.name);
-        drop(flights);
+        let mut pulls = self.shared.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+        pulls.remove(&self.name);
+        drop(pulls);
         self.ended.cancel();
         self.shared.running.send_modify(|running| *running = running.saturating_sub(1));
     }
 }
 
-/// Runs the pull within its limit.
-async fn fly(
+/// Runs the pull within its time limit.
+async fn run_within_limit(
     shared: &Shared,
     plan: Plan,
     reporter: &Reporter,
@@ -319,7 +319,7 @@ async fn fly(
             result = &mut work => result,
             () = tokio::time::sleep(limit) => {
                 cancel.cancel();
-                // It ends soon, having cleaned up; what it finished in that moment counts.
+                // The work ends soon, after its clean-up. A result from that moment counts.
                 work.await.or(Err(PullError::TimedOut { limit_s: limit.as_secs() }))
             }
         }

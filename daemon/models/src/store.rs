@@ -1,14 +1,14 @@
-//! What models are here: names and paths to files, and the list of all.
+//! Model store: finds models by name or path, and lists them all.
 //!
-//! Owns the lookup in the models folder and in the libraries of other programs. Reads them anew on
-//! every call, so that a model that a person puts there by hand is seen at once. Never writes;
-//! fetching is `pull`'s.
+//! Owns the lookup in the models folder and in the libraries of other programs. Each call reads them
+//! again, so that a model that the user puts there by hand is found at once. Never writes; `pull`
+//! downloads.
 
 use super::catalog::{self, CATALOG, CatalogEntry};
 use super::error::StoreError;
-use super::folder::{self, Found, Manifest, ModelFormat};
-use super::library::{Library, LibraryKind, Shelf};
-use super::names::{self, Named, Reference};
+use super::folder::{self, Manifest, ModelFiles, ModelFormat};
+use super::library::{Library, LibraryKind, LibraryModel};
+use super::names::{self, ModelInput, Reference};
 use ingle_protocol::wire::models::{ModelEntry, ModelState};
 use std::fs;
 use std::io;
@@ -27,89 +27,90 @@ pub struct ModelStore {
 /// A model on disk, ready to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSource {
-    /// Its name, or for a model outside the models folder and all libraries its canonical path.
+    /// The name, or the canonical path for a model outside the models folder and all libraries.
+    ///
     /// Two spellings of one model give one name.
     pub name: String,
-    /// How it is stored.
+    /// The storage format.
     pub format: ModelFormat,
-    /// The GGUF file (of a split one the first part), or the folder.
+    /// The GGUF file (the first part of a split one), or the folder.
     pub path: PathBuf,
     /// Bytes of the weights.
     pub size_bytes: u64,
-    /// When the last of its files was written.
+    /// Time of the last change of a file.
     pub modified: SystemTime,
-    /// A number that changes when any of its files does.
+    /// A number that changes when any of the files changes.
     pub stamp: u64,
 }
 
-/// One line of the list of models.
+/// An entry of the list of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreEntry {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// How it is stored; `None` while it is not here or cannot be read.
+    /// The storage format; `None` if the model is not on disk or cannot be read.
     pub format: Option<ModelFormat>,
-    /// Bytes of the weights, or to fetch.
+    /// Bytes of the weights, or of the download.
     pub size_bytes: u64,
-    /// Where it is; `None` while it is not here.
+    /// The path; `None` if the model is not on disk.
     pub path: Option<PathBuf>,
-    /// Whose it is, if not Ingle's.
+    /// The library of another program that holds it.
     pub library: Option<LibraryKind>,
-    /// What is wrong with it.
+    /// The problem, if the model cannot be used.
     pub broken: Option<String>,
-    /// One line about it; empty when nothing is known.
+    /// A description in one line; empty if unknown.
     pub description: String,
 }
 
 impl ModelStore {
-    /// The models in `models_dir`, and those of Ingle's own catalogue.
+    /// Creates a store of the models in `models_dir` and of Ingle's own catalogue.
     #[must_use]
     pub fn new(models_dir: PathBuf) -> Self {
         Self::with_catalog(models_dir, CATALOG)
     }
 
-    /// The same with another catalogue, whose first entry is the default model.
+    /// Creates a store with another catalogue, whose first entry is the default model.
     #[must_use]
     pub fn with_catalog(models_dir: PathBuf, catalog: &'static [CatalogEntry]) -> Self {
         Self { models_dir, catalog, libraries: Arc::default() }
     }
 
-    /// The same with the libraries of other programs, of which the first counts most.
+    /// Adds the libraries of other programs, in order of precedence.
     #[must_use]
     pub fn with_libraries(self, libraries: Vec<Library>) -> Self {
         Self { libraries: libraries.into(), ..self }
     }
 
-    /// The folder of the models that are named rather than pointed at.
+    /// The models folder.
     #[must_use]
     pub fn models_dir(&self) -> &Path {
         &self.models_dir
     }
 
-    /// The model of calls that name none.
+    /// The model of requests that name none.
     #[must_use]
     pub fn default_model(&self) -> &'static str {
         self.catalog.first().map_or(catalog::DEFAULT_MODEL, |entry| entry.name)
     }
 
-    /// Finds a model by its name, by the absolute path (or one that starts with `~/`) of a GGUF
-    /// file or model folder, or the default one. Does a few small reads for a model of Ingle's
-    /// own, and looks through the libraries for another.
+    /// Finds a model by name or path, or the default model.
+    ///
+    /// A path is absolute, or starts with `~/`, and leads to a GGUF file or a model folder. A model in
+    /// the models folder takes a few small reads; any other name takes a scan of the libraries.
     ///
     /// # Errors
-    /// When the name or path is malformed or ambiguous, nothing is there, or what is there is no
-    /// whole model.
+    /// When the name or path is malformed or ambiguous, or does not lead to a complete model.
     pub fn resolve(&self, model: Option<&str>) -> Result<ModelSource, StoreError> {
         match names::parse(model.unwrap_or(self.default_model()))? {
-            Named::Model(reference) => self.resolve_reference(&reference),
-            Named::Path(path) => self.resolve_path(&path),
+            ModelInput::Model(reference) => self.resolve_reference(&reference),
+            ModelInput::Path(path) => self.resolve_path(&path),
         }
     }
 
-    /// Everything in the models folder, the catalogue and the libraries, by name.
+    /// All models in the models folder, the catalogue and the libraries, sorted by name.
     ///
     /// # Errors
-    /// When the models folder is there and cannot be read.
+    /// When the models folder exists and cannot be read.
     pub fn list(&self) -> Result<Vec<StoreEntry>, StoreError> {
         let mut entries = Vec::new();
         for name in self.folder_names()? {
@@ -126,10 +127,10 @@ impl ModelStore {
             }
         }
         for library in self.libraries.iter() {
-            match library.shelves() {
-                Ok(shelves) => {
-                    entries.extend(shelves.iter().flat_map(|shelf| {
-                        self.entries_at(&shelf.name, &shelf.path, Some(shelf.kind))
+            match library.models() {
+                Ok(models) => {
+                    entries.extend(models.iter().flat_map(|model| {
+                        self.entries_at(&model.name, &model.path, Some(model.kind))
                     }))
                 }
                 Err(error) => {
@@ -153,8 +154,8 @@ impl ModelStore {
                 });
             }
         }
-        // Of two models with one name the first is meant by it: Ingle's own, or the library's that
-        // counts more. The sort keeps their order.
+        // A name means the first of two models with this name: Ingle's own, or the one in the library
+        // of higher precedence. The sort is stable, so it keeps this order.
         entries.sort_by_key(|entry| entry.name.to_ascii_lowercase());
         entries.dedup_by(|later, first| {
             later.library.is_some() && later.name.eq_ignore_ascii_case(&first.name)
@@ -162,14 +163,14 @@ impl ModelStore {
         Ok(entries)
     }
 
-    /// The entries of a folder, which can hold several models, or of a file.
+    /// The entries of a folder, which may hold several models, or of a file.
     fn entries_at(&self, name: &str, path: &Path, library: Option<LibraryKind>) -> Vec<StoreEntry> {
         let choices = if path.is_dir() {
             folder::choices(path).unwrap_or_else(|_| vec![None])
         } else {
             vec![None]
         };
-        // Many repositories of a cache are no models at all, and nobody put them there for Ingle.
+        // Many repositories of a cache are not models, and were not put there for Ingle.
         let choices = match library {
             None if choices.is_empty() => vec![None],
             _ => choices,
@@ -195,7 +196,7 @@ impl ModelStore {
         name: String,
         path: PathBuf,
         library: Option<LibraryKind>,
-        found: Result<Found, String>,
+        found: Result<ModelFiles, String>,
     ) -> StoreEntry {
         let offer = catalog::find(self.catalog, &name).filter(|_| library.is_none());
         let description = offer.map(describe).unwrap_or_default();
@@ -226,19 +227,19 @@ impl ModelStore {
     fn own(&self, name: &str, choice: Option<&str>) -> Result<ModelSource, StoreError> {
         let folder = self.models_dir.join(name);
         match folder::inspect(&folder, choice) {
-            // Only the folder's own absence: a dangling link inside it is a broken model.
+            // Only if the folder itself is absent: a dangling link inside it is a broken model.
             Err(StoreError::PathNotFound { path }) if path == folder => {
                 Err(StoreError::NotFound { name: name.into(), can_pull: false, suggestion: None })
             }
             Err(StoreError::PathNotFound { path }) => {
-                Err(StoreError::Broken { path, reason: "is a link to nothing".to_owned() })
+                Err(StoreError::Broken { path, reason: "is a link to a missing file".to_owned() })
             }
             Err(error) => Err(error),
             Ok(found) => Ok(source(name.to_owned(), &folder, found)),
         }
     }
 
-    /// The model of the models folder that was pulled from the repository `wanted`.
+    /// The model in the models folder that was pulled from the repository `wanted`.
     fn pulled(&self, wanted: &Reference) -> Result<Option<ModelSource>, StoreError> {
         if !wanted.is_hub && !wanted.repo.contains('/') {
             return Ok(None);
@@ -259,38 +260,37 @@ impl ModelStore {
         }
     }
 
-    /// The model in the first library that has a whole one of that name.
+    /// The model in the first library that has a complete model of this name.
     pub(super) fn in_libraries(
         &self,
         wanted: &Reference,
     ) -> Result<Option<ModelSource>, StoreError> {
-        let mut shelves: Vec<Shelf> = Vec::new();
+        let mut models: Vec<LibraryModel> = Vec::new();
         for library in self.libraries.iter() {
             let found = library.find(&wanted.repo, wanted.revision.as_deref());
-            // A full name means itself, whatever else ends like it; and what is found need not be
-            // looked for any further.
-            for shelf in &found {
-                if shelf.name.eq_ignore_ascii_case(&wanted.repo)
-                    && let Ok(found) = folder::inspect(&shelf.path, wanted.choice.as_deref())
+            // A full name precedes all names with the same ending, and ends the search.
+            for model in &found {
+                if model.name.eq_ignore_ascii_case(&wanted.repo)
+                    && let Ok(found) = folder::inspect(&model.path, wanted.choice.as_deref())
                 {
-                    return Ok(Some(source(shelf.name.clone(), &shelf.path, found)));
+                    return Ok(Some(source(model.name.clone(), &model.path, found)));
                 }
             }
-            shelves.extend(found);
+            models.extend(found);
         }
-        if shelves.iter().any(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo)) {
-            shelves.retain(|shelf| shelf.name.eq_ignore_ascii_case(&wanted.repo));
+        if models.iter().any(|model| model.name.eq_ignore_ascii_case(&wanted.repo)) {
+            models.retain(|model| model.name.eq_ignore_ascii_case(&wanted.repo));
         }
-        let mut candidates: Vec<String> = shelves.iter().map(|shelf| shelf.name.clone()).collect();
+        let mut candidates: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
         candidates.sort_by_key(|name| name.to_ascii_lowercase());
         candidates.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
         if candidates.len() > 1 {
             return Err(StoreError::Ambiguous { name: wanted.to_string(), candidates });
         }
         let mut first_error = None;
-        for shelf in shelves {
-            match folder::inspect(&shelf.path, wanted.choice.as_deref()) {
-                Ok(found) => return Ok(Some(source(shelf.name, &shelf.path, found))),
+        for model in models {
+            match folder::inspect(&model.path, wanted.choice.as_deref()) {
+                Ok(found) => return Ok(Some(source(model.name, &model.path, found))),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -300,7 +300,7 @@ impl ModelStore {
     fn resolve_path(&self, path: &Path) -> Result<ModelSource, StoreError> {
         let path = canonical(path)?;
         let found = folder::inspect(&path, None)?;
-        // A path into the models folder or a library is another spelling of a name.
+        // A path into the models folder or a library becomes the model's name.
         let models = fs::canonicalize(&self.models_dir).ok();
         let own = path.ancestors().take(2).find(|folder| folder.parent() == models.as_deref());
         let own = own
@@ -310,14 +310,14 @@ impl ModelStore {
         let folder = folder.filter(|_| !path.is_dir()).unwrap_or(&path);
         let named = own.or_else(|| {
             let name_of = |at| self.libraries.iter().find_map(|library| library.name_of(at));
-            // A loose file of a library is a model of its own.
+            // A single file of a library is its own model.
             let [file, folder] = [&path, folder].map(|at| name_of(at).map(|name| (at, name)));
             file.or(folder)
         });
         let Some((folder, name)) = named else {
             return Ok(source(found_path(&path, &found), &path, found));
         };
-        // Among several files of the folder the name needs to say which.
+        // Among several files of the folder the name needs a choice.
         let choice = found.file.file_name().and_then(|name| name.to_str());
         let choice = choice.filter(|_| found.format == ModelFormat::Gguf && folder.is_dir());
         let found = folder::inspect(folder, choice)?;
@@ -325,7 +325,7 @@ impl ModelStore {
     }
 
     fn not_found(&self, wanted: &Reference) -> StoreError {
-        // By this name it can be pulled.
+        // The name by which it can be pulled.
         let name = wanted.own_name().unwrap_or_else(|| wanted.full());
         let in_catalog = catalog::find(self.catalog, &name).is_some();
         let is_repo = wanted.is_hub || wanted.repo.contains('/');
@@ -333,14 +333,14 @@ impl ModelStore {
         let mut known = self.folder_names().unwrap_or_default();
         known.extend(self.catalog.iter().map(|offer| offer.name.to_owned()));
         for library in self.libraries.iter() {
-            known.extend(library.shelves().unwrap_or_default().into_iter().map(|at| at.name));
+            known.extend(library.models().unwrap_or_default().into_iter().map(|at| at.name));
         }
         let known = known.iter().map(String::as_str);
         let suggestion = if can_pull { None } else { names::nearest(&name, known) };
         StoreError::NotFound { can_pull, suggestion: suggestion.map(str::to_owned), name }
     }
 
-    /// Names of the folders in the models folder, hidden ones (such as a pull's staging) left out.
+    /// Names of the folders in the models folder, without hidden ones such as a pull's staging folder.
     fn folder_names(&self) -> Result<Vec<String>, StoreError> {
         let unreadable = |error| StoreError::Unreadable {
             path: self.models_dir.clone(),
@@ -354,7 +354,7 @@ impl ModelStore {
         for entry in entries {
             let path = entry.map_err(unreadable)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            // A loose GGUF file is listed too: whoever put it there should learn what to do.
+            // A single GGUF file is listed too, so that its entry explains what to do.
             if !name.starts_with('.') && (path.is_dir() || folder::has_extension(&path, "gguf")) {
                 names.push(name);
             }
@@ -364,7 +364,7 @@ impl ModelStore {
 }
 
 impl From<StoreEntry> for ModelEntry {
-    /// The entry of a model that is not in memory; a broken one is described by what is wrong.
+    /// The entry of a model that is not in memory. The problem of a broken model is its description.
     fn from(entry: StoreEntry) -> Self {
         let state = match (&entry.broken, &entry.path) {
             (Some(_), _) => ModelState::Broken,
@@ -388,8 +388,10 @@ impl From<StoreEntry> for ModelEntry {
     }
 }
 
-/// `path` without detours, so that two spellings of it are one. A file keeps its own name even if
-/// it is a link: in a Hugging Face cache what it points at is named by its hash alone.
+/// The canonical path, so that two spellings of a path are equal.
+///
+/// A file keeps its own name even if it is a link: in a Hugging Face cache the target's name is only a
+/// hash.
 pub(super) fn canonical(path: &Path) -> Result<PathBuf, StoreError> {
     let canonical = match (path.is_dir(), path.parent(), path.file_name()) {
         (false, Some(parent), Some(name)) => {
@@ -409,16 +411,15 @@ fn describe(offer: &CatalogEntry) -> String {
     format!("{} ({})", offer.description, offer.license)
 }
 
-/// The name of a model outside the models folder and all libraries: its file's path, however it
-/// was reached.
-fn found_path(path: &Path, found: &Found) -> String {
+/// The name of a model outside the models folder and all libraries: the canonical path.
+fn found_path(path: &Path, found: &ModelFiles) -> String {
     match found.format {
         ModelFormat::Gguf => found.file.to_string_lossy().into_owned(),
         ModelFormat::Safetensors | ModelFormat::Sim => path.to_string_lossy().into_owned(),
     }
 }
 
-fn source(name: String, folder: &Path, found: Found) -> ModelSource {
+fn source(name: String, folder: &Path, found: ModelFiles) -> ModelSource {
     let name = match &found.label {
         Some(label) => format!("{name}:{label}"),
         None => name,
@@ -427,7 +428,7 @@ fn source(name: String, folder: &Path, found: Found) -> ModelSource {
         ModelFormat::Gguf => found.file,
         ModelFormat::Safetensors | ModelFormat::Sim => folder.to_owned(),
     };
-    let Found { format, size_bytes, modified, stamp, .. } = found;
+    let ModelFiles { format, size_bytes, modified, stamp, .. } = found;
     ModelSource { name, format, path, size_bytes, modified, stamp }
 }
 

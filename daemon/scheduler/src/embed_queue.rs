@@ -115,7 +115,7 @@ impl EmbedQueue {
     pub fn answer(&mut self, now: Instant) {
         for (job, outcome) in self.outcomes.drain(..) {
             job.log_end(outcome.as_ref().err(), now);
-            // A caller that has gone needs no answer.
+            // A closed channel is no error: the caller has gone.
             let _ = job.request.done.send(outcome.map(|()| job.vectors));
         }
     }
@@ -132,7 +132,8 @@ impl EmbedQueue {
 
     /// Queues a request, and returns whether it was queued.
     ///
-    /// The request ends at once when the queue is full, or when it is cancelled or overdue at `now`.
+    /// The request ends at once when the queue is full, or when it is cancelled or overdue at
+    /// `now`.
     pub fn push(&mut self, request: EmbedRequest, arrival: Arrival, now: Instant) -> bool {
         let inputs = &request.inputs;
         let mut order: Vec<usize> = (0..inputs.len()).collect();

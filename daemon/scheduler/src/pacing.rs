@@ -73,9 +73,9 @@ impl Pacing {
 
     /// Records a step that read `tokens` prompt tokens in `elapsed`.
     ///
-    /// The short tail of a prompt is slow for its size and is ignored. The last speed counts as much
-    /// as all earlier ones together: one disturbed step does not spoil the next ones, and a lasting
-    /// change is followed soon.
+    /// The short tail of a prompt is slow for its size and is ignored. The last speed counts as
+    /// much as all earlier ones together: one disturbed step does not spoil the next ones, and a
+    /// lasting change is followed soon.
     #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens")]
     pub fn learn(&mut self, tokens: usize, elapsed: Duration) {
         let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;

@@ -1,8 +1,8 @@
 //! Prompt cache: finished sequences that are kept for prompts with the same beginning.
 //!
 //! Owns the index over kept sequences: their tokens, bytes and order of use. Pure policy: it holds
-//! ids, never KV caches, and reads no clock. A turn of a conversation begins with all earlier turns,
-//! so the next turn only has to prefill the new tokens.
+//! ids, never KV caches, and reads no clock. A turn of a conversation begins with all earlier
+//! turns, so the next turn only has to prefill the new tokens.
 
 use ingle_engine::backend::SeqId;
 

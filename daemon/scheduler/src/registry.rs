@@ -364,7 +364,8 @@ impl Registry {
     /// Adopts tensors of the loads in progress for at most `slice`.
     ///
     /// With `may_wait`, when there is no other work, it waits that long for the loader thread.
-    /// Among several loads the wait for each is short, so that a slow one does not delay the others.
+    /// Among several loads the wait for each is short, so that a slow one does not delay the
+    /// others.
     pub fn adopt(&mut self, slice: Duration, may_wait: bool) -> Vec<FinishedLoad> {
         const SHORTLY: Duration = Duration::from_millis(1);
         let ends_at = Instant::now() + slice;

@@ -77,7 +77,7 @@ impl QueuedRequest {
         let waits_for = if self.load_since.is_some() && self.load_until.is_none() {
             "loading the model"
         } else {
-            "waiting for a slot"
+            "waiting for admission"
         };
         end_reason(&self.request, work_since, waits_for, now)
     }
@@ -399,7 +399,7 @@ impl Sequence {
             );
         });
         drop(self.request.events);
-        // A caller that has gone needs no answer.
+        // A closed channel is no error: the caller has gone.
         let _ = self.request.done.send(Ok(completion));
     }
 
@@ -460,7 +460,7 @@ pub fn fail(request: GenerateRequest, failure: EngineFailure) {
     request.cancel.cancel();
     request.span.in_scope(|| failure.log("failed"));
     drop(request.events);
-    // A caller that has gone needs no answer.
+    // A closed channel is no error: the caller has gone.
     let _ = request.done.send(Err(failure));
 }
 

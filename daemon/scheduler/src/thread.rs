@@ -367,7 +367,7 @@ impl Scheduler {
     }
 
     fn reply<T: 'static>(&mut self, done: oneshot::Sender<T>, answer: T) {
-        // A caller that has gone needs no answer.
+        // A closed channel is no error: the caller has gone.
         self.defer(move || drop(done.send(answer)));
     }
 

@@ -1,6 +1,6 @@
-//! Embeddings: from a caller's texts to vectors.
+//! Embeddings: from a request's texts to vectors.
 //!
-//! Owns validation, the texts' way through the tokenizer, and the daemon's own limit of 1.5 W. Every
+//! Owns validation, tokenizing and truncation of the texts, and the check of a model's role. Every
 //! accepted request ends in exactly one terminal event: its reply.
 
 use crate::limits;
@@ -9,19 +9,20 @@ use ingle_protocol::wire::embed::{EmbedInput, EmbedParams, EmbedResult, EmbedUsa
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::Service;
-use super::models::{OpenModel, blocking};
+use crate::blocking::blocking;
+use crate::model_cache::OpenModel;
 use crate::request::RequestContext;
+use crate::service::Service;
 use ingle_engine::role::Role;
 use ingle_scheduler::command::{Command, EmbedRequest};
 use ingle_scheduler::error::EngineFailure;
 
 impl Service {
-    /// Turns texts into vectors of length 1.
+    /// Embeds texts into vectors of length 1.
     ///
     /// # Errors
     /// `INVALID_PARAMS` naming the parameter, what opening the model reports, `MODEL_UNSUPPORTED`
-    /// when it is no embedding model, `CONTEXT_TOO_LONG`, or what the engine reports.
+    /// when the model is no embedding model, `CONTEXT_TOO_LONG`, or what the engine reports.
     pub async fn embed(
         &self,
         params: EmbedParams,
@@ -42,7 +43,7 @@ impl Service {
             .await
         };
         let (open, Texts { inputs, truncated }) =
-            self.in_time("preparing the texts", context, prepared).await?;
+            self.engine_step("preparing the texts", context, prepared).await?;
         if let Some(own) = open.dimensions {
             check_dimensions(&open, dimensions, own)?;
         }
@@ -58,7 +59,7 @@ impl Service {
             done,
         };
         self.engine.send(Command::Embed(Box::new(request)))?;
-        let embeddings = self.within_limit("embedding the texts", context, outcome).await?;
+        let embeddings = self.engine_reply("embedding the texts", context, outcome).await?;
         let own = embeddings.first().map_or(0, Vec::len);
         check_dimensions(&open, dimensions, own)?;
         Ok(EmbedResult {
@@ -72,19 +73,19 @@ impl Service {
     }
 }
 
-/// A model that generates must not be asked for vectors, and the other way round.
+/// Checks that a model has the role that a request needs.
 ///
 /// # Errors
-/// `MODEL_UNSUPPORTED` naming what the model is for.
+/// `MODEL_UNSUPPORTED` naming the role of the model.
 pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody> {
     let name = &open.engine.name;
     let (message, next) = match (wanted, open.engine.role) {
         (Role::Embeds, Role::Generates) => (
-            format!("the model `{name}` generates text; it gives no embeddings"),
+            format!("the model `{name}` generates text and gives no embeddings"),
             "Name an embedding model, such as `minilm` (`ingle pull minilm` fetches it).",
         ),
         (Role::Generates, Role::Embeds) => (
-            format!("the model `{name}` gives embeddings; it generates no text"),
+            format!("the model `{name}` gives embeddings and generates no text"),
             "Use `ingle embed` (the method `embed`), or name a model that generates.",
         ),
         _ => return Ok(()),
@@ -92,12 +93,16 @@ pub(super) fn check_role(open: &OpenModel, wanted: Role) -> Result<(), ErrorBody
     Err(ErrorBody::new(ErrorCode::ModelUnsupported, message).with_remediation(next))
 }
 
-/// Refuses another number of dimensions than the model's own.
-fn check_dimensions(open: &OpenModel, asked: Option<usize>, own: usize) -> Result<(), ErrorBody> {
-    match asked {
-        Some(asked) if asked != own => {
+/// Refuses a number of dimensions that is not the model's own.
+fn check_dimensions(
+    open: &OpenModel,
+    requested: Option<usize>,
+    own: usize,
+) -> Result<(), ErrorBody> {
+    match requested {
+        Some(requested) if requested != own => {
             let name = &open.engine.name;
-            let problem = format!("is {asked}, and the vectors of `{name}` have {own} numbers");
+            let problem = format!("is {requested}, and the vectors of `{name}` have {own} numbers");
             Err(ErrorBody::invalid("dimensions", &problem)
                 .with_remediation("Leave `dimensions` out, or name a model with as many."))
         }
@@ -105,7 +110,7 @@ fn check_dimensions(open: &OpenModel, asked: Option<usize>, own: usize) -> Resul
     }
 }
 
-/// Checks what needs no model.
+/// Checks the input, as far as that needs no model.
 pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
     if input.is_empty() || input.len() > limits::EMBED_INPUTS {
         return Err(ErrorBody::invalid(
@@ -126,18 +131,18 @@ pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
     Ok(())
 }
 
-/// What the engine is given.
+/// The tokenized texts.
 struct Texts {
     /// The texts' token ids, each short enough for the model.
     inputs: Vec<Vec<u32>>,
-    /// Which of them were cut for that.
+    /// The indices of those that were truncated.
     truncated: Vec<usize>,
 }
 
 fn tokenize(open: &OpenModel, input: Vec<EmbedInput>, truncate: bool) -> Result<Texts, ErrorBody> {
     let (tokenizer, most) = (&open.text.tokenizer, open.context_tokens);
     let mut texts = Texts { inputs: Vec::with_capacity(input.len()), truncated: Vec::new() };
-    // What the model puts after every text has to stay when one is cut.
+    // The tokens that the model puts after every text must stay when one is truncated.
     let nothing =
         if truncate { tokenizer.encode_whole("").unwrap_or_default() } else { Vec::new() };
     for (index, input) in input.into_iter().enumerate() {
@@ -176,7 +181,7 @@ fn tokenize(open: &OpenModel, input: Vec<EmbedInput>, truncate: bool) -> Result<
     Ok(texts)
 }
 
-/// How many tokens both end with.
+/// The number of tokens that both end with.
 fn common_end(one: &[u32], other: &[u32]) -> usize {
     let pairs = one.iter().rev().zip(other.iter().rev());
     pairs.take_while(|(one, other)| one == other).count()

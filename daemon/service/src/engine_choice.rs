@@ -1,7 +1,7 @@
-//! Which engine runs a model, out of those that can.
+//! The choice of the engine that runs a model.
 //!
-//! Owns which formats each engine runs, and what a caller is told whose wish cannot be met. Knows
-//! nothing of what is in the files.
+//! Owns which formats each engine runs, and the error when a request's engine cannot run a model.
+//! Does not know the contents of the files.
 
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use ingle_protocol::wire::models::EngineKind;
@@ -9,20 +9,20 @@ use ingle_protocol::wire::models::EngineKind;
 use ingle_engine::engines::Engines;
 use ingle_models::{ModelFormat, ModelSource};
 
-/// Which engine a model is to run on.
+/// The request for an engine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EngineChoice {
-    /// What the caller demands.
-    pub(super) asked: Option<EngineKind>,
-    /// What is taken if it can run the format.
-    pub(super) wished: Option<EngineKind>,
+    /// The engine that the request names.
+    pub(super) required: Option<EngineKind>,
+    /// The engine to use if it can run the format.
+    pub(super) preferred: Option<EngineKind>,
 }
 
 impl EngineChoice {
-    /// The engine.
+    /// The engine for a model's format.
     ///
     /// # Errors
-    /// `MODEL_UNSUPPORTED` when no engine of this build can run the format, or the one asked for
+    /// `MODEL_UNSUPPORTED` when no engine of this build can run the format, or the required one
     /// cannot.
     pub(super) fn of(
         self,
@@ -41,18 +41,21 @@ impl EngineChoice {
             engines.iter().map(|engine| engine.as_str()).collect::<Vec<_>>().join(" or ")
         };
         let format = source.format.as_str();
-        match self.asked {
-            Some(asked) if !able.contains(&asked) => unsupported(
-                format!("the engine `{asked}` cannot run the format {format}"),
-                format!("Leave the engine out, or ask for {}.", names(able)),
+        match self.required {
+            Some(required) if !able.contains(&required) => unsupported(
+                format!("the engine `{required}` cannot run the format {format}"),
+                format!("Leave the engine out, or name {}.", names(able)),
             ),
-            Some(asked) if !built_in.has(asked) => unsupported(
-                format!("this daemon was built without the engine `{asked}`"),
+            Some(required) if !built_in.has(required) => unsupported(
+                format!("this daemon was built without the engine `{required}`"),
                 "Leave the engine out, or build the daemon with it.".to_owned(),
             ),
-            Some(asked) => Ok(asked),
-            None => match self.wished.filter(|wish| built().any(|engine| engine == *wish)) {
-                Some(wished) => Ok(wished),
+            Some(required) => Ok(required),
+            None => match self
+                .preferred
+                .filter(|preferred| built().any(|engine| engine == *preferred))
+            {
+                Some(preferred) => Ok(preferred),
                 None => match built().next() {
                     Some(engine) => Ok(engine),
                     None => unsupported(
@@ -65,7 +68,7 @@ impl EngineChoice {
     }
 }
 
-/// The engines that run a format, the best first, whether they are built in or not.
+/// The engines that can run a format, the best first, built in or not.
 fn engines(format: ModelFormat) -> &'static [EngineKind] {
     match format {
         ModelFormat::Gguf => &[EngineKind::Gguf, EngineKind::Mlx],

@@ -1,7 +1,7 @@
-//! Samples resident memory every few seconds and says when it grows beyond what models explain.
+//! Samples resident memory and logs growth that the models do not explain.
 //!
-//! Owns the last sample and the rule for a spike. Runs beside the engine thread and never asks it:
-//! what models hold comes from the engine's cached status.
+//! Owns the last sample and the rule for a spike. Never asks the engine thread: what models hold
+//! comes from the engine's cached status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::system_memory::{self, Resident};
 use ingle_scheduler::handle::EngineHandle;
 
-/// Between two samples.
+/// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Growth that is never a spike, in bytes: buffers of a pass, the allocator's spare pages.
 const TOLERATED_BYTES: u64 = 256 << 20;
 /// Growth that is never a spike, in percent of what models hold.
 const TOLERATED_PERCENT: u64 = 10;
 
-/// The last sample, for whoever wants to know.
+/// The last sample of resident memory.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryWatch(Arc<Sample>);
 
@@ -28,7 +28,7 @@ struct Sample {
 }
 
 impl MemoryWatch {
-    /// The last sample; zeros where the system does not tell.
+    /// The last sample; zeros where the system does not report it.
     #[must_use]
     pub fn last(&self) -> Resident {
         Resident {
@@ -37,7 +37,7 @@ impl MemoryWatch {
         }
     }
 
-    /// Takes a sample now.
+    /// Takes a sample.
     pub fn sample(&self) -> Resident {
         let resident = system_memory::resident().unwrap_or_default();
         self.0.resident_bytes.store(resident.bytes, Ordering::Relaxed);
@@ -49,13 +49,13 @@ impl MemoryWatch {
     pub async fn run(self, engine: EngineHandle) {
         let mut spikes = Spikes::default();
         let mut ticks = tokio::time::interval(INTERVAL);
-        // A machine that slept owes no samples.
+        // No samples are made up for after the machine has slept.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let resident = self.sample();
             let used_bytes = engine.status().used_bytes;
-            if let Some(excess_bytes) = spikes.see(resident.bytes, used_bytes) {
+            if let Some(excess_bytes) = spikes.add(resident.bytes, used_bytes) {
                 tracing::warn!(
                     resident_bytes = resident.bytes,
                     models_bytes = used_bytes,
@@ -68,19 +68,20 @@ impl MemoryWatch {
     }
 }
 
-/// Finds spikes in a row of samples.
+/// Finds spikes in a series of samples.
 #[derive(Debug, Default)]
 struct Spikes {
-    /// Bytes beyond what the models hold that have been seen at the start or reported since.
+    /// Excess bytes over the models at the first sample, or at the last report.
     known_excess: Option<u64>,
 }
 
 impl Spikes {
-    /// Takes a sample of resident memory and of what the models hold or have reserved by the
-    /// engine's account. Returns what is resident beyond that when it has grown by more than is
-    /// tolerated since the last report: a leak is reported step by step, and a load that fills its
-    /// reservation is none.
-    fn see(&mut self, resident_bytes: u64, used_bytes: u64) -> Option<u64> {
+    /// Adds a sample and returns the excess bytes if it is a spike.
+    ///
+    /// `used_bytes` are what the models hold or have reserved, by the engine's account. The excess
+    /// is a spike when it has grown by more than the tolerance since the last report: a leak is
+    /// reported step by step, and a load that fills its reservation is no spike.
+    fn add(&mut self, resident_bytes: u64, used_bytes: u64) -> Option<u64> {
         let excess = resident_bytes.saturating_sub(used_bytes);
         let known = *self.known_excess.get_or_insert(excess);
         let tolerated = TOLERATED_BYTES.max(used_bytes / 100 * TOLERATED_PERCENT);
@@ -99,7 +100,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn only_growth_that_nothing_explains_is_a_spike_and_it_is_one_once() {
+    fn unexplained_growth_is_reported_once() {
         let mut spikes = Spikes::default();
         for (resident, used, is_spike) in [
             (50, 0, false),
@@ -112,7 +113,7 @@ mod tests {
             (2_570, 2_000, true),
             (300, 0, false),
         ] {
-            let spike = spikes.see(resident * MIB, used * MIB);
+            let spike = spikes.add(resident * MIB, used * MIB);
             let excess = is_spike.then(|| (resident - used) * MIB);
             assert_eq!(spike, excess, "{resident} {used}");
         }

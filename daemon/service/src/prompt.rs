@@ -1,8 +1,8 @@
-//! What a request asks, as a prompt, and how its answer is to be read.
+//! Turns request parameters into prompt tokens and a response parser.
 //!
-//! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and which form an
-//! answer must have: the caller's, that of a call, or either. Knows nothing of sampling or engines.
-//! Blocks: templates and tokenizers take their time.
+//! Owns the way from messages, tools, a raw prompt or a text with a gap to token ids, and the
+//! constraint of the response: its format, the syntax of a tool call, or either. Does not know
+//! sampling or engines. Blocks, because templates and tokenizers can be slow.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,8 +12,9 @@ use ingle_protocol::wire::chat::{Message, OutputFormat, Tool, ToolChoice};
 use ingle_protocol::wire::generate::GenerateParams;
 use serde_json::{Map, Value, json};
 
-use super::models::{OpenModel, blocking};
-use super::validate::grammar_beside_tools;
+use crate::blocking::blocking;
+use crate::model_cache::OpenModel;
+use crate::validate::grammar_beside_tools;
 use ingle_engine::role::Role;
 use ingle_text::chat::Chat;
 use ingle_text::response_parser::{ResponseParser, ResponseSyntax, ToolSyntax};
@@ -21,9 +22,9 @@ use ingle_text::tool_calls::ToolStyle;
 use ingle_text::tool_calls::grammar::{self, CallGrammar};
 use ingle_text::{TextError, TextModel, fim, reasoning};
 
-/// What of a request's parameters makes its prompt.
+/// The parameters that make the prompt.
 #[derive(Debug, Default)]
-pub(super) struct Question {
+pub(super) struct PromptInput {
     messages: Option<Vec<Message>>,
     prompt: Option<String>,
     tokens: Option<Vec<u32>>,
@@ -36,36 +37,36 @@ pub(super) struct Question {
     stops: Vec<String>,
 }
 
-/// A prompt, and what follows from it for its answer.
+/// A prompt, and how to read the response to it.
 #[derive(Debug)]
 pub(super) struct Prompt {
-    /// Its token ids.
+    /// The token ids of the prompt.
     pub(super) tokens: Vec<u32>,
-    /// The tokens that end the answer.
+    /// The tokens that end the response.
     pub(super) end_tokens: Vec<u32>,
-    /// Special tokens that are tags of the answer.
+    /// Special tokens that mark parts of the response.
     pub(super) tags: Vec<u32>,
-    /// Reads the answer; absent where it is passed on as it is.
-    pub(super) reader: Option<ResponseParser>,
-    /// Whether it may call several tools.
+    /// The parser of the response; absent where the text is passed on as it is.
+    pub(super) parser: Option<ResponseParser>,
+    /// Whether the response may have several tool calls.
     pub(super) is_parallel: bool,
-    /// What ends an answer that is passed on as it is.
+    /// The stop strings of a text that is passed on as it is.
     pub(super) stops: Vec<String>,
-    /// The form that the answer must have.
-    pub(super) form: Form,
+    /// The constraint of the response.
+    pub(super) constraint: ResponseConstraint,
 }
 
-/// The form that an answer must have.
+/// The constraint of a response.
 #[derive(Debug)]
-pub(super) enum Form {
-    /// The caller's own, or any.
+pub(super) enum ResponseConstraint {
+    /// The request's response format, which may be free text.
     Format(OutputFormat),
-    /// That of calls, or of content in their stead.
+    /// Tool calls, or content in their stead.
     Calls(CallGrammar),
 }
 
-impl Form {
-    /// The parameter that asked for it.
+impl ResponseConstraint {
+    /// The parameter that set it.
     pub(super) fn parameter(&self) -> &'static str {
         match self {
             Self::Calls(CallGrammar { content: None, .. }) => "tools",
@@ -74,8 +75,8 @@ impl Form {
     }
 }
 
-impl Question {
-    /// Takes it out of checked parameters.
+impl PromptInput {
+    /// Takes the input out of checked parameters.
     pub(super) fn take(params: &mut GenerateParams) -> Self {
         Self {
             messages: params.messages.take(),
@@ -91,12 +92,12 @@ impl Question {
         }
     }
 
-    /// Nothing but messages or a text.
+    /// Input that is only messages or a text.
     pub(super) fn of_text(messages: Option<Vec<Message>>, prompt: Option<String>) -> Self {
         Self { messages, prompt, ..Self::default() }
     }
 
-    /// Makes the prompt, on a thread that may take its time.
+    /// Makes the prompt, on a thread for blocking work.
     pub(super) async fn prepare(
         self,
         open: Arc<OpenModel>,
@@ -113,10 +114,10 @@ impl Question {
             tokens,
             end_tokens,
             tags: Vec::new(),
-            reader: None,
+            parser: None,
             is_parallel: false,
             stops,
-            form: Form::Format(format),
+            constraint: ResponseConstraint::Format(format),
         };
         if let Some(tokens) = self.tokens {
             let ids = text.tokenizer.vocab_size();
@@ -166,10 +167,10 @@ fn chat(
     let style = text.tool_style().ok_or(TextError::NoChatTemplate)?;
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
     let is_demanded = matches!(choice, ToolChoice::Required | ToolChoice::Tool(_));
-    // A call that is demanded has no content that a form could bind.
+    // A required call has no content that a format could constrain.
     let has_response_format = format != OutputFormat::Text && !is_demanded;
-    let form = form(text, style, &tools, &choice, is_parallel, format)?;
-    let skips_reasoning = !matches!(form, Form::Format(OutputFormat::Text));
+    let constraint = constraint(text, style, &tools, &choice, is_parallel, format)?;
+    let skips_reasoning = !matches!(constraint, ResponseConstraint::Format(OutputFormat::Text));
     let unix_time_s = unix_time_s();
     let chat = Chat { messages, tools, options, skips_reasoning, unix_time_s };
     let prompt = text.chat_prompt(&chat)?;
@@ -177,8 +178,8 @@ fn chat(
     let markers = if names.is_empty() { &[] } else { style.format.markers() };
     let tags = reasoning::MARKERS.iter().chain(markers);
     let calling = ToolSyntax { format: style.format, names, has_response_format };
-    let reading = ResponseSyntax {
-        // What has the caller's own form is read as it is, whatever it looks like.
+    let syntax = ResponseSyntax {
+        // A response in the request's format is content, even if it looks like reasoning.
         may_reason: !has_response_format,
         reasoning_end: prompt.reasoning_end,
         tools: (!calling.names.is_empty()).then_some(calling),
@@ -188,28 +189,34 @@ fn chat(
         tokens: prompt.tokens,
         end_tokens: text.eos.clone(),
         tags: tags.filter_map(|tag| text.special_id(tag)).collect(),
-        reader: Some(ResponseParser::new(reading)?),
+        parser: Some(ResponseParser::new(syntax)?),
         is_parallel,
         stops: Vec::new(),
-        form,
+        constraint,
     })
 }
 
-/// The form of an answer that must be a call, or must have the caller's form unless it is one.
+/// The constraint of a response that must be a call, or must keep the format unless it is one.
 ///
 /// # Errors
-/// `INVALID_PARAMS` for a grammar beside tools, which has been refused before.
-fn form(
+/// `INVALID_PARAMS` for a grammar together with tools, which validation has refused before.
+fn constraint(
     text: &TextModel,
     style: ToolStyle,
     tools: &[Tool],
     choice: &ToolChoice,
     is_parallel: bool,
     format: OutputFormat,
-) -> Result<Form, ErrorBody> {
+) -> Result<ResponseConstraint, ErrorBody> {
     let special = |tag: &str| text.special_id(tag);
     let of_calls = |tools: &[Tool], is_parallel, content| {
-        Form::Calls(grammar::of_calls(style.format, tools, is_parallel, content, special))
+        ResponseConstraint::Calls(grammar::of_calls(
+            style.format,
+            tools,
+            is_parallel,
+            content,
+            special,
+        ))
     };
     Ok(match (choice, format) {
         (ToolChoice::Required, _) => of_calls(tools, is_parallel, None),
@@ -218,8 +225,8 @@ fn form(
                 tools.iter().filter(|tool| tool.name == *name).cloned().collect();
             of_calls(&named, false, None)
         }
-        (_, format) if tools.is_empty() => Form::Format(format),
-        (_, OutputFormat::Text) => Form::Format(OutputFormat::Text),
+        (_, format) if tools.is_empty() => ResponseConstraint::Format(format),
+        (_, OutputFormat::Text) => ResponseConstraint::Format(OutputFormat::Text),
         (_, OutputFormat::JsonObject) => {
             of_calls(tools, is_parallel, Some(json!({ "type": "object" })))
         }
@@ -229,14 +236,14 @@ fn form(
 }
 
 fn no_fim() -> ErrorBody {
-    let message = "`suffix` needs a model that can fill a gap, and this one's vocabulary has no \
-                   tokens for it";
+    let message = "`suffix` needs a model with fill-in-the-middle tokens, and this one's vocabulary \
+                   has none";
     ErrorBody::new(ErrorCode::InvalidParams, message)
         .with_details(json!({ "field": "suffix" }))
         .with_remediation(format!("Leave `suffix` out, or use one of the {}.", fim::KINDS))
 }
 
-/// Now, for templates that write today's date.
+/// The Unix time in seconds, for templates that write the date.
 fn unix_time_s() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))

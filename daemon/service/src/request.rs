@@ -1,7 +1,7 @@
-//! What every request carries through the daemon, whatever edge it came in by.
+//! The context of a request: id, class, deadline, cancel token.
 //!
-//! Owns request names, the bundle of deadline and cancel token, and that an error names its request.
-//! Knows nothing of edges or engines.
+//! Owns request ids, the context that a request carries through the daemon from any edge, and that
+//! an error has the id of its request. Does not know edges or engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,44 +11,45 @@ use ingle_protocol::deadline::{Budget, Deadline};
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::{Class, Layer, WorkTimeouts};
 use tokio_util::sync::CancellationToken;
+use tracing::{Span, field};
 
-/// One request on its way through the daemon.
+/// The context of one request.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
-    /// Its name in logs and errors.
+    /// Its id in logs and errors.
     pub id: String,
     /// Its class.
     pub class: Class,
-    /// The daemon's limit for it, and W.
+    /// The daemon's limit, and W.
     pub deadline: Deadline,
-    /// Ends it early.
+    /// Ends the request early.
     pub cancel: CancellationToken,
-    /// Once it is set, a text ends with its next sentence.
+    /// Once it is set, a completion ends with its next sentence.
     pub finish_at_sentence: Arc<AtomicBool>,
 }
 
-/// Names requests: unique within one daemon and, by the process id, between daemons.
+/// Request ids: unique within one daemon and, by the process id, between daemons.
 #[derive(Debug)]
-pub struct RequestNames {
+pub struct RequestIds {
     pid: u32,
     next: AtomicU64,
 }
 
-impl RequestNames {
-    /// Names for the daemon with this process id.
+impl RequestIds {
+    /// The ids of the daemon with this process id.
     #[must_use]
     pub fn new(pid: u32) -> Self {
         Self { pid, next: AtomicU64::new(1) }
     }
 
-    /// The next request's name.
+    /// The id of the next request.
     pub fn next(&self) -> String {
         format!("{}-{}", self.pid, self.next.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 impl RequestContext {
-    /// The request called `id`, which is accepted at `now`.
+    /// The context of a request with this id that is accepted at `now`.
     #[must_use]
     pub fn new(
         id: String,
@@ -59,11 +60,13 @@ impl RequestContext {
         now: Instant,
     ) -> Self {
         let deadline = Deadline::new(Layer::Daemon, timeouts.work_ms(class), budget, now);
+        Span::current().record("class", class.as_str());
         Self { id, class, deadline, cancel, finish_at_sentence: Arc::default() }
     }
 
-    /// An attempt of a job that begins at `now`. Its W is the job's own, in milliseconds, and may be
-    /// longer than the class's.
+    /// The context of a job's attempt that begins at `now`.
+    ///
+    /// Its W is the job's own, in milliseconds, and may be longer than the class's.
     #[must_use]
     pub fn of_job(
         id: String,
@@ -73,11 +76,26 @@ impl RequestContext {
         now: Instant,
     ) -> Self {
         let deadline = Deadline::new(Layer::Daemon, work_ms, None, now);
+        Span::current().record("class", class.as_str());
         Self { id, class, deadline, cancel, finish_at_sentence: Arc::default() }
     }
 }
 
-/// The error of the request called `id`; where it was made need not know the name.
+/// The span of a request, which every log line of it is in.
+///
+/// An edge enters it with the request. Its class is recorded with the [`RequestContext`], its model
+/// once that is found.
+#[must_use]
+pub fn request_span(id: &str, method: &str) -> Span {
+    tracing::info_span!("request", id, method, class = field::Empty, model = field::Empty)
+}
+
+/// Records the model in the span of the current request.
+pub(crate) fn record_model(name: &str) {
+    Span::current().record("model", name);
+}
+
+/// The error with the id of its request, which the place of its origin need not know.
 #[must_use]
 pub fn named(error: ErrorBody, id: &str) -> ErrorBody {
     if error.request_id.is_some() { error } else { error.with_request_id(id) }

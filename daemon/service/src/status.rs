@@ -1,4 +1,6 @@
 //! Health and status, always from cached state.
+//!
+//! Owns the two replies. Never asks the engine thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +9,7 @@ use ingle_protocol::wire::status::{
     HealthReply, HealthState, JobCounts, Latency, Phase, QuarantinedModel, StatusReply,
 };
 
-use super::Service;
+use crate::service::Service;
 use ingle_engine::counters::ModelCounters;
 use ingle_engine::histogram::Histogram;
 use ingle_scheduler::error::ago;
@@ -15,7 +17,7 @@ use ingle_scheduler::quarantine::Deaths;
 use ingle_scheduler::time::millis;
 
 impl Service {
-    /// Whether the daemon is well. Never asks the engine thread.
+    /// The daemon's health.
     #[must_use]
     pub fn health(&self) -> HealthReply {
         let status = self.engine.status();
@@ -34,7 +36,7 @@ impl Service {
         }
     }
 
-    /// Everything worth knowing at a glance.
+    /// The daemon's status. The counts of jobs are left to the edge that knows jobs.
     #[must_use]
     pub fn status(&self) -> StatusReply {
         let engine = self.engine.status();
@@ -66,7 +68,6 @@ impl Service {
             timeouts: self.timeout_counters.counts(),
             ttft: latency(&counted, |model| &model.ttft),
             inter_token: latency(&counted, |model| &model.inter_token),
-            // The edge that knows of jobs fills them in.
             jobs: JobCounts::default(),
             quarantined: engine.quarantined.iter().map(quarantined).collect(),
             http: self.http.clone(),
@@ -74,7 +75,7 @@ impl Service {
     }
 }
 
-/// What all models together took, from a histogram that each of them has.
+/// The latency over all models, from the same histogram of each.
 fn latency(
     models: &[Arc<ModelCounters>],
     histogram: impl Fn(&ModelCounters) -> &Histogram,

@@ -1,14 +1,14 @@
-//! What the operating system says about memory: how much there is, and how much this process has.
+//! Memory figures of the operating system: the machine's total and this process's share.
 //!
-//! Owns the reading and its formats. Knows nothing of budgets or models.
+//! Owns reading them and their file formats. Does not know budgets or models.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is assumed where the system does not tell, in bytes.
+/// The assumed total where the system does not report one, in bytes.
 const UNKNOWN_TOTAL: u64 = 8 << 30;
 
-/// Memory of the machine, or what this process' control groups allow if that is less, in bytes.
+/// The machine's memory in bytes, or the limit of this process's control groups if that is less.
 #[must_use]
 pub fn total_bytes() -> u64 {
     let machine = machine_bytes().unwrap_or(UNKNOWN_TOTAL);
@@ -59,14 +59,15 @@ fn control_group_limit(root: &Path, membership: &Path) -> Option<u64> {
 /// Resident memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resident {
-    /// Bytes now.
+    /// The present value, in bytes.
     pub bytes: u64,
-    /// The most it has been, in bytes.
+    /// The peak, in bytes.
     pub peak_bytes: u64,
 }
 
-/// Resident memory of this process; `None` where the system does not tell it in a file. On macOS
-/// the figure is to be had through unsafe calls or another process only, and is left out.
+/// Resident memory of this process; `None` where no file of the system has it.
+///
+/// On macOS only unsafe calls or another process could read it, so it is left out.
 #[must_use]
 pub fn resident() -> Option<Resident> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -75,7 +76,7 @@ pub fn resident() -> Option<Resident> {
     Some(Resident { bytes, peak_bytes })
 }
 
-/// Bytes of a line such as `VmRSS:   1234 kB`.
+/// The bytes in a line such as `VmRSS:   1234 kB`.
 fn kib_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_limit_of_a_control_group_and_its_ancestors_counts() {
+    fn smallest_control_group_limit_counts() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let membership = root.join("self");
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_memory_and_this_process_some_of_it() {
+    fn memory_of_this_machine_is_read() {
         assert!(total_bytes() > 1 << 24);
         if let Some(resident) = resident() {
             assert!(resident.bytes > 1 << 20 && resident.peak_bytes >= resident.bytes / 2);

@@ -1,4 +1,4 @@
-//! What is wrong with the parameters of a generation, before any model is looked at.
+//! Validation of the parameters of a generation.
 //!
 //! Owns the checks that need no model, and the sampler's defaults. Every error names its parameter.
 
@@ -25,7 +25,7 @@ pub(super) fn one_of(field: &str, has_text: bool, has_messages: bool) -> Result<
     }
 }
 
-/// Checks every parameter that needs no model and fills in the sampler's defaults.
+/// Checks the parameters and fills in the sampler's defaults.
 pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySettings), ErrorBody> {
     match &params.prompt_tokens {
         None => one_of("prompt", params.prompt.is_some(), params.messages.is_some())?,
@@ -55,12 +55,12 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
             ));
         }
     }
-    check_question(params)?;
+    check_input(params)?;
     check_tools(params)?;
-    let is_held = params.format.as_ref().is_some_and(|format| *format != OutputFormat::Text)
+    let is_constrained = params.format.as_ref().is_some_and(|format| *format != OutputFormat::Text)
         || matches!(params.tool_choice, Some(ToolChoice::Required | ToolChoice::Tool(_)));
-    if is_held && params.ignore_eos {
-        let problem = "and `format` exclude each other: a text that has its form must end";
+    if is_constrained && params.ignore_eos {
+        let problem = "and `format` exclude each other: a text in that format must end";
         return Err(ErrorBody::invalid("ignore_eos", problem));
     }
     if params.max_tokens == Some(0) {
@@ -109,7 +109,7 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
     Ok((settings, penalties))
 }
 
-/// The bias as the engine takes it.
+/// The logit bias in the engine's type.
 pub(super) fn logit_bias(
     biases: &BTreeMap<u32, f32>,
     vocab_size: usize,
@@ -133,8 +133,8 @@ pub(super) fn logit_bias(
     Ok(biases.iter().map(|(&id, &bias)| (id, bias)).collect())
 }
 
-/// What belongs to a conversation or to a raw prompt only.
-fn check_question(params: &GenerateParams) -> Result<(), ErrorBody> {
+/// Checks what belongs to a conversation only, or to a raw prompt only.
+fn check_input(params: &GenerateParams) -> Result<(), ErrorBody> {
     let is_chat = params.messages.is_some();
     if params.suffix.is_some() && is_chat {
         return Err(ErrorBody::invalid("suffix", "goes with `prompt`, not with `messages`"));
@@ -188,14 +188,14 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
             ));
         }
     }
-    // Measured only now that there are few.
+    // Measured last, when their number is known to be small.
     if json!(tools).to_string().len() > limits::TOOL_BYTES {
         return Err(ErrorBody::invalid(
             "tools",
             &format!("has more than {} bytes", limits::TOOL_BYTES),
         ));
     }
-    let demands = match &params.tool_choice {
+    let problem = match &params.tool_choice {
         None | Some(ToolChoice::Auto) => {
             return match params.format {
                 Some(OutputFormat::Grammar { .. }) if !tools.is_empty() => {
@@ -205,18 +205,20 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
             };
         }
         Some(ToolChoice::None) => return Ok(()),
-        Some(ToolChoice::Required) if tools.is_empty() => "demands a call, and `tools` is empty",
+        Some(ToolChoice::Required) if tools.is_empty() => "requires a call, and `tools` is empty",
         Some(ToolChoice::Tool(name)) if !names.contains(name.as_str()) => {
             let problem = format!("names the tool {name:?}, which is not among `tools`");
             return Err(ErrorBody::invalid("tool_choice", &problem));
         }
         Some(ToolChoice::Required | ToolChoice::Tool(_)) => return Ok(()),
     };
-    Err(ErrorBody::invalid("tool_choice", demands))
+    Err(ErrorBody::invalid("tool_choice", problem))
 }
 
-/// A grammar that would have to be one with that of calls. What its author meant by its rules' names
-/// and settings would no longer hold.
+/// The error for a grammar together with tools.
+///
+/// The two grammars would have to be one, and the names and settings of the request's rules would
+/// no longer mean what they did.
 pub(super) fn grammar_beside_tools() -> ErrorBody {
     let problem = "of a grammar leaves no room for calls of `tools`; use a JSON schema, or set \
                    `tool_choice` to \"none\" or \"required\"";
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_go_together_is_refused_by_name() {
+    fn conflicting_parameters_are_refused_by_name() {
         let tool = json!({ "name": "f" });
         let messages = json!([{ "role": "user", "content": "x" }]);
         let many: Vec<_> =

@@ -1,7 +1,7 @@
 //! `[memory]`, `[mlx]` and `[models."name"]` of `config.toml`.
 //!
-//! Owns how sizes are written (`8 GiB`, `512 MiB`, `70%`) and the ranges of these settings. Knows
-//! nothing of the machine: shares become bytes elsewhere.
+//! Owns the syntax of sizes (`8 GiB`, `512 MiB`, `70%`) and the ranges of these settings. Does not
+//! know the machine: shares become bytes elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use ingle_engine::settings::EngineSettings;
 use ingle_scheduler::memory::{Budget, MemoryOptions, ModelOptions, key};
 
-/// Smallest budget that is taken for meant, in bytes.
+/// The smallest valid budget, in bytes: less is a mistake.
 const MIN_BUDGET: u64 = 1 << 20;
 
 /// `[memory]`.
@@ -39,7 +39,7 @@ pub(super) struct ModelTable {
     pin: Option<bool>,
 }
 
-/// The memory settings of these tables; the machine's memory is not filled in.
+/// The memory settings of these tables, without the machine's memory.
 pub(super) fn options(
     memory: &MemoryTable,
     models: BTreeMap<String, ModelTable>,
@@ -61,7 +61,7 @@ pub(super) fn options(
     })
 }
 
-/// Fills in what MLX may keep and wire down.
+/// Sets the cache limit and the wired limit of MLX.
 pub(super) fn set_mlx_limits(settings: &mut EngineSettings, mlx: &MlxTable) -> Result<(), String> {
     let size = |key: &str, text: &Option<String>| match text {
         Some(text) => bytes(text).map(Some).ok_or_else(|| bad_size(key, text)),
@@ -72,8 +72,9 @@ pub(super) fn set_mlx_limits(settings: &mut EngineSettings, mlx: &MlxTable) -> R
     Ok(())
 }
 
-/// What the engine looks a model up by, of a name as people write it. A model outside the models
-/// folder and all libraries is named by its path.
+/// The key of a model for a name in the settings.
+///
+/// A model outside the models folder and all libraries is named by its path.
 fn model_key(name: &str, home: Option<&Path>) -> String {
     let name = name.trim();
     match (name.strip_prefix("~/"), home) {
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_are_read_with_their_units() {
         for (text, expected) in [
             ("8 GiB", Some(8 << 30)),
             ("1.5GB", Some(1_500_000_000)),
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn models_are_found_however_their_names_are_written() {
+    fn model_keys_ignore_case_of_names() {
         let home = Some(Path::new("/home/Ann"));
         for (written, name) in [
             ("SmolLM2", "smollm2"),

@@ -1,9 +1,8 @@
 //! The loop of one connection.
 //!
-//! Owns what is in flight on it, what waits to be written, and the rules for half a frame, a reader
-//! that does not read, and a peer that goes. One task does all of it: writing, reading and the
-//! calls' ends are branches of one `select`, in that order, and a call that can answer at once is
-//! never spawned.
+//! Owns the requests in flight, the bytes that wait to be written, and the rules for a partial frame,
+//! a peer that does not read, and a peer that goes. One task does all of it: writing, reading and the
+//! ends of calls are arms of one `select!`, and a call that can reply at once is never spawned.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -30,29 +29,29 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ingle_service::counters::TimeoutCounters;
 use ingle_service::metrics::{Edge, Metrics, UNKNOWN};
+use ingle_service::timeout_counters::TimeoutCounters;
 
-use super::dispatch::{self, Asked, BatchEntry, Call, CallFuture, CallScope};
+use super::dispatch::{self, BatchEntry, Call, CallFuture, CallScope, InboundMessage};
 
-/// How often a peer that sends no more is looked at, to see whether it still reads.
+/// The interval of checks whether a peer that sends no more still reads.
 const HANGUP_CHECK: Duration = Duration::from_millis(100);
 
-/// How a connection's RPC part ended.
+/// The end of a connection's RPC part.
 #[derive(Debug)]
 pub enum End {
-    /// The peer went, or the daemon ends.
+    /// The peer has gone, or the daemon ends.
     Closed,
-    /// `hello` asked for MCP: these bytes follow it.
+    /// `hello` has asked for MCP.
     Mcp {
-        /// What it said.
+        /// Its parameters.
         hello: Box<HelloParams>,
         /// Bytes read after `hello`.
         buffered: Vec<u8>,
     },
 }
 
-/// Tells an MCP `hello` from everything else.
+/// Reads a frame as an MCP `hello`; `None` for every other frame.
 pub type McpHello = fn(&[u8]) -> Option<HelloParams>;
 
 struct Connection<'a> {
@@ -66,12 +65,12 @@ struct Connection<'a> {
     out: Vec<u8>,
 }
 
-/// Where a connection counts.
+/// The counters of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts<'a> {
-    /// Limits that shim or client say were reached.
+    /// Limits that shim or client report as reached.
     pub timeouts: &'a TimeoutCounters,
-    /// Requests and how they ended.
+    /// Requests and their outcomes.
     pub metrics: &'a Arc<Metrics>,
 }
 
@@ -83,7 +82,7 @@ struct InFlight {
 
 /// Serves one connection until it ends or turns to MCP.
 ///
-/// `draining` ends it once everything in flight is answered; `closing` ends it at once.
+/// `draining` ends it once everything in flight has its reply; `closing` ends it at once.
 pub async fn serve(
     stream: &SharedStream,
     number: usize,
@@ -107,11 +106,14 @@ pub async fn serve(
     };
     let mut batch = Vec::new();
     let mut first = true;
+    // Whether the peer has ended its side of the stream.
     let mut read_all = false;
+    // The end of the time for the rest of a partial frame.
     let mut partial_until: Option<Instant> = None;
+    // The end of the time for the peer to read something.
     let mut write_until: Option<Instant> = None;
     loop {
-        // Frames wait in the reader's buffer while too much waits to be written.
+        // Back-pressure: frames wait in the reader's buffer while too much waits to be written.
         while connection.out.len() < limits::OUTBOUND_BYTES
             && let Some(frame) = reader.pop()
         {
@@ -129,10 +131,11 @@ pub async fn serve(
         if ending && connection.calls.is_empty() && connection.out.is_empty() {
             return End::Closed;
         }
-        let room = connection.out.len() < limits::OUTBOUND_BYTES;
+        // While the peer does not read, this loop neither reads nor collects replies.
+        let has_room = connection.out.len() < limits::OUTBOUND_BYTES;
         if !reader.has_partial() {
             partial_until = None;
-        } else if !room {
+        } else if !has_room {
             // Nothing is read now, and whole frames may wait in the buffer: the peer is not late.
             partial_until = Some(after(limits::FRAME_STALL_MS));
         }
@@ -141,24 +144,37 @@ pub async fn serve(
         } else if write_until.is_none() {
             write_until = Some(after(limits::WRITE_STALL_MS));
         }
+        // In the order of the arms (`biased`): first the ends, then writing, then collecting what
+        // there is to write, then reading. So a peer that sends without reading cannot make this
+        // side's buffer grow, and a reply is never delayed by new requests. No arm loses data when
+        // another one wins: each awaits at a point where dropping its future has no effect.
         tokio::select! {
             biased;
+            // The daemon closes every connection: nothing more is written.
             () = closing.cancelled() => return End::Closed,
+            // The daemon drains: only wakes the loop, which checks `ending` above.
             () = draining.cancelled(), if !ending => {}
+            // The socket takes bytes of what waits to be written.
             written = writer.write(&connection.out), if !connection.out.is_empty() => {
                 match written {
                     Ok(written) if written > 0 => {
                         connection.out.drain(..written);
+                        // Progress: the peer has its time anew for the next bytes.
                         write_until = None;
                     }
                     _ => return End::Closed,
                 }
             }
-            _ = events.recv_many(&mut batch, limits::OUTBOUND_FRAMES), if room => {
+            // Calls have sent events. The channel is bounded, so a call waits while the peer does
+            // not read.
+            _ = events.recv_many(&mut batch, limits::OUTBOUND_FRAMES), if has_room => {
                 connection.push_events(&mut batch);
             }
-            Some(ended) = connection.calls.join_next(), if room && !connection.calls.is_empty() => {
-                // A call's events are in the channel before it ends, and go out before its reply.
+            // A call has ended.
+            Some(ended) = connection.calls.join_next(),
+                if has_room && !connection.calls.is_empty() =>
+            {
+                // Its events are in the channel before it ends, and must go out before its reply.
                 while let Ok(event) = events.try_recv() {
                     batch.push(event);
                 }
@@ -167,11 +183,13 @@ pub async fn serve(
                     connection.end(&ids, &response);
                 }
             }
-            filled = reader.fill(), if room && !read_all => {
+            // Bytes have come; whole frames are taken at the top of the loop.
+            filled = reader.fill(), if has_room && !read_all => {
                 match filled {
                     Ok(true) => {
                         partial_until = Some(after(limits::FRAME_STALL_MS));
                     }
+                    // The peer has ended its side. It may still read: calls in flight are finished.
                     Ok(false) => {
                         read_all = true;
                         if socket::is_fully_closed(stream.stream()) {
@@ -184,19 +202,23 @@ pub async fn serve(
                     Err(_) => return End::Closed,
                 }
             }
-            () = sleep_until(partial_until), if room && partial_until.is_some() => {
+            // The rest of a frame did not come in time: it is discarded and refused, so that the
+            // peer does not wait for a reply.
+            () = sleep_until(partial_until), if has_room && partial_until.is_some() => {
                 let refusal = if reader.discard_partial() {
                     dispatch::too_long(None)
                 } else {
                     let message = format!(
-                        "half a frame came, and nothing more for {} s; it was thrown away",
+                        "the rest of a frame did not arrive within {} s; the frame was discarded",
                         limits::FRAME_STALL_MS / 1_000
                     );
                     dispatch::nameless_failure(ErrorCode::ParseError, &message)
                 };
                 connection.refuse(UNKNOWN, &refusal);
             }
+            // The peer has read nothing for too long.
             () = sleep_until(write_until), if write_until.is_some() => return End::Closed,
+            // After the end of its side, a peer that also stops reading causes no event: check.
             () = tokio::time::sleep(HANGUP_CHECK), if read_all => {
                 if socket::is_fully_closed(stream.stream()) {
                     return End::Closed;
@@ -218,22 +240,22 @@ async fn sleep_until(instant: Option<Instant>) {
 
 impl Connection<'_> {
     async fn take(&mut self, frame: Frame) {
-        let asked = match frame {
+        let message = match frame {
             Frame::Line(line) => dispatch::read(&line),
-            Frame::TooLong(id) => Asked::Answer(dispatch::too_long(id)),
-            // The last line may lack its newline; if it is not whole, that is what was torn.
+            Frame::TooLong(id) => InboundMessage::Answer(dispatch::too_long(id)),
+            // The last line may lack its newline; if it is not valid, the stream ended inside it.
             Frame::Torn(line) => match dispatch::read(&line) {
-                Asked::Answer(_) => Asked::Answer(dispatch::nameless_failure(
+                InboundMessage::Answer(_) => InboundMessage::Answer(dispatch::nameless_failure(
                     ErrorCode::ParseError,
                     "the stream ended inside a frame",
                 )),
                 whole => whole,
             },
         };
-        match asked {
-            Asked::Nothing => {}
-            Asked::Answer(answer) => self.refuse(UNKNOWN, &answer),
-            Asked::Cancel(CancelParams { id, timed_out }) => {
+        match message {
+            InboundMessage::Nothing => {}
+            InboundMessage::Answer(answer) => self.refuse(UNKNOWN, &answer),
+            InboundMessage::Cancel(CancelParams { id, timed_out }) => {
                 if let Some(request) = self.in_flight.get(&id) {
                     request.cancel.cancel();
                     if let Some(layer) = timed_out {
@@ -241,14 +263,14 @@ impl Connection<'_> {
                     }
                 }
             }
-            Asked::Call(call) => {
+            InboundMessage::Call(call) => {
                 let id = call.id.clone();
                 match self.start(call) {
                     Ok(future) => self.run(vec![id], future).await,
                     Err(refusal) => self.push(&refusal),
                 }
             }
-            Asked::Batch(entries) => {
+            InboundMessage::Batch(entries) => {
                 let mut ids = Vec::new();
                 let futures: Vec<CallFuture> = entries
                     .into_iter()
@@ -277,7 +299,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Notes a call and makes its future; or says why not.
+    /// Registers a call and creates its future; or gives the refusal.
     fn start(&mut self, call: Call) -> Result<CallFuture, MethodResponse> {
         let id = call.id.clone();
         let method = call.known_method(self.methods).unwrap_or(UNKNOWN);
@@ -295,18 +317,18 @@ impl Connection<'_> {
             );
             return Err(self.refusal(method, &id, &error));
         }
-        // It goes with the future: one that is dropped was cancelled.
-        let asked = self.counts.metrics.begin(Edge::Rpc, method);
+        // It is dropped with the future, which counts the call as cancelled.
+        let timer = self.counts.metrics.begin(Edge::Rpc, method);
         let cancel = CancellationToken::new();
         let in_flight = InFlight { cancel: cancel.clone(), class: call.class() };
         self.in_flight.insert(id.clone(), in_flight);
         let (events, remaining_ms) = (self.events.clone(), call.remaining_ms);
         let scope = CallScope { id: id.clone(), cancel, events, remaining_ms };
         let future = call.start(self.methods, self.number, scope);
-        // A bug in one method answers that call and no other.
+        // A panic in one method fails that call and no other.
         let guarded = AssertUnwindSafe(future).catch_unwind().map(move |outcome| {
             let answer = match outcome {
-                // jsonrpsee's own words for it name no next step.
+                // jsonrpsee's own message has no next step.
                 Ok(answer) if answer.as_error_code() == Some(OVERSIZED_RESPONSE_CODE) => {
                     Call::answer(&id, &ErrorBody::answer_too_large())
                 }
@@ -316,13 +338,13 @@ impl Connection<'_> {
                     Call::answer(&id, &error)
                 }
             };
-            asked.end(dispatch::outcome(&answer));
+            timer.end(dispatch::outcome(&answer));
             answer
         });
         Ok(Box::pin(guarded))
     }
 
-    /// The answer to a call of `method` that is not even begun; it is counted here.
+    /// The reply to a call of `method` that does not start; counts it.
     fn refusal(&self, method: &'static str, id: &WireId, error: &ErrorBody) -> MethodResponse {
         let refusal = Call::answer(id, error);
         self.count(method, &refusal);
@@ -341,8 +363,8 @@ impl Connection<'_> {
         })
         .await;
         match answer {
-            // A quick generation can end within one poll. Its events are in the channel still, and
-            // go out before it as those of any call that is waited for.
+            // A quick generation can end within one poll. Its events are still in the channel, and
+            // must go out before its reply, as those of any spawned call.
             Some(answer) if self.events.capacity() < self.events.max_capacity() => {
                 self.calls.spawn(async move { (ids, answer) });
             }
@@ -360,7 +382,7 @@ impl Connection<'_> {
         self.push(response);
     }
 
-    /// Answers what no method has seen.
+    /// Refuses a frame that reaches no method.
     fn refuse(&mut self, method: &'static str, answer: &MethodResponse) {
         self.count(method, answer);
         self.push(answer);

@@ -1,7 +1,7 @@
-//! From one frame to calls of methods.
+//! Dispatch: from one frame to calls of methods.
 //!
-//! Owns reading JSON-RPC 2.0 (single requests, batches, notifications) and the replies to what
-//! cannot be read. jsonrpsee's `server-core` does the rest: method table, parameters, responses.
+//! Owns reading JSON-RPC 2.0 (single requests, batches, notifications) and the replies to invalid
+//! frames. jsonrpsee's `server-core` does the rest: method table, parameters, responses.
 
 use crate::limits;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -26,30 +26,30 @@ use ingle_service::metrics::Outcome;
 /// The future of one method call.
 pub type CallFuture = std::pin::Pin<Box<dyn Future<Output = MethodResponse> + Send>>;
 
-/// What a method can know of the call besides its parameters.
+/// The scope of a call: what a method gets besides its parameters.
 #[derive(Debug, Clone)]
 pub struct CallScope {
-    /// The caller's name of the request.
+    /// The client's id of the request.
     pub id: WireId,
     /// Cancelled by `$/cancel` and by the connection's end.
     pub cancel: CancellationToken,
-    /// Takes events on their way to the connection.
+    /// The events on their way to the connection.
     pub events: MethodSink,
-    /// What the sender has left, where the request says so beside its parameters.
+    /// The sender's remaining time in milliseconds, if the frame has it.
     pub remaining_ms: Option<u64>,
 }
 
-/// What one frame asks for.
-pub enum Asked {
-    /// Nothing that needs an answer.
+/// The message in one frame.
+pub enum InboundMessage {
+    /// Nothing that needs a reply.
     Nothing,
-    /// A request already in flight is to be cancelled.
+    /// The cancellation of a request in flight.
     Cancel(CancelParams),
-    /// An answer is known at once.
+    /// A message whose reply is known at once.
     Answer(MethodResponse),
     /// A call.
     Call(Call),
-    /// Several calls, answered together.
+    /// Several calls with one reply.
     Batch(Vec<BatchEntry>),
 }
 
@@ -57,15 +57,15 @@ pub enum Asked {
 pub enum BatchEntry {
     /// A call.
     Call(Call),
-    /// An answer known at once.
+    /// An entry whose reply is known at once.
     Answer(MethodResponse),
 }
 
 /// A request that names a method.
 pub struct Call {
-    /// The caller's name of the request.
+    /// The client's id of the request.
     pub id: WireId,
-    /// What the sender has left, in milliseconds, if the request had to wait on its way.
+    /// The sender's remaining time in milliseconds, if the request had to wait on its way.
     pub remaining_ms: Option<u64>,
     rpc_id: Id<'static>,
     method: String,
@@ -73,19 +73,19 @@ pub struct Call {
 }
 
 impl Call {
-    /// The class whose limits its sender goes by.
+    /// The class whose time limits its sender applies.
     #[must_use]
     pub fn class(&self) -> Class {
         call_time(&self.method, self.params.as_deref()).class
     }
 
-    /// The method's name as the table has it.
+    /// The method's name in the table.
     #[must_use]
     pub fn known_method(&self, methods: &Methods) -> Option<&'static str> {
         methods.method_with_name(&self.method).map(|(name, _)| name)
     }
 
-    /// Looks the method up and makes its future.
+    /// Looks up the method and creates its future.
     #[must_use]
     pub fn start(self, methods: &Methods, connection: usize, scope: CallScope) -> CallFuture {
         let Self { rpc_id, method, params, .. } = self;
@@ -110,20 +110,20 @@ impl Call {
         }
     }
 
-    /// The answer to a call that a bug ended.
+    /// The reply to a call that ended without one.
     #[must_use]
     pub fn answer(id: &WireId, error: &ErrorBody) -> MethodResponse {
         failure(rpc_id(id), error)
     }
 }
 
-/// An error as jsonrpsee sends it.
+/// An error in jsonrpsee's type.
 #[must_use]
 pub fn error_object(error: &ErrorBody) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(error.code.rpc_code(), error.message.clone(), Some(error.rpc_data()))
 }
 
-/// How an answer is counted.
+/// The outcome of a reply, for the metrics.
 pub fn outcome(answer: &MethodResponse) -> Outcome {
     answer.as_error_code().map_or(Ok(()), |number| {
         Err(ErrorCode::of_rpc(i64::from(number)).unwrap_or(ErrorCode::Internal))
@@ -133,31 +133,31 @@ pub fn outcome(answer: &MethodResponse) -> Outcome {
 /// The reply to a frame that is too long, under the id that was found in it.
 #[must_use]
 pub fn too_long(id: Option<String>) -> MethodResponse {
-    let message =
-        format!("a frame may have {} bytes; this one was thrown away", limits::FRAME_BYTES);
+    let message = format!("request exceeds the frame limit of {} bytes", limits::FRAME_BYTES);
     let error = ErrorBody::new(ErrorCode::FrameTooLarge, message);
     failure(rpc_id(&scanned_id(id)), &error)
 }
 
-/// An id that was found where the rest could not be read.
+/// An id that was found in a frame that is invalid otherwise.
 fn scanned_id(id: Option<String>) -> WireId {
     id.and_then(|id| serde_json::from_str(&id).ok()).unwrap_or(WireId::Null)
 }
 
-/// The replies to a batch that has too many requests: under the id of each, of a huge batch of the
-/// first, because nobody waits for one under null.
-fn refused_batch(entries: &[&RawValue]) -> Asked {
+/// The replies to a batch with too many requests: one for each id, up to a limit.
+///
+/// A reply with a null id would reach none of the calls that wait.
+fn refused_batch(entries: &[&RawValue]) -> InboundMessage {
     let error = ErrorBody::batch_too_large(entries.len());
     let ids = entries.iter().filter_map(|entry| scan::request_id(entry.get().as_bytes()));
     let refusal = |id| BatchEntry::Answer(failure(rpc_id(&scanned_id(Some(id))), &error));
     let refused: Vec<BatchEntry> = ids.take(limits::REFUSED_BATCH_REQUESTS).map(refusal).collect();
     match refused.is_empty() {
-        true => Asked::Answer(failure(Id::Null, &error)),
-        false => Asked::Batch(refused),
+        true => InboundMessage::Answer(failure(Id::Null, &error)),
+        false => InboundMessage::Batch(refused),
     }
 }
 
-/// The reply to a frame that has no id that could be read.
+/// The reply to a frame without a readable id.
 #[must_use]
 pub fn nameless_failure(code: ErrorCode, message: &str) -> MethodResponse {
     failure(Id::Null, &ErrorBody::new(code, message))
@@ -185,17 +185,17 @@ fn wire_id(id: &Id<'_>) -> Option<WireId> {
 
 /// Reads one frame.
 #[must_use]
-pub fn read(frame: &[u8]) -> Asked {
+pub fn read(frame: &[u8]) -> InboundMessage {
     if frame.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
         return read_single(frame);
     }
     let entries: Vec<&RawValue> = match serde_json::from_slice(frame) {
         Ok(entries) => entries,
-        Err(error) => return Asked::Answer(unreadable(&error)),
+        Err(error) => return InboundMessage::Answer(unreadable(&error)),
     };
     if entries.is_empty() {
         let message = "the batch is empty";
-        return Asked::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
+        return InboundMessage::Answer(nameless_failure(ErrorCode::InvalidRequest, message));
     }
     if entries.len() > limits::BATCH_REQUESTS {
         return refused_batch(&entries);
@@ -203,32 +203,32 @@ pub fn read(frame: &[u8]) -> Asked {
     let entries: Vec<BatchEntry> = entries
         .into_iter()
         .filter_map(|entry| match read_single(entry.get().as_bytes()) {
-            Asked::Call(call) => Some(BatchEntry::Call(call)),
-            Asked::Answer(answer) => Some(BatchEntry::Answer(answer)),
+            InboundMessage::Call(call) => Some(BatchEntry::Call(call)),
+            InboundMessage::Answer(answer) => Some(BatchEntry::Answer(answer)),
             // A cancel inside a batch could only name a request of the same batch.
-            Asked::Nothing | Asked::Cancel(_) | Asked::Batch(_) => None,
+            InboundMessage::Nothing | InboundMessage::Cancel(_) | InboundMessage::Batch(_) => None,
         })
         .collect();
-    if entries.is_empty() { Asked::Nothing } else { Asked::Batch(entries) }
+    if entries.is_empty() { InboundMessage::Nothing } else { InboundMessage::Batch(entries) }
 }
 
-/// What can be read of a frame that is no sound request: its id, so that the answer finds its way.
+/// The id of a frame that is not a valid request, for the reply to it.
 #[derive(Deserialize)]
-struct Unsound<'a> {
+struct IdOnly<'a> {
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
 }
 
-fn read_single(frame: &[u8]) -> Asked {
+fn read_single(frame: &[u8]) -> InboundMessage {
     if let Ok(request) = serde_json::from_slice::<Request<'_>>(frame) {
         let Some(id) = wire_id(&request.id) else {
             let error = ErrorBody::new(
                 ErrorCode::InvalidRequest,
-                "the id is a number past 2^63, which this server does not keep",
+                "the id is a number past 2^63, which this server does not support",
             );
-            return Asked::Answer(failure(request.id, &error));
+            return InboundMessage::Answer(failure(request.id, &error));
         };
-        return Asked::Call(Call {
+        return InboundMessage::Call(Call {
             id,
             remaining_ms: remaining_ms(frame),
             rpc_id: request.id.into_owned(),
@@ -236,45 +236,46 @@ fn read_single(frame: &[u8]) -> Asked {
             params: request.params.map(std::borrow::Cow::into_owned),
         });
     }
-    let id = match serde_json::from_slice::<Unsound<'_>>(frame) {
-        Ok(Unsound { id }) => id,
+    let id = match serde_json::from_slice::<IdOnly<'_>>(frame) {
+        Ok(IdOnly { id }) => id,
         Err(error) => {
-            // JSON of any depth that is no object, or no JSON.
+            // JSON of any depth that is not an object, or not JSON.
             return match serde_json::from_slice::<IgnoredAny>(frame) {
-                Ok(_) => Asked::Answer(unsound(&scanned_id(scan::request_id(frame)))),
-                Err(_) => Asked::Answer(unreadable(&error)),
+                Ok(_) => {
+                    InboundMessage::Answer(not_a_request(&scanned_id(scan::request_id(frame))))
+                }
+                Err(_) => InboundMessage::Answer(unreadable(&error)),
             };
         }
     };
-    // A request whose id is of a wrong type would read as a notification, and go unanswered.
+    // A request with an id of a wrong type would read as a notification and get no reply.
     if id.is_none()
         && let Ok(notification) = serde_json::from_slice::<Notification<'_>>(frame)
     {
-        // A notification is never answered, not even when nobody knows it.
+        // A notification never gets a reply, not even an unknown one.
         let params = notification.params.as_ref().map(|params| params.get());
         return match (notification.method.as_ref(), params) {
-            (CANCEL, Some(params)) => {
-                serde_json::from_str::<CancelParams>(params).map_or(Asked::Nothing, Asked::Cancel)
-            }
-            _ => Asked::Nothing,
+            (CANCEL, Some(params)) => serde_json::from_str::<CancelParams>(params)
+                .map_or(InboundMessage::Nothing, InboundMessage::Cancel),
+            _ => InboundMessage::Nothing,
         };
     }
     let id = id.and_then(|id| serde_json::from_str(id.get()).ok()).unwrap_or(WireId::Null);
-    Asked::Answer(unsound(&id))
+    InboundMessage::Answer(not_a_request(&id))
 }
 
-/// The member [`REMAINING`], looked for only where a shim puts it.
+/// The field [`REMAINING`], read only at the place where a shim puts it.
 fn remaining_ms(frame: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
-    struct Waited {
+    struct Remaining {
         remaining_ms: u64,
     }
     frame.strip_prefix(b"{\"")?.starts_with(REMAINING.as_bytes()).then_some(())?;
-    let waited: Waited = serde_json::from_slice(frame).ok()?;
-    Some(waited.remaining_ms)
+    let found: Remaining = serde_json::from_slice(frame).ok()?;
+    Some(found.remaining_ms)
 }
 
-fn unsound(id: &WireId) -> MethodResponse {
+fn not_a_request(id: &WireId) -> MethodResponse {
     let message = "the frame is JSON, but not a JSON-RPC 2.0 request";
     failure(rpc_id(id), &ErrorBody::new(ErrorCode::InvalidRequest, message))
 }
@@ -283,8 +284,7 @@ fn unreadable(error: &serde_json::Error) -> MethodResponse {
     nameless_failure(ErrorCode::ParseError, &format!("the frame is not JSON: {error}"))
 }
 
-/// One batch's answer. If all answers together are too large for a frame, each of the calls `ids`
-/// is told so.
+/// The reply to a batch. If it is too large for a frame, each of the calls `ids` gets an error.
 #[must_use]
 pub fn batch_response(answers: Vec<MethodResponse>, ids: &[WireId]) -> MethodResponse {
     let mut builder = BatchResponseBuilder::new_with_limit(limits::FRAME_BYTES);
@@ -305,7 +305,7 @@ mod tests {
 
     fn answer_code(frame: &str) -> Option<i32> {
         match read(frame.as_bytes()) {
-            Asked::Answer(answer) => answer.as_error_code(),
+            InboundMessage::Answer(answer) => answer.as_error_code(),
             _ => None,
         }
     }
@@ -326,7 +326,7 @@ mod tests {
             (r#"{"remaining_ms":70,"jsonrpc":"2.0","id":1,"method":"health"}"#, Some(70)),
             (r#"{"jsonrpc":"2.0","id":1,"method":"health"}"#, None),
         ] {
-            let Asked::Call(call) = read(frame.as_bytes()) else { panic!("no call") };
+            let InboundMessage::Call(call) = read(frame.as_bytes()) else { panic!("no call") };
             assert_eq!(call.remaining_ms, left);
         }
     }
@@ -340,11 +340,13 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":7,"method":"health","\ud800":1}"#.to_owned(),
             r#"{"jsonrpc":"2.0","id":7,"method":"\ud800"}"#.to_owned(),
         ] {
-            let Asked::Answer(answer) = read(frame.as_bytes()) else { panic!("no answer") };
+            let InboundMessage::Answer(answer) = read(frame.as_bytes()) else {
+                panic!("no answer")
+            };
             assert!(answer.as_json().get().contains(r#""id":7"#), "{}", answer.as_json());
         }
         let huge = r#"{"jsonrpc":"2.0","id":9223372036854775808,"method":"health"}"#;
-        let Asked::Answer(answer) = read(huge.as_bytes()) else { panic!("no answer") };
+        let InboundMessage::Answer(answer) = read(huge.as_bytes()) else { panic!("no answer") };
         assert!(answer.as_json().get().contains("9223372036854775808"));
     }
 
@@ -355,7 +357,9 @@ mod tests {
         {
             let frame =
                 format!(r#"{{"jsonrpc":"2.0","id":7,"method":"health","params":[{value}]}}"#);
-            let Asked::Call(call) = read(frame.as_bytes()) else { panic!("no call: {frame}") };
+            let InboundMessage::Call(call) = read(frame.as_bytes()) else {
+                panic!("no call: {frame}")
+            };
             assert_eq!(call.id, WireId::from(7));
         }
     }
@@ -370,7 +374,8 @@ mod tests {
         let batch = |requests: usize| {
             let ask = |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"health"}}"#);
             let all: Vec<_> = (0..requests).map(ask).collect();
-            let Asked::Batch(entries) = read(format!("[{},7]", all.join(",")).as_bytes()) else {
+            let InboundMessage::Batch(entries) = read(format!("[{},7]", all.join(",")).as_bytes())
+            else {
                 panic!("no batch")
             };
             let answers = entries.into_iter().map(|entry| match entry {
@@ -394,15 +399,19 @@ mod tests {
 
     #[test]
     fn notifications_are_never_answered() {
-        assert!(matches!(read(br#"{"jsonrpc":"2.0","method":"nobody/knows"}"#), Asked::Nothing));
+        assert!(matches!(
+            read(br#"{"jsonrpc":"2.0","method":"unknown/method"}"#),
+            InboundMessage::Nothing
+        ));
         let cancel = br#"{"jsonrpc":"2.0","method":"$/cancel","params":{"id":7}}"#;
-        let Asked::Cancel(cancel) = read(cancel) else { panic!("no cancel") };
+        let InboundMessage::Cancel(cancel) = read(cancel) else { panic!("no cancel") };
         assert_eq!((cancel.id, cancel.timed_out), (WireId::from(7), None));
     }
 
     #[test]
     fn a_batch_keeps_its_broken_entries() {
-        let Asked::Batch(entries) = read(br#"[{"jsonrpc":"2.0","id":1,"method":"health"}, 2]"#)
+        let InboundMessage::Batch(entries) =
+            read(br#"[{"jsonrpc":"2.0","id":1,"method":"health"}, 2]"#)
         else {
             panic!("not a batch");
         };

@@ -1,4 +1,4 @@
-//! The methods `jobs.*`.
+//! The methods `jobs.*`: each a few lines between the wire and [`Jobs`].
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use ingle_protocol::wire::jobs::{CancelJob, CreateJob, DeleteJobs, GetJob, ListJ
 use jsonrpsee::core::RegisterMethodError;
 use jsonrpsee::core::server::RpcModule;
 
-use super::methods::{add, context, first, progress};
+use super::call::{add, context, forwarding, progress};
 use ingle_jobs::Jobs;
 use ingle_service::Service;
 use ingle_service::request::RequestContext;
 
-/// Registers them.
+/// Registers these methods.
 ///
 /// # Errors
 /// When two methods have one name.
@@ -42,12 +42,12 @@ pub(super) fn add_all(
         async move {
             let context = context(&service, WaitJob::CLASS, params.budget, &call);
             let (events, forward) = progress(params.stream, &call.scope);
-            first(jobs.wait(&params, events, &context), forward).await
+            forwarding(jobs.wait(&params, events, &context), forward).await
         }
     })
 }
 
-/// Registers a method that takes the jobs and a context of its class.
+/// Registers a method that needs the jobs and a context of its class.
 fn add_one<M, F, Fut>(
     module: &mut RpcModule<Arc<Service>>,
     jobs: &Jobs,

@@ -1,11 +1,13 @@
 //! JSON-RPC on the local socket.
 //!
-//! Owns the connection loop and the dispatch of methods to the service. Knows nothing of
-//! models or engines: a method is a few lines that call [`ingle_service::Service`].
+//! Owns the connection loop, the method table and the dispatch of calls. Does not know models or
+//! engines: a method is a few lines that call [`ingle_service::Service`].
 
+mod call;
 pub mod connection;
 pub mod dispatch;
 mod jobs;
-pub mod methods;
+mod methods;
 #[cfg(test)]
 mod reference;
+pub mod register;

@@ -1,7 +1,7 @@
-//! Byte-level BPE on the `tokenizers` ingled.
+//! Byte-level BPE tokenizer, on the `tokenizers` crate.
 //!
-//! Owns the vocabulary's exact bytes and the cutting-out of special tokens. Knows nothing of file
-//! formats.
+//! Owns the exact bytes of the vocabulary, and the extraction of special tokens from a text. Does not
+//! know file formats.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -24,17 +24,17 @@ type Inner = TokenizerImpl<
     DecoderWrapper,
 >;
 
-/// Words whose merging is remembered.
+/// Number of words in the cache of merges.
 const CACHED_WORDS: usize = 10_000;
 
-/// How a token takes part in encoding and decoding.
+/// Role of a token in encoding and decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Made by merging.
     Normal,
-    /// A special token: cut out of text only on request, without text of its own.
+    /// A special token: extracted from a text only on request, without text of its own.
     Special,
-    /// Cut out of every text as a whole, with its text.
+    /// Extracted from every text as a whole, with its text.
     UserDefined,
 }
 
@@ -42,21 +42,22 @@ pub enum TokenKind {
 pub struct BpeTokenizer {
     inner: Inner,
     kinds: Vec<TokenKind>,
-    /// The bytes of all tokens, one after the other.
+    /// The bytes of all tokens, concatenated.
     bytes: Vec<u8>,
-    /// Where each token's bytes end in `bytes`.
+    /// The end of each token's bytes in `bytes`.
     ends: Vec<usize>,
     /// The names of special tokens.
     specials: HashMap<u32, Box<str>>,
-    /// The whole tokens to cut out of text, by first byte, the longest first.
+    /// The tokens to extract as a whole, by first byte, the longest first.
     whole: HashMap<u8, Vec<(Box<str>, u32)>>,
-    /// Bytes of text the vocabulary has no token for.
+    /// Bytes without a token in the vocabulary.
     missing_bytes: Vec<u8>,
 }
 
 impl BpeTokenizer {
-    /// Builds the tokenizer. `merges` are pairs of tokens parted by a space, best first. An error
-    /// is a sentence about what is wrong.
+    /// Builds the tokenizer. `merges` are pairs of tokens separated by a space, best first.
+    ///
+    /// An error is a sentence about the problem.
     pub(super) fn new(
         tokens: &[String],
         kinds: Vec<TokenKind>,
@@ -104,12 +105,12 @@ impl BpeTokenizer {
         Ok(Self { inner, kinds, bytes, ends, specials, whole, missing_bytes })
     }
 
-    /// Encodes text without whole tokens in it.
+    /// Encodes text between tokens that are extracted as a whole.
     fn encode_words(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TextError> {
         if text.is_empty() {
             return Ok(());
         }
-        // The merging would drop such bytes without a word.
+        // The library would drop such bytes without an error.
         if let Some(byte) = text.bytes().find(|byte| self.missing_bytes.contains(byte)) {
             let problem = format!("the vocabulary has no token for the byte 0x{byte:02x}");
             return Err(TextError::Encode(problem));
@@ -122,7 +123,7 @@ impl BpeTokenizer {
         Ok(())
     }
 
-    /// The longest whole token that `text` begins with.
+    /// The longest token to extract at the beginning of `text`.
     fn whole_token(&self, text: &[u8], special: SpecialTokens) -> Option<(usize, u32)> {
         let candidates = self.whole.get(text.first()?)?;
         let allowed = |id: u32| {
@@ -141,7 +142,7 @@ impl Tokenizer for BpeTokenizer {
         let mut ids = Vec::new();
         let (mut words_start, mut at) = (0, 0);
         while at < text.len() {
-            // A token is whole characters, so a match can neither begin nor end inside one.
+            // A token consists of whole characters, so no match begins or ends inside a character.
             match self.whole_token(&text.as_bytes()[at..], special) {
                 Some((len, id)) => {
                     self.encode_words(&text[words_start..at], &mut ids)?;
@@ -181,16 +182,17 @@ impl Tokenizer for BpeTokenizer {
     }
 }
 
-/// Splits merges into pairs and checks that both parts and the whole are tokens: the model's
-/// builder relies on it.
+/// Splits merges into pairs, and checks that both parts and their concatenation are tokens.
+///
+/// The library's builder relies on that.
 fn checked_merges(merges: &[String], tokens: &[String]) -> Result<Vec<(String, String)>, String> {
     let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
     let mut pairs = Vec::with_capacity(merges.len());
     let mut joined = String::new();
     for (index, merge) in merges.iter().enumerate() {
-        // Spaces inside tokens are written as another character, so there is one space.
+        // A space inside a token is written as another character, so a merge has exactly one space.
         let Some((left, right)) = merge.split_once(' ') else {
-            return Err(format!("merge {index} is not two tokens parted by a space"));
+            return Err(format!("merge {index} is not two tokens separated by a space"));
         };
         joined.clear();
         joined.push_str(left);
@@ -203,8 +205,9 @@ fn checked_merges(merges: &[String], tokens: &[String]) -> Result<Vec<(String, S
     Ok(pairs)
 }
 
-/// GPT-2's one-to-one mapping of bytes to visible characters (`bytes_to_unicode` in its
-/// `encoder.py`): printable Latin-1 stands for itself, the rest follows from U+0100 on.
+/// GPT-2's mapping of bytes to visible characters (`bytes_to_unicode` in its `encoder.py`).
+///
+/// Printable Latin-1 characters map to themselves, the other bytes to characters from U+0100 on.
 pub(super) struct ByteAlphabet {
     characters: Vec<char>,
     bytes: HashMap<char, u8>,
@@ -231,8 +234,9 @@ impl ByteAlphabet {
         self.characters[usize::from(byte)]
     }
 
-    /// Appends the token's bytes. A token with a character outside the alphabet stands for its
-    /// own text, as in the `tokenizers` ingled.
+    /// Appends the token's bytes.
+    ///
+    /// A token with a character outside the alphabet gives its own text, as in the `tokenizers` crate.
     pub(super) fn decode(&self, token: &str, out: &mut Vec<u8>) {
         let start = out.len();
         for character in token.chars() {
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_alphabet_is_the_crates() {
+    fn alphabet_equals_the_librarys() {
         let ours: HashSet<char> = ByteAlphabet::new().characters.into_iter().collect();
         let theirs: HashSet<char> =
             tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn merges_apply_and_bytes_come_back() {
+    fn merges_apply_and_bytes_are_restored() {
         let tokenizer = small();
         let ids = tokenizer.encode("hello world🙂", SpecialTokens::Parse).unwrap();
         assert_eq!(ids[..2], [259, 260]);
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn user_defined_tokens_are_always_whole_and_have_text() {
+    fn user_defined_tokens_are_whole_and_have_text() {
         let tokenizer = small();
         for special in [SpecialTokens::Parse, SpecialTokens::AsText] {
             assert_eq!(tokenizer.encode("<tool>a", special).unwrap(), [263, 97]);
@@ -299,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_ids_are_named() {
+    fn error_names_unknown_id() {
         let error = small().decode(&[0, 264]).unwrap_err();
         assert_eq!(error, TextError::UnknownToken { id: 264, vocab_size: 264 });
     }
@@ -318,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_without_a_token_is_an_error_not_a_loss() {
+    fn byte_without_token_is_an_error() {
         let (mut tokens, kinds, merges) = small_vocab();
         tokens[usize::from(b'z')] = "unused".to_owned();
         let pre = PreTokenizer::named("gpt-2").unwrap();

@@ -1,55 +1,55 @@
-//! A conversation with its tools, as a prompt.
+//! Chat prompts: renders a conversation with its tools.
 //!
-//! Owns what a template is told, and what is done for a template that cannot be told it. Knows nothing
-//! of requests.
+//! Owns the input of the chat template, and the fallback for templates without tools. Does not know
+//! requests.
 
 use ingle_protocol::wire::chat::{Message, Tool};
 use serde_json::{Map, Value};
 
 use super::chat_template::ChatInput;
 use super::tokenizer::SpecialTokens;
-use super::tool_calls::plain::{self, Place};
+use super::tool_calls::tool_prompt::{self, Placement};
 use super::tool_calls::{ToolFormat, ToolStyle};
 use super::{TextError, TextModel, reasoning};
 
-/// Characters of a call's id in Mistral's templates, which refuse all others.
+/// Length of a call's id in Mistral's templates, which refuse any other.
 const MISTRAL_ID_CHARS: usize = 9;
 
-/// The template variable by which Qwen's and others' models are told not to think.
+/// The template variable that turns reasoning off in models of Qwen and others.
 const ENABLE_THINKING: &str = "enable_thinking";
 
-/// A conversation that waits for an answer.
+/// A conversation to be continued by the assistant.
 #[derive(Debug, Clone, Default)]
 pub struct Chat {
-    /// What has been said.
+    /// The messages so far.
     pub messages: Vec<Message>,
-    /// The tools that may be called.
+    /// The tools that the model may call.
     pub tools: Vec<Tool>,
-    /// Variables of the template's own.
+    /// Template options.
     pub options: Map<String, Value>,
-    /// Whether the answer must begin at once, because its form leaves no room for thoughts.
+    /// Whether the response starts without reasoning, because its format does not allow any.
     pub skips_reasoning: bool,
-    /// What a template that asks for today's date is given.
+    /// The current time, for templates that contain today's date.
     pub unix_time_s: i64,
 }
 
 /// The prompt of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatPrompt {
-    /// Its token ids.
+    /// The token ids.
     pub tokens: Vec<u32>,
-    /// What ends the thought that it ends inside of, if it does.
+    /// The tag that ends the reasoning, if the prompt has opened it.
     pub reasoning_end: Option<&'static str>,
 }
 
 impl TextModel {
-    /// The model's way with tools; `None` without a chat template.
+    /// The model's format of tool calls; `None` without a chat template.
     #[must_use]
     pub fn tool_style(&self) -> Option<ToolStyle> {
         self.chat_template.as_deref().map(ToolStyle::of)
     }
 
-    /// The id of a tag that is a special token of this vocabulary, and so has no text.
+    /// The id of a tag that is a special token of this vocabulary, and therefore has no text.
     #[must_use]
     pub fn special_id(&self, name: &str) -> Option<u32> {
         let ids = self.tokenizer.encode(name, SpecialTokens::Parse).ok()?;
@@ -59,7 +59,7 @@ impl TextModel {
         }
     }
 
-    /// The prompt of a conversation, up to where the assistant's answer begins.
+    /// The prompt of a conversation, up to the beginning of the assistant's message.
     ///
     /// # Errors
     /// [`TextError::NoChatTemplate`], the template's errors and [`TextError::Encode`].
@@ -89,9 +89,9 @@ impl TextModel {
                 unix_time_s: chat.unix_time_s,
             })
         };
-        let speaks_of_tools =
+        let involves_tools =
             |message: &Message| message.role == "tool" || !message.tool_calls.is_empty();
-        if chat.tools.is_empty() && !chat.messages.iter().any(speaks_of_tools) {
+        if chat.tools.is_empty() && !chat.messages.iter().any(involves_tools) {
             return render(&chat.messages, &[]);
         }
         let style = ToolStyle::of(template);
@@ -103,19 +103,21 @@ impl TextModel {
                 _ => render(&chat.messages, &chat.tools),
             };
         }
-        let told = |place| render(&plain::conversation(&chat.messages, &chat.tools, place), &[]);
+        let with_tools = |placement| {
+            render(&tool_prompt::conversation(&chat.messages, &chat.tools, placement), &[])
+        };
         let has_system = chat.messages.first().is_some_and(|first| first.role == "system");
-        match told(Place::System) {
+        match with_tools(Placement::System) {
             // Some templates refuse system messages.
             Err(TextError::ChatTemplate(problem)) if !has_system => {
-                told(Place::User).map_err(|_| TextError::ChatTemplate(problem))
+                with_tools(Placement::User).map_err(|_| TextError::ChatTemplate(problem))
             }
             prompt => prompt,
         }
     }
 }
 
-/// The messages with the ids of calls as Mistral's templates want them: nine letters and digits.
+/// The messages with call ids for Mistral's templates: nine letters and digits.
 fn with_mistral_ids(messages: &[Message]) -> Vec<Message> {
     let mut messages = messages.to_vec();
     for message in &mut messages {
@@ -131,10 +133,10 @@ fn with_mistral_ids(messages: &[Message]) -> Vec<Message> {
     messages
 }
 
-/// Nine letters and digits that stand for `id` wherever it stands.
+/// Nine letters and digits that replace `id` in all of its places.
 fn mistral_id(id: &str) -> String {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-    // FNV-1a: the ids of one conversation are few, and nobody gains from two that collide.
+    // FNV-1a: a conversation has few ids, and a collision gives an attacker no advantage.
     let mut hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });

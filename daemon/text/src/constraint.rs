@@ -1,16 +1,16 @@
-//! Constrained decoding: which tokens may come next, so that a text gets the form asked for.
+//! Constrained decoding: limits the next token so that a text follows its format.
 //!
-//! Owns the way from an [`OutputFormat`] and a model's vocabulary to a matcher (the ingled
-//! llguidance), and the bounds on what a caller can make of it. Knows nothing of engines, samplers
-//! or threads: whoever draws tokens asks for the allowed ones and says which was drawn.
+//! Owns the compilation of an [`OutputFormat`] with a model's vocabulary to a matcher (the crate
+//! llguidance), and the bounds on a client's format. Does not know engines, samplers or threads: a
+//! sampler asks for the allowed tokens and reports the one it has drawn.
 //!
-//! Formats come from anybody. Their size is bounded here, what they can grow into by
-//! `schema::check` and by llguidance's own limits, and nothing they name is ever fetched: this
-//! build of llguidance has no resolver of references but the one for `#/...`.
+//! Formats are untrusted input. Their size is bounded here, their growth by `schema::check` and by
+//! llguidance's own limits. No reference is ever fetched: this build of llguidance resolves only those
+//! of the kind `#/...`.
 //!
-//! A caller's own format is kept to the letter or refused, and so are the schemas of tools that are
-//! strict. Any other tool's schema describes more than it binds, and nobody wrote it for a grammar: what
-//! cannot be enforced of it is left out, and if need be all of it but that it is an object.
+//! A client's response format is enforced exactly or refused, and so is the schema of a strict tool. The
+//! schema of any other tool mainly describes, and was not written for a grammar: parts that cannot be
+//! enforced are left out, and if necessary everything except that it is an object.
 
 mod annotations;
 mod lark;
@@ -33,39 +33,41 @@ use super::TextModel;
 use super::tokenizer::Tokenizer;
 use super::tool_calls::grammar::{Arguments, CallGrammar};
 
-/// The longest token that may be drawn under a constraint, in bytes: the trie's own bound. Longer
-/// ones are long runs of spaces.
+/// Maximum size of a token under a constraint, in bytes: the trie's own bound.
+///
+/// Longer tokens are long runs of spaces.
 const MAX_TOKEN_BYTES: usize = 1_000;
 
-/// Space between the parts of a JSON text. It is bounded, because a model that has begun to write
-/// spaces may never end.
+/// White space between the parts of a JSON text.
+///
+/// It is bounded, because a model that begins to write white space may never stop.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
-/// The parameter whose member a caller's own form is.
+/// The request's field with the response format.
 const FORMAT: &str = "format";
 
-/// The parameter whose member the form of a call is.
+/// The request's field with the tools.
 const TOOLS: &str = "tools";
 
-/// Characters of an error that are passed on.
+/// Maximum number of characters of llguidance's error in a message.
 const ERROR_CHARS: usize = 300;
 
-/// Why a text cannot be held to a form.
+/// Reason why a text cannot be constrained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
-    /// The format is not one that can be enforced.
+    /// The format cannot be enforced.
     #[error("`{field}` {problem}")]
     Invalid {
-        /// The parameter that is wrong: `format` or `tools`.
+        /// The request's field: `format` or `tools`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem, as the rest of the sentence.
         problem: String,
     },
-    /// It was too much to work with in the middle of a text.
+    /// The constraint reached a limit in the middle of a text.
     #[error("`format` could not be enforced any further: {0}")]
     Exceeded(String),
     /// The model's vocabulary cannot be constrained.
-    #[error("the model's vocabulary cannot be held to a format: {0}")]
+    #[error("the model's vocabulary cannot be constrained to a format: {0}")]
     Vocabulary(String),
 }
 
@@ -83,21 +85,22 @@ impl From<ConstraintError> for ErrorBody {
     }
 }
 
-/// A model's vocabulary in the form that constraints are made from. Made once a model: it takes some
-/// hundred milliseconds, and some dozens of bytes a token.
+/// Compiler of constraints for one model's vocabulary.
+///
+/// Created once for each model: that takes some hundred milliseconds, and dozens of bytes per token.
 pub struct Grammars {
     factory: ParserFactory,
 }
 
 impl Grammars {
-    /// Reads the bytes of every token.
+    /// Reads the bytes of every token of the vocabulary.
     ///
     /// # Errors
     /// [`ConstraintError::Vocabulary`].
     pub fn new(text: &TextModel) -> Result<Self, ConstraintError> {
         let ends: Vec<u32> = known(&text.eos, text.tokenizer.vocab_size());
         let words = words(text.tokenizer.as_ref(), &ends);
-        // The trie asserts what it expects of a vocabulary, which may be anybody's.
+        // The trie asserts its expectations of a vocabulary, which is untrusted.
         let made = catch_unwind(AssertUnwindSafe(|| {
             let info = TokRxInfo::new(
                 u32::try_from(words.len()).unwrap_or(u32::MAX),
@@ -127,11 +130,12 @@ impl Grammars {
         Ok(Self { factory })
     }
 
-    /// The constraint of one text; `None` when the text may have any form. Blocks for as long as the
-    /// format is compiled, up to a second for the largest.
+    /// The constraint of one text; `None` if the format allows any text.
+    ///
+    /// Blocks while the format is compiled, up to a second for the largest.
     ///
     /// # Errors
-    /// [`ConstraintError::Invalid`] with what is wrong with the format.
+    /// [`ConstraintError::Invalid`] with the problem of the format.
     pub fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, ConstraintError> {
         if *format == OutputFormat::Text {
             return Ok(None);
@@ -139,12 +143,14 @@ impl Grammars {
         self.compiled(|| grammar(format)).map(Some).map_err(|problem| invalid(FORMAT, problem))
     }
 
-    /// The constraint of one text that calls tools, or may. Blocks as [`Grammars::constraint`] does, and
-    /// longer where a tool that is not strict has a schema that cannot be enforced.
+    /// The constraint of one text that must call tools, or may.
+    ///
+    /// Blocks as [`Grammars::constraint`] does, and longer if the schema of a tool that is not strict
+    /// cannot be enforced.
     ///
     /// # Errors
-    /// [`ConstraintError::Invalid`] with what is wrong, and whether with the tools or with the format of
-    /// an answer that calls none.
+    /// [`ConstraintError::Invalid`] with the problem, and its field: the tools, or the format of a response
+    /// without calls.
     pub fn calls(&self, calls: &CallGrammar) -> Result<Constraint, ConstraintError> {
         let mut tools: Vec<Arguments> = calls.arguments.clone();
         for tool in &mut tools {
@@ -156,7 +162,7 @@ impl Grammars {
             Ok(constraint) => return Ok(constraint),
             Err(problem) => problem,
         };
-        // Somebody's schema is at fault, or all of them together.
+        // One of the schemas cannot be compiled, or all of them together: find out which.
         if let Some(schema) = &calls.content {
             let alone = self.compiled(|| grammar_of(schema));
             alone.map_err(|problem| invalid(FORMAT, problem))?;
@@ -167,10 +173,10 @@ impl Grammars {
             let problem = if Instant::now() < until {
                 self.compiled(|| Ok(of_arguments(tool))).err()
             } else {
-                Some("takes too long to enforce beside the others".to_owned())
+                Some("takes too long to compile with the others".to_owned())
             };
             if let Some(problem) = problem {
-                give_way(tool, &problem)?;
+                drop_schema(tool, &problem)?;
                 is_changed = true;
             }
         }
@@ -181,8 +187,10 @@ impl Grammars {
         Err(invalid(TOOLS, problem))
     }
 
+    /// Compiles a grammar on a thread with a deep stack.
+    ///
     /// # Errors
-    /// What follows the parameter's name in a message.
+    /// The problem, as the rest of a sentence that begins with the field's name.
     fn compiled(
         &self,
         grammar: impl FnOnce() -> Result<TopLevelGrammar, String> + Send,
@@ -211,22 +219,23 @@ impl fmt::Debug for Grammars {
     }
 }
 
-/// The form that one text must have, and how much of it there is already.
+/// The constraint of one text, and its position in that text.
 pub struct Constraint {
     matcher: Matcher,
 }
 
 impl Constraint {
-    /// A set of the tokens that may come next: bit `id % 32` of word `id / 32`. It has an end token
-    /// exactly when the text has its whole form.
+    /// The set of tokens that may come next: bit `id % 32` of word `id / 32`.
+    ///
+    /// It contains an end token exactly when the text is complete.
     ///
     /// # Errors
-    /// [`ConstraintError::Exceeded`]; the constraint is of no use afterwards.
+    /// [`ConstraintError::Exceeded`]; the constraint cannot be used afterwards.
     pub fn allowed(&mut self) -> Result<Vec<u32>, ConstraintError> {
         self.matcher.compute_mask_or_eos().map(Vec::from).map_err(exceeded)
     }
 
-    /// Takes note of the token that came. End tokens need not be told.
+    /// Accepts the next token of the text. End tokens need no call.
     ///
     /// # Errors
     /// [`ConstraintError::Exceeded`] when the token was not allowed, or a limit is reached.
@@ -234,20 +243,20 @@ impl Constraint {
         self.matcher.consume_token(token).map_err(exceeded)
     }
 
-    /// Whether the text is whole and nothing may follow but its end.
+    /// Whether the text is complete and only its end may follow.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.matcher.is_stopped() && self.matcher.stop_reason().is_ok()
     }
 
-    /// The same constraint for another text, from where this one stands.
+    /// A copy of the constraint for another text, at the same position.
     #[must_use]
     pub fn fork(&self) -> Self {
         // A plain clone would share its caches, and a lock on them, with the original.
         Self { matcher: self.matcher.deep_clone() }
     }
 
-    /// What ends a call of this constraint that another thread is in.
+    /// A handle that ends a call of this constraint from another thread.
     #[must_use]
     pub fn canceller(&self) -> Option<Canceller> {
         self.matcher.cancellation_handle().map(Canceller)
@@ -265,47 +274,45 @@ impl fmt::Debug for Constraint {
 pub struct Canceller(CancellationHandle);
 
 impl Canceller {
-    /// Whatever the constraint does now, or is asked from now on, fails.
+    /// Makes the current call of the constraint and all later ones fail.
     pub fn cancel(&self) {
         self.0.cancel();
     }
 }
 
-/// A format as llguidance reads it, once it is known to stay small.
+/// Checks a format and converts it to llguidance's input.
 ///
 /// # Errors
-/// What follows "`format`" in a message.
+/// The problem, as the rest of a sentence that begins with "`format`".
 fn grammar(format: &OutputFormat) -> Result<TopLevelGrammar, String> {
     Ok(match format {
         OutputFormat::Text | OutputFormat::JsonObject => {
-            TopLevelGrammar::from_json_schema(to_the_letter(json!({ "type": "object" })))
+            TopLevelGrammar::from_json_schema(exact(json!({ "type": "object" })))
         }
         OutputFormat::JsonSchema { schema } => grammar_of(schema)?,
-        OutputFormat::Grammar { lark } => {
-            TopLevelGrammar::from_lark(lark::checked(lark, to_the_letter)?)
-        }
+        OutputFormat::Grammar { lark } => TopLevelGrammar::from_lark(lark::checked(lark, exact)?),
     })
 }
 
-/// A schema as llguidance reads it.
+/// Checks a schema and converts it to llguidance's input.
 ///
 /// # Errors
 /// As [`grammar`].
 fn grammar_of(schema: &Value) -> Result<TopLevelGrammar, String> {
     schema::check([schema])?;
-    Ok(TopLevelGrammar::from_json_schema(to_the_letter(schema.clone())))
+    Ok(TopLevelGrammar::from_json_schema(exact(schema.clone())))
 }
 
-/// Checks that the schemas can be compiled together. Tools that are not strict give way.
+/// Checks that the schemas can be compiled together; drops schemas of tools that are not strict.
 ///
 /// # Errors
 /// [`ConstraintError::Invalid`].
 fn within_bounds(calls: &CallGrammar, tools: &mut [Arguments]) -> Result<(), ConstraintError> {
-    let (mut sum, mut all) = (schema::Sum::default(), 0);
+    let (mut cost, mut all) = (schema::SchemaCost::default(), 0);
     if let Some(content) = &calls.content {
-        sum.add(content, schema::bytes(content)).map_err(|problem| invalid(FORMAT, problem))?;
+        cost.add(content, schema::bytes(content)).map_err(|problem| invalid(FORMAT, problem))?;
     }
-    // What must be enforced has the room first.
+    // Strict schemas, which must be enforced, take their share of the bounds first.
     let (strict, lenient): (Vec<_>, Vec<_>) = tools.iter_mut().partition(|tool| tool.is_strict);
     for tool in strict.into_iter().chain(lenient) {
         let bytes = schema::bytes(&tool.schema);
@@ -313,21 +320,21 @@ fn within_bounds(calls: &CallGrammar, tools: &mut [Arguments]) -> Result<(), Con
             let most = limits::CALL_SCHEMA_BYTES;
             Err(format!("has, with the other tools, a schema of more than {most} bytes"))
         } else {
-            sum.add(&tool.schema, bytes)
+            cost.add(&tool.schema, bytes)
         };
         match outcome {
             Ok(()) => all += bytes,
-            Err(problem) => give_way(tool, &problem)?,
+            Err(problem) => drop_schema(tool, &problem)?,
         }
     }
     Ok(())
 }
 
-/// Asks for any object where a schema cannot be enforced.
+/// Replaces a schema that cannot be enforced by the schema of any object.
 ///
 /// # Errors
-/// [`ConstraintError::Invalid`] where it must be.
-fn give_way(tool: &mut Arguments, problem: &str) -> Result<(), ConstraintError> {
+/// [`ConstraintError::Invalid`] for a strict tool.
+fn drop_schema(tool: &mut Arguments, problem: &str) -> Result<(), ConstraintError> {
     if tool.is_strict {
         let problem = format!("has a strict tool `{}` that {problem}", tool.tool);
         return Err(invalid(TOOLS, problem));
@@ -336,38 +343,40 @@ fn give_way(tool: &mut Arguments, problem: &str) -> Result<(), ConstraintError> 
     Ok(())
 }
 
-/// The arguments of one tool as llguidance reads them.
+/// Converts the arguments of one tool to llguidance's input.
 fn of_arguments(tool: &Arguments) -> TopLevelGrammar {
-    TopLevelGrammar::from_json_schema(written_our_way(tool.schema.clone(), !tool.is_strict))
+    TopLevelGrammar::from_json_schema(with_our_settings(tool.schema.clone(), !tool.is_strict))
 }
 
-/// Calls of tools as llguidance reads them, or the content in their stead. Neither the rules, which are
-/// our own, nor the schemas are checked.
+/// Converts tool calls, or the content instead, to llguidance's input.
+///
+/// Neither the rules, which are our own, nor the schemas are checked.
 fn of_calls(calls: &CallGrammar, tools: &[Arguments]) -> TopLevelGrammar {
     let mut lark = calls.rules.clone();
     if calls.is_spaced {
-        // The same space as in JSON, so that what is a part of both is the same part.
+        // The same white space as in JSON, so that calls and content consist of the same tokens.
         let ignored = format!("%llguidance {{\"ignore_once\": true}}\n%ignore /{JSON_SPACE}/\n");
         lark.insert_str(0, &ignored);
     }
     for tool in tools {
-        let schema = written_our_way(tool.schema.clone(), !tool.is_strict);
+        let schema = with_our_settings(tool.schema.clone(), !tool.is_strict);
         lark.push_str(&format!("{}: %json {schema}\n", tool.rule));
     }
     if let Some(schema) = &calls.content {
-        lark.push_str(&format!("content: %json {}\n", to_the_letter(schema.clone())));
+        lark.push_str(&format!("content: %json {}\n", exact(schema.clone())));
     }
     TopLevelGrammar::from_lark(lark)
 }
 
-/// A schema whose every word is kept.
-fn to_the_letter(schema: Value) -> Value {
-    written_our_way(schema, false)
+/// A schema that llguidance must enforce exactly.
+fn exact(schema: Value) -> Value {
+    with_our_settings(schema, false)
 }
 
-/// A schema with this daemon's way of writing JSON, and not with the caller's: llguidance takes
-/// settings from the schema, some of which give up what the schema promises.
-fn written_our_way(mut schema: Value, is_lenient: bool) -> Value {
+/// A schema with this daemon's settings in place of the client's.
+///
+/// llguidance takes settings from the schema, some of which would break what the schema promises.
+fn with_our_settings(mut schema: Value, is_lenient: bool) -> Value {
     if let Some(schema) = schema.as_object_mut() {
         let settings = json!({ "whitespace_pattern": JSON_SPACE, "lenient": is_lenient });
         schema.insert("x-guidance".to_owned(), settings);
@@ -375,8 +384,9 @@ fn written_our_way(mut schema: Value, is_lenient: bool) -> Value {
     schema
 }
 
-/// Runs `work` where it may call itself often: what a schema refers to is compiled inside of what
-/// refers to it. `None` when it panicked, or when the system gives no thread.
+/// Runs `work` on a thread with a deep stack, because referenced schemas are compiled recursively.
+///
+/// Returns `None` if it panicked, or if the system cannot start a thread.
 fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     const STACK_BYTES: usize = 64 << 20;
     std::thread::scope(|scope| {
@@ -386,9 +396,11 @@ fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     })
 }
 
-/// The bytes of every token. Special tokens are marked in llguidance's way, under their names, so
-/// that no text matches them and a grammar can name them. So are those that end a text, special or
-/// not: drawn inside a string they would end it there.
+/// The bytes of every token.
+///
+/// Special tokens have llguidance's marker before their names, so that no text matches them and a
+/// grammar can name them. End tokens have it too, special or not: drawn inside a string they would end
+/// the text there.
 fn words(tokenizer: &dyn Tokenizer, ends: &[u32]) -> Vec<Vec<u8>> {
     let size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let word = |id: u32| {
@@ -413,7 +425,7 @@ fn exceeded(error: impl ToString) -> ConstraintError {
     ConstraintError::Exceeded(brief(&error))
 }
 
-/// What of an error of llguidance's is for people: without states, stacks and its own length.
+/// The readable part of llguidance's error: without states and stacks, and truncated.
 fn brief(error: &impl ToString) -> String {
     let error = error.to_string();
     if error.starts_with("panic: ") {

@@ -1,12 +1,13 @@
-//! Incremental detokenising that never splits a character.
+//! Incremental detokenizer that never splits a character.
 //!
-//! Owns the bytes of a character that is not complete yet. Knows nothing of stop strings.
+//! Owns the bytes of an incomplete character. Does not know stop strings.
 
 use super::tokenizer::Tokenizer;
 
-/// Turns a stream of tokens into text. A character whose bytes are spread over several tokens is
-/// held back until it is whole; bytes that can never become UTF-8 turn into U+FFFD. The pieces
-/// together are what `String::from_utf8_lossy` makes of all bytes.
+/// Turns a stream of tokens into text.
+///
+/// A character with bytes in several tokens is held back until it is complete. Bytes that can never
+/// become UTF-8 turn into U+FFFD. The concatenated pieces equal `String::from_utf8_lossy` of all bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Detokenizer {
     /// The beginning of a character: at most three bytes between calls.
@@ -53,7 +54,7 @@ impl Detokenizer {
         text
     }
 
-    /// What is left when no token follows: U+FFFD for a character that was never completed.
+    /// Ends the stream and returns the rest: U+FFFD for an incomplete character.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
@@ -69,7 +70,7 @@ mod tests {
     use crate::tokenizer::ByteTokenizer;
 
     #[test]
-    fn a_character_appears_when_its_last_byte_does() {
+    fn character_appears_with_its_last_byte() {
         let mut detokenizer = Detokenizer::default();
         let pieces: Vec<String> =
             "a🙂é".bytes().map(|byte| detokenizer.push(&ByteTokenizer, byte.into())).collect();
@@ -95,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_together_are_the_lossy_whole(chunks in chunks()) {
+        fn pieces_equal_lossy_conversion(chunks in chunks()) {
             let mut detokenizer = Detokenizer::default();
             let mut text = String::new();
             for chunk in &chunks {

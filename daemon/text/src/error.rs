@@ -1,4 +1,4 @@
-//! What can go wrong between strings and token ids.
+//! Errors of the text layer.
 
 use std::path::PathBuf;
 
@@ -7,29 +7,29 @@ use ingle_formats::gguf::GgufError;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use serde_json::json;
 
-/// An error of the text layer. None of them quotes a prompt or an output.
+/// An error of the text layer. No message contains text of a prompt or an output.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// A token id outside the vocabulary.
+    /// The token id is outside the vocabulary.
     #[error("token id {id} is not in the vocabulary of {vocab_size} tokens")]
     UnknownToken {
         /// The id.
         id: u32,
-        /// Ids below this are known.
+        /// The number of ids.
         vocab_size: usize,
     },
-    /// A text that cannot be turned into tokens.
+    /// The text cannot be turned into tokens.
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),
-    /// The model's file cannot be read or lacks what a tokenizer needs.
+    /// The model's file cannot be read, or lacks a key that a tokenizer needs.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The file is sound, but its tokenizer is of a kind this version does not know.
+    /// The file is valid, but this version does not support its kind of tokenizer.
     #[error("{}: {problem}", file.display())]
     Unsupported {
         /// The model's file.
         file: PathBuf,
-        /// What is not supported, and what is.
+        /// The unsupported kind, and the supported ones.
         problem: String,
     },
     /// The model's file contradicts itself.
@@ -37,24 +37,24 @@ pub enum TextError {
     InvalidVocabulary {
         /// The model's file.
         file: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
-    /// Messages were given, but the model has no chat template.
+    /// The request has messages, but the model has no chat template.
     #[error("the model has no chat template; send a raw prompt instead of messages")]
     NoChatTemplate,
     /// The chat template does not compile, or refused these messages.
     #[error("chat template: {0}")]
     ChatTemplate(String),
-    /// The chat template ran into a limit on its time or memory.
+    /// The chat template reached a limit on its size, time or memory.
     #[error("chat template: it exceeds the limit of {limit} {what}")]
     ChatTemplateLimit {
-        /// What is limited.
+        /// The unit of the limit.
         what: &'static str,
         /// The limit.
         limit: u64,
     },
-    /// An empty stop string, which would match everywhere.
+    /// A stop string is empty, so it would match everywhere.
     #[error("a stop string is empty")]
     EmptyStop,
 }

@@ -1,7 +1,7 @@
 //! Fill in the middle: the tokens around the parts of a text with a gap, and their order.
 //!
-//! Owns the names that models give these tokens; no file but a GGUF file says which they are.
-//! Sources: `llama-vocab.cpp` of llama.cpp; for Codestral, which wants the suffix first, mistral-common.
+//! Owns the names of these tokens in each model family; only GGUF files give their ids. Sources:
+//! `llama-vocab.cpp` of llama.cpp; for Codestral, which wants the suffix first, mistral-common.
 
 use super::tokenizer::SpecialTokens;
 use super::{TextError, TextModel};
@@ -17,10 +17,10 @@ const NAMES: [[&str; 3]; 7] = [
     ["<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"],
 ];
 
-/// Names of prefix and suffix in models that want the suffix first, and nothing before the middle.
+/// Names of prefix and suffix in models that want the suffix first and have no middle token.
 const SUFFIX_FIRST: [&str; 2] = ["[PREFIX]", "[SUFFIX]"];
 
-/// Tokens behind which a file goes on or another begins: the gap is filled.
+/// Tokens after the end of a filled gap, where the file continues or another file begins.
 const END_NAMES: [&str; 15] = [
     "<|fim_pad|>",
     "<fim_pad>",
@@ -39,25 +39,25 @@ const END_NAMES: [&str; 15] = [
     "<|cursor|>",
 ];
 
-/// The kinds of models that can, for whoever asks another.
+/// The models that support fill in the middle, for an error message.
 pub const KINDS: &str = "models trained on code with gaps, such as Qwen2.5-Coder, StarCoder2, CodeLlama, \
      DeepSeek-Coder, CodeGemma or Codestral";
 
-/// What stands around the parts of a text with a gap, for a model that fills gaps.
+/// The tokens around the parts of a text with a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FimTokens {
-    /// Before the text that the gap comes after.
+    /// Before the text in front of the gap.
     pub prefix: u32,
-    /// Before the text that comes after the gap.
+    /// Before the text after the gap.
     pub suffix: u32,
-    /// Before the text that fills the gap; absent where the suffix comes first.
+    /// Before the text that fills the gap; absent in models that want the suffix first.
     pub middle: Option<u32>,
-    /// What ends the text that fills it, besides what ends any text.
+    /// Additional end tokens of the text that fills the gap.
     pub ends: Vec<u32>,
 }
 
 impl FimTokens {
-    /// The tokens of a vocabulary in which `id` finds a token by its name.
+    /// Finds the tokens in a vocabulary, where `id` returns a token's id by its name.
     #[must_use]
     pub fn find(id: impl Fn(&str) -> Option<u32>) -> Option<Self> {
         let named = NAMES.iter().find_map(|[prefix, suffix, middle]| {
@@ -71,7 +71,7 @@ impl FimTokens {
         Some(Self::with_ends(prefix, suffix, middle, id))
     }
 
-    /// Tokens that a file names itself.
+    /// Creates the tokens from ids in a file, with the vocabulary's end tokens.
     #[must_use]
     pub fn with_ends(
         prefix: u32,
@@ -86,8 +86,10 @@ impl FimTokens {
 }
 
 impl TextModel {
-    /// The token ids of a text with a gap between `prefix` and `suffix`; `None` for a model that was
-    /// not trained to fill gaps. What looks like a special token in the text stays text.
+    /// The token ids of a text with a gap between `prefix` and `suffix`.
+    ///
+    /// Returns `None` for a model without fill in the middle. Names of special tokens in the text stay
+    /// text.
     ///
     /// # Errors
     /// [`TextError::Encode`].
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_of_each_family_are_found_by_name() {
+    fn find_knows_each_familys_names() {
         let qwen = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"];
         for (names, expected) in [
             (&["<fim_prefix>", "<fim_middle>", "<fim_suffix>"][..], Some((0, 2, Some(1)))),
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_stand_in_the_models_order() {
+    fn prompt_follows_the_models_order() {
         let fim = FimTokens { prefix: 1, suffix: 2, middle: Some(3), ends: Vec::new() };
         let model = TextModel { fim: Some(fim.clone()), ..TextModel::bytes() };
         assert_eq!(model.fim_prompt("a", "b").unwrap().unwrap(), [1, 97, 2, 98, 3]);

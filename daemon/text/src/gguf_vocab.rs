@@ -1,6 +1,6 @@
 //! Text models from the metadata of GGUF files.
 //!
-//! Owns the meaning of the `tokenizer.*` keys. Knows nothing of tensors or architectures. Source:
+//! Owns the meaning of the `tokenizer.*` keys. Does not know tensors or architectures. Sources:
 //! `docs/gguf.md` of the ggml repository and `llama-vocab.cpp` of llama.cpp.
 
 use std::collections::HashMap;
@@ -12,11 +12,12 @@ use super::pretokenize::PreTokenizer;
 use super::{FimTokens, TextError, TextModel};
 use ingle_formats::gguf::{GgufFile, Metadata};
 
-/// Tokens at most; the largest vocabularies in use have about 300,000.
+/// Maximum number of tokens; the largest vocabularies in use have about 300,000.
 const MAX_TOKENS: usize = 4 << 20;
 
-/// Special tokens that end a turn under any of these names, whatever the file's keys say. The
-/// list is llama.cpp's (`special_eog_ids`).
+/// Names of special tokens that end a turn, in addition to the file's keys.
+///
+/// The list is llama.cpp's (`special_eog_ids`).
 pub(super) const END_NAMES: &[&str] = &[
     "<|endoftext|>",
     "<|im_end|>",
@@ -92,7 +93,7 @@ pub fn ids_by_name(tokens: &[String]) -> HashMap<&str, u32> {
     tokens.iter().map(String::as_str).zip(0..).collect()
 }
 
-/// The tokens of fill in the middle: those that the file names, or else those with such names.
+/// The tokens of fill in the middle: those in the file's keys, or else those with known names.
 fn fim_tokens(metadata: &Metadata, tokens: &[String]) -> Result<Option<FimTokens>, TextError> {
     let names = ids_by_name(tokens);
     let named = |keys: [&str; 2]| -> Result<Option<u32>, TextError> {
@@ -142,7 +143,7 @@ fn token_kinds(metadata: &Metadata, count: usize) -> Result<Vec<TokenKind>, Text
     Ok(types.iter().map(kind).collect())
 }
 
-/// Tokens with a role, all inside the vocabulary.
+/// Ids of the tokens with a role; all are in the vocabulary.
 struct SpecialIds {
     bos: Option<u32>,
     eos: Option<u32>,
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_gives_tokenizer_template_and_special_tokens() {
+    fn vocabulary_gives_tokenizer_and_template() {
         let gguf = small()
             .string("tokenizer.ggml.pre", "smollm")
             .u32("tokenizer.ggml.bos_token_id", 262)
@@ -227,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_base_model_has_no_template_and_adds_nothing() {
+    fn base_model_has_no_template() {
         let model = text_model(&small().open().unwrap()).unwrap();
         assert!(model.chat_template.is_none() && !model.add_bos);
         assert_eq!(model.encode_prompt("hello").unwrap(), [259]);
     }
 
     #[test]
-    fn the_tokens_that_fill_a_gap_are_those_the_file_names() {
+    fn fim_tokens_come_from_the_file() {
         let gguf = small()
             .u32("tokenizer.ggml.fim_pre_token_id", 97)
             .u32("tokenizer.ggml.suffix_token_id", 98)

@@ -1,11 +1,16 @@
-//! Text on its way in and out of token ids: tokenizers, chat templates, stop sequences.
+//! Text layer: tokenizers, chat templates, tool calls, constraints and stop strings.
 //!
-//! Owns everything between a request's strings and the engine's token ids. Knows nothing of
-//! engines, connections or clocks; all of it is `Send + Sync` and runs off the engine thread,
-//! except [`output::TextOutput`], which the worker feeds one token at a time.
+//! Owns everything between a request's strings and the engine's token ids. Does not know engines,
+//! connections or clocks. All types are `Send + Sync` and run off the engine thread, except
+//! [`output::TextOutput`], which the scheduler feeds one token at a time.
+//!
+//! Into the model: [`chat`] renders messages with a [`chat_template`], [`fim`] orders the parts of a
+//! text with a gap, and a [`tokenizer`] encodes the text ([`gguf_vocab`] and [`hf_text`] build it from a
+//! model's files). Out of the model: [`detokenize`] gives text, [`stop`] finds stop strings,
+//! [`response_parser`] splits the text into reasoning ([`reasoning`]), tool calls ([`tool_calls`]) and
+//! content, and a [`constraint`] limits the tokens that may come next.
 
 pub mod bpe;
-pub mod calendar;
 pub mod chat;
 pub mod chat_template;
 pub mod constraint;
@@ -35,30 +40,30 @@ use tokenizer::{ByteTokenizer, SpecialTokens, Tokenizer};
 pub use error::TextError;
 pub use fim::FimTokens;
 
-/// ChatML, which [`TextModel::bytes`] speaks.
+/// The template of ChatML, which [`TextModel::bytes`] uses.
 const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
     {{ message.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Everything a model knows of text. Cheap to clone.
+/// The text side of a model. Cheap to clone.
 #[derive(Clone)]
 pub struct TextModel {
-    /// Strings to token ids and back.
+    /// Converts strings to token ids and back.
     pub tokenizer: Arc<dyn Tokenizer>,
-    /// Messages to a prompt; absent in base models.
+    /// Converts messages to a prompt; absent in base models.
     pub chat_template: Option<Arc<ChatTemplate>>,
-    /// The token that begins a text.
+    /// The token at the beginning of a text.
     pub bos: Option<u32>,
     /// The tokens that end a generation, without duplicates.
     pub eos: Vec<u32>,
     /// Whether a prompt begins with `bos`.
     pub add_bos: bool,
-    /// The tokens of fill-in-the-middle, in models that were trained for it.
+    /// The tokens of fill-in-the-middle, in models with that training.
     pub fim: Option<FimTokens>,
 }
 
 impl TextModel {
-    /// A text model without a vocabulary: every byte is a token. For the simulated engine.
+    /// A text model for the simulated engine: every byte is a token.
     #[must_use]
     pub fn bytes() -> Self {
         Self {
@@ -71,7 +76,7 @@ impl TextModel {
         }
     }
 
-    /// The same for a simulated model with a chat template of its own, and one that fills gaps or not.
+    /// A text model for a simulated model, with its own chat template and fill-in-the-middle or without.
     #[must_use]
     pub fn simulated(chat_template: Option<&str>, fills_gaps: bool) -> Self {
         let fim = FimTokens { prefix: 1, suffix: 2, middle: Some(3), ends: vec![1, 2, 3] };
@@ -83,14 +88,13 @@ impl TextModel {
         }
     }
 
-    /// The token ids of a raw prompt. Special tokens written out in it are parsed, as llama.cpp's
-    /// server does.
+    /// The token ids of a raw prompt. Names of special tokens in it are parsed, as in llama.cpp's server.
     ///
     /// # Errors
     /// [`TextError::Encode`].
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, TextError> {
         let mut ids = self.tokenizer.encode(prompt, SpecialTokens::Parse)?;
-        // Many templates write the token themselves; it must not stand there twice.
+        // Many templates write the token themselves. It must not appear twice.
         if let Some(bos) = self.bos
             && self.add_bos
             && ids.first() != Some(&bos)
@@ -100,8 +104,9 @@ impl TextModel {
         Ok(ids)
     }
 
-    /// The token ids of a conversation without tools, up to where the assistant's answer begins.
-    /// `unix_time_s` is the time a template that asks for today's date is given.
+    /// The token ids of a conversation without tools, up to the beginning of the assistant's message.
+    ///
+    /// `unix_time_s` is the current time, for templates that contain today's date.
     ///
     /// # Errors
     /// [`TextError::NoChatTemplate`], the template's errors and [`TextError::Encode`].
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_byte_model_renders_chatml() {
+    fn byte_model_renders_chatml() {
         let messages = [Message::new("user", "hi")];
         let ids = TextModel::bytes().encode_chat(&messages, 0).unwrap();
         assert_eq!(
@@ -150,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_without_a_template_are_refused() {
+    fn messages_without_template_are_refused() {
         let model = TextModel { chat_template: None, ..TextModel::bytes() };
         assert_eq!(model.encode_chat(&[], 0), Err(TextError::NoChatTemplate));
     }

@@ -1,29 +1,33 @@
-//! Limits of the text layer: every queue, size and time it bounds, by name.
+//! Limits of the text layer.
 //!
-//! Owns the numbers and the relations between them, which are asserted at compile time.
+//! Owns the numbers of this crate. The limits of chat templates are in `ingle-template-bounds`.
 
 // Limits of other crates that this one enforces too.
 pub(crate) use ingle_protocol::limits::{FRAME_BYTES, MODEL_JSON_BYTES};
 
-/// Bytes of the schema or grammar that a text is to follow.
+/// Maximum size of a response format's schema or grammar, in bytes.
 pub const FORMAT_BYTES: usize = 64 * 1024;
-/// Bytes of the schemas of tools that a call is held to, all together and without what only describes.
+/// Maximum size of the schemas that constrain tool calls, in bytes.
+///
+/// It counts all tools of a request, without annotations such as descriptions.
 pub const CALL_SCHEMA_BYTES: usize = 256 * 1024;
-/// Milliseconds spent on finding out which of those schemas cannot be enforced.
+/// Time limit for finding the schemas that cannot be enforced, in milliseconds.
 pub const CALL_SCHEMAS_MS: u64 = 3_000;
-/// References of such a schema, and rules of such a grammar: each is compiled inside of what names it.
+/// Maximum number of references in a schema, and of rules in a grammar.
+///
+/// Each is compiled inside of the one that names it.
 pub const FORMAT_REFERENCES: usize = 500;
-/// How deep the brackets of such a grammar go.
+/// Maximum nesting of brackets in a grammar.
 pub const FORMAT_DEPTH: usize = 100;
-/// Schemas that one schema may become when its alternatives are combined.
+/// Maximum number of schemas that one schema becomes when its alternatives are combined.
 pub const FORMAT_ALTERNATIVES: usize = 1_000;
-/// Bytes of their descriptions and schemas, as JSON.
+/// Maximum size of the descriptions and schemas of a request's tools, in bytes of JSON.
 pub const TOOL_BYTES: usize = 1024 * 1024;
-/// Characters of a tool's name.
+/// Maximum number of characters of a tool's name.
 pub const TOOL_NAME_CHARS: usize = 64;
-/// Calls that are read out of one answer; what looks like more of them stays text.
+/// Maximum number of tool calls parsed from one response; further calls stay text.
 pub const TOOL_CALLS: usize = 128;
-/// Bytes of what may be a tool call that are held back until it is known to be one.
+/// Maximum size of held-back text that may become a tool call, in bytes.
 pub const TOOL_CALL_HELD_BYTES: usize = 64 * 1024;
-/// Bytes of a `tokenizer.json` that is read at all; the largest in use have about 35 MB.
+/// Maximum size of a `tokenizer.json`, in bytes; the largest in use have about 35 MB.
 pub const TOKENIZER_BYTES: u64 = 64 * 1024 * 1024;

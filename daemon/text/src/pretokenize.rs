@@ -1,8 +1,7 @@
-//! How byte-level BPE tokenizers cut a text into words before merging.
+//! Pre-tokenizers: split a text into words before byte-level BPE merges.
 //!
-//! Owns the table of kinds, by the names that `tokenizer.ggml.pre` uses. Knows nothing of
-//! vocabularies. Sources: `llm_tokenizer_bpe` in llama.cpp's `llama-vocab.cpp` and the models'
-//! own `tokenizer.json`.
+//! Owns the table of kinds, by the names in `tokenizer.ggml.pre`. Does not know vocabularies. Sources:
+//! `llm_tokenizer_bpe` in llama.cpp's `llama-vocab.cpp` and the models' own `tokenizer.json`.
 
 use tokenizers::PreTokenizerWrapper;
 use tokenizers::SplitDelimiterBehavior;
@@ -15,7 +14,7 @@ use super::TextError;
 /// GPT-2's words.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// Every digit a word of its own.
+/// Every digit is a separate word.
 const DIGITS: &str = r"\p{N}";
 
 /// Llama 3's words: up to three digits together.
@@ -30,18 +29,18 @@ const QWEN2: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// One kind of cutting.
+/// One kind of pre-tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PreTokenizer {
     /// The kind's names in `tokenizer.ggml.pre`.
     names: &'static [&'static str],
-    /// Regular expressions, each applied to the pieces the one before it left.
+    /// Regular expressions, each applied to the pieces of the one before it.
     patterns: &'static [&'static str],
-    /// Whether a word that is a token as a whole is taken without merging.
+    /// Whether a word that is a token itself is used without merging.
     pub(super) ignore_merges: bool,
-    /// Whether the text is brought into Unicode's composed form first.
+    /// Whether the text is first normalized to Unicode's composed form (NFC).
     pub(super) compose: bool,
-    /// Whether prompts begin with the BOS token when the file does not say.
+    /// Whether prompts begin with the BOS token if the file does not specify it.
     pub(super) add_bos: bool,
 }
 
@@ -89,7 +88,7 @@ const KINDS: &[PreTokenizer] = &[
 ];
 
 impl PreTokenizer {
-    /// The kind called `name`.
+    /// The kind with this name.
     pub(super) fn named(name: &str) -> Option<Self> {
         KINDS.iter().find(|kind| kind.names.contains(&name)).copied()
     }
@@ -100,7 +99,7 @@ impl PreTokenizer {
         names.join(", ")
     }
 
-    /// The kind in the `tokenizers` ingled's terms.
+    /// Converts the kind to the types of the `tokenizers` crate.
     pub(super) fn build(&self) -> Result<PreTokenizerWrapper, TextError> {
         let mut steps = Vec::new();
         for pattern in self.patterns {
@@ -109,7 +108,7 @@ impl PreTokenizer {
                 .map_err(|error| TextError::Encode(error.to_string()))?;
             steps.push(split.into());
         }
-        // Bytes become visible characters; the cutting is done.
+        // This step only maps bytes to visible characters, without splitting.
         steps.push(ByteLevel::new(false, false, false).into());
         Ok(Sequence::new(steps).into())
     }

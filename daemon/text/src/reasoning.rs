@@ -1,34 +1,34 @@
-//! What a model thinks, parted from what it answers.
+//! Reasoning: splits a model's reasoning from the rest of its response.
 //!
-//! Owns the tags that models think between. Fed with text cut anywhere, it says the same. Knows
-//! nothing of tools, tokens or requests.
+//! Owns the tags around reasoning. The result does not depend on where the text is cut. Does not know
+//! tools, tokens or requests.
 //!
-//! An answer begins with its thoughts or has none: a tag further behind is text like any other, so
-//! that one may talk about it.
+//! A response begins with reasoning or has none: a later tag is ordinary text, so that a model can write
+//! about the tags.
 
-/// Pairs of tags. The first is what nearly all models use, the second is Mistral's.
+/// Pairs of tags. Nearly all models use the first, Mistral's models the second.
 const TAGS: [(&str, &str); 2] = [("<think>", "</think>"), ("[THINK]", "[/THINK]")];
 
-/// The tags that may be special tokens of a vocabulary, which have no text of their own.
+/// The tags that may be special tokens of a vocabulary, which have no text.
 pub const MARKERS: [&str; 4] = ["<think>", "</think>", "[THINK]", "[/THINK]"];
 
-/// A piece of an answer.
+/// Section of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
-    /// Thoughts.
+    /// The reasoning.
     Reasoning,
-    /// The answer.
+    /// The rest.
     Text,
 }
 
-/// The tag that ends the thought which a prompt's template has begun, if it has.
+/// The tag that ends the reasoning, if the prompt has opened it.
 #[must_use]
 pub fn open_section_end(prompt: &str) -> Option<&'static str> {
     let prompt = prompt.trim_end();
     TAGS.iter().find(|(open, _)| prompt.ends_with(open)).map(|&(_, close)| close)
 }
 
-/// What ends such a thought, with nothing thought.
+/// The text that ends reasoning which the prompt has opened, without content.
 #[must_use]
 pub fn empty_section_end(prompt: &str) -> Option<String> {
     let trimmed = prompt.trim_end();
@@ -37,35 +37,34 @@ pub fn empty_section_end(prompt: &str) -> Option<String> {
     Some(format!("{line}\n{close}\n\n"))
 }
 
-/// Where the text so far has led to.
+/// Position in the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing but white space, or the beginning of a tag. `is_open`: the prompt has opened one.
+    /// Before any text but white space or the beginning of a tag. `is_open`: the prompt opened a tag.
     Start { is_open: bool },
     /// Between the tags.
-    Thinking,
-    /// Behind them, where white space is not the answer's.
-    Behind,
-    /// In the answer.
+    Reasoning,
+    /// After the closing tag, where white space is dropped.
+    AfterReasoning,
+    /// In the rest.
     Text,
 }
 
-/// Parts one text as it comes.
+/// Incremental splitter of one response.
 #[derive(Debug, Clone)]
 pub struct ReasoningSplitter {
     state: State,
     close: &'static str,
-    /// White space that belongs to a part only if more of it follows.
+    /// White space that belongs to a section only if more of the section follows.
     space: String,
-    /// What may be the beginning of a tag.
+    /// Text that may be the beginning of a tag.
     tag: String,
-    /// Whether there was a thought at all.
-    has_thought: bool,
+    /// Whether the reasoning has any content.
+    has_reasoning: bool,
 }
 
 impl ReasoningSplitter {
-    /// Before the first token, behind a prompt that has opened a thought, which ends with `close`, or
-    /// has not.
+    /// Creates a splitter; `close` is the closing tag if the prompt has opened the reasoning.
     #[must_use]
     pub fn new(close: Option<&'static str>) -> Self {
         Self {
@@ -73,11 +72,11 @@ impl ReasoningSplitter {
             close: close.unwrap_or(TAGS[0].1),
             space: String::new(),
             tag: String::new(),
-            has_thought: false,
+            has_reasoning: false,
         }
     }
 
-    /// Gives `out` what is certain after `text`.
+    /// Splits `text`, and passes the text whose section is certain to `out`.
     pub fn push(&mut self, text: &str, out: &mut impl FnMut(Section, &str)) {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
@@ -100,13 +99,13 @@ impl ReasoningSplitter {
                 let tag = self.tag.as_str();
                 if let Some((_, close)) = TAGS.iter().find(|(open, _)| *open == tag) {
                     self.close = close;
-                    self.state = State::Thinking;
+                    self.state = State::Reasoning;
                     self.space.clear();
                     self.tag.clear();
                 } else if !TAGS.iter().any(|(open, _)| open.starts_with(tag)) {
                     let held = std::mem::take(&mut self.tag);
                     if is_open {
-                        self.state = State::Thinking;
+                        self.state = State::Reasoning;
                         self.space.clear();
                         held.chars().for_each(|c| self.step(c, out));
                     } else {
@@ -116,30 +115,30 @@ impl ReasoningSplitter {
                     }
                 }
             }
-            State::Thinking => self.think(c, out),
-            State::Behind if c.is_whitespace() => {}
-            State::Behind | State::Text => {
+            State::Reasoning => self.reasoning_step(c, out),
+            State::AfterReasoning if c.is_whitespace() => {}
+            State::AfterReasoning | State::Text => {
                 self.state = State::Text;
                 out(Section::Text, c.encode_utf8(&mut [0; 4]));
             }
         }
     }
 
-    fn think(&mut self, c: char, out: &mut impl FnMut(Section, &str)) {
+    fn reasoning_step(&mut self, c: char, out: &mut impl FnMut(Section, &str)) {
         self.tag.push(c);
         if self.tag == self.close {
-            self.state = State::Behind;
+            self.state = State::AfterReasoning;
             self.space.clear();
             self.tag.clear();
         } else if !self.close.starts_with(&self.tag) {
-            // A tag begins with a character that it has nowhere else.
+            // The first character of a tag occurs in it only once, so no other match can have begun.
             let c = self.tag.pop();
             if !self.tag.is_empty() {
                 self.flush(out);
             }
             match c {
-                // A thought does not begin with white space.
-                Some(c) if c.is_whitespace() && !self.has_thought => {}
+                // White space at the beginning of the reasoning is dropped.
+                Some(c) if c.is_whitespace() && !self.has_reasoning => {}
                 Some(c) if c.is_whitespace() => self.space.push(c),
                 Some(c) => {
                     self.tag.push(c);
@@ -152,16 +151,17 @@ impl ReasoningSplitter {
         }
     }
 
-    /// Gives out what is held of a thought.
+    /// Gives out the held-back reasoning.
     fn flush(&mut self, out: &mut impl FnMut(Section, &str)) {
         let mut held = std::mem::take(&mut self.space);
         held.push_str(&std::mem::take(&mut self.tag));
-        self.has_thought = true;
+        self.has_reasoning = true;
         out(Section::Reasoning, &held);
     }
 
-    /// Gives `out` what was held back, when no text follows. A thought that was never closed is all
-    /// there is.
+    /// Ends the response, and passes held-back text to `out`.
+    ///
+    /// If the reasoning was never closed, all of the response is reasoning.
     pub fn finish(&mut self, out: &mut impl FnMut(Section, &str)) {
         match self.state {
             State::Start { is_open: false } => {
@@ -170,7 +170,7 @@ impl ReasoningSplitter {
                     out(Section::Text, &held);
                 }
             }
-            State::Start { is_open: true } | State::Thinking if !self.tag.is_empty() => {
+            State::Start { is_open: true } | State::Reasoning if !self.tag.is_empty() => {
                 self.flush(out);
             }
             _ => {}
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn thoughts_are_parted_from_the_answer() {
+    fn reasoning_is_split_from_the_rest() {
         for (is_open, whole, reasoning, text) in [
             (false, "Hello.", "", "Hello."),
             (false, " \n Hello.\n", "", " \n Hello.\n"),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_that_a_prompt_opens_can_be_closed() {
+    fn open_reasoning_of_a_prompt_can_be_closed() {
         assert_eq!(open_section_end("<|im_start|>assistant\n<think>\n"), Some("</think>"));
         assert_eq!(open_section_end("[INST]x[/INST][THINK]"), Some("[/THINK]"));
         assert_eq!(open_section_end("<think>\n\n</think>\n\n"), None);
@@ -237,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn where_the_text_is_cut_makes_no_difference(
+        fn cutting_text_anywhere_gives_equal_sections(
             pieces in proptest::collection::vec("(<think>|</think>|<|/|think>|a|é| |\n){0,4}", 0..8),
             is_open: bool,
         ) {

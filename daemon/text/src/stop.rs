@@ -1,15 +1,14 @@
 //! Stop strings in a stream of text.
 //!
-//! Owns the text that might turn out to be the beginning of a stop string. Knows nothing of
-//! tokens.
+//! Owns the text that is held back because it may begin a stop string. Does not know tokens.
 
 use super::TextError;
 
 /// Finds the first of several stop strings in text that arrives in pieces.
 ///
-/// The match that is complete first wins; of several that end at the same character, the longest.
-/// The text given out is the text before the match, however it was cut into pieces: nothing of the
-/// stop string leaks, and only what may still become one is held back.
+/// The match that is complete first wins, and the longest of several that end at the same character.
+/// The text given out is the text before the match, for any cutting into pieces: no part of the stop
+/// string is given out, and only text that may still become one is held back.
 #[derive(Debug, Clone)]
 pub struct StopMatcher {
     stops: Vec<String>,
@@ -17,17 +16,17 @@ pub struct StopMatcher {
     stopped: bool,
 }
 
-/// Text that is safe to give out, and the stop string that ended it.
+/// A piece of text that is safe to give out, and the stop string that ended it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TextPiece {
-    /// Text; it may be empty.
+    /// The text, which may be empty.
     pub text: String,
-    /// The stop string that was found; nothing follows it.
+    /// The stop string, if one was found. No text follows it.
     pub stopped: Option<String>,
 }
 
 impl StopMatcher {
-    /// A matcher for `stops`, of which there may be none.
+    /// Creates a matcher for `stops`, which may be empty.
     ///
     /// # Errors
     /// [`TextError::EmptyStop`].
@@ -38,13 +37,13 @@ impl StopMatcher {
         Ok(Self { stops, held: String::new(), stopped: false })
     }
 
-    /// Whether there is nothing to find.
+    /// Whether the matcher has no stop strings.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stops.is_empty()
     }
 
-    /// The text that is certain after `text`. After a match everything is ignored.
+    /// Matches `text` and returns the text that is certain. All text after a match is ignored.
     pub fn push(&mut self, text: &str) -> TextPiece {
         if self.stopped {
             return TextPiece::default();
@@ -64,13 +63,14 @@ impl StopMatcher {
         TextPiece { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
-    /// What was held back, when no text follows.
+    /// Ends the text and returns the held-back rest.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 
-    /// The start and stop string of the match that ends first, looking at ends after `new_from`:
-    /// earlier ends were looked at before.
+    /// The start and the stop string of the match that ends first, after `new_from`.
+    ///
+    /// Earlier ends were checked before.
     fn first_match(&self, new_from: usize) -> Option<(usize, usize)> {
         let held = self.held.as_bytes();
         (new_from + 1..=held.len()).find_map(|end| {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_match_is_held_back_and_given_out_when_it_fails() {
+    fn partial_match_is_held_back_until_it_fails() {
         let mut matcher = matcher(&["END"]);
         assert_eq!(matcher.push("an E"), piece("an ", None));
         assert_eq!(matcher.push("N"), piece("", None));
@@ -120,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_at_the_end_is_text() {
+    fn held_back_text_at_the_end_is_text() {
         let mut matcher = matcher(&["\n\n"]);
         assert_eq!(matcher.push("a\n"), piece("a", None));
         assert_eq!(matcher.finish(), "\n");
     }
 
     #[test]
-    fn the_first_complete_match_wins_and_of_equal_ends_the_longest() {
+    fn first_complete_match_wins() {
         assert_eq!(matcher(&["abcd", "b"]).push("xabcd"), piece("xa", Some("b")));
         assert_eq!(matcher(&["c", "abc"]).push("xabc"), piece("x", Some("abc")));
         assert_eq!(matcher(&["b", "a"]).push("ab"), piece("", Some("a")));
@@ -152,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_chunking_gives_the_naive_result_and_leaks_nothing(
+        fn any_chunking_gives_the_naive_result(
             chunks in proptest::collection::vec("[abé]{0,4}", 0..12),
             stops in proptest::collection::vec("[abé]{1,5}", 0..4),
         ) {

@@ -1,8 +1,8 @@
-//! A small vocabulary, for tests of tokenizers.
+//! Test support: a small vocabulary for tests of tokenizers.
 
 use crate::bpe::{ByteAlphabet, TokenKind};
 
-/// A vocabulary of all bytes, a few merges and three whole tokens.
+/// A vocabulary of all bytes, a few merges and three special or user-defined tokens.
 #[must_use]
 pub fn small_vocab() -> (Vec<String>, Vec<TokenKind>, Vec<String>) {
     let alphabet = ByteAlphabet::new();

@@ -1,21 +1,21 @@
-//! The tokenizer's interface, and one without a vocabulary.
+//! Tokenizer trait, and a tokenizer without a vocabulary.
 //!
-//! Owns the trait that the rest of the daemon sees. Knows no file format and no engine.
+//! Owns the interface for the rest of the daemon. Does not know file formats or engines.
 
 use std::borrow::Cow;
 
 use super::TextError;
 
-/// What to do with special tokens that are written out in a text, such as `<|im_end|>`.
+/// Treatment of names of special tokens in a text, such as `<|im_end|>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// They become the special tokens they name: for rendered templates.
+    /// They become special tokens: for rendered templates.
     Parse,
-    /// They stay ordinary text: for text that must not steer the model.
+    /// They stay ordinary text: for text that must not control the model.
     AsText,
 }
 
-/// Strings to token ids and back. Ids run from 0 to `vocab_size`, excluded.
+/// Converts strings to token ids and back. Ids are below `vocab_size`.
 pub trait Tokenizer: Send + Sync {
     /// The ids of `text`; nothing is added before or after.
     ///
@@ -23,7 +23,7 @@ pub trait Tokenizer: Send + Sync {
     /// [`TextError::Encode`] when the vocabulary cannot express the text.
     fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TextError>;
 
-    /// The ids of a text to be embedded, with whatever the model wants around it.
+    /// The ids of a text to embed, with the tokens that the model needs around it.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -31,11 +31,12 @@ pub trait Tokenizer: Send + Sync {
         self.encode(text, SpecialTokens::AsText)
     }
 
-    /// The exact bytes the token stands for, which need not be whole UTF-8 characters. `None` for
-    /// special tokens, which have no text, and for unknown ids.
+    /// The exact bytes of a token, which need not be complete UTF-8 characters.
+    ///
+    /// `None` for special tokens, which have no text, and for unknown ids.
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>>;
 
-    /// The name of a special token, as the vocabulary writes it; `None` for all others.
+    /// The name of a special token in the vocabulary; `None` for all other tokens.
     fn special_name(&self, id: u32) -> Option<Cow<'_, [u8]>>;
 
     /// Whether the id is a special token.
@@ -44,7 +45,7 @@ pub trait Tokenizer: Send + Sync {
     /// The number of ids.
     fn vocab_size(&self) -> usize;
 
-    /// The text of `ids`: special tokens give none, and bytes that are no UTF-8 give U+FFFD.
+    /// The text of `ids`, without special tokens and with U+FFFD for bytes that are not UTF-8.
     ///
     /// # Errors
     /// [`TextError::UnknownToken`] naming the first id that is not in the vocabulary.
@@ -61,15 +62,16 @@ pub trait Tokenizer: Send + Sync {
     }
 }
 
-/// A tokenizer whose tokens are bytes: ids 0 to 255 are the bytes themselves. For the simulated
-/// engine and for tests.
+/// A tokenizer whose tokens are bytes, for the simulated engine and for tests.
+///
+/// Ids 0 to 255 are the bytes themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ByteTokenizer;
 
 impl ByteTokenizer {
-    /// The token that begins a text.
+    /// The token at the beginning of a text.
     pub const BOS: u32 = 256;
-    /// The token that ends one.
+    /// The token at the end of a text.
     pub const EOS: u32 = 257;
     /// The number of ids.
     pub const VOCAB_SIZE: usize = 258;
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_go_round() {
+    fn bytes_survive_a_round_trip() {
         let text = "Grüße 🙂";
         let ids = ByteTokenizer.encode(text, SpecialTokens::Parse).unwrap();
         assert_eq!(ids.len(), text.len());
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_id_is_named() {
+    fn error_names_unknown_id() {
         let error = ByteTokenizer.decode(&[104, 258]).unwrap_err().to_string();
         assert_eq!(error, "token id 258 is not in the vocabulary of 258 tokens");
         assert_eq!(ByteTokenizer.token_bytes(u32::MAX), None);

@@ -11,7 +11,7 @@ fn main() {
     let include = Path::new(&cmake_dir).ancestors().nth(2).map(|out| out.join("include"));
     let Some(include) = include.filter(|include| include.join("llama.h").is_file()) else {
         println!(
-            "cargo::error=llama-cpp-sys-2 has installed no llama.h beside `{cmake_dir}`; \
+            "cargo::error=llama-cpp-sys-2 has installed no llama.h next to `{cmake_dir}`; \
              run `cargo clean -p llama-cpp-sys-2` and build again"
         );
         return;

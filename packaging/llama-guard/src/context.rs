@@ -1,4 +1,4 @@
-//! A model's working memory: KV cache, sequences and the threads it computes on.
+//! A context: the KV cache, sequences and compute threads of a model.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -28,7 +28,7 @@ pub struct ContextOptions {
 pub enum Pass {
     /// A model with a KV cache, which takes the batch up.
     Decode,
-    /// A model without one: whole texts.
+    /// No pooling in the model; it embeds whole texts.
     Encode,
 }
 
@@ -47,8 +47,8 @@ pub enum Pooling {
     Rank,
 }
 
-/// Whether a run is not wanted any more. Asked between the operations of its graph, thousands of times
-/// a second.
+/// Whether a run is not wanted any more. Asked between the operations of its graph, thousands of
+/// times a second.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 extern "C" fn on_stop(user: *mut c_void) -> bool {
@@ -141,7 +141,7 @@ impl Context {
         Ok(())
     }
 
-    /// Computes on one thread less while somebody else needs a core, but always on one.
+    /// Computes on one thread less while other work needs a core, but always on at least one.
     pub fn share_cores(&mut self, shares: bool) {
         if shares != self.shares_cores {
             self.shares_cores = shares;
@@ -170,7 +170,7 @@ impl Context {
         self.compute_bytes
     }
 
-    /// Tokens its KV cache holds: at least what was asked for.
+    /// Tokens of its KV cache: at least the requested number.
     #[must_use]
     pub fn context_tokens(&self) -> usize {
         self.context_tokens
@@ -182,13 +182,13 @@ impl Context {
         self.pooling
     }
 
-    /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the token's
-    /// logits are wanted. `stop` may end it half way.
+    /// Runs a batch. The slices are equally long: token, position, sequence, and 1 where the
+    /// token's logits are wanted. `stop` may end it half way.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Full`] when the KV cache has no room, and then nothing has changed;
-    /// [`crate::ErrorKind::Cancelled`] when `stop` said so. With any error but the first part of the
-    /// batch may be in the KV cache.
+    /// [`crate::ErrorKind::Cancelled`] when `stop` said so. With any error but the first part of
+    /// the batch may be in the KV cache.
     pub fn run(
         &mut self,
         pass: Pass,

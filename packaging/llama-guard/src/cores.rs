@@ -1,4 +1,4 @@
-//! How many threads matrix products should run on.
+//! Number of physical cores, on which matrix products should run.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;

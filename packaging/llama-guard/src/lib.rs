@@ -1,7 +1,7 @@
-//! llama.cpp for Rust, with its C++ exceptions caught on the C++ side.
+//! Safe bindings to llama.cpp that catch its C++ exceptions on the C++ side.
 //!
-//! Owns everything `unsafe` about llama.cpp: models, vocabularies and contexts as safe types. Knows
-//! nothing of requests, engines or files beyond their paths.
+//! Owns everything `unsafe` about llama.cpp: models, vocabularies and contexts as safe types. Does
+//! not know requests, engines, or files beyond their paths.
 //!
 //! llama-cpp-sys-2 builds llama.cpp and links it; its declarations are not used, and neither is the
 //! safe wrapper llama-cpp-2, because both call the C functions from Rust: an exception that a C
@@ -31,8 +31,8 @@ pub const MAX_SEQUENCES: usize = 256;
 /// Whether whole blocks of the ggml type with that number hold finite numbers only; false for an
 /// unknown type and for a part of a block too.
 ///
-/// llama.cpp can check a file's tensors itself, but it starts a thread for each of them at once, and
-/// everything else on the machine stands still meanwhile.
+/// llama.cpp can check a file's tensors itself, but it starts a thread for each of them at once,
+/// and everything else on the machine stands still meanwhile.
 #[must_use]
 pub fn is_finite(kind: u32, blocks: &[u8]) -> bool {
     let Ok(kind) = i32::try_from(kind) else { return false };

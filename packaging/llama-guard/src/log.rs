@@ -1,11 +1,11 @@
-//! llama.cpp's log lines, and its last words before it aborts.
+//! llama.cpp's log lines, and its message before it aborts.
 
 use std::ffi::c_char;
 use std::sync::OnceLock;
 
 use crate::{Error, check, sys};
 
-/// How grave a line is.
+/// The severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Details.

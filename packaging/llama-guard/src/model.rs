@@ -52,7 +52,7 @@ unsafe impl Send for Model {}
 unsafe impl Sync for Model {}
 
 impl Model {
-    /// Loads a GGUF file, weights and all. `progress` is told the share that is in place, from 0
+    /// Loads a GGUF file, weights and all. `progress` gets the loaded fraction, from 0
     /// to 1, and ends the load by returning false.
     ///
     /// # Errors

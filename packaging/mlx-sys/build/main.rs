@@ -4,7 +4,7 @@
 //! installed later (`tree`), compile mlx-c against it (`mlxc`), generate the bindings
 //! (`bindings`). Dependents receive, as `DEP_MLX_*`:
 //!
-//! - `ROOT`: the library folder, to be installed as `lib/ingle` beside the daemon's `bin`;
+//! - `ROOT`: the library folder, to be installed as `lib/ingle` next to the daemon's `bin`;
 //! - `LIBDIR`: the folder inside it that holds `libmlx`, for the run path;
 //! - `LIBDIR_IN_ROOT`: the same, relative to `ROOT`;
 //! - `VERSION`: the MLX version.

@@ -1,4 +1,4 @@
-//! What is being built for, and which MLX backend was asked for. Reads Cargo's variables and
+//! The build target and the requested MLX backend. Reads Cargo's variables and
 //! `INGLE_MLX_BACKEND`; knows nothing of wheels.
 
 use crate::error::{BuildError, Result};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(crate) enum Backend {
     /// CPU only: the default on Linux.
     Cpu,
-    /// Metal, with the CPU backend beside it: the only choice on macOS.
+    /// Metal, together with the CPU backend: the only choice on macOS.
     Metal,
     /// CUDA 12.
     Cuda12,

@@ -1,6 +1,6 @@
 //! The library folder: the shared libraries an installed daemon needs, and nothing else.
 //!
-//! It keeps the wheel's own layout (`mlx/lib` beside `*.libs`), because `libmlx` finds its
+//! It keeps the wheel's own layout (`mlx/lib` next to `*.libs`), because `libmlx` finds its
 //! neighbours relative to itself; so the folder works wherever it is copied as a whole. On Linux
 //! the wheel's reference BLAS, some fifty times slower, is replaced by a link to OpenBLAS.
 
@@ -92,7 +92,7 @@ fn find_openblas(target: &Target) -> Result<Option<PathBuf>> {
         return Ok(None); // The libraries found here would be this machine's, not the target's.
     }
     // The pthread builds come first: the serial ones use one core, and the OpenMP ones start a
-    // second pool of threads beside MLX's.
+    // second pool of threads in addition to MLX's.
     let triple = format!("/usr/lib/{}-linux-gnu", target.arch);
     let candidates = [
         format!("{triple}/openblas-pthread/libopenblas.so.0"),

@@ -1,7 +1,7 @@
 //! Apple's prebuilt MLX: which wheel serves a target, and how it gets onto this machine.
 //!
 //! Wheels are pinned by version and SHA-256, fetched with pip, unpacked once into a per-user cache
-//! and used in place from there, so that a clean build fetches nothing. Knows nothing of mlx-c.
+//! and used in place from there, so that a clean build fetches nothing. Does not know mlx-c.
 
 use crate::error::{BuildError, Result, output_of};
 use crate::target::{Backend, Os, Target};

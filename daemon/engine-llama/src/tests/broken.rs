@@ -1,4 +1,4 @@
-//! Files that llama.cpp must not be given, or refuses itself: each is an error, and none an abort.
+//! Tests of invalid files: each is an error of ours or of llama.cpp, and none aborts.
 
 use super::models::{ModelFile, llama_header, tensors_of};
 use ingle_formats::gguf::GgmlType;
@@ -10,7 +10,7 @@ fn with_header(writer: GgufWriter) -> ModelFile {
 }
 
 #[test]
-fn hyperparameters_that_cannot_be_are_named() {
+fn impossible_hyperparameters_are_named() {
     // A key that is there twice is refused by the reader, so each case replaces one.
     let replaced = |key: &str, value: u32| {
         let keys = [
@@ -64,7 +64,7 @@ fn hyperparameters_that_cannot_be_are_named() {
 }
 
 #[test]
-fn keys_with_values_of_no_use_are_named() {
+fn unusable_key_values_are_named() {
     for (writer, expected) in [
         (llama_header().u32("llama.expert_count", 4_000), "`llama.expert_count`"),
         (llama_header().u32("llama.expert_used_count", 2), "2 of 0 experts"),
@@ -85,7 +85,7 @@ fn keys_with_values_of_no_use_are_named() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_named() {
+fn mismatched_tensors_are_named() {
     let change = |change: &dyn Fn(&mut Vec<super::models::Tensor>)| {
         let mut tensors = tensors_of(true);
         change(&mut tensors);
@@ -102,7 +102,7 @@ fn tensors_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn types_that_hold_no_weights_are_named() {
+fn non_weight_types_are_named() {
     let ((name, shape), values) = tensors_of(true).remove(0);
     let bytes = vec![0; values.len() * 8];
     let file = ModelFile {
@@ -113,7 +113,7 @@ fn types_that_hold_no_weights_are_named() {
 }
 
 #[test]
-fn architectures_that_cannot_generate_are_refused() {
+fn non_generating_architectures_are_refused() {
     for (architecture, expected) in [
         ("bert", "embedding model"),
         ("t5", "encoder"),
@@ -132,7 +132,7 @@ fn architectures_that_cannot_generate_are_refused() {
 
 /// An assertion inside llama.cpp that no check of ours foresees ends the load, not the process.
 #[test]
-fn a_failed_assertion_during_a_load_is_an_error() {
+fn failed_assertion_in_load_is_an_error() {
     // A vocabulary whose two tokens for one text leave its two tables with different sizes, or
     // whose sizes contradict each other: whatever llama.cpp makes of it, this process goes on.
     let tokens: Vec<String> = (0..53).map(|_| "same".to_owned()).collect();

@@ -95,7 +95,7 @@ fn assert_close(found: &[f32], expected: &[f64]) {
 }
 
 #[test]
-fn vectors_agree_with_plain_loops_whatever_shares_their_batch() {
+fn vectors_match_plain_loops_in_any_batch() {
     let weights = weights();
     let texts = texts();
     for (pooling, pool) in [(1, Pool::Mean), (2, Pool::First), (3, Pool::Last)] {
@@ -120,7 +120,7 @@ fn vectors_agree_with_plain_loops_whatever_shares_their_batch() {
 }
 
 #[test]
-fn texts_of_no_use_are_refused() {
+fn unusable_texts_are_refused() {
     let mut embedder = embedder(&bert(Some(1))).unwrap();
     let long = vec![1; CONTEXT + 1];
     for (text, expected) in
@@ -132,7 +132,7 @@ fn texts_of_no_use_are_refused() {
 }
 
 #[test]
-fn models_that_do_not_pool_are_refused() {
+fn models_without_pooling_are_refused() {
     for (pooling, expected) in [(None, "`bert.pooling_type`"), (Some(4), "reranker")] {
         let message = embedder(&bert(pooling)).err().unwrap().to_string();
         assert!(message.contains(expected), "{message}");

@@ -1,4 +1,4 @@
-//! What the header of a GGUF model says of the memory it takes.
+//! Tests of the memory estimate of a GGUF model.
 
 use ingle_engine::engines::Engine;
 use ingle_engine::estimate::Estimate;
@@ -30,7 +30,7 @@ fn model(architecture: &str, role: Role, keys: impl Fn(GgufWriter) -> GgufWriter
 }
 
 #[test]
-fn heads_may_be_given_for_each_layer() {
+fn heads_can_be_given_per_layer() {
     let kv_per_token = |keys: &dyn Fn(GgufWriter) -> GgufWriter| {
         model("llama", Role::Generates, keys).kv_per_token
     };
@@ -48,7 +48,7 @@ fn heads_may_be_given_for_each_layer() {
 }
 
 #[test]
-fn an_embedding_model_computes_whole_texts_at_once() {
+fn embedder_computes_whole_texts_at_once() {
     let overhead = |architecture: &str| {
         let heads = format!("{architecture}.attention.head_count");
         let estimate = model(architecture, Role::Embeds, |writer| writer.u32(&heads, 8));

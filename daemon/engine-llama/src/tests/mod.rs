@@ -26,12 +26,12 @@ fn assert_close(found: &[f64], expected: &[f64]) {
 }
 
 #[test]
-fn it_does_what_every_engine_does() {
+fn engine_conforms() {
     conforms(&Subject { generator: &|tied| llama(tied).generator(), tolerance: TOLERANCE });
 }
 
 #[test]
-fn it_does_so_with_rows_that_begin_and_end_in_different_batches() {
+fn engine_conforms_with_rows_over_batches() {
     conforms(&Subject {
         generator: &|tied| llama(tied).generator_of(plain::CONTEXT, 7),
         tolerance: TOLERANCE,
@@ -39,7 +39,7 @@ fn it_does_so_with_rows_that_begin_and_end_in_different_batches() {
 }
 
 #[test]
-fn a_model_whose_first_part_is_a_header_alone_is_loaded() {
+fn split_model_with_header_only_part_loads() {
     // As `gguf-split --no-tensor-first-split` writes it.
     let weights = tensors_of(true);
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn a_model_whose_first_part_is_a_header_alone_is_loaded() {
 }
 
 #[test]
-fn a_full_pool_refuses_and_nothing_has_advanced() {
+fn full_pool_refuses_without_advance() {
     let weights = plain::weights(true);
     // 512 tokens in all, in batches of 64: the refusal comes when part of the pass has run.
     let mut generator = llama(true).generator_of(512, 64);
@@ -85,7 +85,7 @@ fn a_full_pool_refuses_and_nothing_has_advanced() {
 }
 
 #[test]
-fn a_pass_that_is_given_up_half_way_leaves_everything_as_it_was() {
+fn abandoned_pass_changes_nothing() {
     let weights = plain::weights(true);
     // In several batches: some of them have run when it is given up.
     let mut generator = llama(true).generator_of(512, 64);
@@ -102,7 +102,7 @@ fn a_pass_that_is_given_up_half_way_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn all_sequences_are_used_before_one_is_refused() {
+fn all_sequences_are_usable() {
     let mut generator = llama(true).generator();
     let capacity = generator.capacity().sequences;
     let mut open: Vec<SeqId> = (0..capacity).map(|_| generator.open().unwrap()).collect();
@@ -115,7 +115,7 @@ fn all_sequences_are_used_before_one_is_refused() {
 }
 
 #[test]
-fn the_pool_has_the_size_that_arithmetic_gives() {
+fn pool_has_the_computed_size() {
     let mut generator = llama(true).generator_of(512, 64);
     let token_bytes = (plain::LAYERS * 2 * plain::KV_HEADS * plain::HEAD_DIM * 2) as u64;
     assert_eq!(generator.kv_bytes(), 512 * token_bytes);
@@ -126,7 +126,7 @@ fn the_pool_has_the_size_that_arithmetic_gives() {
 }
 
 #[test]
-fn a_state_that_cannot_go_back_is_forked_whole() {
+fn recurrent_state_is_forked_whole() {
     let mut generator = mamba().generator();
     let prompt = tokens(12);
     let (whole, parts) = (generator.open().unwrap(), generator.open().unwrap());
@@ -149,7 +149,7 @@ fn a_state_that_cannot_go_back_is_forked_whole() {
 }
 
 #[test]
-fn a_cancelled_load_ends_promptly() {
+fn cancelled_load_ends_promptly() {
     let (file, gguf) = llama(true).write();
     let cancel = Arc::new(AtomicBool::new(true));
     let (builder, mut stream) =
@@ -164,7 +164,7 @@ fn a_cancelled_load_ends_promptly() {
 }
 
 #[test]
-fn numbers_that_are_none_are_refused_with_the_load() {
+fn non_finite_weights_fail_the_load() {
     let mut tensors = tensors_of(true);
     tensors[3].1[7] = f32::NAN;
     let message = ModelFile::llama_of(&tensors).problem();

@@ -53,7 +53,7 @@ fn smollm2() -> GgufFile {
 }
 
 #[test]
-fn smollm2_reads_as_with_our_own_tokenizer() {
+fn smollm2_tokens_match_our_own_tokenizer() {
     let gguf = smollm2();
     let (theirs, ours) = (text_model(&gguf).unwrap(), gguf_vocab::text_model(&gguf).unwrap());
     let all = NASTY.concat();
@@ -113,7 +113,7 @@ fn byte_pairs() -> GgufWriter {
 }
 
 #[test]
-fn the_tokens_that_fill_a_gap_are_found() {
+fn fim_tokens_are_found() {
     let (_file, gguf) = open(&byte_pairs());
     let model = text_model(&gguf).unwrap();
     let fim = model.fim.clone().unwrap();
@@ -127,7 +127,7 @@ fn the_tokens_that_fill_a_gap_are_found() {
 }
 
 #[test]
-fn sentencepiece_puts_a_space_first_that_is_not_the_texts() {
+fn sentencepiece_leading_space_is_not_text() {
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
     tokens.extend((0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>")));
     tokens.extend(["▁hello", "▁", "h", "e", "l", "o"].map(str::to_owned));
@@ -152,7 +152,7 @@ fn sentencepiece_puts_a_space_first_that_is_not_the_texts() {
 }
 
 #[test]
-fn vocabularies_of_no_use_are_named() {
+fn unusable_vocabularies_are_named() {
     let (tokens, _, _) = small_vocab();
     let header = || GgufWriter::new().string("general.architecture", "llama");
     let many = vec!["same".to_owned(); 50];

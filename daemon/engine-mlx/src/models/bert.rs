@@ -9,10 +9,10 @@ use mlx_rs::{Array, Dtype};
 
 use super::{Assembly, Encoder, Plan, TextBatch};
 use crate::attention::attend_within;
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use crate::layers::{Activation, Embedding, FusedLinear, LayerBuilder, LayerNorm, Linear};
 use crate::weights::{Expected, Weights};
-use crate::{Device, dim};
 use ingle_formats::hf::{self, FolderError, ModelFolder};
 
 /// More layers than any model has: a bound on the list of its tensors.

@@ -1,6 +1,7 @@
-//! The architectures, one file each, and what they have in common.
+//! Model architectures, one file each, and their common parts.
 //!
-//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same backwards.
+//! Adding one is a file and a match arm in [`plan`] or [`encoder_plan`]; removing one is the same
+//! backwards.
 
 mod bert;
 mod decoder;
@@ -10,10 +11,10 @@ mod qwen3;
 
 use mlx_rs::{Array, Dtype};
 
-use super::Device;
 use super::attention::Attention;
 use super::kv_cache::{Append, Layout};
 use super::weights::{Expected, Weights};
+use crate::device::Device;
 use crate::error::MlxError;
 use ingle_engine::error::EngineError;
 use ingle_formats::gguf::GgufFile;

@@ -167,7 +167,7 @@ macro_rules! cases {
                     // Encoders have tests of their own.
                     && !entry.path().join("modules.json").exists();
                 let is_tested = tested.iter().any(|case| name == *case);
-                assert!(is_tested || !is_decoder, "{name:?} is tested by nobody");
+                assert!(is_tested || !is_decoder, "{name:?} has no test");
             }
         }
     };

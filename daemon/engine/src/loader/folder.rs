@@ -1,8 +1,8 @@
-//! Model folders as a source of the loader.
+//! Loader source for model folders (safetensors).
 //!
-//! Owns what their tensors become. Knows nothing of threads.
+//! Owns the conversion of their tensors. Does not know threads.
 
-use super::{CHUNK_BYTES, Source};
+use super::source::{CHUNK_BYTES, Source};
 use crate::affine;
 use crate::dequantize::{Converter, reserve};
 use crate::error::EngineError;
@@ -11,7 +11,7 @@ use ingle_formats::gguf::GgmlType;
 use ingle_formats::hf::{Affine, ModelFolder, Part, Storage};
 use ingle_formats::safetensors::Dtype;
 
-/// Bytes of memory the weights take once loaded; an exact sum, found without reading them.
+/// Exact bytes of memory of the loaded weights, computed without reading them.
 #[must_use]
 pub fn folder_loaded_bytes(folder: &ModelFolder, precision: WeightPrecision) -> u64 {
     match precision {
@@ -24,7 +24,7 @@ pub fn folder_loaded_bytes(folder: &ModelFolder, precision: WeightPrecision) -> 
 
 impl Source for ModelFolder {
     fn check_readable(&self) -> Result<(), EngineError> {
-        // Opening a folder has refused what cannot be read.
+        // The folder was checked when it was opened.
         Ok(())
     }
 
@@ -75,7 +75,7 @@ impl Source for ModelFolder {
     }
 }
 
-/// Reads one part of a weight after the other.
+/// Reads the parts of a weight one by one.
 struct PartReader<'a> {
     folder: &'a ModelFolder,
     buffer: &'a mut Vec<u8>,
@@ -83,7 +83,7 @@ struct PartReader<'a> {
 }
 
 impl PartReader<'_> {
-    /// Gives the part's bytes to `take` in pieces. A piece holds whole groups of any quantisation.
+    /// Passes the part's bytes to `take` in pieces of whole quantization groups.
     fn pieces(
         &mut self,
         part: &Part,
@@ -128,7 +128,7 @@ impl PartReader<'_> {
         })
     }
 
-    /// Packed values as they are.
+    /// Packed values, unchanged.
     fn words(&mut self, part: &Part) -> Result<Vec<u32>, EngineError> {
         let count = part.info.shape.iter().product();
         let mut words = reserve(count).ok_or_else(|| no_memory(self.folder, part, count))?;
@@ -139,7 +139,7 @@ impl PartReader<'_> {
         Ok(words)
     }
 
-    /// Packed values as the numbers they stand for.
+    /// Packed values, dequantized.
     fn widened(
         &mut self,
         part: &Part,

@@ -1,15 +1,16 @@
-//! GGUF files as a source of the loader.
+//! Loader source for GGUF files.
 //!
-//! Owns which of their types can be read and what they become. Knows nothing of threads.
+//! Owns the readable tensor types and their conversion. Does not know threads.
 
-use super::{CHUNK_BYTES, Source};
+use super::source::{CHUNK_BYTES, Source};
 use crate::dequantize::Converter;
 use crate::error::EngineError;
 use crate::tensor::{HostTensor, WeightPrecision};
 use ingle_formats::gguf::{GgmlType, GgufFile, TensorInfo};
 
-/// Refuses a file with a tensor type the loader cannot read. It needs no reading, so callers can
-/// refuse before they make room for the model.
+/// Refuses a file with a tensor type that the loader cannot read.
+///
+/// Only the header is needed, so callers can refuse before they free memory for the model.
 ///
 /// # Errors
 /// [`EngineError::Unsupported`] naming the first such tensor, its type and the readable types.
@@ -28,7 +29,7 @@ pub fn check_readable(gguf: &GgufFile) -> Result<(), EngineError> {
     }
 }
 
-/// Bytes of memory the tensors take once loaded; an exact sum, found without reading them.
+/// Exact bytes of memory of the loaded tensors, computed without reading them.
 #[must_use]
 pub fn loaded_bytes(gguf: &GgufFile, precision: WeightPrecision) -> u64 {
     let bytes_of = |tensor: &TensorInfo| {

@@ -42,7 +42,7 @@ fn failure(gguf: GgufFile) -> EngineError {
 }
 
 #[test]
-fn all_tensors_arrive_in_order_with_their_shapes() {
+fn tensors_arrive_in_order_with_their_shapes() {
     let gguf = many_tensors();
     let stream = spawn(Arc::clone(&gguf), WeightPrecision::Float32, no_cancel()).unwrap();
     let (tensors, last) = drain(stream);
@@ -67,7 +67,7 @@ fn progress_ends_at_the_total() {
 }
 
 #[test]
-fn loaded_bytes_are_exact_for_every_type_and_precision() {
+fn loaded_bytes_are_exact_for_all_types() {
     let mut writer = GgufWriter::new();
     for kind in GgmlType::READABLE {
         let bytes = vec![0; 64 / kind.block_elements() * kind.block_bytes()];
@@ -82,7 +82,7 @@ fn loaded_bytes_are_exact_for_every_type_and_precision() {
 }
 
 #[test]
-fn cancelling_ends_a_loader_that_waits_for_room() {
+fn cancel_ends_a_loader_with_full_channel() {
     let cancel = no_cancel();
     let stream = spawn(many_tensors(), WeightPrecision::Float32, Arc::clone(&cancel)).unwrap();
     cancel.store(true, Ordering::Relaxed);
@@ -104,7 +104,7 @@ fn dropping_the_stream_ends_the_thread() {
 }
 
 #[test]
-fn a_panic_arrives_as_a_failure() {
+fn panic_arrives_as_failure() {
     let (sender, items) = sync_channel(limits::LOADER_TENSORS);
     let queued_bytes = Arc::new(AtomicU64::new(0));
     let sink = LoadSink { sender, queued_bytes: Arc::clone(&queued_bytes), cancel: no_cancel() };
@@ -117,7 +117,7 @@ fn a_panic_arrives_as_a_failure() {
 }
 
 #[test]
-fn a_type_that_cannot_be_read_is_named() {
+fn unreadable_type_is_named() {
     let q4_k = GgmlType::from_id(12).unwrap();
     let gguf = GgufWriter::new().tensor("blk.0.w", &[256], q4_k, &[0; 144]).open().unwrap();
     let message = failure(gguf).to_string();
@@ -131,7 +131,7 @@ fn a_type_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_scale_that_is_no_number_names_its_tensor() {
+fn non_finite_scale_names_its_tensor() {
     let mut block = [0; 34];
     block[..2].copy_from_slice(&0x7e00_u16.to_le_bytes());
     let gguf = GgufWriter::new().tensor("w", &[32], GgmlType::Q8_0, &block).open().unwrap();

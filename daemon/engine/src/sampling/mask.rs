@@ -1,7 +1,7 @@
-//! The set of tokens that may be drawn.
+//! Token mask: the set of tokens that a step may sample.
 //!
-//! Owns the set itself, and what it does to a row of logits. Knows nothing of grammars: who makes
-//! one, and when, is told by [`Mask`] alone.
+//! Owns the set and its application to a row of logits. Does not know grammars: the set comes ready
+//! made, or from a [`MaskSource`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use std::sync::Arc;
 pub struct TokenSet {
     /// Bit `id % 32` of word `id / 32`.
     words: Vec<u32>,
-    /// Its only member, if it has one only.
+    /// The only token, if there is exactly one.
     only: Option<u32>,
 }
 
 impl TokenSet {
-    /// The set whose member `id` is bit `id % 32` of word `id / 32`.
+    /// The set in which token `id` is bit `id % 32` of word `id / 32`.
     #[must_use]
     pub fn new(words: Vec<u32>) -> Self {
         let mut members = words.iter().zip(0_u32..).filter(|(word, _)| **word != 0);
@@ -29,19 +29,19 @@ impl TokenSet {
         Self { words, only }
     }
 
-    /// Its only member, if it has one only.
+    /// The only token, if there is exactly one.
     #[must_use]
     pub fn only(&self) -> Option<u32> {
         self.only
     }
 
-    /// Whether `id` is a member.
+    /// Whether the set contains `id`.
     #[must_use]
     pub fn contains(&self, id: u32) -> bool {
         self.words.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
     }
 
-    /// Makes every logit impossible that belongs to no member.
+    /// Sets the logits of all other tokens to negative infinity.
     pub fn apply(&self, logits: &mut [f32]) {
         let words = self.words.iter().chain(std::iter::repeat(&0));
         for (chunk, &word) in logits.chunks_mut(32).zip(words) {
@@ -60,7 +60,7 @@ impl TokenSet {
     }
 }
 
-/// Where the set for a step comes from. It may still be in the making when the pass is queued.
+/// A source of the set for a step, which may not be computed yet when the pass is queued.
 pub trait MaskSource: fmt::Debug + Send + Sync {
     /// The set; waits for it, within limits.
     ///
@@ -69,12 +69,12 @@ pub trait MaskSource: fmt::Debug + Send + Sync {
     fn wait(&self) -> Result<Arc<TokenSet>, String>;
 }
 
-/// The tokens that a step may draw from.
+/// The allowed tokens of a step.
 #[derive(Debug, Clone)]
 pub enum Mask {
-    /// These.
+    /// A computed set.
     Ready(Arc<TokenSet>),
-    /// Those that it will give.
+    /// A set that the source will return.
     Pending(Arc<dyn MaskSource>),
 }
 

@@ -1,7 +1,7 @@
-//! Logit bias and penalties: what one text's past does to the logits of its next token.
+//! Logit bias and repetition penalties.
 //!
-//! Owns their definitions and the counts behind them; a sequence tells it each token. Knows nothing
-//! of requests and engines. In vLLM's order, which is llama.cpp's too:
+//! Owns their definitions and token counts; the sequence reports each token. Does not know requests
+//! and engines. In vLLM's order, which is llama.cpp's too:
 //!
 //! 1. **Logit bias** is added to its tokens' logits (OpenAI's `logit_bias`).
 //! 2. **Repetition penalty** (Keskar et al., 2019, as Transformers' `RepetitionPenaltyLogitsProcessor`
@@ -17,23 +17,23 @@ use std::sync::Arc;
 
 use ingle_protocol::sampling::{FREQUENCY_PENALTY, PRESENCE_PENALTY, REPETITION_PENALTY};
 
-use super::{InvalidSetting, check};
+use super::invalid_setting::{InvalidSetting, check};
 
-/// Tokens that the repetition penalty looks back on when a request names no window.
+/// Default window of the repetition penalty, in tokens.
 pub const DEFAULT_REPETITION_WINDOW: usize = 64;
 /// Largest bias, up and down: OpenAI's range.
 pub const MAX_BIAS: f32 = 100.0;
 
-/// How a text's past is held against its tokens.
+/// Repetition, frequency and presence penalties.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PenaltySettings {
-    /// Above 1 repetition is made less likely, below 1 likelier; 1 does nothing.
+    /// Above 1, repetition becomes less likely; below 1, more likely; 1 has no effect.
     pub repetition: f32,
-    /// How many of the last tokens of prompt and text the repetition penalty looks at, at least 1.
+    /// Number of last tokens of prompt and completion that it covers, at least 1.
     pub repetition_window: usize,
-    /// Taken off a token's logit once for each time it has been generated.
+    /// Subtracted from a token's logit for each time it was generated.
     pub frequency: f32,
-    /// Taken off a token's logit if it has been generated at all.
+    /// Subtracted from a token's logit if it was generated at all.
     pub presence: f32,
 }
 
@@ -49,7 +49,7 @@ impl PenaltySettings {
     /// Checks every field's range.
     ///
     /// # Errors
-    /// [`InvalidSetting`] naming the first parameter at fault and the values it takes.
+    /// [`InvalidSetting`] naming the first invalid parameter and its valid values.
     pub fn validate(&self) -> Result<(), InvalidSetting> {
         check(&REPETITION_PENALTY, self.repetition)?;
         check(&FREQUENCY_PENALTY, self.frequency)?;
@@ -57,22 +57,24 @@ impl PenaltySettings {
     }
 }
 
-/// Bias, penalties and counts of one text.
+/// Bias, penalties and token counts of one sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Penalties {
     settings: PenaltySettings,
     bias: Arc<[(u32, f32)]>,
-    /// The last tokens of prompt and text, oldest first, and how often each occurs among them.
-    /// Empty when there is no repetition penalty.
+    /// The last tokens of prompt and completion, oldest first.
+    ///
+    /// Empty when there is no repetition penalty, as is `recent`, their counts.
     window: VecDeque<u32>,
     recent: HashMap<u32, u32>,
-    /// How often each token has been generated. Empty when neither penalty on it is set.
+    /// Number of times each token was generated; empty without frequency and presence penalty.
     generated: HashMap<u32, u32>,
 }
 
 impl Penalties {
-    /// The state of a text that begins with `prompt`; `None` when nothing is to be done to any
-    /// logit. `bias` has each token once.
+    /// The state after `prompt`; `None` when no logit would change.
+    ///
+    /// `bias` has each token once.
     #[must_use]
     pub fn new(settings: PenaltySettings, bias: Arc<[(u32, f32)]>, prompt: &[u32]) -> Option<Self> {
         let mut penalties = Self {
@@ -92,7 +94,7 @@ impl Penalties {
         Some(penalties)
     }
 
-    /// Takes note of a generated token.
+    /// Counts a generated token.
     pub fn push(&mut self, token: u32) {
         self.look_back_on(token);
         if self.counts() {
@@ -100,7 +102,7 @@ impl Penalties {
         }
     }
 
-    /// Changes the logits of one row. Infinite ones stay as they are, finite ones stay finite.
+    /// Applies bias and penalties to one row. Infinite logits do not change; finite stay finite.
     pub fn apply(&self, logits: &mut [f32]) {
         let mut change = |token: u32, new: &dyn Fn(f32) -> f32| {
             // The vocabulary may have more entries than the output head has rows.

@@ -1,13 +1,13 @@
-//! A bounded, buffered reader over the head of a file.
+//! Bounded, buffered reader of a file's header.
 //!
-//! Owns the position and the checks that nothing is read, or allocated, past the end of the file
-//! or past the size allowed for a header. Knows little-end numbers and strings, nothing of keys.
+//! Owns the position, and the checks that nothing is read or allocated past the end of the file or past
+//! the size limit of a header. Knows little-endian numbers and strings. Does not know keys.
 
 use super::super::data::Data;
 use super::error::GgufErrorKind;
 use super::limits::MAX_HEADER_BYTES;
 
-/// Bytes fetched at once. A vocabulary of 50,000 tokens takes about two such reads.
+/// Bytes of one read. A vocabulary of 50,000 tokens takes about two reads.
 const WINDOW_BYTES: usize = 1 << 20;
 
 pub(super) struct Cursor<'a> {
@@ -36,7 +36,7 @@ impl<'a> Cursor<'a> {
         self.position
     }
 
-    /// Fails unless `bytes` more bytes are in the file and within the header's limit.
+    /// Checks that `bytes` more bytes are in the file and within the header's limit.
     pub(super) fn require(&self, bytes: u64) -> Result<u64, GgufErrorKind> {
         let end = self.position.saturating_add(bytes);
         if end > self.file_bytes {
@@ -57,8 +57,9 @@ impl<'a> Cursor<'a> {
         Ok(end)
     }
 
-    /// Fails unless `count` items of at least `min_bytes` each can still follow. Gives the count
-    /// as a size that is safe to allocate for.
+    /// Checks that `count` items of at least `min_bytes` each can follow.
+    ///
+    /// Returns the count as a size that is safe to allocate.
     pub(super) fn require_items(&self, count: u64, min_bytes: u64) -> Result<usize, GgufErrorKind> {
         self.require(count.saturating_mul(min_bytes))?;
         usize::try_from(count).map_err(|_| GgufErrorKind::TooLarge {
@@ -110,7 +111,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A string with a 64-bit length before it, at most `limit` bytes, in UTF-8.
+    /// Reads a UTF-8 string of at most `limit` bytes, after its 64-bit length.
     pub(super) fn string(&mut self, limit: u64) -> Result<String, GgufErrorKind> {
         let len = self.u64()?;
         if len > limit {

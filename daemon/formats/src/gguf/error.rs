@@ -1,4 +1,4 @@
-//! What can be wrong with a GGUF file.
+//! Errors of GGUF files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,14 @@ use crate::FileFault;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {kind}", path.display())]
 pub struct GgufError {
-    /// The file at fault.
+    /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: GgufErrorKind,
 }
 
 impl GgufError {
-    /// Whose fault it is.
+    /// The class of the problem.
     #[must_use]
     pub fn fault(&self) -> FileFault {
         match self.kind {
@@ -26,19 +26,19 @@ impl GgufError {
     }
 }
 
-/// The problem itself. `what` fields name the part of the file, such as ``metadata key `x` ``.
+/// Kind of a problem. `what` fields name the part of the file, such as ``metadata key `x` ``.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GgufErrorKind {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot read the file: {0}")]
     Io(String),
     /// The first four bytes are wrong.
     #[error("not a GGUF file: it begins with {found:02x?}, not with \"GGUF\"")]
     Magic {
-        /// The bytes that are there.
+        /// The bytes in the file.
         found: [u8; 4],
     },
-    /// A version this reader does not know.
+    /// This reader does not support the version.
     #[error("GGUF version {found} is not supported, only little-endian versions 2 and 3 are")]
     Version {
         /// The version field.
@@ -47,11 +47,11 @@ pub enum GgufErrorKind {
     /// The file ends too early.
     #[error("truncated: {what} needs bytes {start}..{end} but the file ends at {file_bytes}")]
     Truncated {
-        /// The part that is cut.
+        /// The truncated part.
         what: String,
-        /// Its first byte.
+        /// The part's first byte.
         start: u64,
-        /// One past its last byte.
+        /// One past the part's last byte.
         end: u64,
         /// The file's length.
         file_bytes: u64,
@@ -59,7 +59,7 @@ pub enum GgufErrorKind {
     /// A count or length is larger than this reader allows.
     #[error("{what} is {found}, more than the {limit} allowed")]
     TooLarge {
-        /// What is too large.
+        /// The count or length.
         what: String,
         /// The value in the file.
         found: u64,
@@ -72,30 +72,30 @@ pub enum GgufErrorKind {
         /// The key or tensor.
         what: String,
     },
-    /// A metadata key that is needed is not there.
+    /// A required metadata key is missing.
     #[error("metadata key `{key}` is missing, expected {expected}")]
     MissingKey {
         /// The key.
         key: String,
-        /// The type it should have.
+        /// The expected type.
         expected: &'static str,
     },
-    /// A metadata key has another type than is needed.
+    /// A metadata key has the wrong type.
     #[error("metadata key `{key}` is {found}, expected {expected}")]
     WrongType {
         /// The key.
         key: String,
-        /// Type and, for numbers, value that were found.
+        /// The type in the file, with the value of a number.
         found: String,
-        /// The type it should have.
+        /// The expected type.
         expected: &'static str,
     },
-    /// Anything else that contradicts the format.
+    /// Any other violation of the format.
     #[error("{what}: {problem}")]
     Invalid {
-        /// The part at fault.
+        /// The invalid part.
         what: String,
-        /// What was found and what was expected.
+        /// The value in the file and the expected one.
         problem: String,
     },
 }

@@ -1,11 +1,11 @@
-//! The element types of ggml: ids, names and block sizes.
+//! Element types of ggml: ids, names and block sizes.
 //!
-//! Owns the table only. Knows nothing of files or conversions. Source: `enum ggml_type` and the
-//! block structs in ggml's `ggml.h` and `ggml-common.h`.
+//! Owns the table only. Does not know files or conversions. Source: `enum ggml_type` and the block
+//! structs in ggml's `ggml.h` and `ggml-common.h`.
 
 use std::fmt;
 
-/// How a tensor's elements are stored. Quantised types store blocks of several elements.
+/// Type of a tensor's elements. Quantized types store blocks of several elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GgmlType(&'static Row);
 
@@ -28,7 +28,7 @@ static Q4_1: Row = row(3, "Q4_1", 32, 20);
 static Q8_0: Row = row(8, "Q8_0", 32, 34);
 static BF16: Row = row(30, "BF16", 1, 2);
 
-/// Types that are known by name, so that a refusal can say what the file holds.
+/// Types known by name only, so that an error can name the type in the file.
 static OTHERS: &[Row] = &[
     row(6, "Q5_0", 32, 22),
     row(7, "Q5_1", 32, 24),
@@ -79,7 +79,7 @@ impl GgmlType {
     pub const READABLE: [Self; 6] =
         [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
 
-    /// The type with ggml's number `id`; `None` if this table does not know it.
+    /// The type with ggml's number `id`; `None` if the table lacks it.
     #[must_use]
     pub fn from_id(id: u32) -> Option<Self> {
         Self::READABLE
@@ -100,13 +100,13 @@ impl GgmlType {
         self.0.name
     }
 
-    /// Elements in one block; 1 for types that are not quantised.
+    /// Number of elements in one block; 1 for types that are not quantized.
     #[must_use]
     pub fn block_elements(self) -> usize {
         self.0.block_elements as usize
     }
 
-    /// Bytes one block takes.
+    /// Size of one block, in bytes.
     #[must_use]
     pub fn block_bytes(self) -> usize {
         self.0.block_bytes as usize

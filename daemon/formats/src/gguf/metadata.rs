@@ -1,6 +1,6 @@
 //! Metadata of a GGUF file: typed keys and values.
 //!
-//! Owns the values and the conversions callers ask for. Knows no key by name.
+//! Owns the values and their conversions. Does not know any key by name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::cursor::Cursor;
 use super::error::{GgufError, GgufErrorKind};
 use super::limits::{MAX_NAME_BYTES, MAX_STRING_BYTES};
 
-/// The smallest entry: an empty key's length, a value type and one byte.
+/// Minimum size of an entry: an empty key's length, a value type and one byte.
 const MIN_ENTRY_BYTES: u64 = 8 + 4 + 1;
 
 /// One metadata value.
@@ -31,7 +31,7 @@ pub enum Value {
     Array(Array),
 }
 
-/// An array value; the element types are kept apart so that large arrays stay compact.
+/// An array value. Each element type has its own vector, so that large arrays stay compact.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the variants are the format's element types")]
 pub enum Array {
@@ -50,7 +50,7 @@ pub enum Array {
 }
 
 impl Value {
-    /// The type as a message names it, with the value where it is short.
+    /// The type for a message, with the value of a number or boolean.
     fn describe(&self) -> String {
         match self {
             Self::Unsigned(value) => format!("the integer {value}"),
@@ -82,7 +82,7 @@ impl Array {
         }
     }
 
-    /// The elements converted to `T`; `None` if the type is no integer or one does not fit.
+    /// The elements as `T`; `None` if they are not integers or one does not fit.
     fn integers<T: TryFrom<i128>>(&self) -> Option<Vec<T>> {
         fn convert<S: Copy + Into<i128>, T: TryFrom<i128>>(values: &[S]) -> Option<Vec<T>> {
             values.iter().map(|&value| T::try_from(value.into()).ok()).collect()
@@ -101,8 +101,10 @@ impl Array {
     }
 }
 
-/// All metadata of one file. Every getter has two forms: `x` demands the key, `x_opt` gives `None`
-/// when it is absent; both refuse another type, naming file, key, found and expected.
+/// All metadata of one file.
+///
+/// Every getter has two variants: `x` requires the key, `x_opt` returns `None` if it is absent. Both
+/// return an error for another type, with file, key, found and expected type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metadata {
     path: PathBuf,
@@ -120,7 +122,7 @@ macro_rules! getters {
                 self.$name_opt(key)?.ok_or_else(|| self.missing(key, $expected))
             }
 
-            #[doc = concat!("The value of `key`, ", $expected, ", if the key is there.")]
+            #[doc = concat!("The value of `key`, ", $expected, ", if the key is present.")]
             ///
             /// # Errors
             /// [`GgufErrorKind::WrongType`].
@@ -154,7 +156,7 @@ impl Metadata {
         Ok(Self { path: path.to_owned(), entries })
     }
 
-    /// The value of `key`, whatever its type.
+    /// The value of `key`, of any type.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.entries.get(key)
@@ -196,7 +198,7 @@ impl Metadata {
         };
     }
 
-    /// The value of `key`, one number or an array of one for each layer; empty when it is absent.
+    /// The value of `key`, one number or an array with one for each layer; empty if absent.
     ///
     /// # Errors
     /// [`GgufErrorKind::WrongType`].
@@ -216,7 +218,7 @@ impl Metadata {
         self.string_opt(key)?.ok_or_else(|| self.missing(key, "a string"))
     }
 
-    /// The value of `key`, a string, if the key is there.
+    /// The value of `key`, a string, if the key is present.
     ///
     /// # Errors
     /// [`GgufErrorKind::WrongType`].
@@ -235,7 +237,7 @@ impl Metadata {
         self.strings_opt(key)?.ok_or_else(|| self.missing(key, "an array of strings"))
     }
 
-    /// The value of `key`, an array of strings, if the key is there.
+    /// The value of `key`, an array of strings, if the key is present.
     ///
     /// # Errors
     /// [`GgufErrorKind::WrongType`].
@@ -246,7 +248,7 @@ impl Metadata {
         })
     }
 
-    /// An error about `key` for a caller that checks a value further than its type.
+    /// An error about `key`, for a caller that checks more than the type of a value.
     #[must_use]
     pub fn invalid(&self, key: &str, problem: impl Into<String>) -> GgufError {
         let what = format!("metadata key `{key}`");

@@ -1,9 +1,9 @@
-//! A bounded reader of GGUF files, versions 2 and 3, little-endian.
+//! Bounded reader of GGUF files, little-endian versions 2 and 3.
 //!
 //! Owns the checks that make an untrusted file safe to use: after [`GgufFile::open`] every name is
-//! unique, every shape is whole and every tensor's bytes lie inside the file, so that later code
-//! need not doubt them. Reads with `pread` and never maps the file. Knows nothing of architectures
-//! or of what a tensor or key means. Source: `docs/gguf.md` of the ggml repository.
+//! unique, every shape is valid and every tensor's bytes lie inside the file, so that later code need
+//! not check them again. Reads with `pread` and never maps the file. Does not know architectures, nor
+//! the meaning of a tensor or key. Source: `docs/gguf.md` of the ggml repository.
 
 mod cursor;
 mod error;
@@ -45,7 +45,7 @@ pub struct GgufFile {
 }
 
 impl GgufFile {
-    /// Opens and checks the file. Reads its header only.
+    /// Opens and checks a file. Reads its header only.
     ///
     /// # Errors
     /// [`GgufError`] naming the file, the key or tensor, and what was found and expected.
@@ -57,7 +57,7 @@ impl GgufFile {
         Ok(file)
     }
 
-    /// The same checks on bytes in memory; `path` is for messages only.
+    /// Checks a file in memory; `path` is for messages only.
     ///
     /// # Errors
     /// As [`GgufFile::open`].
@@ -88,19 +88,19 @@ impl GgufFile {
         Ok(Self { path, data, version, metadata, tensors, later_parts_bytes: 0, by_name })
     }
 
-    /// Where the file is.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// 2 or 3.
+    /// The format's version, 2 or 3.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// Keys and values.
+    /// The keys and values.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -112,27 +112,29 @@ impl GgufFile {
         &self.tensors
     }
 
-    /// The tensor called `name`.
+    /// The tensor with this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.by_name.get(name).map(|&index| &self.tensors[index])
     }
 
-    /// Bytes of all tensors together, as stored.
+    /// Total size of all tensors in the file, in bytes.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.iter().map(|info| info.bytes).sum()
     }
 
-    /// Files that the model is split over, of which this is one; 1 when it is whole.
+    /// Number of files of a split model, of which this is one; 1 for a model in one file.
     #[must_use]
     pub fn part_count(&self) -> u32 {
         let parts = self.metadata.u32_opt("split.count").ok().flatten();
         parts.unwrap_or(1).max(1)
     }
 
-    /// Bytes of all tensors of a model whose first part this is. The later parts were measured when
-    /// the file was opened, their headers included; those that are missing count as nothing.
+    /// Total size of all tensors of the model whose first part this is, in bytes.
+    ///
+    /// The later parts were measured when the file was opened, including their headers. Missing parts
+    /// count as 0.
     #[must_use]
     pub fn model_bytes(&self) -> u64 {
         self.tensor_bytes().saturating_add(self.later_parts_bytes)
@@ -141,8 +143,8 @@ impl GgufFile {
     /// Fills `out` with the tensor's stored bytes from `offset` on.
     ///
     /// # Errors
-    /// [`GgufErrorKind::Truncated`] if the tensor, or meanwhile the file, ends before `out` is
-    /// full; [`GgufErrorKind::Io`] if the operating system refuses.
+    /// [`GgufErrorKind::Truncated`] if the tensor, or by now the file, ends before `out` is full;
+    /// [`GgufErrorKind::Io`] for an error of the operating system.
     pub fn read_tensor(
         &self,
         tensor: &TensorInfo,

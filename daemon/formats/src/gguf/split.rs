@@ -1,14 +1,15 @@
-//! Models that are split over several files.
+//! Models split over several GGUF files.
 //!
-//! Owns the parts' names and their sizes together; opens none of them. Source: llama.cpp's
+//! Owns the parts' names and their total size; opens none of them. Source: llama.cpp's
 //! `llama_split_path`.
 
 use std::path::Path;
 
 use super::limits::MAX_PARTS;
 
-/// Bytes of the parts after the first of a model of `parts`, whose first part is at `path`. Parts that
-/// are missing count as nothing: whoever reads them says so.
+/// Total size of the parts after the first, which is at `path`.
+///
+/// Missing parts count as 0: reading them gives the error.
 pub(super) fn later_parts_bytes(path: &Path, parts: u32) -> u64 {
     let name = |part: u32| format!("-{part:05}-of-{parts:05}.gguf");
     let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! The tensor index of a GGUF file.
+//! Tensor index of a GGUF file.
 //!
-//! Owns the checks of names, shapes and byte ranges. Knows nothing of what a tensor is for.
+//! Owns the checks of names, shapes and byte ranges. Does not know the purpose of a tensor.
 
 use std::collections::HashSet;
 
@@ -9,34 +9,35 @@ use super::error::GgufErrorKind;
 use super::ggml_type::GgmlType;
 use super::limits::{MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME_BYTES};
 
-/// The smallest entry: name length, dimension count, one dimension, type, offset.
+/// Minimum size of an entry: name length, dimension count, one dimension, type, offset.
 const MIN_ENTRY_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// Where and what one tensor is.
+/// Name, shape, type and byte range of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, such as `blk.0.attn_q.weight`.
+    /// The name, such as `blk.0.attn_q.weight`.
     pub name: String,
     /// Dimensions, outermost first (the reverse of ggml's order); none is 0.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
+    /// The type of the elements.
     pub ggml_type: GgmlType,
-    /// The position of its first byte in the file.
+    /// The position of the first byte in the file.
     pub offset: u64,
-    /// Bytes it takes in the file.
+    /// The size in the file, in bytes.
     pub bytes: u64,
 }
 
 impl TensorInfo {
-    /// Number of elements: the product of the dimensions.
+    /// The number of elements: the product of the dimensions.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// Reads `count` entries and places them in the data section, which begins at the next multiple
-/// of `alignment`.
+/// Reads `count` entries and resolves their offsets.
+///
+/// The data section, to which offsets are relative, begins at the next multiple of `alignment`.
 pub(super) fn read(
     cursor: &mut Cursor<'_>,
     count: u64,
@@ -74,7 +75,7 @@ pub(super) fn read(
     Ok(tensors)
 }
 
-/// One entry; its offset is still relative to the data section.
+/// Reads one entry, whose offset is still relative to the data section.
 fn read_entry(cursor: &mut Cursor<'_>, alignment: u64) -> Result<TensorInfo, GgufErrorKind> {
     let name = cursor.string(MAX_NAME_BYTES)?;
     cursor.what = format!("tensor `{name}`");
@@ -91,7 +92,7 @@ fn read_entry(cursor: &mut Cursor<'_>, alignment: u64) -> Result<TensorInfo, Ggu
             return Err(invalid(cursor.what.clone(), "one of its dimensions is 0".to_owned()));
         }
         elements = elements.saturating_mul(dimension);
-        // Saturating arithmetic keeps an absurd product above the limit, so it ends here.
+        // Saturating arithmetic keeps an absurd product above the limit, so it is refused here.
         let fits = usize::try_from(dimension).ok().filter(|_| elements <= MAX_ELEMENTS);
         let Some(dimension) = fits else {
             return Err(GgufErrorKind::TooLarge {
@@ -106,26 +107,26 @@ fn read_entry(cursor: &mut Cursor<'_>, alignment: u64) -> Result<TensorInfo, Ggu
 
     let type_id = cursor.u32()?;
     let Some(ggml_type) = GgmlType::from_id(type_id) else {
-        let problem = format!("its ggml type {type_id} is not known to this version");
+        let problem = format!("its ggml type {type_id} is unknown to this version");
         return Err(invalid(cursor.what.clone(), problem));
     };
     let row = shape.last().copied().unwrap_or(1);
     let block = ggml_type.block_elements();
     if !row.is_multiple_of(block) {
         let problem =
-            format!("its rows of {row} are no multiple of the {block} that {ggml_type} packs");
+            format!("its rows have {row} elements, not a multiple of the {block} of {ggml_type}");
         return Err(invalid(cursor.what.clone(), problem));
     }
     let bytes = elements / block as u64 * ggml_type.block_bytes() as u64;
     let offset = cursor.u64()?;
     if !offset.is_multiple_of(alignment) {
-        let problem = format!("its offset {offset} is no multiple of the alignment {alignment}");
+        let problem = format!("its offset {offset} is not a multiple of the alignment {alignment}");
         return Err(invalid(cursor.what.clone(), problem));
     }
     Ok(TensorInfo { name, shape, ggml_type, offset, bytes })
 }
 
-/// Overlapping tensors would let a small file claim far more data than it holds.
+/// Refuses overlapping tensors, by which a small file could claim far more data than it holds.
 fn refuse_overlap(tensors: &[TensorInfo]) -> Result<(), GgufErrorKind> {
     let mut order: Vec<&TensorInfo> = tensors.iter().collect();
     order.sort_by_key(|tensor| tensor.offset);

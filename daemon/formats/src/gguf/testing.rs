@@ -1,4 +1,4 @@
-//! A writer of small GGUF files, sound or deliberately broken, for tests.
+//! Test support: a writer of small GGUF files, valid or deliberately broken.
 
 #![allow(
     missing_docs,

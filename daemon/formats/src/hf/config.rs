@@ -1,8 +1,7 @@
 //! `config.json`: typed values by key.
 //!
-//! Owns the parsed file and the conversions callers ask for. Knows no key by name: what decides
-//! numerics is asked for by those who compute. `null` counts as absent, as everywhere in this
-//! format.
+//! Owns the parsed file and the conversions of values. Does not know any key by name: the engines ask
+//! for the keys that decide numerics. `null` counts as absent, as everywhere in this format.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +10,14 @@ use serde_json::{Map, Value};
 use super::error::{FolderError, FolderErrorKind};
 use super::limits::{MAX_CONFIG_BYTES, MAX_SIZE};
 
-/// The object of a `config.json`, or one inside it. Every getter has two forms: `x` demands the
-/// key, `x_opt` gives `None` when it is absent; both refuse another value, naming file, key, found
-/// and expected.
+/// The object of a `config.json`, or an object inside it.
+///
+/// Every getter has two variants: `x` requires the key, `x_opt` returns `None` if it is absent. Both
+/// return an error for another value, with file, key, found and expected value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     path: PathBuf,
-    /// Names of the objects around this one, each with a dot after it.
+    /// Names of the enclosing objects, each with a dot after it.
     prefix: String,
     entries: Map<String, Value>,
 }
@@ -36,7 +36,7 @@ macro_rules! getters {
                 })
             }
 
-            #[doc = concat!("The value of `key`, ", $expected, ", if the key is there.")]
+            #[doc = concat!("The value of `key`, ", $expected, ", if the key is present.")]
             ///
             /// # Errors
             /// [`FolderErrorKind::WrongValue`].
@@ -53,7 +53,7 @@ impl Config {
     /// Parses the bytes of a file; `path` is for messages only.
     ///
     /// # Errors
-    /// [`FolderErrorKind::Invalid`] when they are too many or no JSON object.
+    /// [`FolderErrorKind::Invalid`] if there are too many bytes, or they are not a JSON object.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, FolderError> {
         let invalid = |problem| FolderErrorKind::Invalid(problem).at(path);
         if bytes.len() as u64 > MAX_CONFIG_BYTES {
@@ -64,7 +64,7 @@ impl Config {
         Ok(Self { path: path.to_owned(), prefix: String::new(), entries })
     }
 
-    /// Where the file is.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -82,7 +82,7 @@ impl Config {
         };
     }
 
-    /// The object under `key`, if the key is there.
+    /// The object under `key`, if the key is present.
     ///
     /// # Errors
     /// [`FolderErrorKind::WrongValue`].
@@ -98,7 +98,7 @@ impl Config {
         }
     }
 
-    /// The keys that are there.
+    /// All keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
@@ -109,8 +109,7 @@ impl Config {
         self.entries.get(key).filter(|value| !value.is_null())
     }
 
-    /// The error that `key` asks for something that nothing here computes; `supported` says what
-    /// would be.
+    /// The error for a value of `key` that no engine supports; `supported` lists the supported values.
     #[must_use]
     pub fn unsupported(&self, key: &str, supported: &str) -> FolderError {
         let found = self.value(key).map_or("missing".to_owned(), describe);
@@ -118,7 +117,7 @@ impl Config {
         FolderErrorKind::Unsupported(problem).at(&self.path)
     }
 
-    /// The error that the file contradicts itself.
+    /// The error for a file that contradicts itself.
     #[must_use]
     pub fn invalid(&self, problem: String) -> FolderError {
         FolderErrorKind::Invalid(problem).at(&self.path)
@@ -130,7 +129,7 @@ impl Config {
     }
 }
 
-/// A value as a message names it.
+/// A value for a message.
 fn describe(value: &Value) -> String {
     match value {
         Value::Array(_) => "an array".to_owned(),

@@ -1,4 +1,4 @@
-//! What can be wrong with a model folder.
+//! Errors of model folders.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::safetensors::{SafetensorsError, SafetensorsErrorKind};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {kind}", path.display())]
 pub struct FolderError {
-    /// The file or folder at fault.
+    /// The file or folder.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: FolderErrorKind,
 }
 
 impl FolderError {
-    /// Whose fault it is.
+    /// The class of the problem.
     #[must_use]
     pub fn fault(&self) -> FileFault {
         match self.kind {
@@ -29,37 +29,37 @@ impl FolderError {
     }
 }
 
-/// The problem itself.
+/// Kind of a problem.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderErrorKind {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot read the file: {0}")]
     Io(String),
-    /// A key of `config.json` that is needed is not there.
+    /// A required key of `config.json` is missing.
     #[error("`{key}` is missing, expected {expected}")]
     MissingKey {
         /// The key.
         key: String,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// A key has another value than is needed.
+    /// A key has the wrong value.
     #[error("`{key}` is {found}, expected {expected}")]
     WrongValue {
         /// The key.
         key: String,
-        /// What was found.
+        /// The value in the file.
         found: String,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// The files are sound, but nothing here reads such a model.
+    /// The files are valid, but no engine reads such a model.
     #[error("{0}")]
     Unsupported(String),
-    /// The files contradict the format or each other.
+    /// The files violate the format or contradict each other.
     #[error("{0}")]
     Invalid(String),
-    /// A safetensors file is broken.
+    /// A safetensors file is invalid.
     #[error(transparent)]
     Safetensors(SafetensorsErrorKind),
 }

@@ -1,18 +1,20 @@
-//! Limits on what a model folder may claim, in one place.
+//! Limits of model folders.
 
-/// Bytes of `config.json`; those in use take a few thousand, with quantisation by layer some
-/// hundred thousand.
+/// Maximum size of `config.json`, in bytes.
+///
+/// Files in use have a few thousand bytes, or some hundred thousand with quantization for each layer.
 pub(super) const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
-/// Bytes of `model.safetensors.index.json`; a tensor takes about 100.
+/// Maximum size of `model.safetensors.index.json`, in bytes. A tensor takes about 100.
 pub(super) const MAX_INDEX_BYTES: u64 = 32 << 20;
 
-/// Files the weights may be spread over.
+/// Maximum number of files of the weights.
 pub(super) const MAX_SHARDS: usize = 1_024;
 
-/// Tensors of all shards together.
+/// Maximum number of tensors of all shards together.
 pub(super) const MAX_TENSORS: usize = 1 << 18;
 
-/// A size in `config.json`, such as a layer's width. It lies far above any real model and keeps
-/// products of sizes from overflowing.
+/// Maximum of a size in `config.json`, such as a layer's width.
+///
+/// It is far above any real model, and prevents overflow in products of sizes.
 pub(super) const MAX_SIZE: u64 = 0xFF_FFFF;

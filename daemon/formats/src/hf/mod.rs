@@ -1,9 +1,8 @@
-//! Model folders as Hugging Face and MLX lay them out: `config.json` and safetensors.
+//! Model folders in Hugging Face's and MLX's layout: `config.json` and safetensors.
 //!
-//! Owns finding the files and the checks that make them safe to use: after [`ModelFolder::open`]
-//! every weight has a unique name, a whole shape and bytes that are there, and quantised ones
-//! agree with the config. Knows no architecture: whether the weights are those of a `llama` is for
-//! those who compute.
+//! Owns finding the files and the checks that make them safe to use: after [`ModelFolder::open`] every
+//! weight has a unique name, a valid shape and all its bytes, and quantized weights agree with the
+//! config. Does not know architectures: the engines check that the weights fit theirs.
 
 mod config;
 mod error;
@@ -21,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub use config::Config;
 pub use error::{FolderError, FolderErrorKind};
 pub use quantization::Affine;
-pub use sentence::{Pooling, Sentence};
+pub use sentence::{Pooling, SentenceConfig};
 pub use tensors::{Part, Storage, Tensor};
 
 use super::safetensors::SafetensorsFile;
@@ -35,7 +34,7 @@ use shards::{Shards, read_bounded};
 pub struct ModelFolder {
     path: PathBuf,
     config: Config,
-    sentence: Option<Sentence>,
+    sentence: Option<SentenceConfig>,
     files: Vec<SafetensorsFile>,
     tensors: Vec<Tensor>,
 }
@@ -49,7 +48,7 @@ impl ModelFolder {
         let config_path = path.join("config.json");
         let bytes = read_bounded(&config_path, limits::MAX_CONFIG_BYTES)?;
         let config = Config::parse(&config_path, &bytes)?;
-        let sentence = Sentence::read(path, config.size_opt("hidden_size")?)?;
+        let sentence = SentenceConfig::read(path, config.size_opt("hidden_size")?)?;
         let shards = Shards::find(path)?;
         let files = shards
             .files
@@ -59,8 +58,7 @@ impl ModelFolder {
         Self::join(path, config, sentence, &shards, files)
     }
 
-    /// The same checks on a config and a single weights file in memory; `path` is for messages
-    /// only.
+    /// Checks a config and a single weights file in memory; `path` is for messages only.
     ///
     /// # Errors
     /// As [`ModelFolder::open`].
@@ -79,7 +77,7 @@ impl ModelFolder {
     fn join(
         path: &Path,
         config: Config,
-        sentence: Option<Sentence>,
+        sentence: Option<SentenceConfig>,
         shards: &Shards,
         files: Vec<SafetensorsFile>,
     ) -> Result<Self, FolderError> {
@@ -124,29 +122,32 @@ impl ModelFolder {
         Ok(Self { path: path.to_owned(), config, sentence, files, tensors })
     }
 
-    /// Where the folder is.
+    /// The folder's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `config.json`.
+    /// The contents of `config.json`.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What the folder says of embedding, if it is meant for that.
+    /// The settings of a sentence-transformers folder, if it is one.
     #[must_use]
-    pub fn sentence(&self) -> Option<&Sentence> {
+    pub fn sentence(&self) -> Option<&SentenceConfig> {
         self.sentence.as_ref()
     }
 
-    /// Tokens the model can take. A text to embed may have a lower limit. Layers that attend to a window only are computed in full here,
-    /// which gives the same as long as the context is no longer than the window: so it ends there.
+    /// Maximum number of tokens of the model's context.
+    ///
+    /// A text to embed may have a lower limit. Layers with a sliding window are computed with full
+    /// attention, which gives equal results as long as the context is not longer than the window, so the
+    /// window limits the context.
     ///
     /// # Errors
-    /// When the config does not say, or names a kind of attention that is not known.
+    /// When the config does not give the number, or names an unknown kind of attention.
     pub fn context_tokens(&self) -> Result<usize, FolderError> {
         let config = &self.config;
         let context = config.size("max_position_embeddings")?;
@@ -173,11 +174,10 @@ impl ModelFolder {
         Ok([window, text].into_iter().flatten().fold(context, usize::min))
     }
 
-    /// The position of a text's first token: RoBERTa's kind counts from behind the padding token's
-    /// id.
+    /// The position of a text's first token. RoBERTa models count from after the padding token's id.
     ///
     /// # Errors
-    /// When a key has another type than it should.
+    /// When a key has the wrong type.
     pub fn first_position(&self) -> Result<usize, FolderError> {
         let kind = self.config.string_opt("model_type")?;
         if !matches!(kind.as_deref(), Some("roberta" | "xlm-roberta")) {
@@ -186,19 +186,19 @@ impl ModelFolder {
         Ok(self.config.size_opt("pad_token_id")?.unwrap_or(1) + 1)
     }
 
-    /// All weights a model may want, in the order of the files' bytes.
+    /// All weights that a model may need, in the order of the files' bytes.
     #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
-    /// The file that `part` is in.
+    /// The file of `part`.
     #[must_use]
     pub fn file_of(&self, part: &Part) -> &Path {
         self.files.get(part.shard).map_or(&self.path, SafetensorsFile::path)
     }
 
-    /// Bytes of all weights together, as stored.
+    /// Total size of all weights in the files, in bytes.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {
         self.tensors.iter().map(Tensor::stored_bytes).sum()
@@ -207,7 +207,7 @@ impl ModelFolder {
     /// Fills `out` with the stored bytes of one part of a weight, from `offset` on.
     ///
     /// # Errors
-    /// When the file has become shorter meanwhile, or the operating system refuses.
+    /// When the file has become shorter, or the operating system returns an error.
     pub fn read(&self, part: &Part, offset: u64, out: &mut [u8]) -> Result<(), FolderError> {
         match self.files.get(part.shard) {
             Some(file) => Ok(file.read_tensor(&part.info, offset, out)?),
@@ -220,16 +220,17 @@ impl ModelFolder {
     }
 }
 
-/// Tensors that are stored but computed anew or shared by every implementation: the angles of the
-/// rotary embedding, the positions' own numbers, and the output head where it is the embedding.
+/// Whether a stored tensor is not used, because each implementation computes or shares it.
+///
+/// These are the angles of the rotary embedding, the position ids, and the output head if it is tied to
+/// the embedding.
 fn is_left_out(name: &str, tied: bool) -> bool {
     name.ends_with("rotary_emb.inv_freq")
         || name.ends_with("embeddings.position_ids")
         || (tied && name.starts_with("lm_head."))
 }
 
-/// Tensors of an encoder that only other uses of it than embedding need: the heads for whole texts
-/// and for masked words.
+/// Whether a tensor of an encoder is not used for embeddings: the pooler and the language-model heads.
 fn serves_no_vector(name: &str) -> bool {
     let inner = name.strip_prefix("bert.").or(name.strip_prefix("roberta.")).unwrap_or(name);
     ["pooler.", "cls.", "lm_head."].iter().any(|head| inner.starts_with(head))

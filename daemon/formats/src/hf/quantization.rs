@@ -1,7 +1,7 @@
-//! How `config.json` says that weights are quantised.
+//! Quantization in `config.json`.
 //!
-//! Owns the reading of mlx-lm's `quantization` entry: a default, and exceptions by module path.
-//! Knows no tensor. Source: mlx-lm's `utils.load_model` and `nn.quantize`.
+//! Owns mlx-lm's `quantization` entry: a default, and exceptions by module path. Does not know tensors.
+//! Source: mlx-lm's `utils.load_model` and `nn.quantize`.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use serde_json::Value;
 use super::config::Config;
 use super::error::FolderError;
 
-/// Group-wise affine quantisation, `w = scale * q + bias`.
+/// Group-wise affine quantization, `w = scale * q + bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Affine {
-    /// Bits a value: 4 or 8.
+    /// Bits of a value: 4 or 8.
     pub bits: u8,
-    /// Values that share one scale: 32, 64 or 128.
+    /// Number of values with one scale: 32, 64 or 128.
     pub group_size: usize,
 }
 
@@ -23,19 +23,19 @@ pub struct Affine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quantization {
     default: Affine,
-    /// Layers that differ; `None` are those left dense.
+    /// Layers that differ from the default; `None` for those that are not quantized.
     layers: BTreeMap<String, Option<Affine>>,
 }
 
 impl Quantization {
-    /// Reads the entry, if the model is quantised at all.
+    /// Reads the entry; `None` if the model is not quantized.
     pub(super) fn read(config: &Config) -> Result<Option<Self>, FolderError> {
         let entry = match config.section_opt("quantization")? {
             Some(entry) => entry,
-            // What other tools than MLX's write names its method.
+            // The entry of other tools than MLX names a method.
             None => match config.section_opt("quantization_config")? {
                 Some(entry) if entry.value("quant_method").is_some() => {
-                    return Err(entry.unsupported("quant_method", "models quantised by MLX"));
+                    return Err(entry.unsupported("quant_method", "models quantized by MLX"));
                 }
                 Some(entry) => entry,
                 None => return Ok(None),
@@ -61,7 +61,7 @@ impl Quantization {
         Ok(Some(Self { default, layers }))
     }
 
-    /// How the module at `path` is quantised; `None` when it is left dense.
+    /// The quantization of the module at `path`; `None` if it is not quantized.
     pub(super) fn of(&self, path: &str) -> Option<Affine> {
         self.layers.get(path).copied().unwrap_or(Some(self.default))
     }

@@ -1,8 +1,7 @@
-//! What sentence-transformers puts beside a model that embeds: how the vectors of a text's tokens
-//! become one, and how long a text may be.
+//! sentence-transformers files of an embedding model: pooling and maximum length of a text.
 //!
-//! Owns those files' names and keys. What decides numbers and is not known here is refused, never
-//! guessed. Source: `modules.json`, `models/Pooling.py` and `models/Transformer.py` of
+//! Owns the names and keys of these files. An unknown setting that changes the numbers is an error,
+//! never a guess. Source: `modules.json`, `models/Pooling.py` and `models/Transformer.py` of
 //! sentence-transformers.
 
 use std::path::{Component, Path};
@@ -14,47 +13,48 @@ use super::error::{FolderError, FolderErrorKind};
 use super::limits::MAX_CONFIG_BYTES;
 use super::shards::read_bounded;
 
-/// The list of what a text goes through.
+/// The list of modules.
 const MODULES: &str = "modules.json";
-/// Names that the file about a text's length has had; the first is the usual one.
+/// Names of the file with the maximum length; the first is the usual one.
 const TRANSFORMER: [&str; 2] = ["sentence_bert_config.json", "sentence_transformers_config.json"];
-/// The file about prompts.
+/// The file with the prompts.
 const PROMPTS: &str = "config_sentence_transformers.json";
 
-/// How the vectors of a text's tokens become one.
+/// Method that turns the token vectors of a text into one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// Their mean.
+    /// The mean of all vectors.
     Mean,
-    /// The first token's.
+    /// The vector of the first token.
     Cls,
-    /// The largest number of each dimension.
+    /// The maximum of each dimension.
     Max,
 }
 
-/// What a folder says of embedding.
+/// Settings of a sentence-transformers folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sentence {
-    /// How the vectors of a text's tokens become one.
+pub struct SentenceConfig {
+    /// The pooling method.
     pub pooling: Pooling,
-    /// Tokens of a text at most, where the folder says so.
+    /// Maximum number of tokens of a text, if the folder gives one.
     pub max_tokens: Option<usize>,
 }
 
-/// One step of a text.
+/// One module of the pipeline.
 #[derive(Deserialize)]
 struct Module {
-    /// Its folder below the model's.
+    /// The module's folder below the model's folder.
     #[serde(default)]
     path: String,
-    /// The Python class; older and newer versions have it in other places.
+    /// The Python class, whose path differs between versions.
     #[serde(rename = "type")]
     kind: String,
 }
 
-impl Sentence {
-    /// Reads the files in `folder`; `None` when it has no `modules.json`. `hidden` is the width of a
-    /// token's vector, where `config.json` says so.
+impl SentenceConfig {
+    /// Reads the files in `folder`; `None` if it has no `modules.json`.
+    ///
+    /// `hidden` is the width of a token's vector, if `config.json` gives it.
     pub(super) fn read(folder: &Path, hidden: Option<usize>) -> Result<Option<Self>, FolderError> {
         let path = folder.join(MODULES);
         if !is_there(&path) {
@@ -91,12 +91,12 @@ impl Sentence {
         for module in [transformer, pooling] {
             let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
             if !Path::new(&module.path).components().all(inside) {
-                return invalid(format!("`{}` is no folder of the model's", module.path));
+                return invalid(format!("`{}` is not a folder of the model", module.path));
             }
         }
         if !transformer.path.is_empty() {
             return invalid(format!(
-                "the transformer is in `{}`, expected beside this file",
+                "the transformer is in `{}`, expected in the folder of this file",
                 transformer.path
             ));
         }
@@ -111,17 +111,17 @@ impl Sentence {
 
 impl Pooling {
     fn read(config: &Config, hidden: Option<usize>) -> Result<Self, FolderError> {
-        const SUPPORTED: &str = "mean, cls and max, one of them";
+        const SUPPORTED: &str = "one of mean, cls and max";
         for key in ["word_embedding_dimension", "embedding_dimension"] {
             if let (Some(width), Some(hidden)) = (config.size_opt(key)?, hidden)
                 && width != hidden
             {
                 return Err(config.invalid(format!(
-                    "`{key}` is {width}, expected {hidden} as config.json's `hidden_size` says"
+                    "`{key}` is {width}, expected {hidden}, the `hidden_size` of config.json"
                 )));
             }
         }
-        // Newer versions name the mode, older ones have a flag for each.
+        // Newer versions name the mode. Older versions have a flag for each.
         if let Some(mode) = config.string_opt("pooling_mode")? {
             return match mode.as_str() {
                 "mean" => Ok(Self::Mean),
@@ -142,7 +142,7 @@ impl Pooling {
             }
         }
         match set[..] {
-            // What the library does when no flag is there.
+            // The library's default without any flag.
             [] if keys.is_empty() => Ok(Self::Mean),
             ["pooling_mode_mean_tokens"] => Ok(Self::Mean),
             ["pooling_mode_cls_token"] => Ok(Self::Cls),
@@ -157,7 +157,7 @@ impl Pooling {
     }
 }
 
-/// Tokens of a text at most: the library's own limit or, where there is none, the tokenizer's.
+/// Maximum number of tokens of a text: the library's limit, or else the tokenizer's.
 fn max_tokens(folder: &Path) -> Result<Option<usize>, FolderError> {
     for name in TRANSFORMER {
         let path = folder.join(name);
@@ -166,9 +166,8 @@ fn max_tokens(folder: &Path) -> Result<Option<usize>, FolderError> {
         }
         let config = read_config(&path)?;
         if config.flag_opt("do_lower_case")?.unwrap_or(false) {
-            return Err(
-                config.unsupported("do_lower_case", "false: the tokenizer's own steps count")
-            );
+            return Err(config
+                .unsupported("do_lower_case", "false, because the tokenizer's own steps apply"));
         }
         if let Some(tokens) = config.size_opt("max_seq_length")? {
             return Ok(Some(tokens));
@@ -178,14 +177,15 @@ fn max_tokens(folder: &Path) -> Result<Option<usize>, FolderError> {
     if !is_there(&path) {
         return Ok(None);
     }
-    // Where there is no limit, some files give a number of 30 digits.
+    // Files without a limit may have a number of 30 digits.
     let tokens = read_config(&path)?.number_opt("model_max_length")?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number")]
     Ok(tokens.filter(|tokens| (1.0..1e6).contains(tokens)).map(|tokens| tokens as usize))
 }
 
-/// A prompt that the library puts before every text is not known here. Those that a caller names are
-/// the caller's to put there.
+/// Refuses a default prompt, which the library puts before every text.
+///
+/// Ingle adds no prompt: a client that wants a named prompt puts it before the text itself.
 fn refuse_default_prompt(folder: &Path) -> Result<(), FolderError> {
     let path = folder.join(PROMPTS);
     if !is_there(&path) {
@@ -202,7 +202,7 @@ fn read_config(path: &Path) -> Result<Config, FolderError> {
     Config::parse(path, &read_bounded(path, MAX_CONFIG_BYTES)?)
 }
 
-/// Whether there is such a name; what is wrong with the file, reading it will say.
+/// Whether the path exists. Reading the file reports its problems.
 fn is_there(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
 }
@@ -216,22 +216,22 @@ mod tests {
     const USUAL: &str = r#"[{"idx":0,"name":"0","path":"","type":"sentence_transformers.models.Transformer"},
         {"idx":1,"name":"1","path":"1_Pooling","type":"sentence_transformers.models.Pooling"}]"#;
 
-    /// What a folder with these files says, or its error with the folder called `m`.
-    fn read(files: &[(&str, &str)]) -> Result<Option<Sentence>, String> {
+    /// The settings of a folder with these files, or the error with `m` for the folder's path.
+    fn read(files: &[(&str, &str)]) -> Result<Option<SentenceConfig>, String> {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("1_Pooling")).unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
         let path = folder.path().display().to_string();
-        Sentence::read(folder.path(), Some(8))
+        SentenceConfig::read(folder.path(), Some(8))
             .map_err(|error| error.to_string().replace(&path, "m"))
     }
 
     #[test]
-    fn pooling_and_length_are_read() {
+    fn read_finds_pooling_and_length() {
         let pooling = "1_Pooling/config.json";
-        let sentence = |pooling, max_tokens| Ok(Some(Sentence { pooling, max_tokens }));
+        let sentence = |pooling, max_tokens| Ok(Some(SentenceConfig { pooling, max_tokens }));
         let flags = r#"{"word_embedding_dimension":8,"pooling_mode_cls_token":true,
             "pooling_mode_mean_tokens":false,"pooling_mode_lasttoken":false}"#;
         assert_eq!(read(&[]), Ok(None));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_unknown_is_named() {
+    fn errors_name_missing_and_unknown_settings() {
         let pooling = "1_Pooling/config.json";
         let with = |config: &'static str| vec![(MODULES, USUAL), (pooling, config)];
         let dense = USUAL.replace(']', r#",{"path":"2_Dense","type":"a.Dense"}]"#);
@@ -268,7 +268,7 @@ mod tests {
             (vec![(MODULES, "{}")], "m/modules.json: it is not a list of modules"),
             (vec![(MODULES, alone)], "m/modules.json: it names no pooling"),
             (vec![(MODULES, &dense)], "transformer, pooling, dense; supported"),
-            (vec![(MODULES, &outside)], "`../1_Pooling` is no folder of the model's"),
+            (vec![(MODULES, &outside)], "`../1_Pooling` is not a folder of the model"),
             (with("[]"), "m/1_Pooling/config.json: it is not a JSON object"),
             (with(r#"{"word_embedding_dimension":9}"#), "is 9, expected 8"),
             (with(r#"{"pooling_mode":"lasttoken"}"#), "`pooling_mode` is `lasttoken`; supported"),

@@ -1,7 +1,7 @@
-//! Which files of a folder hold its weights.
+//! Shards: the files of a folder that hold its weights.
 //!
-//! Owns `model.safetensors.index.json` and the names of files in it. Knows nothing of what is in
-//! the files.
+//! Owns `model.safetensors.index.json` and the file names in it. Does not know the contents of the
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,16 +21,16 @@ const SINGLE: &str = "model.safetensors";
 /// The files of a model's weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shards {
-    /// What names them: the index, or the only file.
+    /// The index, or the only file.
     pub(super) path: PathBuf,
-    /// Their names, sorted.
+    /// The file names, sorted.
     pub(super) files: Vec<String>,
-    /// The file that each tensor is in, where there is an index.
+    /// The file of each tensor, if there is an index.
     pub(super) weight_map: BTreeMap<String, String>,
 }
 
 impl Shards {
-    /// Finds them.
+    /// Finds the weights' files in `folder`.
     pub(super) fn find(folder: &Path) -> Result<Self, FolderError> {
         let index = folder.join(INDEX);
         if fs::exists(&index).unwrap_or(false) {
@@ -75,7 +75,7 @@ impl Shards {
     }
 }
 
-/// Reads a small file.
+/// Reads a file of at most `limit` bytes.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, FolderError> {
     let io = |error: std::io::Error| FolderErrorKind::Io(error.to_string()).at(path);
     let data = Data::open(path).map_err(io)?;
@@ -94,7 +94,7 @@ struct Index {
     weight_map: WeightMap,
 }
 
-/// Tensor to file. A plain map would keep the last of two equal names.
+/// File name by tensor. A plain map would keep only the last of two equal names.
 struct WeightMap(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for WeightMap {

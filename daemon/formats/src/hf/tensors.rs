@@ -1,7 +1,7 @@
-//! The weights of a folder as a model sees them: a quantised matrix is one of them, though its
-//! packed values, scales and biases are three tensors of the files.
+//! Weights of a folder: one for each quantized matrix, which is three tensors in the files.
 //!
-//! Owns the joining and its checks against the `quantization` entry. Knows no architecture.
+//! Owns the joining of packed values, scales and biases, and its checks against the `quantization`
+//! entry. Does not know architectures.
 
 use std::collections::BTreeMap;
 
@@ -12,37 +12,37 @@ use crate::safetensors::{Dtype, TensorInfo};
 /// One tensor of the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Which of the folder's files it is in.
+    /// Index of its file among the folder's files.
     pub(super) shard: usize,
-    /// Where and what it is there.
+    /// Name, shape, type and byte range in the file.
     pub info: TensorInfo,
 }
 
 /// One weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// Its name, such as `model.layers.0.self_attn.q_proj.weight`.
+    /// The name, such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Dimensions, outermost first: those of the numbers, however they are packed.
+    /// Dimensions of the unpacked numbers, outermost first.
     pub shape: Vec<usize>,
-    /// Where its numbers are.
+    /// The stored numbers.
     pub storage: Storage,
 }
 
-/// Where a [`Tensor`]'s numbers are.
+/// Storage of a [`Tensor`]'s numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Storage {
     /// Plain floating-point numbers.
     Plain(Part),
     /// A matrix `[out, in]` in MLX's layout: rows of packed values, lowest bits first.
     Quantized {
-        /// How.
+        /// Bits and group size.
         affine: Affine,
         /// `[out, in * bits / 32]` of `U32`.
         packed: Part,
         /// `[out, in / group_size]` of a floating-point type.
         scales: Part,
-        /// Shaped and typed like the scales.
+        /// Same shape and type as the scales.
         biases: Part,
     },
 }
@@ -54,7 +54,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// The part that gives it its name.
+    /// The part with the tensor's name.
     #[must_use]
     pub fn main_part(&self) -> &Part {
         match &self.storage {
@@ -62,7 +62,7 @@ impl Tensor {
         }
     }
 
-    /// Bytes it takes in the files.
+    /// Size in the files, in bytes.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         match &self.storage {
@@ -74,14 +74,14 @@ impl Tensor {
     }
 }
 
-/// A problem and the file it is in.
-pub(super) type Fault = (usize, FolderErrorKind);
+/// A problem with the index of its file.
+pub(super) type JoinError = (usize, FolderErrorKind);
 
 /// Joins the tensors of all files; the result is in the order of the files' bytes.
 pub(super) fn join(
     parts: BTreeMap<String, Part>,
     quantization: Option<&Quantization>,
-) -> Result<Vec<Tensor>, Fault> {
+) -> Result<Vec<Tensor>, JoinError> {
     let mut tensors = Vec::with_capacity(parts.len());
     for (name, part) in &parts {
         let (module, kind) = name.rsplit_once('.').unwrap_or(("", name));
@@ -91,7 +91,7 @@ pub(super) fn join(
                 let tensor = quantized(module, part, scales, sibling("biases"), quantization);
                 tensors.push(tensor.map_err(|kind| (part.shard, kind))?);
             }
-            // They come with their weight.
+            // These belong to their weight.
             ("scales" | "biases", Some(_)) if sibling("weight").is_some() => {}
             _ => tensors.push(plain(module, part).map_err(|kind| (part.shard, kind))?),
         }
@@ -109,7 +109,7 @@ fn plain(module: &str, part: &Part) -> Result<Tensor, FolderErrorKind> {
         let reason = if info.dtype == Dtype::U32 {
             format!("; packed values need scales, but `{module}.scales` is missing")
         } else {
-            "; this engine reads F32, F16, BF16, and U32 for quantised matrices".to_owned()
+            "; this engine reads F32, F16, BF16, and U32 for quantized matrices".to_owned()
         };
         return Err(FolderErrorKind::Unsupported(format!(
             "tensor `{}` is stored as {}{reason}",
@@ -131,18 +131,18 @@ fn quantized(
     let name = &packed.info.name;
     let Some(quantization) = quantization else {
         return invalid(format!(
-            "tensor `{}` is there, but config.json has no `quantization`",
+            "tensor `{}` exists, but config.json has no `quantization`",
             scales.info.name
         ));
     };
     let Some(affine) = quantization.of(module) else {
         return invalid(format!(
-            "tensor `{}` is there, but config.json leaves `{module}` dense",
+            "tensor `{}` exists, but config.json does not quantize `{module}`",
             scales.info.name
         ));
     };
     let Some(biases) = biases else {
-        return invalid(format!("tensor `{module}.biases` is missing, expected beside `{name}`"));
+        return invalid(format!("tensor `{module}.biases` is missing, expected with `{name}`"));
     };
     if packed.info.dtype != Dtype::U32 || !scales.info.dtype.is_float() {
         return Err(FolderErrorKind::Unsupported(format!(
@@ -165,7 +165,7 @@ fn quantized(
         (packed.info.shape.as_slice(), scales.info.shape.as_slice())
     else {
         return invalid(format!(
-            "tensor `{name}` is quantised but has shape {:?} with scales of shape {:?}, expected \
+            "tensor `{name}` is quantized but has shape {:?} with scales of shape {:?}, expected \
              matrices",
             packed.info.shape, scales.info.shape
         ));

@@ -1,4 +1,4 @@
-//! Tests of model folders, sound and broken.
+//! Tests of model folders, valid and broken.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::safetensors::testing::SafetensorsWriter;
 
 const QUANTIZED: &str = r#"{"quantization":{"group_size":32,"bits":4,"mode":"affine"}}"#;
 
-/// A quantised matrix of 2 rows of 32, and a norm.
+/// A quantized matrix of 2 rows of 32, and a norm.
 fn quantized() -> SafetensorsWriter {
     SafetensorsWriter::new()
         .tensor("a.weight", "U32", &[2, 4], &[0; 32])
@@ -25,7 +25,7 @@ fn problem(config: &str, weights: &SafetensorsWriter) -> String {
 }
 
 #[test]
-fn a_quantised_matrix_is_one_tensor() {
+fn quantized_matrix_is_one_tensor() {
     let folder = open(QUANTIZED, &quantized()).unwrap();
     let [matrix, norm] = folder.tensors() else { panic!("two tensors") };
     assert_eq!((matrix.name.as_str(), matrix.shape.as_slice()), ("a.weight", &[2, 32][..]));
@@ -49,7 +49,7 @@ fn a_quantised_matrix_is_one_tensor() {
 }
 
 #[test]
-fn quantisation_that_does_not_fit_is_named() {
+fn errors_name_wrong_quantization() {
     let scales_of = |shape: &[usize]| {
         SafetensorsWriter::new()
             .tensor("a.weight", "U32", &[2, 4], &[0; 32])
@@ -59,8 +59,8 @@ fn quantisation_that_does_not_fit_is_named() {
     let of = |entry: &str| format!(r#"{{"quantization":{{"group_size":32,"bits":4,{entry}}}}}"#);
     let packed = SafetensorsWriter::new().tensor("a.weight", "U32", &[2, 4], &[0; 32]);
     let cases = [
-        (problem("{}", &quantized()), "`a.scales` is there, but config.json has no `quantization`"),
-        (problem(&of(r#""a":false"#), &quantized()), "config.json leaves `a` dense"),
+        (problem("{}", &quantized()), "`a.scales` exists, but config.json has no `quantization`"),
+        (problem(&of(r#""a":false"#), &quantized()), "config.json does not quantize `a`"),
         (problem(QUANTIZED, &scales_of(&[2, 2])), "4 bits in groups of 32"),
         (problem(QUANTIZED, &scales_of(&[1, 1])), "shape [2, 4] with scales of shape [1, 1]"),
         (problem(QUANTIZED, &scales_of(&[2])), "expected matrices"),
@@ -113,7 +113,7 @@ fn quantisation_that_does_not_fit_is_named() {
     }
 }
 
-/// What opening a folder with these files says.
+/// The result of opening a folder with these files.
 fn verdict(files: &[(&str, Vec<u8>)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -127,7 +127,7 @@ fn verdict(files: &[(&str, Vec<u8>)]) -> String {
 }
 
 #[test]
-fn shards_are_found_by_the_index_or_the_fault_is_named() {
+fn index_gives_shards_or_an_error() {
     let tensor = |name: &str| SafetensorsWriter::new().f32_tensor(name, &[1], &[1.0]).bytes();
     let map = |text: &str| format!(r#"{{"weight_map":{{{text}}}}}"#).into_bytes();
     let index = "model.safetensors.index.json";
@@ -191,7 +191,7 @@ fn shards_are_found_by_the_index_or_the_fault_is_named() {
 }
 
 #[test]
-fn config_values_are_what_they_should_be_or_named() {
+fn config_getters_check_their_values() {
     let path = Path::new("config.json");
     let text = r#"{"a":3,"b":-1,"c":"x","d":null,"e":{"f":2.5,"g":[1]},"h":true,"i":["x"]}"#;
     let config = Config::parse(path, text.as_bytes()).unwrap();
@@ -216,7 +216,7 @@ fn config_values_are_what_they_should_be_or_named() {
 }
 
 #[test]
-fn the_context_ends_where_a_sliding_window_does() {
+fn sliding_window_limits_the_context() {
     let context = |text: &str| {
         let config = format!(r#"{{"max_position_embeddings":100,{text}}}"#);
         open(&config, &SafetensorsWriter::new())

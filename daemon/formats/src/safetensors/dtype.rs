@@ -1,11 +1,11 @@
-//! The element types of safetensors: names and sizes.
+//! Element types of safetensors: names and sizes.
 //!
-//! Owns the table only. Knows nothing of which types an engine reads. Source: `enum Dtype` of the
-//! safetensors ingled.
+//! Owns the table only. Does not know which types an engine reads. Source: `enum Dtype` of the crate
+//! `safetensors`.
 
 use std::fmt;
 
-/// How a tensor's elements are stored.
+/// Type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dtype(&'static Row);
 
@@ -24,7 +24,7 @@ static F16: Row = row("F16", 16);
 static BF16: Row = row("BF16", 16);
 static U32: Row = row("U32", 32);
 
-/// Types that are known by name, so that a refusal can say what the file holds.
+/// Types known by name only, so that an error can name the type in the file.
 static OTHERS: &[Row] = &[
     row("BOOL", 8),
     row("F4", 4),
@@ -53,10 +53,10 @@ impl Dtype {
     pub const F16: Self = Self(&F16);
     /// bfloat16.
     pub const BF16: Self = Self(&BF16);
-    /// Unsigned 32-bit integers, which MLX packs quantised values into.
+    /// Unsigned 32-bit integers, into which MLX packs quantized values.
     pub const U32: Self = Self(&U32);
 
-    /// The type of that name; `None` if this table does not know it.
+    /// The type with this name; `None` if the table lacks it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::F32, Self::F16, Self::BF16, Self::U32]
@@ -71,13 +71,13 @@ impl Dtype {
         self.0.name
     }
 
-    /// Bits one element takes.
+    /// Size of one element, in bits.
     #[must_use]
     pub fn bits(self) -> u64 {
         self.0.bits
     }
 
-    /// Whether it is one of the floating-point types that weights are read in.
+    /// Whether it is one of the floating-point types of weights.
     #[must_use]
     pub fn is_float(self) -> bool {
         [Self::F32, Self::F16, Self::BF16].contains(&self)

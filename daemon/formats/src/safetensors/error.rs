@@ -1,4 +1,4 @@
-//! What can be wrong with a safetensors file.
+//! Errors of safetensors files.
 
 use std::path::{Path, PathBuf};
 
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {kind}", path.display())]
 pub struct SafetensorsError {
-    /// The file at fault.
+    /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: SafetensorsErrorKind,
 }
 
-/// The problem itself. `what` fields name the part of the file, such as ``tensor `x` ``.
+/// Kind of a problem. `what` fields name the part of the file, such as ``tensor `x` ``.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SafetensorsErrorKind {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot read the file: {0}")]
     Io(String),
     /// The file ends too early.
     #[error("truncated: {what} needs bytes {start}..{end} but the file ends at {file_bytes}")]
     Truncated {
-        /// The part that is cut.
+        /// The truncated part.
         what: String,
-        /// Its first byte.
+        /// The part's first byte.
         start: u64,
-        /// One past its last byte.
+        /// One past the part's last byte.
         end: u64,
         /// The file's length.
         file_bytes: u64,
@@ -33,19 +33,19 @@ pub enum SafetensorsErrorKind {
     /// A count or length is larger than this reader allows.
     #[error("{what} is {found}, more than the {limit} allowed")]
     TooLarge {
-        /// What is too large.
+        /// The count or length.
         what: String,
         /// The value in the file.
         found: u64,
         /// The largest value allowed.
         limit: u64,
     },
-    /// Anything else that contradicts the format.
+    /// Any other violation of the format.
     #[error("{what}: {problem}")]
     Invalid {
-        /// The part at fault.
+        /// The invalid part.
         what: String,
-        /// What was found and what was expected.
+        /// The value in the file and the expected one.
         problem: String,
     },
 }

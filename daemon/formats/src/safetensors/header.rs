@@ -1,6 +1,6 @@
-//! The JSON header of a safetensors file.
+//! JSON header of a safetensors file.
 //!
-//! Owns the checks of names, shapes, types and byte ranges. Knows nothing of what a tensor is for.
+//! Owns the checks of names, shapes, types and byte ranges. Does not know the purpose of a tensor.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,22 +12,22 @@ use super::dtype::Dtype;
 use super::error::SafetensorsErrorKind;
 use super::limits::{MAX_DIMENSIONS, MAX_ELEMENTS, MAX_NAME_BYTES, MAX_TENSORS};
 
-/// Where and what one tensor is.
+/// Name, shape, type and byte range of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, such as `model.norm.weight`.
+    /// The name, such as `model.norm.weight`.
     pub name: String,
     /// Dimensions, outermost first; none is 0. Empty for a single number.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
+    /// The type of the elements.
     pub dtype: Dtype,
-    /// The position of its first byte in the file.
+    /// The position of the first byte in the file.
     pub offset: u64,
-    /// Bytes it takes in the file.
+    /// The size in the file, in bytes.
     pub bytes: u64,
 }
 
-/// An entry as it is written.
+/// An entry of the header.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -36,7 +36,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The entries in the order they are written. A map would keep the last of two equal names.
+/// The entries in the order of the file. A map would keep only the last of two equal names.
 struct Entries(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -81,8 +81,9 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Checks the header, which is followed by `data_bytes` bytes of tensors from `data_start` on.
-/// Gives the tensors in the order of their bytes.
+/// Parses and checks the header, and returns the tensors in the order of their bytes.
+///
+/// The file has `data_bytes` bytes of tensors from `data_start` on.
 pub(super) fn parse(
     json: &[u8],
     data_start: u64,
@@ -108,11 +109,11 @@ pub(super) fn parse(
     Ok(tensors)
 }
 
-/// One entry on its own; its offset is still relative to the data section.
+/// Checks one entry, whose offset is still relative to the data section.
 fn check(name: String, entry: &Entry) -> Result<TensorInfo, SafetensorsErrorKind> {
     let what = || format!("tensor `{name}`");
     let Some(dtype) = Dtype::from_name(&entry.dtype) else {
-        let problem = format!("its type `{}` is not known to this version", entry.dtype);
+        let problem = format!("its type `{}` is unknown to this version", entry.dtype);
         return Err(invalid(what(), problem));
     };
     if entry.shape.len() > MAX_DIMENSIONS {
@@ -127,7 +128,7 @@ fn check(name: String, entry: &Entry) -> Result<TensorInfo, SafetensorsErrorKind
             return Err(invalid(what(), "one of its dimensions is 0".to_owned()));
         }
         elements = elements.saturating_mul(dimension);
-        // Saturating arithmetic keeps an absurd product above the limit, so it ends here.
+        // Saturating arithmetic keeps an absurd product above the limit, so it is refused here.
         let fits = usize::try_from(dimension).ok().filter(|_| elements <= MAX_ELEMENTS);
         let Some(dimension) = fits else {
             return Err(SafetensorsErrorKind::TooLarge {
@@ -153,8 +154,10 @@ fn check(name: String, entry: &Entry) -> Result<TensorInfo, SafetensorsErrorKind
     Ok(TensorInfo { name, shape, dtype, offset: begin, bytes: expected })
 }
 
-/// The tensors must cover the data section without gap or overlap. Overlapping tensors would let a
-/// small file claim far more data than it holds, and a gap could hide anything.
+/// Checks that the tensors cover the data section without gap or overlap.
+///
+/// By overlapping tensors a small file could claim far more data than it holds. A gap could hide
+/// anything.
 fn check_cover(
     tensors: &mut [TensorInfo],
     data_start: u64,

@@ -1,10 +1,14 @@
-//! A bounded reader of safetensors files.
+//! Bounded reader of safetensors files.
 //!
-//! Owns the checks that make an untrusted file safe to use: after [`SafetensorsFile::open`] every
-//! name is unique, every shape fits its type and byte range, and the ranges cover the file without
-//! gap or overlap. Reads with `pread` and never maps the file. Knows nothing of what a tensor
-//! means or of model folders. Source: the format section of the safetensors repository's README;
-//! the checks are those of its ingled, and tighter limits.
+//! Owns the checks that make an untrusted file safe to use: after [`SafetensorsFile::open`] every name
+//! is unique, every shape fits its type and byte range, and the ranges cover the file without gap or
+//! overlap. Reads with `pread` and never maps the file. Does not know the meaning of a tensor, nor model
+//! folders. Source: the format section of the safetensors repository's README; the checks are those of
+//! its crate, with tighter limits.
+//!
+//! The crate itself is not used: its `read_metadata` wants the whole file in memory or mapped, keeps
+//! the last of two equal names, has no limits on names, dimensions and elements, and its errors do not
+//! name the tensor.
 
 mod dtype;
 mod error;
@@ -23,7 +27,7 @@ pub use header::TensorInfo;
 
 use super::data::Data;
 
-/// Bytes of the header's length, which begins the file.
+/// Size of the header's length at the beginning of the file, in bytes.
 const PREFIX_BYTES: u64 = 8;
 
 /// An open safetensors file: its tensor index in memory, its tensors on disk.
@@ -37,7 +41,7 @@ pub struct SafetensorsFile {
 }
 
 impl SafetensorsFile {
-    /// Opens and checks the file. Reads its header only.
+    /// Opens and checks a file. Reads its header only.
     ///
     /// # Errors
     /// [`SafetensorsError`] naming the file, the tensor, and what was found and expected.
@@ -47,7 +51,7 @@ impl SafetensorsFile {
         Self::read(path, data)
     }
 
-    /// The same checks on bytes in memory; `path` is for messages only.
+    /// Checks a file in memory; `path` is for messages only.
     ///
     /// # Errors
     /// As [`SafetensorsFile::open`].
@@ -60,7 +64,7 @@ impl SafetensorsFile {
         Ok(Self { path: path.to_owned(), data, tensors })
     }
 
-    /// Where the file is.
+    /// The file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -75,8 +79,8 @@ impl SafetensorsFile {
     /// Fills `out` with the tensor's stored bytes from `offset` on.
     ///
     /// # Errors
-    /// [`SafetensorsErrorKind::Truncated`] if the tensor, or meanwhile the file, ends before `out`
-    /// is full; [`SafetensorsErrorKind::Io`] if the operating system refuses.
+    /// [`SafetensorsErrorKind::Truncated`] if the tensor, or by now the file, ends before `out` is full;
+    /// [`SafetensorsErrorKind::Io`] for an error of the operating system.
     pub fn read_tensor(
         &self,
         tensor: &TensorInfo,
@@ -120,7 +124,7 @@ fn read_header(data: &Data) -> Result<Vec<TensorInfo>, SafetensorsErrorKind> {
     let mut prefix = [0; PREFIX_BYTES as usize];
     data.read_exact_at(&mut prefix, 0).map_err(io)?;
     let header_bytes = u64::from_le_bytes(prefix);
-    // Looked at first: what is no safetensors file at all mostly ends here.
+    // Checked first: most files of another format fail here.
     if header_bytes > limits::MAX_HEADER_BYTES {
         return Err(SafetensorsErrorKind::TooLarge {
             what: "the header's length in bytes".to_owned(),

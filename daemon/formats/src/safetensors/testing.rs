@@ -1,4 +1,4 @@
-//! A writer of small safetensors files, sound or deliberately broken, for tests.
+//! Test support: a writer of small safetensors files, valid or deliberately broken.
 
 #![allow(
     missing_docs,
@@ -22,13 +22,13 @@ impl SafetensorsWriter {
         Self::default()
     }
 
-    /// An entry in its JSON form, without data.
+    /// An entry as JSON, without data.
     pub fn raw(mut self, entry: &str) -> Self {
         self.entries.push(entry.to_owned());
         self
     }
 
-    /// A tensor whose data follows that of the one before. `data` need not have the right length.
+    /// A tensor whose data follows the data of the one before. `data` may have a wrong length.
     pub fn tensor(mut self, name: &str, dtype: &str, shape: &[usize], data: &[u8]) -> Self {
         let begin = self.data.len();
         self.data.extend(data);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use ingle_service::metrics::{Asked as RequestTimer, Edge};
+use ingle_service::metrics::{Edge, RequestTimer};
 
 use super::state::{Middleware, route_name};
 use crate::problem::Problem;
@@ -31,7 +31,7 @@ pub(super) async fn count(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let timer = middleware.service.metrics.begin(Edge::Http, route_name(request.uri().path()));
+    let timer = middleware.service.metrics().begin(Edge::Http, route_name(request.uri().path()));
     let timer = SharedTimer(Arc::new(Mutex::new(Some(timer))));
     request.extensions_mut().insert(timer.clone());
     let response = next.run(request).await;

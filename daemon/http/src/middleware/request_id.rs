@@ -27,7 +27,7 @@ pub(super) async fn assign(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let id = middleware.service.names.next();
+    let id = middleware.service.next_request_id();
     request.extensions_mut().insert(RequestId(id.clone()));
     // A handler records the model when it knows it.
     let route = route_name(request.uri().path());

@@ -1,4 +1,4 @@
-//! What can be wrong with the job store, and what to do about each.
+//! The errors of the job store, and the next step for each.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
 use rusqlite::ErrorCode as Sqlite;
 
-/// Why the job store did not do what it was asked.
+/// The reason why the job store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Its folder or file cannot be made or opened.
+    /// Its folder or file cannot be created or opened.
     #[error("the job store `{}` cannot be opened: {problem}", path.display())]
     Open {
         /// The file.
@@ -17,9 +17,9 @@ pub enum StoreError {
         /// The reason.
         problem: String,
     },
-    /// A newer Ingle has written it.
+    /// A newer version of Ingle has written it.
     #[error(
-        "the job store `{}` is of version {found}, and this Ingle knows versions up to {known}",
+        "the job store `{}` has version {found}, and this Ingle reads versions up to {known}",
         path.display()
     )]
     Newer {
@@ -27,15 +27,15 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         found: i64,
-        /// The newest version known here.
+        /// The newest version that this Ingle reads.
         known: i64,
     },
-    /// It is not what it should be.
+    /// Its contents are damaged, or another program's.
     #[error("the job store `{}` is damaged: {problem}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The damage.
         problem: String,
     },
     /// It cannot grow.
@@ -43,19 +43,19 @@ pub enum StoreError {
     Full {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         problem: String,
     },
-    /// Something else.
+    /// Any other error.
     #[error("the job store `{}` failed: {problem}", path.display())]
     Failed {
         /// The file.
         path: PathBuf,
-        /// What.
+        /// The error.
         problem: String,
     },
-    /// The thread that holds it has ended.
-    #[error("the thread that holds the job store `{}` has ended", path.display())]
+    /// Its thread has ended.
+    #[error("the thread of the job store `{}` has ended", path.display())]
     ThreadEnded {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What a system call on the way to the file reported.
+    /// The error of a system call on the file or its folder.
     #[must_use]
     pub fn open(path: &Path, error: &io::Error) -> Self {
         let (path, problem) = (path.to_owned(), error.to_string());
@@ -75,7 +75,7 @@ impl StoreError {
         }
     }
 
-    /// What SQLite reported.
+    /// The error of SQLite.
     #[must_use]
     pub fn sqlite(path: &Path, error: &rusqlite::Error) -> Self {
         let (path, problem) = (path.to_owned(), error.to_string());
@@ -87,7 +87,7 @@ impl StoreError {
                 Self::Open { path, problem }
             }
             _ => match error {
-                // A row that is not what this program writes.
+                // A row whose values this program does not write.
                 rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..) => Self::Corrupt { path, problem },
@@ -101,29 +101,28 @@ impl From<StoreError> for ErrorBody {
     fn from(error: StoreError) -> Self {
         let (next, retryable) = match &error {
             StoreError::Open { .. } => (
-                "Check that the file and its folder are yours and can be written; the next call \
-                 tries again.",
+                "Check that you own the file and its folder and may write them; the next call tries \
+                 again.",
                 false,
             ),
             StoreError::Newer { .. } => (
                 "Upgrade Ingle, or move the file (and those with `-wal` and `-shm` behind its \
-                 name) away: the next call begins a new one.",
+                 name) away: the next call creates a new one.",
                 false,
             ),
             StoreError::Corrupt { .. } => (
                 "Run `ingle stop`, move the file (and those with `-wal` and `-shm` behind its \
-                 name) away, or put a copy that is sound in its place; nothing is deleted by \
-                 itself.",
+                 name) away, or restore a good copy; Ingle deletes nothing.",
                 false,
             ),
             StoreError::Full { .. } => (
                 "Free space on that disk, or raise the limit on the file's size, then try again; \
-                 results that are there already are kept in memory and stored once there is room.",
+                 results so far are kept in memory and stored once there is space.",
                 true,
             ),
             StoreError::Failed { .. } | StoreError::ThreadEnded { .. } => (
                 "Try again; if it happens again, run `ingle stop`: the next command starts a new \
-                 daemon. `ingle logs` shows what happened.",
+                 daemon. `ingle logs` shows the cause.",
                 true,
             ),
         };

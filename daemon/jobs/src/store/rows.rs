@@ -1,6 +1,6 @@
-//! The job store's statements: rows to records and back.
+//! The SQL statements of the job store: records to rows and back.
 //!
-//! Owns every line of SQL but the schema. Reads no clock: times are arguments.
+//! Owns all SQL except the schema, and the JSON in the columns. Reads no clock: times are arguments.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::record::{JobRecord, Outcome};
 
 type Sql<T> = rusqlite::Result<T>;
 
-/// Columns in the order that [`record`] reads them.
+/// The columns, in the order that [`record`] reads them.
 const COLUMNS: &str = "id, status, params, class, work_ms, attempts, created_ms, started_ms, \
                        ended_ms, duration_ms, request_id, progress, message, warnings, partial, \
                        outcome";
 
-/// Adds a job. One that is there already (its end came first) stays as it is.
+/// Adds a job. A row that exists already, because the end came first, stays as it is.
 pub(super) fn insert(connection: &Connection, job: &JobRecord) -> Sql<()> {
     write(connection, job, None, "ON CONFLICT (id) DO NOTHING")
 }
 
-/// Writes a job's end, whether the job is there already or not. `age_ms` is the store's age.
+/// Writes a job's end, with or without an existing row. `age_ms` is the store's age.
 pub(super) fn end(connection: &Connection, job: &JobRecord, age_ms: u64) -> Sql<()> {
     let update = "ON CONFLICT (id) DO UPDATE SET status = excluded.status, \
                   work_ms = excluded.work_ms, attempts = excluded.attempts, \
@@ -75,7 +75,7 @@ fn write(
     Ok(())
 }
 
-/// Writes how far a job has come. One that has ended stays as it is.
+/// Writes a job's progress. A job that has ended stays as it is.
 pub(super) fn progress(connection: &Connection, job: &JobRecord) -> Sql<()> {
     connection.execute(
         "UPDATE jobs SET status = :status, work_ms = :work_ms, attempts = :attempts, \
@@ -99,13 +99,13 @@ pub(super) fn progress(connection: &Connection, job: &JobRecord) -> Sql<()> {
     Ok(())
 }
 
-/// One job.
+/// Reads one job.
 pub(super) fn get(connection: &Connection, id: &str) -> Sql<Option<JobRecord>> {
     let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1");
     connection.query_row(&sql, [id], record).optional()
 }
 
-/// Jobs, the newest first, without what they ended with.
+/// Reads jobs, the newest first, without their outcomes.
 pub(super) fn list(
     connection: &Connection,
     status: Option<JobStatus>,
@@ -121,7 +121,7 @@ pub(super) fn list(
     rows.collect()
 }
 
-/// Jobs of one status, the oldest first.
+/// Reads the jobs of one status, the oldest first.
 pub(super) fn all_of(connection: &Connection, status: JobStatus) -> Sql<Vec<JobRecord>> {
     let sql = format!("SELECT {COLUMNS} FROM jobs WHERE status = ?1 ORDER BY number");
     let mut statement = connection.prepare(&sql)?;
@@ -129,18 +129,18 @@ pub(super) fn all_of(connection: &Connection, status: JobStatus) -> Sql<Vec<JobR
     rows.collect()
 }
 
-/// Forgets one job that has ended. Returns how many that were.
+/// Deletes one job if it has ended, and gives the number of deleted rows.
 pub(super) fn delete(connection: &Connection, id: &str) -> Sql<usize> {
     connection.execute("DELETE FROM jobs WHERE id = ?1 AND ended_age IS NOT NULL", [id])
 }
 
-/// Forgets all jobs that have ended.
+/// Deletes all jobs that have ended.
 pub(super) fn delete_ended(connection: &Connection) -> Sql<usize> {
     connection.execute("DELETE FROM jobs WHERE ended_age IS NOT NULL", [])
 }
 
-/// Forgets jobs that ended longer ago than `keep_ms` of the store's age, and of the others the
-/// oldest past `keep_count`.
+/// Deletes jobs that ended more than `keep_ms` of the store's age ago, and of the other ended jobs
+/// all but the newest `keep_count`.
 pub(super) fn sweep(
     connection: &Connection,
     age_ms: u64,
@@ -161,16 +161,16 @@ pub(super) fn sweep(
     Ok(deleted)
 }
 
-/// Gives the room of what was deleted back to the file system.
+/// Returns the pages of deleted rows to the file system.
 pub(super) fn give_back(connection: &Connection) -> Sql<()> {
-    // Each row is a page that was given back; the statement is done when there are no more.
+    // Each row is one page that was returned; the statement must be run to its end.
     let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}
     Ok(())
 }
 
-/// The store's age.
+/// Reads the store's age.
 pub(super) fn age(connection: &Connection) -> Sql<AgeClock> {
     connection.query_row("SELECT age_ms, noted_ms FROM age", [], |row| {
         let age_ms: i64 = row.get(0)?;
@@ -178,7 +178,7 @@ pub(super) fn age(connection: &Connection) -> Sql<AgeClock> {
     })
 }
 
-/// Notes the store's age.
+/// Writes the store's age.
 pub(super) fn set_age(connection: &Connection, age: AgeClock) -> Sql<()> {
     let sql = "UPDATE age SET age_ms = ?1, noted_ms = ?2";
     connection.execute(sql, params![integer(age.age_ms), age.noted_ms]).map(drop)
@@ -189,7 +189,7 @@ fn record(row: &Row<'_>) -> Sql<JobRecord> {
     let duration_ms: i64 = row.get(9)?;
     let work_ms: Option<i64> = row.get(4)?;
     let progress: f64 = row.get(11)?;
-    #[expect(clippy::cast_possible_truncation, reason = "a share for people")]
+    #[expect(clippy::cast_possible_truncation, reason = "a share for display")]
     let progress = progress as f32;
     Ok(JobRecord {
         id: row.get(0)?,
@@ -215,8 +215,10 @@ fn record(row: &Row<'_>) -> Sql<JobRecord> {
     })
 }
 
-/// Reads an outcome. The result of a `generate` that an earlier version stored has the fields of
-/// its first completion beside `alternatives`; they become `choices`.
+/// Reads an outcome.
+///
+/// An earlier version stored the result of a `generate` with the fields of its first choice and with
+/// `alternatives`; both become `choices`.
 fn outcome(text: &str) -> serde_json::Result<Outcome> {
     const FIELDS: [&str; 7] =
         ["text", "reasoning", "tool_calls", "finish_reason", "stop_string", "seed", "logprobs"];
@@ -241,7 +243,7 @@ fn value<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Sql<T> {
     serde_json::from_str(&text).map_err(|_| bad(column))
 }
 
-/// A column that holds what this program does not write.
+/// The error of a column whose value this program does not write.
 fn bad(column: usize) -> rusqlite::Error {
     let error = Box::new(FromSqlError::InvalidType);
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error)

@@ -1,7 +1,7 @@
-//! The job store's file: how it is opened, checked and brought up to date.
+//! The schema of the job store: opening, checks and migrations of its file.
 //!
-//! Owns the migrations and SQLite's settings. A file that is damaged, foreign or newer is refused
-//! and left as it is.
+//! Owns the migrations and SQLite's settings. A damaged, foreign or newer file is refused and left
+//! as it is.
 
 use std::fs;
 use std::io;
@@ -14,8 +14,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;
 
-/// What takes a store from each version to the next, each in a transaction of its own. An entry is
-/// never changed once it was released.
+/// The migrations from each version to the next, each in a transaction of its own.
+///
+/// A released entry never changes.
 pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE jobs (
         number      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -47,18 +48,19 @@ pub(super) const MIGRATIONS: &[&str] = &["
     INSERT INTO age VALUES (1, 0, 0);
 "];
 
-/// What tells our files from other programs': `INGL`.
+/// The application id of Ingle's files: `INGL`.
 const APPLICATION_ID: i64 = 0x494e_474c;
 
-/// Bytes of a file that is read whole at the start, to see whether it is sound. A larger one is
-/// believed: damage shows when the damaged page is read.
+/// The largest file, in bytes, whose integrity is checked when it is opened.
+///
+/// Damage in a larger one shows when the damaged page is read.
 const CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Opens the store, makes it if there is none, and brings it up to date.
+/// Opens the store, creates it if there is none, and runs its migrations.
 pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, StoreError> {
     make_file(path).map_err(|error| StoreError::open(path, &error))?;
     let failed = |error: rusqlite::Error| StoreError::sqlite(path, &error);
-    // Without SQLite's own lock: one thread owns the connection.
+    // SQLite needs no lock of its own: one thread owns the connection.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(Duration::from_millis(limits::JOB_STORE_BUSY_MS)).map_err(failed)?;
@@ -67,7 +69,7 @@ pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Connection, Store
     Ok(connection)
 }
 
-/// Folder and file with modes 0700 and 0600, whatever the umask.
+/// Creates folder and file with modes 0700 and 0600, whatever the umask is.
 fn make_file(path: &Path) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -114,7 +116,7 @@ fn migrate(
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }
-    // Only before the first table is made can a file learn to shrink.
+    // `auto_vacuum` works only if it is set before the first table is created.
     let settings = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; \
                     PRAGMA journal_size_limit = 4194304; PRAGMA foreign_keys = ON;";
     connection.execute_batch(settings).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The job store on real files: what survives, what is refused, what a full disk does.
+//! Tests of the job store on real files: durability, refused files, a full disk.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::record::Outcome;
 
-const KEEP: Keep = Keep { ms: 1_000, count: 1_000 };
+const RETENTION: Retention = Retention { ms: 1_000, count: 1_000 };
 
 fn job(id: &str) -> JobRecord {
     let prompt = Some("hi".to_owned());
@@ -75,40 +75,40 @@ async fn results_of_earlier_versions_are_read() {
     assert_eq!(read(other.clone()), JobResult::Unknown(other));
 }
 
-fn open(path: &Path) -> Open {
-    Open::new(path).unwrap()
+fn open(path: &Path) -> OpenStore {
+    OpenStore::new(path).unwrap()
 }
 
 fn thread(path: &Path) -> StoreThread {
-    StoreThread { path: path.to_owned(), keep: KEEP, open: None }
+    StoreThread { path: path.to_owned(), retention: RETENTION, open: None }
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_after_the_daemon_was_killed() {
+async fn stored_jobs_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs").join("jobs.sqlite3");
-    let store = Store::spawn(path.clone(), KEEP).unwrap();
-    assert_eq!(store.open().await.unwrap(), Recovered::default());
+    let store = Store::spawn(path.clone(), RETENTION).unwrap();
+    assert_eq!(store.open().await.unwrap(), Recovery::default());
     for id in ["waits", "runs", "ends"] {
         store.insert(job(id)).await.unwrap();
     }
     store.started(running("runs", "")).await;
     store.progress(running("runs", "so far"));
     store.end(ended("ends")).await.unwrap();
-    // An end that was stored is not undone by progress that comes late.
+    // Late progress does not undo a stored end.
     store.progress(running("ends", "late"));
     assert_eq!(store.get("ends".to_owned()).await.unwrap(), Some(ended("ends")));
-    // What a kill leaves behind: the files as they are, without the end of the connection.
+    // A kill leaves the files as they are, without the end of the connection.
     let copy = folder.path().join("copy.sqlite3");
     for suffix in ["", "-wal"] {
         let from = format!("{}{suffix}", path.display());
         fs::copy(from, format!("{}{suffix}", copy.display())).unwrap();
     }
-    let (file, room) =
+    let (file, parent) =
         (fs::metadata(&path).unwrap(), fs::metadata(path.parent().unwrap()).unwrap());
-    assert_eq!((file.mode() & 0o777, room.mode() & 0o777), (0o600, 0o700));
+    assert_eq!((file.mode() & 0o777, parent.mode() & 0o777), (0o600, 0o700));
 
-    let store = Store::spawn(copy, KEEP).unwrap();
+    let store = Store::spawn(copy, RETENTION).unwrap();
     let recovered = store.open().await.unwrap();
     assert_eq!((recovered.queued, recovered.interrupted), (vec![job("waits")], 1));
     let found = store.get("runs".to_owned()).await.unwrap().unwrap();
@@ -118,14 +118,14 @@ async fn what_was_answered_is_there_after_the_daemon_was_killed() {
     let list = store.list(None, 2).await.unwrap();
     assert_eq!(list.iter().map(|job| &job.id[..]).collect::<Vec<_>>(), ["ends", "runs"]);
     assert_eq!(store.list(Some(JobStatus::Queued), 9).await.unwrap().len(), 1);
-    // Opening what is open finds nothing new; only what has ended is forgotten.
-    assert_eq!(store.open().await.unwrap(), Recovered::default());
+    // Opening an open store recovers nothing; only ended jobs are deleted.
+    assert_eq!(store.open().await.unwrap(), Recovery::default());
     assert_eq!(store.delete("waits".to_owned()).await.unwrap(), 0);
     assert_eq!(store.delete_ended().await.unwrap(), 2);
 }
 
 #[test]
-fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
+fn foreign_files_are_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sqlite3");
     drop(open(&path));
@@ -144,7 +144,7 @@ fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         ),
         (&torn, "damaged"),
         (&foreign, "another program"),
-        (&newer, "is of version 9, and this Ingle knows versions up to 1"),
+        (&newer, "has version 9, and this Ingle reads versions up to 1"),
     ] {
         fs::write(&path, bytes).unwrap();
         let error = thread(&path).open().unwrap_err();
@@ -155,7 +155,7 @@ fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         assert!(body.remediation().contains("move the file"), "{body:?}");
         assert_eq!(fs::read(&path).unwrap(), bytes);
     }
-    // Once it is out of the way, the same thread goes on.
+    // Once the file is gone, the same thread opens a new one.
     let mut thread = thread(&path);
     thread.open().unwrap_err();
     fs::remove_file(&path).unwrap();
@@ -163,7 +163,7 @@ fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
 }
 
 #[test]
-fn a_migration_that_fails_changes_nothing() {
+fn failed_migration_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sqlite3");
     let first = schema::MIGRATIONS[0];
@@ -174,13 +174,13 @@ fn a_migration_that_fails_changes_nothing() {
     let sql = "SELECT count(colour) FROM jobs";
     connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     drop(connection);
-    // And the store of the next version is refused by this one.
-    assert!(matches!(Open::new(&path), Err(StoreError::Newer { found: 2, known: 1, .. })));
+    // This version refuses the store of the next one.
+    assert!(matches!(OpenStore::new(&path), Err(StoreError::Newer { found: 2, known: 1, .. })));
 }
 
-/// A store that may not grow: what fails, fails alone and says why, and works once there is room.
+/// In a store that cannot grow, a failing command fails alone, and works once there is space.
 #[test]
-fn a_full_store_says_so_and_goes_on_reading() {
+fn full_store_reports_it_and_still_reads() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sqlite3");
     let mut thread = thread(&path);
@@ -198,7 +198,7 @@ fn a_full_store_says_so_and_goes_on_reading() {
             Command::Insert(Box::new(job.clone()), done),
             Command::Get("small".to_owned(), get),
         ];
-        thread.work_off(&mut batch);
+        thread.execute(&mut batch);
         (stored.try_recv().unwrap(), read.try_recv().unwrap().unwrap())
     };
     send(&mut thread, &small).0.unwrap();
@@ -213,9 +213,9 @@ fn a_full_store_says_so_and_goes_on_reading() {
 }
 
 proptest! {
-    /// By count the newest stay; by age what is young stays; what has not ended always does.
+    /// The newest by count and the young by age stay; jobs that have not ended always stay.
     #[test]
-    fn cleaning_up_forgets_the_old_and_nothing_else(
+    fn cleanup_deletes_old_ended_jobs_only(
         ends in proptest::collection::vec(proptest::option::of(0_u64..5_000), 0..20),
         age_ms in 0_u64..6_000,
         keep_ms in 0_u64..6_000,

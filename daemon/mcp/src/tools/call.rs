@@ -51,7 +51,7 @@ impl<'a> ToolCall<'a> {
 
     /// What the result of work depends on.
     pub(super) fn tool_context(&self) -> ToolContext<'a> {
-        let work_ms = self.host.service.work_timeouts.work_ms(Class::Workflow);
+        let work_ms = self.host.service.work_timeouts().work_ms(Class::Workflow);
         let revision = self.context.protocol_version();
         ToolContext {
             tool: self.tool,

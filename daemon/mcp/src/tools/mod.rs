@@ -48,10 +48,10 @@ pub(super) async fn call(
     request: CallToolRequestParams,
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResult, ErrorData> {
-    let id = host.service.names.next();
+    let id = host.service.next_request_id();
     let tool = mcp_tools::tool(&request.name);
     // A timer that is dropped counts the call as cancelled.
-    let timer = host.service.metrics.begin(Edge::Mcp, metric_name(tool.name));
+    let timer = host.service.metrics().begin(Edge::Mcp, metric_name(tool.name));
     let span = tracing::info_span!(
         "request",
         id,

@@ -44,7 +44,7 @@ pub(super) async fn load(
     let params = LoadParams { model, keep_alive, pin, ..LoadParams::default() };
     let name = params.model.clone().unwrap_or_else(|| host.service.default_model().to_owned());
     // Until the host has its reply, the end of the call cancels the load by dropping this guard.
-    let cancel = host.service.draining.child_token();
+    let cancel = host.service.draining().child_token();
     let guard = cancel.clone().drop_guard();
     let mut request = call.request(Class::Workflow, None);
     request.cancel = cancel;

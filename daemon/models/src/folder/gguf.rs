@@ -1,27 +1,27 @@
-//! GGUF models of one folder: whole files and split ones, and the choice among several.
+//! GGUF models of one folder: single files, split models, and the choice among several.
 //!
-//! Owns when such files are a whole model. A split model is its first part; llama.cpp finds the
-//! others beside it. Looks at names, sizes and the first four bytes only.
+//! Owns when such files are a complete model. The first part stands for a split model: llama.cpp finds
+//! the others in its folder. Reads names, sizes and the first four bytes only.
 
 use std::path::{Path, PathBuf};
 
-use super::Found;
-use super::listing::{Listing, Sum, broken, file_metadata, first_bytes};
+use super::ModelFiles;
+use super::listing::{FileSummary, Listing, broken, file_metadata, first_bytes};
 use crate::error::StoreError;
 use crate::folder::ModelFormat;
-use crate::quant::{self, Part};
+use crate::quant::{self, SplitPart};
 
-/// The model at `path`, which is a GGUF file or any part of a split one.
-pub(super) fn found(path: &Path) -> Result<Found, StoreError> {
+/// The model at `path`, which is a GGUF file or any part of a split model.
+pub(super) fn found(path: &Path) -> Result<ModelFiles, StoreError> {
     if !super::has_extension(path, "gguf") {
         return Err(broken(path, "is not a GGUF file: its name does not end in .gguf"));
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let files: Vec<PathBuf> = match Part::of(name) {
+    let files: Vec<PathBuf> = match SplitPart::of(name) {
         Some(part) => part.all().map(|name| path.with_file_name(name)).collect(),
         None => vec![path.to_owned()],
     };
-    let mut sum = Sum::new();
+    let mut summary = FileSummary::new();
     for file in &files {
         match file_metadata(file) {
             Err(StoreError::PathNotFound { path: missing }) if files.len() > 1 => {
@@ -35,25 +35,25 @@ pub(super) fn found(path: &Path) -> Result<Found, StoreError> {
             other => other.map(drop)?,
         }
         check_magic(file)?;
-        sum.add(file, true)?;
+        summary.add(file, true)?;
     }
-    Ok(Found {
+    Ok(ModelFiles {
         format: ModelFormat::Gguf,
         file: files.first().cloned().unwrap_or_else(|| path.to_owned()),
         label: None,
         files,
-        size_bytes: sum.bytes,
-        modified: sum.modified,
-        stamp: sum.stamp(),
+        size_bytes: summary.bytes,
+        modified: summary.modified,
+        stamp: summary.stamp(),
     })
 }
 
-/// The one GGUF model of a folder that `choice` names; any if there is only one.
+/// The GGUF model of a folder that `choice` names, or the only one without a choice.
 pub(super) fn chosen(
     folder: &Path,
     listing: &Listing,
     choice: Option<&str>,
-) -> Result<Option<Found>, StoreError> {
+) -> Result<Option<ModelFiles>, StoreError> {
     let models = quant::models(listing.names());
     let matching: Vec<&str> = match choice {
         Some(choice) => {
@@ -64,11 +64,11 @@ pub(super) fn chosen(
     match (matching.as_slice(), choice) {
         ([one], _) => {
             let label = (models.len() > 1).then(|| quant::label(one, &models));
-            Ok(Some(Found { label, ..found(&listing.path(one))? }))
+            Ok(Some(ModelFiles { label, ..found(&listing.path(one))? }))
         }
         ([], None) => Ok(None),
         ([], Some(choice)) if models.is_empty() => {
-            Err(broken(folder, &format!("holds no GGUF file, so `:{choice}` names nothing in it")))
+            Err(broken(folder, &format!("holds no GGUF file, so `:{choice}` names no model")))
         }
         _ => {
             let labels: Vec<String> =

@@ -1,7 +1,6 @@
-//! The files of one model folder, read once.
+//! Listing of one model folder, read once.
 //!
-//! Owns the bounds on such a folder, and what a file that cannot be looked at means. Knows nothing
-//! of formats.
+//! Owns the bounds on such a folder, and the errors for unreadable files. Does not know formats.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File, Metadata};
@@ -15,21 +14,21 @@ use crate::limits;
 
 use super::super::error::StoreError;
 
-/// Ends of names that downloaders give to files that are not whole yet.
+/// Suffixes that downloaders give to incomplete files.
 const UNFINISHED: [&str; 7] =
     [".incomplete", ".part", ".partial", ".download", ".crdownload", ".aria2", ".tmp"];
 
 /// The names in a folder, sorted.
 pub(crate) struct Listing {
     folder: PathBuf,
-    /// Names relative to the folder; those in folders of it have a `/`.
+    /// Names relative to the folder; those in subfolders have a `/`.
     names: Vec<String>,
 }
 
 impl Listing {
-    /// Reads `folder` and, for the quantisations that some publishers put into folders of their
-    /// own, the folders right in it. Names that are not UTF-8 are left out: no such file is a
-    /// model's.
+    /// Reads `folder` and its direct subfolders, where some publishers put each quantization.
+    ///
+    /// Names that are not UTF-8 are left out, because no model file has such a name.
     pub(crate) fn read(folder: &Path) -> Result<Self, StoreError> {
         let mut listing = Self { folder: folder.to_owned(), names: Vec::new() };
         let mut folders = Vec::new();
@@ -51,7 +50,7 @@ impl Listing {
             }
             let Ok(name) = entry.file_name().into_string() else { continue };
             let name = format!("{below}{name}");
-            // A link to a folder is not followed: it could lead anywhere.
+            // A link to a folder is not followed, because it could lead anywhere.
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => {
                     if below.is_empty() && !name.starts_with('.') {
@@ -68,7 +67,7 @@ impl Listing {
         self.names.iter().map(String::as_str)
     }
 
-    /// The names right in the folder.
+    /// The names directly in the folder.
     pub(super) fn top(&self) -> impl Iterator<Item = &str> {
         self.names().filter(|name| !name.contains('/'))
     }
@@ -81,7 +80,7 @@ impl Listing {
         self.folder.join(name)
     }
 
-    /// A word about a download that is under way or was given up, as the sentence's end.
+    /// A note about an incomplete download, as the end of a sentence.
     pub(super) fn unfinished(&self) -> String {
         let name = self.names().find(|name| UNFINISHED.iter().any(|end| name.ends_with(end)));
         name.map(|name| format!("; `{name}` shows that its download is not finished"))
@@ -89,19 +88,19 @@ impl Listing {
     }
 }
 
-/// Sums over the files of a model.
-pub(super) struct Sum {
+/// Total size, last change and stamp of a model's files.
+pub(super) struct FileSummary {
     pub(super) bytes: u64,
     pub(super) modified: SystemTime,
     hasher: DefaultHasher,
 }
 
-impl Sum {
+impl FileSummary {
     pub(super) fn new() -> Self {
         Self { bytes: 0, modified: SystemTime::UNIX_EPOCH, hasher: DefaultHasher::new() }
     }
 
-    /// Takes a file into account: the weights' size, and any file's change.
+    /// Adds a file: its size if it holds weights, and its time of change.
     pub(super) fn add(&mut self, path: &Path, is_weights: bool) -> Result<(), StoreError> {
         let metadata = file_metadata(path)?;
         let modified = metadata.modified().map_err(|error| read_error(path, error))?;
@@ -113,20 +112,20 @@ impl Sum {
         Ok(())
     }
 
-    /// A number that changes when any of the files does.
+    /// A number that changes when any of the files changes.
     pub(super) fn stamp(&self) -> u64 {
         self.hasher.finish()
     }
 }
 
-/// What the system knows of a file; an error if it is none.
+/// The metadata of a file; an error for anything else than a file.
 pub(super) fn file_metadata(path: &Path) -> Result<Metadata, StoreError> {
-    // Opening a pipe would wait for somebody to write to it.
+    // Opening a named pipe would block until a program writes to it.
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(metadata),
         Ok(_) => Err(broken(path, "is not a file")),
         Err(_) if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) => {
-            Err(broken(path, "is a link to nothing"))
+            Err(broken(path, "is a link to a missing file"))
         }
         Err(error) => Err(read_error(path, error)),
     }
@@ -139,7 +138,7 @@ pub(super) fn first_bytes(path: &Path, count: u64) -> Result<Vec<u8>, StoreError
         .and_then(|file| file.take(count).read_to_end(&mut bytes))
         .map_err(|error| read_error(path, error))?;
     if bytes.starts_with(b"version ") && count >= 8 {
-        return Err(broken(path, "is a pointer of Git LFS, not the file; run `git lfs pull`"));
+        return Err(broken(path, "is a Git LFS pointer, not the file itself; run `git lfs pull`"));
     }
     Ok(bytes)
 }
@@ -153,7 +152,7 @@ pub(super) fn read_json(path: &Path) -> Result<serde_json::Value, StoreError> {
 
 /// The bytes of a file of bounded size.
 pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for somebody to write to it.
+    // Opening a named pipe would block until a program writes to it.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     }

@@ -1,24 +1,26 @@
-//! Model folders with safetensors: which files are the weights, and whether all are there.
+//! Model folders with safetensors: which files are the weights, and whether all are present.
 //!
-//! Owns the names of Hugging Face's and MLX's folders. Looks at sizes and first bytes only: what
-//! the tensors are is the engine's to check.
+//! Owns the file names of Hugging Face's and MLX's folders. Reads sizes and first bytes only: the engine
+//! checks the tensors.
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::Found;
-use super::listing::{Listing, Sum, broken, file_metadata, first_bytes, read_json, unsupported};
+use super::ModelFiles;
+use super::listing::{
+    FileSummary, Listing, broken, file_metadata, first_bytes, read_json, unsupported,
+};
 use crate::error::StoreError;
 use crate::folder::{CONFIG, ModelFormat};
 use std::path::Path;
 
-/// The list of a sharded model's files.
+/// The index of a sharded model.
 const INDEX: &str = "model.safetensors.index.json";
-/// A model in one file.
+/// The weights of a model in one file.
 const SINGLE: &str = "model.safetensors";
-/// Names of missing files that a message gives.
+/// Maximum number of missing files that a message names.
 const NAMED: usize = 3;
 
-/// Files beside the weights that a model is made of: its configuration, tokenizer and template.
+/// A model's files other than the weights: configuration, tokenizer and template.
 const COMPANIONS: [&str; 16] = [
     CONFIG,
     "generation_config.json",
@@ -38,20 +40,21 @@ const COMPANIONS: [&str; 16] = [
     INDEX,
 ];
 
-/// Whether a file of a repository or folder belongs to a safetensors model, beside its weights.
+/// Whether a file of a repository or folder belongs to a safetensors model, without being weights.
 pub(crate) fn is_companion(name: &str) -> bool {
     COMPANIONS.contains(&name) || is_pooling(name)
 }
 
-/// Whether it says how an embedding model pools: the one companion that lies in a folder of its own,
-/// called after its place in `modules.json`, such as `1_Pooling/config.json`.
+/// Whether a file configures the pooling of an embedding model.
+///
+/// It is the only companion in a subfolder, whose name is its position in `modules.json`, such as
+/// `1_Pooling/config.json`.
 pub(crate) fn is_pooling(name: &str) -> bool {
     name.split_once('/')
         .is_some_and(|(folder, file)| folder.ends_with("_Pooling") && file == CONFIG)
 }
 
-/// The weights among `names`, without those of an index: they are known once it is here. Empty
-/// when there are none.
+/// The weights among `names`, by name only: an index, once on disk, lists them exactly.
 pub(crate) fn weights<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let plain = names.filter(|name| !name.contains('/') && !name.starts_with('.'));
     let all: Vec<&str> = plain.filter(|name| name.ends_with(".safetensors")).collect();
@@ -70,8 +73,8 @@ pub(crate) fn weights<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> 
     .unwrap_or_default()
 }
 
-/// The model in `folder`, which has a `config.json`; `None` when it has no safetensors.
-pub(super) fn found(folder: &Path, listing: &Listing) -> Result<Option<Found>, StoreError> {
+/// The model in `folder`, which has a `config.json`; `None` if it has no safetensors.
+pub(super) fn found(folder: &Path, listing: &Listing) -> Result<Option<ModelFiles>, StoreError> {
     let (main, weights) = if listing.has(INDEX) {
         (INDEX, indexed(folder, listing)?)
     } else {
@@ -86,34 +89,34 @@ pub(super) fn found(folder: &Path, listing: &Listing) -> Result<Option<Found>, S
         shards_are_whole(folder, &names, listing)?;
         (first, names.into_iter().map(str::to_owned).collect())
     };
-    let mut sum = Sum::new();
+    let mut summary = FileSummary::new();
     for name in &weights {
         let path = listing.path(name);
-        sum.add(&path, true)?;
+        summary.add(&path, true)?;
         check_beginning(&path)?;
     }
     let mut files: Vec<String> = weights;
     for name in listing.names().filter(|name| is_companion(name)) {
-        sum.add(&listing.path(name), false)?;
+        summary.add(&listing.path(name), false)?;
         files.push(name.to_owned());
     }
-    Ok(Some(Found {
+    Ok(Some(ModelFiles {
         format: ModelFormat::Safetensors,
         file: folder.join(main),
         label: None,
         files: files.iter().map(|name| folder.join(name)).collect(),
-        size_bytes: sum.bytes,
-        modified: sum.modified,
-        stamp: sum.stamp(),
+        size_bytes: summary.bytes,
+        modified: summary.modified,
+        stamp: summary.stamp(),
     }))
 }
 
-/// The files that the index names, all of which must be here.
+/// The files that the index names, all of which must exist.
 fn indexed(folder: &Path, listing: &Listing) -> Result<Vec<String>, StoreError> {
     let path = listing.path(INDEX);
     let index = read_json(&path)?;
     let Some(map) = index["weight_map"].as_object().filter(|map| !map.is_empty()) else {
-        return Err(broken(&path, "has no `weight_map`, which says where each tensor is"));
+        return Err(broken(&path, "has no `weight_map`, which names the file of each tensor"));
     };
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
@@ -130,14 +133,15 @@ fn indexed(folder: &Path, listing: &Listing) -> Result<Vec<String>, StoreError> 
     Ok(names.into_iter().collect())
 }
 
-/// Shards without an index still say how many they are: `model-00001-of-00002.safetensors`.
+/// Checks the count in the names of shards without an index: `model-00001-of-00002.safetensors`.
 fn shards_are_whole(folder: &Path, names: &[&str], listing: &Listing) -> Result<(), StoreError> {
     let mut sets = HashSet::new();
     let mut missing = BTreeSet::new();
     for name in names {
         let as_gguf = name.replace(".safetensors", ".gguf");
-        let Some(part) = crate::quant::Part::of(&as_gguf) else { continue };
-        // A name of a few bytes stands for up to 10,000, and all shards of a set for the same ones.
+        let Some(part) = crate::quant::SplitPart::of(&as_gguf) else { continue };
+        // One short name stands for up to 10,000 files, and all shards of a set for the same files, so
+        // each set is checked once.
         if !sets.insert((part.stem.to_owned(), part.width, part.end.to_owned())) {
             continue;
         }
@@ -163,7 +167,7 @@ fn none_missing(folder: &Path, missing: Vec<&str>, listing: &Listing) -> Result<
     Err(broken(folder, &reason))
 }
 
-/// A file begins with the length of its header, then the header, which is JSON.
+/// Checks the first bytes of a file: the length of its header, then the header, which is JSON.
 fn check_beginning(path: &Path) -> Result<(), StoreError> {
     let bytes = file_metadata(path)?.len();
     let first = first_bytes(path, 9)?;
@@ -172,7 +176,7 @@ fn check_beginning(path: &Path) -> Result<(), StoreError> {
     match first.get(8) {
         Some(b'{') if is_whole => Ok(()),
         None if bytes == 0 => Err(broken(path, "is empty")),
-        Some(b'{') => Err(broken(path, "is cut short: its header is not whole")),
+        Some(b'{') => Err(broken(path, "is truncated: its header is not complete")),
         _ => Err(broken(path, "is not a safetensors file")),
     }
 }

@@ -1,4 +1,4 @@
-//! Folders of all kinds, and what is said of them.
+//! Tests of model folders of all kinds, complete and broken.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn verdict(files: &[(&str, &str)], choice: Option<&str>) -> String {
 }
 
 #[test]
-fn a_folder_is_a_model_or_says_why_not() {
+fn inspect_finds_model_or_gives_reason() {
     let index = r#"{"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
     for (files, expected) in [
         (&[("a.gguf", "GGUF...")][..], "gguf a.gguf 7"),
@@ -52,9 +52,9 @@ fn a_folder_is_a_model_or_says_why_not() {
         (&[("a.gguf", "version https://git-lfs.github.com/spec/v1")], "git lfs pull"),
         (&[("a.gguf.part", "GGUF")], "`a.gguf.part` shows that its download is not finished"),
         (&[("config.json", "{")], "is not JSON"),
-        (&[("config.json", "{}")], "names no `model_type`"),
-        (&[("config.json", LLAMA)], "of type `llama` without weights"),
-        (&[("model.safetensors", EMPTY)], "without the config.json"),
+        (&[("config.json", "{}")], "has no `model_type`"),
+        (&[("config.json", LLAMA)], "of type `llama` without readable weights"),
+        (&[("model.safetensors", EMPTY)], "without a config.json"),
         (&[], "holds neither"),
         (
             &[("config.json", LLAMA), ("model.safetensors", EMPTY)],
@@ -101,7 +101,7 @@ fn a_folder_is_a_model_or_says_why_not() {
         ),
         (&[("config.json", LLAMA), ("model.safetensors.index.json", "{}")], "has no `weight_map`"),
         (&[("config.json", LLAMA), ("model.safetensors", "")], "model.safetensors` is empty"),
-        (&[("config.json", LLAMA), ("model.safetensors", "\x09\0\0\0\0\0\0\0{}")], "cut short"),
+        (&[("config.json", LLAMA), ("model.safetensors", "\x09\0\0\0\0\0\0\0{}")], "is truncated"),
         (&[("config.json", LLAMA), ("model.safetensors", "PK\x03\x04567890")], "not a safetensors"),
         (
             &[("config.json", LLAMA), ("adapter_model.safetensors", EMPTY)],
@@ -114,7 +114,7 @@ fn a_folder_is_a_model_or_says_why_not() {
 }
 
 #[test]
-fn several_gguf_files_are_told_apart_by_choice() {
+fn choice_selects_among_gguf_files() {
     let files = [
         ("m-Q4_K_M.gguf", "GGUF"),
         ("m-Q8_0-00001-of-00002.gguf", "GGUF"),
@@ -138,7 +138,7 @@ fn several_gguf_files_are_told_apart_by_choice() {
 }
 
 #[test]
-fn every_file_of_a_model_counts_for_its_version() {
+fn stamp_depends_on_every_file() {
     let folder =
         folder(&[("config.json", LLAMA), ("model.safetensors", EMPTY), ("tokenizer.json", "{}")]);
     let stamp = || inspect(folder.path(), None).unwrap().stamp;
@@ -151,16 +151,16 @@ fn every_file_of_a_model_counts_for_its_version() {
 }
 
 #[test]
-fn a_dangling_link_is_named() {
+fn dangling_link_is_named() {
     let folder = folder(&[("config.json", LLAMA)]);
     std::os::unix::fs::symlink("../../blobs/gone", folder.path().join("model.safetensors"))
         .unwrap();
     let error = inspect(folder.path(), None).unwrap_err().to_string();
-    assert!(error.ends_with("model.safetensors` is a link to nothing"), "{error}");
+    assert!(error.ends_with("model.safetensors` is a link to a missing file"), "{error}");
 }
 
 #[test]
-fn a_pulled_model_is_meant_by_its_commit_and_by_what_it_was_asked_for() {
+fn manifest_matches_commit_and_requested_refs() {
     let manifest = Manifest {
         source: "hf:org/m".into(),
         revision: Some("abcdef1234567890abcdef1234567890abcdef12".into()),
@@ -185,13 +185,13 @@ fn a_pulled_model_is_meant_by_its_commit_and_by_what_it_was_asked_for() {
         ("org/m@abcdef2", false),
         ("org/n", false),
     ] {
-        let Ok(names::Named::Model(wanted)) = names::parse(name) else { panic!("{name}") };
+        let Ok(names::ModelInput::Model(wanted)) = names::parse(name) else { panic!("{name}") };
         assert_eq!(manifest.is_from(&wanted), expected, "{name}");
     }
 }
 
 #[test]
-fn a_few_bytes_of_names_do_not_stand_for_gigabytes() {
+fn short_shard_names_are_bounded() {
     // Each name is one of a set of its own, of which all others are missing.
     let names: Vec<String> = (0..2_000)
         .map(|set| format!("model-{set}-00001-of-10000.safetensors"))
@@ -205,7 +205,7 @@ fn a_few_bytes_of_names_do_not_stand_for_gigabytes() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_manifest_is_not_waited_for() {
+fn pipe_as_manifest_does_not_block() {
     let folder = folder(&[("a.gguf", "GGUF")]);
     let made = std::process::Command::new("mkfifo").arg(folder.path().join(MANIFEST)).status();
     assert!(made.unwrap().success());
@@ -213,7 +213,7 @@ fn a_pipe_in_the_place_of_a_manifest_is_not_waited_for() {
 }
 
 #[test]
-fn a_file_that_lost_bytes_since_its_pull_is_broken() {
+fn truncated_file_after_pull_is_broken() {
     let folder = folder(&[("a.gguf", "GGUF")]);
     let manifest = Manifest {
         source: "here".into(),
@@ -228,5 +228,5 @@ fn a_file_that_lost_bytes_since_its_pull_is_broken() {
     manifest.write(folder.path()).unwrap();
     assert_eq!(Manifest::read(folder.path()), Some(manifest));
     let error = inspect(folder.path(), None).unwrap_err();
-    assert!(error.to_string().ends_with("has 4 bytes, and 5 were fetched"), "{error}");
+    assert!(error.to_string().ends_with("has 4 bytes, expected 5"), "{error}");
 }

@@ -1,7 +1,7 @@
-//! Requests to the hub.
+//! HTTP client of the hub.
 //!
-//! Owns redirects and the token: it is shown to the hub's own address and nobody else, and never
-//! in the clear but to this machine. Every wait has a limit. Knows nothing of files.
+//! Owns redirects and the use of the token: only the hub's own address gets it, and unencrypted only a
+//! hub on this machine. Every wait has a timeout. Does not know files on disk.
 
 use reqwest::header::{ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE};
 use reqwest::{Response, StatusCode, Url};
@@ -13,42 +13,42 @@ use super::error::HubError;
 use super::select::RemoteFile;
 use super::{HubSetup, Secret};
 
-/// The hub, ready to be asked.
+/// A client for one hub.
 pub(super) struct Client {
     http: reqwest::Client,
     endpoint: Url,
     token: Option<Secret>,
 }
 
-/// Where a file goes on, and what tells that it is still the same.
+/// The point from which to resume a file.
 #[derive(Debug, Default)]
 pub(super) struct Resume {
-    /// Bytes that are here.
+    /// Number of bytes on disk.
     pub(super) from: u64,
-    /// Who sent them, and the entity tag they came with.
+    /// The host that sent them, and their entity tag, which shows whether the file has changed.
     pub(super) tag: Option<(String, String)>,
 }
 
-/// An answer to a request for a file.
-pub(super) struct Answer {
-    pub(super) response: Response,
+/// The response to a request for a file.
+pub(super) struct FileResponse {
+    pub(super) http: Response,
     /// The host that sends the bytes.
     pub(super) host: String,
-    /// The hash that the hub itself gave before it pointed elsewhere.
+    /// The hash that the hub itself sent before a redirect.
     pub(super) linked: Option<String>,
 }
 
-impl Answer {
-    /// The entity tag, if equal tags mean equal bytes.
+impl FileResponse {
+    /// The entity tag, if it is a strong one: equal tags mean equal bytes.
     pub(super) fn strong_tag(&self) -> Option<String> {
-        let tag = self.response.headers().get(ETAG)?.to_str().ok()?;
+        let tag = self.http.headers().get(ETAG)?.to_str().ok()?;
         (tag.starts_with('"') && tag.len() <= 256).then(|| tag.to_owned())
     }
 }
 
-/// What the hub says of a repository at one revision.
+/// The hub's description of a repository at one revision.
 #[derive(Deserialize)]
-struct Info {
+struct RepoInfo {
     sha: String,
     siblings: Vec<Sibling>,
 }
@@ -67,14 +67,14 @@ struct Lfs {
 }
 
 impl Client {
-    /// Makes a client; it connects when it is asked something.
+    /// Creates a client. It connects at its first request.
     pub(super) fn new(setup: &HubSetup, token: Option<Secret>) -> Result<Self, HubError> {
         let bad = || HubError::Endpoint { endpoint: setup.endpoint.clone() };
         let endpoint = Url::parse(&setup.endpoint).map_err(|_| bad())?;
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() {
             return Err(bad());
         }
-        // The library takes its cryptography from the process; a second call changes nothing.
+        // rustls takes its cryptography from the process. A second call has no effect.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("ingle/", env!("CARGO_PKG_VERSION")))
@@ -88,7 +88,7 @@ impl Client {
         Ok(Self { http, endpoint, token })
     }
 
-    /// Whether a token is shown.
+    /// Whether the client sends a token.
     fn has_token(&self) -> bool {
         self.token.is_some()
     }
@@ -101,21 +101,23 @@ impl Client {
     ) -> Result<(String, Vec<RemoteFile>), HubError> {
         let mut url = self.url(&["api", "models"], &[repo, "revision", revision]);
         url.set_query(Some("blobs=true"));
-        let answer = self.get(url, &Resume::default(), repo, revision).await?;
-        let wrong =
-            |reason: &str| HubError::Answer { host: answer.host.clone(), reason: reason.into() };
-        let mut response = answer.response;
+        let response = self.get(url, &Resume::default(), repo, revision).await?;
+        let wrong = |reason: &str| HubError::InvalidResponse {
+            host: response.host.clone(),
+            reason: reason.into(),
+        };
+        let mut http = response.http;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| lost(&answer.host, error))? {
+        while let Some(chunk) = http.chunk().await.map_err(|error| lost(&response.host, error))? {
             body.extend_from_slice(&chunk);
             if body.len() > limits::HUB_LIST_BYTES {
-                return Err(wrong("a list of files that is too long"));
+                return Err(wrong("a file list that is too long"));
             }
         }
-        let info: Info = serde_json::from_slice(&body)
-            .map_err(|error| wrong(&format!("no list of files: {error}")))?;
+        let info: RepoInfo = serde_json::from_slice(&body)
+            .map_err(|error| wrong(&format!("an invalid file list: {error}")))?;
         if info.sha.len() != 40 || !is_hex(&info.sha) {
-            return Err(wrong("no commit with its list of files"));
+            return Err(wrong("a file list without a commit"));
         }
         let files = info.siblings.into_iter().map(|file| {
             let (sha256, lfs_size) = file.lfs.map_or((None, None), |lfs| (lfs.sha256, lfs.size));
@@ -129,23 +131,23 @@ impl Client {
         Ok((info.sha.to_ascii_lowercase(), files.collect()))
     }
 
-    /// Asks for the bytes of a file from where `resume` says.
+    /// Requests the bytes of a file from the point of `resume`.
     pub(super) async fn file(
         &self,
         repo: &str,
         commit: &str,
         path: &str,
         resume: &Resume,
-    ) -> Result<Answer, HubError> {
+    ) -> Result<FileResponse, HubError> {
         self.get(self.url(&[], &[repo, "resolve", commit, path]), resume, repo, commit).await
     }
 
-    /// The page where a person can look at a repository.
+    /// The address of a repository's web page.
     fn page(&self, repo: &str) -> String {
         self.url(&[], &[repo]).to_string()
     }
 
-    /// An address below the hub's. A `/` in a part stays one.
+    /// An address below the hub's. A `/` in a part separates two segments.
     fn url(&self, first: &[&str], parts: &[&str]) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -157,14 +159,14 @@ impl Client {
         url
     }
 
-    /// Sends a request, and follows where it is sent on.
+    /// Sends a request and follows redirects.
     async fn get(
         &self,
         mut url: Url,
         resume: &Resume,
         repo: &str,
         revision: &str,
-    ) -> Result<Answer, HubError> {
+    ) -> Result<FileResponse, HubError> {
         let mut linked = None;
         for _ in 0..=limits::HUB_REDIRECTS {
             let host = host_of(&url);
@@ -174,7 +176,7 @@ impl Client {
             }
             if resume.from > 0 {
                 request = request.header(RANGE, format!("bytes={}-", resume.from));
-                // A tag means something only to the server that gave it.
+                // An entity tag is valid only for the server that sent it.
                 if let Some((_, tag)) = resume.tag.as_ref().filter(|(from, _)| *from == host) {
                     request = request.header(IF_RANGE, tag);
                 }
@@ -183,13 +185,15 @@ impl Client {
             linked = linked.or_else(|| linked_hash(response.headers()));
             if !response.status().is_redirection() {
                 self.check(&response, &host, repo, revision)?;
-                return Ok(Answer { response, host, linked });
+                return Ok(FileResponse { http: response, host, linked });
             }
-            let wrong =
-                |reason: &str| HubError::Answer { host: host.clone(), reason: reason.into() };
+            let wrong = |reason: &str| HubError::InvalidResponse {
+                host: host.clone(),
+                reason: reason.into(),
+            };
             let target = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             let target = target.and_then(|to| url.join(to).ok());
-            let target = target.ok_or_else(|| wrong("a redirect to nowhere"))?;
+            let target = target.ok_or_else(|| wrong("a redirect without a valid target"))?;
             let is_allowed = match target.scheme() {
                 "https" => true,
                 "http" => url.scheme() == "http",
@@ -200,15 +204,18 @@ impl Client {
             }
             url = target;
         }
-        Err(HubError::Answer { host: host_of(&url), reason: "too many redirects".to_owned() })
+        Err(HubError::InvalidResponse {
+            host: host_of(&url),
+            reason: "too many redirects".to_owned(),
+        })
     }
 
-    /// Whether `url` is the hub's own address, and nobody can listen on the way.
+    /// Whether `url` is the hub's own address, reached by HTTPS or on this machine.
     fn may_see_token(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin() && (url.scheme() == "https" || is_loopback(url))
     }
 
-    /// Turns an answer that is none into an error.
+    /// Turns an error status into an error.
     fn check(
         &self,
         response: &Response,
@@ -219,7 +226,7 @@ impl Client {
         let status = response.status();
         let code = response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
         match (status, code) {
-            // Whoever asks for bytes past the end learns it from the status, and is not refused.
+            // A range past the end of a file is not an error: `receive` reads the status.
             (
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE,
                 _,
@@ -228,8 +235,8 @@ impl Client {
                 Err(HubError::NotFound { what: format!("revision `{revision}` of `{repo}`") })
             }
             (StatusCode::NOT_FOUND, Some("EntryNotFound")) => {
-                let reason = format!("no file that it lists for `{repo}`");
-                Err(HubError::Answer { host: host.to_owned(), reason })
+                let reason = format!("no content for a file that it lists in `{repo}`");
+                Err(HubError::InvalidResponse { host: host.to_owned(), reason })
             }
             (StatusCode::NOT_FOUND, _) => {
                 Err(HubError::NotFound { what: format!("model `{repo}`") })
@@ -249,7 +256,7 @@ impl Client {
     }
 }
 
-/// A connection that ended in the middle of an answer.
+/// The error for a connection that ended in the middle of a response.
 pub(super) fn lost(host: &str, error: reqwest::Error) -> HubError {
     HubError::Unreachable { host: host.to_owned(), reason: reason(error) }
 }
@@ -258,10 +265,10 @@ fn unreachable(url: &Url, error: reqwest::Error) -> HubError {
     HubError::Unreachable { host: host_of(url), reason: reason(error) }
 }
 
-/// The innermost cause, which says most; without the address, which can hold a signature.
+/// The innermost cause, which is the most specific; without the address, which can hold a signature.
 fn reason(error: reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it does not answer in time".to_owned();
+        return "it did not respond in time".to_owned();
     }
     let error = error.without_url();
     let mut inner: &dyn std::error::Error = &error;

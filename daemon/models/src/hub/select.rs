@@ -1,28 +1,28 @@
-//! Which files of a repository make up a model.
+//! Selection of a model's files in a repository.
 //!
-//! Owns the choice among what a repository offers. Pure; knows nothing of HTTP or disks.
+//! Owns the choice among the files of a repository. Pure; does not know HTTP or disks.
 
 use super::error::HubError;
 use crate::folder::{CONFIG, safetensors};
-use crate::quant::{self, Part};
+use crate::quant::{self, SplitPart};
 
-/// What is taken of several GGUF files when none is named: the usual balance of size and quality
+/// Quantizations to choose from several GGUF files without a choice, best balance of size and quality
 /// first.
 const PREFERRED: [&str; 7] = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "Q5_K_M", "Q8_0", "F16"];
 
-/// A file that a repository offers.
+/// A file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RemoteFile {
-    /// Its path in the repository.
+    /// The path in the repository.
     pub(super) path: String,
-    /// Its bytes, where the hub says.
+    /// The size in bytes, if the hub gives it.
     pub(super) size_bytes: Option<u64>,
-    /// Its SHA-256 in lower-case hexadecimal, where the hub says: for all large files.
+    /// The SHA-256 in lower-case hexadecimal, which the hub gives for all large files.
     pub(super) sha256: Option<String>,
 }
 
 impl RemoteFile {
-    /// Its path below the model's folder. GGUF files come out of the folders they are in.
+    /// The path below the model's folder. GGUF files lose their subfolder.
     pub(super) fn name(&self) -> &str {
         if safetensors::is_pooling(&self.path) {
             return &self.path;
@@ -30,27 +30,27 @@ impl RemoteFile {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
-    /// Whether it holds weights.
+    /// Whether the file holds weights.
     pub(super) fn is_weights(&self) -> bool {
         quant::is_model(self.name()) || self.name().ends_with(".safetensors")
     }
 }
 
-/// The files to fetch for the model of `repo` that `choice` names.
+/// The files to download for the model of `repo` that `choice` names.
 pub(super) fn select(
     repo: &str,
     files: Vec<RemoteFile>,
     choice: Option<&str>,
 ) -> Result<Vec<RemoteFile>, HubError> {
     let no_model = |reason: &str| HubError::NoModel { repo: repo.into(), reason: reason.into() };
-    // Names come from a server, and become names on this disk.
+    // The names come from a server and become file names on this disk.
     let files: Vec<RemoteFile> = files.into_iter().filter(|file| is_plain(&file.path)).collect();
     let paths = || files.iter().map(|file| file.path.as_str());
     let ggufs = quant::models(paths());
     let weights = safetensors::weights(paths());
     let wanted: Vec<String> = if choice.is_none() && !weights.is_empty() {
         if !paths().any(|path| path == CONFIG) {
-            return Err(no_model("has safetensors, but no config.json that says what they are"));
+            return Err(no_model("has safetensors, but no config.json that describes the model"));
         }
         let companions = paths().filter(|path| safetensors::is_companion(path));
         companions.chain(weights).map(str::to_owned).collect()
@@ -59,7 +59,7 @@ pub(super) fn select(
         return Err(no_model(match choice {
             Some(_) => "has no GGUF files to choose from; leave the choice out",
             None if paths().any(is_torch) => {
-                "has PyTorch's files only, and neither safetensors nor GGUF"
+                "has PyTorch files only, and neither safetensors nor GGUF"
             }
             None => "has neither safetensors nor GGUF files",
         }));
@@ -67,7 +67,7 @@ pub(super) fn select(
         let path = one_of(repo, &ggufs, choice)?;
         let folder = path.rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
         let folder = folder.unwrap_or_default();
-        match Part::of(&path[folder.len()..]) {
+        match SplitPart::of(&path[folder.len()..]) {
             Some(part) => part.all().map(|name| format!("{folder}{name}")).collect(),
             None => vec![path.to_owned()],
         }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_model_needs_is_fetched() {
+    fn select_takes_only_the_models_files() {
         for (files, choice, expected) in [
             (
                 &[
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_pooling_file_keeps_its_folder() {
+    fn only_pooling_files_keep_their_folder() {
         for (path, name) in [
             ("1_Pooling/config.json", "1_Pooling/config.json"),
             ("BF16/m-BF16.gguf", "m-BF16.gguf"),
@@ -200,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_chosen_says_what_can() {
+    fn select_lists_choices_in_its_error() {
         for (files, choice, expected) in [
             (&["a-Q3_K_S.gguf", "b-Q3_K_S.gguf"][..], None, "`:a-Q3_K_S.gguf`, `:b-Q3_K_S.gguf`"),
             (&["a-Q8_0.gguf", "a-Q4_0.gguf"], Some("Q5_0"), "`:Q5_0` is not one of them"),
             (&["m-00001-of-00002.gguf"], None, "lacks `m-00002-of-00002.gguf`"),
-            (&["config.json", "pytorch_model.bin"], None, "PyTorch's files only"),
+            (&["config.json", "pytorch_model.bin"], None, "PyTorch files only"),
             (&["README.md"], None, "neither safetensors nor GGUF"),
             (&["model.safetensors"], None, "no config.json"),
             (&["config.json", "model.safetensors"], Some("Q4_0"), "leave the choice out"),

@@ -1,4 +1,4 @@
-//! Pulls from a small hub on this machine, which cuts connections, lies, stalls and refuses.
+//! Tests of pulls from a local hub that loses connections, sends wrong data, stalls and refuses.
 
 mod server;
 
@@ -104,7 +104,7 @@ fn ranges(server: &Server) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_repository_becomes_a_model_pinned_to_its_commit() {
+async fn repository_becomes_model_at_its_commit() {
     let store = Server::new(|request| ranged(request, &weights(), "\"blob\""));
     let elsewhere = format!("{}/signed", store.address);
     let server = hub(move |_| Reply {
@@ -167,7 +167,7 @@ async fn a_repository_becomes_a_model_pinned_to_its_commit() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_is_gone_on_with() {
+async fn lost_connection_is_resumed() {
     let served = Mutex::new(0);
     let server = hub(move |request| {
         let mut served = served.lock().unwrap();
@@ -182,7 +182,7 @@ async fn a_cut_connection_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn a_pull_that_was_killed_is_gone_on_with_by_the_next() {
+async fn killed_pull_is_resumed_by_the_next() {
     let server = hub(|request| Reply {
         cut: Some(100_000),
         stalls: true,
@@ -220,7 +220,7 @@ async fn a_pull_that_was_killed_is_gone_on_with_by_the_next() {
 }
 
 #[tokio::test]
-async fn bytes_of_another_file_are_never_mixed_in() {
+async fn bytes_of_another_file_are_never_mixed() {
     for (here, tag, expected) in [
         // The server's file is another one by now: it sends all of it.
         (weights()[..50_000].to_vec(), "\"old\"", vec!["bytes=50000-"]),
@@ -256,7 +256,7 @@ async fn bytes_of_another_file_are_never_mixed_in() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_is_refused_and_thrown_away() {
+async fn wrong_file_is_refused_and_deleted() {
     let mut wrong = weights();
     wrong[WEIGHTS - 1] ^= 1;
     let server = hub(move |request| ranged(request, &wrong, "\"blob\""));
@@ -281,11 +281,11 @@ async fn a_wrong_file_is_refused_and_thrown_away() {
         usual(request, COMMIT, &|_| reply(200, [weights(), vec![0; 1_000_000]].concat()))
     });
     let error = room.pull("org/m").await.unwrap_err();
-    assert!(error.to_string().ends_with("more bytes than the file has"), "{error}");
+    assert!(error.to_string().ends_with("more bytes than the size of the file"), "{error}");
 }
 
 #[tokio::test]
-async fn a_silent_server_is_asked_again_and_then_given_up() {
+async fn silent_server_is_retried_then_fails() {
     let served = Mutex::new(0);
     let server = hub(move |request| {
         let mut served = served.lock().unwrap();
@@ -301,12 +301,12 @@ async fn a_silent_server_is_asked_again_and_then_given_up() {
 
     server.answers(|_| Reply { stalls: true, cut: Some(0), ..reply(200, "x") });
     let error = room.pull("org/m@main").await.unwrap_err();
-    assert!(error.to_string().ends_with("it does not answer in time"), "{error}");
+    assert!(error.to_string().ends_with("it did not respond in time"), "{error}");
     assert_eq!(server.seen().len(), limits::HUB_ATTEMPTS as usize);
 }
 
 #[tokio::test]
-async fn refusals_say_what_to_do() {
+async fn errors_have_next_steps() {
     let coded = |status, code: &str| Reply {
         headers: vec![("x-error-code", code.to_owned())],
         ..reply(status, "")
@@ -315,13 +315,18 @@ async fn refusals_say_what_to_do() {
         |place: &str| Reply { headers: vec![("location", place.to_owned())], ..reply(302, "") };
     for (answer, code, said, next) in [
         (coded(401, "GatedRepo"), ErrorCode::PullFailed, "HTTP 401", "hf auth login"),
-        (coded(403, "GatedRepo"), ErrorCode::PullFailed, "HTTP 403", "ask for access at http"),
+        (coded(403, "GatedRepo"), ErrorCode::PullFailed, "HTTP 403", "request access at http"),
         (coded(404, "RepoNotFound"), ErrorCode::ModelNotFound, "no model `org/m`", "spelling"),
         (coded(404, "RevisionNotFound"), ErrorCode::ModelNotFound, "revision `main`", "spelling"),
         (reply(500, ""), ErrorCode::PullFailed, "HTTP 500", "ingle pull` again"),
         (reply(418, ""), ErrorCode::PullFailed, "HTTP 418", "network"),
-        (reply(200, "<html>"), ErrorCode::PullFailed, "no list of files", "proxy"),
-        (reply(200, r#"{"sha":"x","siblings":[]}"#), ErrorCode::PullFailed, "no commit", "proxy"),
+        (reply(200, "<html>"), ErrorCode::PullFailed, "an invalid file list", "proxy"),
+        (
+            reply(200, r#"{"sha":"x","siblings":[]}"#),
+            ErrorCode::PullFailed,
+            "without a commit",
+            "proxy",
+        ),
         (
             reply(200, format!(r#"{{"sha":"{COMMIT}","siblings":[]}}"#)),
             ErrorCode::ModelUnsupported,
@@ -330,7 +335,7 @@ async fn refusals_say_what_to_do() {
         ),
         (to("/again"), ErrorCode::PullFailed, "too many redirects", "proxy"),
         (to("file:///etc/passwd"), ErrorCode::PullFailed, "not secure", "proxy"),
-        (to("http://"), ErrorCode::PullFailed, "a redirect to nowhere", "proxy"),
+        (to("http://"), ErrorCode::PullFailed, "a redirect without a valid target", "proxy"),
     ] {
         let server = Server::new(move |_| answer.clone());
         let room = room(&server.address);
@@ -352,11 +357,11 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn no_network_no_room_and_no_such_address_are_told() {
+async fn network_disk_and_address_errors_are_named() {
     let gone = Server::new(|_| reply(200, "")).address.clone();
     let mut room = room(&gone);
     let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
-    assert!(body.message.starts_with("cannot fetch from 127.0.0.1:"), "{body:?}");
+    assert!(body.message.starts_with("cannot download from 127.0.0.1:"), "{body:?}");
     assert!(body.retryable && body.remediation().contains("network"), "{body:?}");
     room.setup.hub.endpoint = "hub".to_owned();
     let body = ErrorBody::from(room.pull("org/m").await.unwrap_err());
@@ -376,7 +381,7 @@ async fn no_network_no_room_and_no_such_address_are_told() {
 }
 
 #[tokio::test]
-async fn what_another_program_has_fetched_is_here_already() {
+async fn model_in_a_library_needs_no_download() {
     let server = Server::new(|_| reply(500, ""));
     let mut room = room(&server.address);
     let hub = room.dir.path().join("hub");
@@ -406,7 +411,8 @@ async fn what_another_program_has_fetched_is_here_already() {
 fn only_old_downloads_are_removed() {
     let room = room("http://127.0.0.1:1");
     let models: &Path = &room.setup.models_dir;
-    let open = |name: &str, origin: &str| fetch::Partial::open(models, name, origin).unwrap();
+    let open =
+        |name: &str, origin: &str| partial::PartialFolder::open(models, name, origin).unwrap();
     open("m", "hf:org/m@1");
     open("m-2", "hf:org/m-2@1");
     // Another version of the same model takes the first one's place.
@@ -414,8 +420,8 @@ fn only_old_downloads_are_removed() {
     assert_eq!(room.models().len(), 2);
     fs::write(newer.model_dir().join("x.part"), "").unwrap();
     let now = std::time::SystemTime::now();
-    assert_eq!(fetch::remove_stale(models, now).unwrap(), 0);
+    assert_eq!(partial::remove_stale(models, now).unwrap(), 0);
     let later = now + Duration::from_secs((limits::HUB_PARTIAL_DAYS + 1) * 24 * 60 * 60);
-    assert_eq!(fetch::remove_stale(models, later).unwrap(), 2);
+    assert_eq!(partial::remove_stale(models, later).unwrap(), 2);
     assert!(room.models().is_empty());
 }

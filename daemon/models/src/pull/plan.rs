@@ -1,11 +1,11 @@
-//! What a pull will do: its source, the name it gives, and what stands in that name's place.
+//! Plan of a pull: its source, the model's name, and the state of the target folder.
 //!
-//! Owns the decision, taken before anything is written. Knows nothing of callers or progress.
+//! Owns the decisions before anything is written. Does not know callers or progress.
 
 use super::super::catalog::{self, CatalogEntry};
 use super::super::error::{PullError, StoreError};
-use super::super::folder::{self, Found, HUB_SOURCE, Manifest};
-use super::super::names::{self, Named, Reference};
+use super::super::folder::{self, HUB_SOURCE, Manifest, ModelFiles};
+use super::super::names::{self, ModelInput, Reference};
 use super::super::staging;
 use super::super::store::{self, ModelSource, ModelStore};
 use super::{PullOutcome, PullSetup};
@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A pull that can start.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The name the model will have.
+    /// The model's future name.
     pub(super) name: String,
     pub(super) source: Source,
 }
@@ -29,29 +29,29 @@ pub(super) enum Source {
     Package(&'static CatalogEntry),
     Path {
         path: PathBuf,
-        found: Found,
+        found: ModelFiles,
     },
-    /// A repository of Hugging Face's.
+    /// A repository of Hugging Face.
     Hub(Reference),
-    /// A library of another program: it need not be fetched.
-    Here(ModelSource),
+    /// The library of another program: no download is needed.
+    Library(ModelSource),
 }
 
-/// What is in the place of the model to be.
+/// State of the target folder before a pull.
 #[derive(Debug)]
-pub(super) enum Place {
-    /// Nothing, or an older pull from the same source.
+pub(super) enum TargetState {
+    /// It is absent, or holds an older version from the same source.
     Free,
-    /// The model itself.
-    AlreadyHere(PullOutcome),
+    /// It holds the model.
+    Present(PullOutcome),
 }
 
-/// Works out what pulling `model` under `name` means. Blocks: it looks at folders.
+/// Makes the plan for pulling `model` under `name`. Blocks, because it reads folders.
 pub(super) fn make(setup: &PullSetup, model: &str, name: Option<&str>) -> Result<Plan, PullError> {
     let name = name.map(names::fold).transpose()?;
     match names::parse(model)? {
-        Named::Model(wanted) => of_reference(setup, wanted, name),
-        Named::Path(path) => {
+        ModelInput::Model(wanted) => of_reference(setup, wanted, name),
+        ModelInput::Path(path) => {
             let path = store::canonical(&path)?;
             let found = folder::inspect(&path, None)?;
             let name = match name {
@@ -75,12 +75,12 @@ fn of_reference(
         return Ok(Plan { name, source: Source::Package(offer) });
     }
     if let Some(here) = in_libraries(setup, &wanted)? {
-        // The other program's files, as they are here, under the name that is asked for.
+        // The other program's files are linked or copied under the requested name.
         if let Some(name) = name.filter(|name| !name.eq_ignore_ascii_case(&here.name)) {
             let found = folder::inspect(&here.path, None)?;
             return Ok(Plan { name, source: Source::Path { path: here.path, found } });
         }
-        return Ok(Plan { name: here.name.clone(), source: Source::Here(here) });
+        return Ok(Plan { name: here.name.clone(), source: Source::Library(here) });
     }
     if !wanted.is_hub && !wanted.repo.contains('/') {
         let offers = setup.catalog.iter().map(|offer| offer.name);
@@ -95,9 +95,9 @@ fn of_reference(
     Ok(Plan { name, source: Source::Hub(wanted) })
 }
 
-/// The model, if another program has fetched it already.
+/// The model, if another program's library holds it.
 fn in_libraries(setup: &PullSetup, wanted: &Reference) -> Result<Option<ModelSource>, PullError> {
-    // A branch is asked for to have its newest commit, which no folder knows.
+    // A request for a branch wants its newest commit, which no folder knows.
     if wanted.revision.as_deref().is_some_and(|revision| names::commit(revision).is_none()) {
         return Ok(None);
     }
@@ -105,16 +105,16 @@ fn in_libraries(setup: &PullSetup, wanted: &Reference) -> Result<Option<ModelSou
         .with_libraries(setup.libraries.clone());
     match store.in_libraries(wanted) {
         Ok(found) => Ok(found),
-        // Which of the several that are here was not said; one that is not here was.
+        // Without a choice the request is ambiguous. With one, the choice is in no library.
         Err(error @ (StoreError::Choose { .. } | StoreError::Ambiguous { .. })) => {
             if wanted.choice.is_some() { Ok(None) } else { Err(error.into()) }
         }
-        // What is there in part is a reason to fetch it.
+        // An incomplete or damaged model in a library is a reason to download it.
         Err(_) => Ok(None),
     }
 }
 
-/// A name for what is pulled from a repository: its own and the choice, or the chosen file's.
+/// A model name for a repository: from its name and the choice, or from the chosen file.
 fn hub_name(wanted: &Reference) -> Result<String, StoreError> {
     let repo = wanted.repo.rsplit('/').next().unwrap_or(&wanted.repo);
     match &wanted.choice {
@@ -127,7 +127,7 @@ fn hub_name(wanted: &Reference) -> Result<String, StoreError> {
 }
 
 impl Plan {
-    /// The source in one line, as the manifest and messages have it.
+    /// The source in one line, for the manifest and for messages.
     pub(super) fn origin(&self) -> String {
         match &self.source {
             Source::Package(offer) => {
@@ -135,26 +135,23 @@ impl Plan {
             }
             Source::Path { path, .. } => format!("path:{}", path.display()),
             Source::Hub(wanted) => format!("{HUB_SOURCE}{wanted}"),
-            Source::Here(here) => here.path.display().to_string(),
+            Source::Library(here) => here.path.display().to_string(),
         }
     }
 
-    /// Looks at what is in `folder`, the place of the model to be. A file of the right size that
-    /// a manifest vouches for is not hashed again.
+    /// Reads the state of the target folder; with `commit`, once a repository's commit is known.
+    ///
+    /// A file of the right size that has a manifest is not hashed again.
     ///
     /// # Errors
-    /// When something is there that did not come from this source.
-    pub(super) fn look(&self, folder: &Path) -> Result<Place, PullError> {
-        self.look_at(folder, None)
-    }
-
-    /// The same once a repository's commit is known.
-    ///
-    /// # Errors
-    /// As [`Self::look`].
-    pub(super) fn look_at(&self, folder: &Path, commit: Option<&str>) -> Result<Place, PullError> {
+    /// When the folder holds something from another source.
+    pub(super) fn target_state(
+        &self,
+        folder: &Path,
+        commit: Option<&str>,
+    ) -> Result<TargetState, PullError> {
         match fs::symlink_metadata(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::Free),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TargetState::Free),
             other => other.map_err(PullError::io("read", folder))?,
         };
         let manifest =
@@ -168,9 +165,9 @@ impl Plan {
             None => self.is_current(&manifest),
         };
         if !whole || !is_current {
-            return Ok(Place::Free);
+            return Ok(TargetState::Free);
         }
-        Ok(Place::AlreadyHere(PullOutcome {
+        Ok(TargetState::Present(PullOutcome {
             name: self.name.clone(),
             size_bytes: manifest.size_bytes,
             sha256: manifest.sha256,
@@ -178,19 +175,19 @@ impl Plan {
         }))
     }
 
-    /// The branch or tag by which a repository's commit is asked for.
-    fn asked_for(&self) -> Option<String> {
+    /// The requested branch or tag of a repository.
+    fn branch(&self) -> Option<String> {
         let Source::Hub(wanted) = &self.source else { return None };
         wanted.revision.clone().filter(|revision| names::commit(revision).is_none())
     }
 
-    /// Notes in `folder`, which has the commit already, that it is asked for by another name too.
+    /// Adds the requested branch to the manifest in `folder`, which holds its commit already.
     ///
     /// # Errors
     /// When the manifest cannot be written.
     #[cfg_attr(not(feature = "hf-hub"), allow(dead_code, reason = "only the hub has branches"))]
-    pub(super) fn note(&self, folder: &Path) -> Result<(), PullError> {
-        let (Some(mut manifest), Some(name)) = (Manifest::read(folder), self.asked_for()) else {
+    pub(super) fn record_branch(&self, folder: &Path) -> Result<(), PullError> {
+        let (Some(mut manifest), Some(name)) = (Manifest::read(folder), self.branch()) else {
             return Ok(());
         };
         if manifest.refs.contains(&name) {
@@ -201,24 +198,25 @@ impl Plan {
         staging::write_manifest(&manifest, folder)
     }
 
-    /// Whether a manifest's source is this one, in whatever version.
+    /// Whether a manifest has the source of this plan, in any version.
     fn is_origin(&self, manifest: &Manifest) -> bool {
         match &self.source {
             Source::Package(offer) => manifest.source.starts_with(&package_prefix(offer)),
             Source::Path { .. } => manifest.source == self.origin(),
             Source::Hub(wanted) => {
-                // The same repository gives other files for another choice.
+                // Another choice of the same repository is another model.
                 let any = Reference { choice: None, revision: None, ..wanted.clone() };
                 let choice = manifest.choice.as_deref().unwrap_or_default();
                 let wanted = wanted.choice.as_deref().unwrap_or_default();
                 manifest.is_from(&any) && choice.eq_ignore_ascii_case(wanted)
             }
-            Source::Here(_) => false,
+            Source::Library(_) => false,
         }
     }
 
-    /// Whether what the manifest describes is what this pull would bring, as far as can be told
-    /// without asking anyone. A repository's commit stays until another revision is asked for.
+    /// Whether the manifest describes what this pull would bring, as far as is known offline.
+    ///
+    /// A repository's commit stays until a request names another revision.
     fn is_current(&self, manifest: &Manifest) -> bool {
         match &self.source {
             Source::Package(offer) => manifest.sha256 == offer.sha256(),
@@ -230,12 +228,13 @@ impl Plan {
             Source::Hub(Reference { revision: Some(revision), .. }) => {
                 names::commit(revision).is_some_and(|commit| manifest.is_at(&commit))
             }
-            Source::Here(_) => false,
+            Source::Library(_) => false,
         }
     }
 
-    /// The manifest of a model that this pull has brought into `folder`. `sha256` is that of the
-    /// one file of weights.
+    /// The manifest of the model that this pull has brought into `folder`.
+    ///
+    /// `sha256` is the hash of the weights if they are one file.
     pub(super) fn manifest(
         &self,
         folder: &Path,
@@ -251,7 +250,7 @@ impl Plan {
             Source::Hub(wanted) => (
                 format!("{HUB_SOURCE}{}", wanted.repo),
                 wanted.choice.clone(),
-                self.asked_for().into_iter().collect(),
+                self.branch().into_iter().collect(),
             ),
             _ => (self.origin(), None, Vec::new()),
         };
@@ -269,7 +268,7 @@ impl Plan {
 }
 
 impl From<&ModelSource> for PullOutcome {
-    /// A model that is in a library already.
+    /// A model in a library, which no pull changes.
     fn from(here: &ModelSource) -> Self {
         Self {
             name: here.name.clone(),

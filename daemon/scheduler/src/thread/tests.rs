@@ -1,4 +1,4 @@
-//! Who gets what, on the engine thread driven by hand: sim models, no thread of its own, no waiting.
+//! Tests of the scheduler, turn by turn: sim models, no engine thread, no waiting.
 
 use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -30,7 +30,7 @@ use ingle_text::tokenizer::ByteTokenizer;
 
 type Answer<T> = oneshot::Receiver<Result<T, EngineFailure>>;
 
-/// A generation as its caller holds it.
+/// The caller's end of a generation.
 struct Call {
     done: Answer<Completion>,
     cancel: CancellationToken,
@@ -60,7 +60,7 @@ fn weights(bytes: u64) -> Value {
     json!({ "weight_bytes": bytes, "kv_bytes_per_token": 0 })
 }
 
-/// A model that goes on until it is stopped.
+/// A model that generates until it is stopped.
 fn talkative(name: &str, bytes: u64) -> EngineModel {
     let config = json!({
         "weight_bytes": bytes, "kv_bytes_per_token": 0, "reply": "x".repeat(100_000),
@@ -86,7 +86,7 @@ fn deadline() -> Deadline {
     Deadline::new(Layer::Daemon, 600_000, None, Instant::now())
 }
 
-/// A time so long ago that who has waited since has waited long.
+/// A time past the patience for memory.
 fn long_ago() -> Option<Instant> {
     Instant::now().checked_sub(Duration::from_millis(2 * limits::MEMORY_PATIENCE_MS))
 }
@@ -238,7 +238,7 @@ fn is_busy<T>(answer: &mut Answer<T>) -> bool {
 }
 
 #[test]
-fn a_request_for_another_version_never_ends_what_others_wait_for() {
+fn other_version_is_refused_while_one_is_used() {
     let mut bench = Bench::new(100);
     let (old, new) = (slow("m"), changed(&slow("m")));
     let mut load = bench.load(&old, ModelOptions::default());
@@ -246,11 +246,11 @@ fn a_request_for_another_version_never_ends_what_others_wait_for() {
     assert!(is_busy(&mut bench.generate(&new, 1).done));
     assert!(is_busy(&mut bench.load(&new, ModelOptions::default())));
     assert!(is_busy(&mut bench.embed(&new)));
-    // Whoever asks for the same one joins.
+    // Requests for the same version join the load.
     let mut queued = bench.generate(&old, 1);
     bench.scheduler.turn();
     assert!(load.try_recv().is_err() && queued.done.try_recv().is_err());
-    // Its load is nobody's any more, and makes way.
+    // The load has no waiters any more, and is cancelled for the other version.
     drop((load, queued));
     bench.scheduler.drop_ended();
     let mut call = bench.generate(&changed(&model("m", &weights(1))), 1);
@@ -258,7 +258,7 @@ fn a_request_for_another_version_never_ends_what_others_wait_for() {
 }
 
 #[test]
-fn an_embedding_model_whose_files_have_changed_is_loaded_anew() {
+fn changed_embedding_model_is_reloaded() {
     let mut bench = Bench::new(100);
     let old = embedder("e", 1);
     let mut job = bench.embed(&old);
@@ -269,12 +269,12 @@ fn an_embedding_model_whose_files_have_changed_is_loaded_anew() {
 }
 
 #[test]
-fn tokens_of_one_version_never_meet_the_weights_of_another() {
+fn tokens_and_weights_are_of_one_version() {
     let mut bench = Bench::new(100);
     let old = talkative("m", 1);
     bench.warm(&old);
     let _running = bench.generate(&old, 50_000);
-    // Past the door, as if the model had been replaced while it waited.
+    // Bypasses the checks of `handle`, as if the model had been replaced while it waited.
     let (waiting, mut call) = request(&changed(&old), &[104], 1);
     let arrival = bench.scheduler.next_arrival();
     assert!(bench.scheduler.waiting.push(QueuedRequest::new(waiting, arrival)).is_ok());
@@ -285,7 +285,7 @@ fn tokens_of_one_version_never_meet_the_weights_of_another() {
 }
 
 #[test]
-fn another_version_goes_only_once_its_successor_is_being_loaded() {
+fn old_version_stays_until_new_load_starts() {
     let mut bench = Bench::new(10);
     let old = model("m", &weights(4));
     let mut load = bench.load(&old, ModelOptions { pin: Some(true), keep_alive: None });
@@ -302,7 +302,7 @@ fn another_version_goes_only_once_its_successor_is_being_loaded() {
         "{refused:?}"
     );
     assert!(bench.scheduler.registry.is_ready(&old));
-    // The two would not fit beside each other.
+    // Both versions do not fit together.
     let new = changed(&model("m", &weights(8)));
     let estimate = bench.estimate(&new);
     assert_eq!((estimate.fit, estimate.evictions.len()), (Fit::AfterEvictions, 1));
@@ -312,7 +312,7 @@ fn another_version_goes_only_once_its_successor_is_being_loaded() {
 }
 
 #[test]
-fn a_token_that_the_weights_do_not_know_fails_its_own_request_only() {
+fn unknown_token_fails_its_own_request_only() {
     let mut bench = Bench::new(100);
     let sim = talkative("m", 1);
     bench.warm(&sim);
@@ -325,7 +325,7 @@ fn a_token_that_the_weights_do_not_know_fails_its_own_request_only() {
 }
 
 #[test]
-fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
+fn reused_sequence_is_not_evicted_for_its_request() {
     for (extra, cached) in [(10, 20), (-2, 17)] {
         let mut bench = Bench::new(60);
         let config = json!({ "weight_bytes": 0, "kv_bytes_per_token": 1, "reply": "x".repeat(90) });
@@ -336,7 +336,7 @@ fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
             let mut call = bench.generate_prompt(&sim, prompt, 1);
             bench.outcome(&mut call.done).unwrap();
         }
-        // There is room for the next turn once one of them has gone.
+        // The next turn fits once one of them is evicted.
         let length = usize::try_from(20 + extra).unwrap();
         let max_tokens = 50 - length - if extra < 0 { 20 } else { 0 };
         let mut call = bench.generate_prompt(&sim, &vec![1; length], max_tokens);
@@ -346,7 +346,7 @@ fn the_kept_sequence_that_is_about_to_be_used_is_not_given_up_for_it() {
 }
 
 #[test]
-fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
+fn refused_requests_evict_and_load_nothing() {
     let mut bench = Bench::new(10);
     let (busy, idle) = (talkative("busy", 5), model("idle", &weights(4)));
     let cold = model("cold", &weights(4));
@@ -380,7 +380,7 @@ fn what_is_refused_or_cancelled_evicts_nothing_and_loads_nothing() {
 }
 
 #[test]
-fn a_cold_embedding_model_has_its_turn_before_later_generations() {
+fn cold_embedding_precedes_later_generations() {
     let mut bench = Bench::new(10);
     let (rival, cold) = (talkative("rival", 6), embedder("cold", 6));
     bench.warm(&rival);
@@ -398,7 +398,7 @@ fn a_cold_embedding_model_has_its_turn_before_later_generations() {
 }
 
 #[test]
-fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
+fn later_embeddings_do_not_protect_their_model() {
     let mut bench = Bench::new(10);
     let (warm, cold) = (embedder("warm", 6), model("cold", &weights(6)));
     bench.warm(&warm);
@@ -414,7 +414,7 @@ fn later_embeddings_do_not_keep_their_model_from_who_has_waited_long() {
 }
 
 #[test]
-fn later_embeddings_do_not_begin_while_something_has_waited_long() {
+fn later_embeddings_wait_behind_the_barrier() {
     let mut bench = Bench::new(10);
     let (warm, busy, cold) =
         (embedder("warm", 2), talkative("busy", 6), model("cold", &weights(5)));
@@ -433,7 +433,7 @@ fn later_embeddings_do_not_begin_while_something_has_waited_long() {
 }
 
 #[test]
-fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_alone() {
+fn long_waiting_load_holds_back_later_work_only() {
     let mut bench = Bench::new(10);
     let (running, idle) = (talkative("running", 1), model("idle", &weights(4)));
     let (wanted, small) = (model("wanted", &weights(9)), model("small", &weights(1)));
@@ -460,7 +460,7 @@ fn a_load_that_has_waited_long_holds_up_later_loads_and_leaves_earlier_requests_
 }
 
 #[test]
-fn an_unload_treats_all_who_wait_alike() {
+fn unload_ends_all_waiters() {
     let mut bench = Bench::new(10);
     let (cold, sim) = (slow("cold"), model("warm", &weights(9)));
     let mut load = bench.load(&cold, ModelOptions::default());
@@ -483,7 +483,7 @@ fn an_unload_treats_all_who_wait_alike() {
     assert!(bench.resident().is_empty(), "an answer is in the status when it goes out");
 }
 
-/// Looks at the status the moment an answer is sent.
+/// Reads the status at the moment a reply is sent.
 struct Witness(StatusCell, Mutex<Vec<usize>>);
 
 impl Wake for Witness {
@@ -495,7 +495,7 @@ impl Wake for Witness {
 }
 
 #[test]
-fn who_hears_of_an_outcome_finds_it_in_the_status() {
+fn status_is_published_before_the_reply() {
     let mut bench = Bench::new(10);
     let witness = Arc::new(Witness(bench.status.clone(), Mutex::default()));
     let waker = Waker::from(Arc::clone(&witness));
@@ -506,12 +506,12 @@ fn who_hears_of_an_outcome_finds_it_in_the_status() {
     let mut job = bench.embed(&embedder("e", 1));
     assert!(Pin::new(&mut job).poll(&mut context).is_pending());
     bench.outcome(&mut job).unwrap();
-    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use when they were told");
+    assert_eq!(*witness.1.lock().unwrap(), [0, 0], "nothing was in use at the replies");
     assert_eq!(bench.status.read().accepted, 2);
 }
 
 #[test]
-fn waiting_for_an_embedding_model_counts_against_the_daemons_limit_only() {
+fn embedding_wait_counts_to_daemon_limit_only() {
     let mut bench = Bench::new(100);
     let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
     let accepted = |accepted_at| Deadline { work_ms: 60_000, limit_ms: 90_000, accepted_at };
@@ -525,4 +525,60 @@ fn waiting_for_an_embedding_model_counts_against_the_daemons_limit_only() {
         panic!("no time-out")
     };
     assert_eq!((layer, limit_ms), (Layer::Daemon, 90_000));
+}
+
+/// Collects the log of a test.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn log_lines_of_a_request_are_in_its_span() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut bench = Bench::new(100);
+        let sim = model("m", &weights(1));
+        let (mut ok, mut call) = request(&sim, &[104, 105], 2);
+        ok.span = tracing::info_span!("request", id = "r-1");
+        bench.scheduler.handle(Command::Generate(Box::new(ok)));
+        bench.outcome(&mut call.done).unwrap();
+        let (mut late, mut call) = request(&sim, &[104, 105], 2);
+        late.span = tracing::info_span!("request", id = "r-2");
+        late.deadline = Deadline { limit_ms: 0, ..deadline() };
+        bench.scheduler.handle(Command::Generate(Box::new(late)));
+        bench.outcome(&mut call.done).unwrap_err();
+        let (mut job, mut done) = texts(&embedder("e", 1), deadline());
+        job.span = tracing::info_span!("request", id = "r-3");
+        bench.scheduler.handle(Command::Embed(Box::new(job)));
+        bench.outcome(&mut done).unwrap();
+    });
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for (id, events) in [
+        ("r-1", ["load started", "admitted", "first token", "ended"].as_slice()),
+        ("r-2", &["failed"]),
+        ("r-3", &["load started", "admitted", "ended"]),
+    ] {
+        let span = format!("request{{id=\"{id}\"}}");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains(&span)).collect();
+        for event in events {
+            let found = lines.iter().filter(|line| line.contains(event)).count();
+            assert_eq!(found, 1, "{id} {event}: {log}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! The families of metrics, as they are put together for one look.
+//! Metric families, as one reading puts them together.
 //!
-//! Owns their form: a family is opened once and gets its samples; the type decides what a sample may
-//! be. What is measured is its callers' business.
+//! Owns their structure: a family is opened once and then gets its samples, and its type decides
+//! what a sample may be. Does not know what is measured.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ingle_protocol::wire::metrics::{Family, FamilyKind, Sample};
 use super::Edge;
 use ingle_engine::histogram::HistogramSnapshot;
 
-/// What tells a sample from its family's others.
+/// A label of a sample.
 pub type Label<'a> = (&'static str, &'a str);
 
 /// The label of an edge.
@@ -19,7 +19,7 @@ pub fn labels(edge: Edge) -> [Label<'static>; 1] {
     [("edge", edge.as_str())]
 }
 
-/// Families in the order in which they are shown.
+/// Families in the order of their output.
 #[derive(Debug, Default)]
 pub struct Families(Vec<Family>);
 
@@ -29,7 +29,7 @@ impl Families {
         Counter(self.open(name, help, FamilyKind::Counter))
     }
 
-    /// A new family of values that are what they are now.
+    /// A new family of values that can go up and down.
     pub fn gauge(&mut self, name: &str, help: &str) -> Gauge<'_> {
         Gauge(self.open(name, help, FamilyKind::Gauge))
     }

@@ -1,7 +1,7 @@
-//! Metrics: everything that is counted and measured, gathered for one look.
+//! Gathers all metrics for one reading.
 //!
-//! Owns the names of what the service and the engine know; what the edges count is described by
-//! `metrics` itself. Always from cached state: the engine thread is never asked.
+//! Owns the names of the service's and the engine's metrics; `metrics` describes those of the edges.
+//! Always from cached state: the engine thread is never asked.
 
 use std::time::Instant;
 
@@ -9,9 +9,9 @@ use ingle_protocol::wire::metrics::{MetricsFormat, MetricsParams, MetricsReply};
 use ingle_protocol::wire::models::LoadedModel;
 use ingle_protocol::wire::status::{HealthState, Phase};
 
-use crate::Service;
 use crate::metrics::families::Families;
 use crate::metrics::text;
+use crate::service::Service;
 use ingle_engine::counters::{EngineCounters, ModelCounters};
 use ingle_engine::histogram::Histogram;
 use ingle_scheduler::status::EngineStatus;
@@ -23,7 +23,7 @@ impl Service {
         text::render(&self.metric_families().into_inner())
     }
 
-    /// All metrics in the form asked for.
+    /// All metrics in the requested format.
     #[must_use]
     pub fn metrics_reply(&self, params: MetricsParams) -> MetricsReply {
         let families = self.metric_families().into_inner();

@@ -1,11 +1,11 @@
-//! What the edges count, and the form in which metrics are shown.
+//! Metrics of the edges, and the output format of all metrics.
 //!
-//! Owns the counts of requests, errors and connections, and Prometheus' text. Knows nobody but the
-//! protocol: edges, jobs and the service call it, the service gathers what is shown. What happens on
-//! the engine thread is counted in `engine::counters`.
+//! Owns the counts of requests, errors and connections, and Prometheus' text. Edges, jobs and the
+//! service call it; `gather` collects all metrics for one reading. What happens on the engine thread
+//! is counted in `engine::counters`.
 //!
-//! A label never holds what a caller wrote: methods are `&'static str`, codes and edges enums. So the
-//! number of series is bounded by the program's own text.
+//! A label never holds text from a request: methods are `&'static str`, codes and edges enums. So
+//! the number of series is bounded by the program's own text.
 
 pub mod families;
 mod gather;
@@ -23,10 +23,10 @@ use ingle_protocol::wire::status::JobCounts;
 use self::families::{Families, labels};
 use ingle_engine::histogram::{Histogram, WAITS};
 
-/// A method that nobody knows, or a request that names none.
+/// The label of an unknown method, or of a request that names none.
 pub const UNKNOWN: &str = "unknown";
 
-/// Where a request came in.
+/// The edge that a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edge {
     /// JSON-RPC on the local socket.
@@ -55,7 +55,7 @@ impl Edge {
 /// How a request ended.
 pub type Outcome = Result<(), ErrorCode>;
 
-/// In one word; the code is counted apart.
+/// The labels of an outcome; codes have a metric of their own.
 const OUTCOMES: [&str; 4] = ["ok", "error", "timeout", "cancelled"];
 
 const fn outcome_index(outcome: Outcome) -> usize {
@@ -67,10 +67,10 @@ const fn outcome_index(outcome: Outcome) -> usize {
     }
 }
 
-/// What one edge has counted.
+/// The counts of one edge.
 #[derive(Debug)]
 struct EdgeCounts {
-    /// As [`ErrorCode::ALL`].
+    /// In the order of [`ErrorCode::ALL`].
     errors: Vec<AtomicU64>,
     in_flight: AtomicUsize,
     open: AtomicUsize,
@@ -90,15 +90,15 @@ impl Default for EdgeCounts {
     }
 }
 
-/// What one method of one edge has counted.
+/// The counts of one method of one edge.
 #[derive(Debug)]
 struct MethodCounts {
-    /// As [`OUTCOMES`].
+    /// In the order of [`OUTCOMES`].
     outcomes: [u64; OUTCOMES.len()],
     took: Histogram,
 }
 
-/// When the counting began: the daemon's start.
+/// The start of the counts: the daemon's start.
 #[derive(Debug)]
 struct StartTime(SystemTime);
 
@@ -108,16 +108,16 @@ impl Default for StartTime {
     }
 }
 
-/// How many jobs there are now.
+/// Gives the present counts of jobs.
 type JobsNow = Box<dyn Fn() -> JobCounts + Send + Sync>;
 
-/// The counts of everything above the engine. Made once by `app`.
+/// The counts of everything above the engine.
 #[derive(Default)]
 pub struct Metrics {
     started: StartTime,
     edges: [EdgeCounts; Edge::ALL.len()],
     methods: Mutex<BTreeMap<(Edge, &'static str), MethodCounts>>,
-    /// As [`JobStatus::ALL`].
+    /// In the order of [`JobStatus::ALL`].
     jobs: [AtomicU64; JobStatus::ALL.len()],
     jobs_now: OnceLock<JobsNow>,
 }
@@ -129,26 +129,27 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// A request has come. It counts as in flight until the answer is counted with [`Asked::end`],
-    /// or as cancelled if it is dropped before. `method` is a name of this program's, never one that
-    /// a caller wrote.
-    pub fn begin(self: &Arc<Self>, edge: Edge, method: &'static str) -> Asked {
+    /// Starts the timer of a request, which is in flight until [`RequestTimer::end`].
+    ///
+    /// A timer that is dropped before counts the request as cancelled. `method` is a name in this
+    /// program, never text from the request.
+    pub fn begin(self: &Arc<Self>, edge: Edge, method: &'static str) -> RequestTimer {
         self.edge(edge).in_flight.fetch_add(1, Ordering::Relaxed);
         let (metrics, began_at) = (Arc::clone(self), Instant::now());
-        Asked { metrics, edge, method, began_at, has_ended: false }
+        RequestTimer { metrics, edge, method, began_at, has_ended: false }
     }
 
-    /// A request was answered at once, without ever being in flight.
+    /// Counts a request that was answered at once and never in flight.
     pub fn request(&self, edge: Edge, method: &'static str, outcome: Outcome) {
         self.count(edge, method, outcome, Duration::ZERO);
     }
 
-    /// A connection has come; it counts as open until the guard is dropped.
-    pub fn connected(self: &Arc<Self>, edge: Edge) -> Connected {
+    /// Counts a new connection, which is open until the guard is dropped.
+    pub fn connected(self: &Arc<Self>, edge: Edge) -> OpenConnection {
         let counts = self.edge(edge);
         counts.accepted.fetch_add(1, Ordering::Relaxed);
         counts.open.fetch_add(1, Ordering::Relaxed);
-        Connected { metrics: Arc::clone(self), edge }
+        OpenConnection { metrics: Arc::clone(self), edge }
     }
 
     /// Connections open now, over all edges.
@@ -157,20 +158,21 @@ impl Metrics {
         self.edges.iter().map(|counts| counts.open.load(Ordering::Relaxed)).sum()
     }
 
-    /// A connection was refused: there are too many.
+    /// Counts a connection that was refused because too many are open.
     pub fn connection_refused(&self, edge: Edge) {
         self.edge(edge).refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A stored job has ended.
+    /// Counts a stored job that has ended.
     pub fn job_ended(&self, status: JobStatus) {
         if let Some(index) = JobStatus::ALL.iter().position(|&known| known == status) {
             self.jobs[index].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Where to ask how many jobs there are: jobs are above the service, which shows their number.
-    /// Only the first call counts.
+    /// Sets the source of the present counts of jobs. Only the first call counts.
+    ///
+    /// Jobs are above the service, whose metrics show their number.
     pub fn watch_jobs(&self, now: impl Fn() -> JobCounts + Send + Sync + 'static) {
         let _ = self.jobs_now.set(Box::new(now));
     }
@@ -195,11 +197,11 @@ impl Metrics {
     }
 
     fn methods(&self) -> MutexGuard<'_, BTreeMap<(Edge, &'static str), MethodCounts>> {
-        // Counts that are whole after every statement: a panic cannot have torn them.
+        // Every statement leaves the counts whole, so a panic cannot have torn them.
         self.methods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the families of everything that is counted here.
+    /// Adds the families of these counts.
     pub fn describe(&self, families: &mut Families) {
         let since_1970 = self.started.0.duration_since(SystemTime::UNIX_EPOCH);
         families
@@ -289,10 +291,10 @@ impl Metrics {
     }
 }
 
-/// A request in flight.
+/// The timer of a request in flight.
 #[derive(Debug)]
 #[must_use = "it counts as cancelled when it is dropped"]
-pub struct Asked {
+pub struct RequestTimer {
     metrics: Arc<Metrics>,
     edge: Edge,
     method: &'static str,
@@ -300,8 +302,8 @@ pub struct Asked {
     has_ended: bool,
 }
 
-impl Asked {
-    /// Counts how it ended.
+impl RequestTimer {
+    /// Ends the request with this outcome.
     pub fn end(mut self, outcome: Outcome) {
         self.has_ended = true;
         self.count(outcome);
@@ -313,7 +315,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for RequestTimer {
     fn drop(&mut self) {
         if !self.has_ended {
             self.count(Err(ErrorCode::Cancelled));
@@ -324,12 +326,12 @@ impl Drop for Asked {
 /// An open connection.
 #[derive(Debug)]
 #[must_use = "it counts as closed when it is dropped"]
-pub struct Connected {
+pub struct OpenConnection {
     metrics: Arc<Metrics>,
     edge: Edge,
 }
 
-impl Drop for Connected {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.metrics.edge(self.edge).open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,4 @@
-//! What the edges count, and the text it becomes. The text of a daemon at work is read by the
-//! end-to-end tests.
+//! Tests of the counts and of their text. End-to-end tests read the text of a running daemon.
 
 use super::*;
 
@@ -10,7 +9,7 @@ fn text(metrics: &Metrics) -> String {
 }
 
 #[test]
-fn a_request_is_in_flight_until_it_ends_and_cancelled_if_nobody_ends_it() {
+fn dropped_request_counts_as_cancelled() {
     let metrics = Arc::new(Metrics::default());
     let first = metrics.begin(Edge::Rpc, "generate");
     let second = metrics.begin(Edge::Rpc, "generate");
@@ -38,7 +37,7 @@ fn a_request_is_in_flight_until_it_ends_and_cancelled_if_nobody_ends_it() {
 }
 
 #[test]
-fn a_connection_is_open_until_it_goes() {
+fn connection_counts_as_open_until_dropped() {
     let metrics = Arc::new(Metrics::default());
     let (first, second) = (metrics.connected(Edge::Http), metrics.connected(Edge::Http));
     drop(first);
@@ -63,7 +62,7 @@ fn a_connection_is_open_until_it_goes() {
 }
 
 #[test]
-fn labels_and_help_are_escaped_and_the_last_bucket_holds_all() {
+fn text_is_escaped_and_last_bucket_has_all() {
     let mut families = Families::default();
     families.gauge("a_bytes", "with \\ and\nlines").whole([("model", "a \"b\"\\\n")], 3);
     let histogram = Histogram::new(&WAITS[..2]);

@@ -1,7 +1,7 @@
 //! Prometheus' text exposition format, version 0.0.4.
 //!
-//! Owns how families become text. The format is 30 lines' worth; the library `prometheus-client`
-//! writes OpenMetrics instead, and would own the values, which here the engine thread must.
+//! Owns the rendering of families. It takes 30 lines; the library `prometheus-client` writes
+//! OpenMetrics instead, and would own the values, which the engine thread must own here.
 //!
 //! Source: Prometheus documentation, "Exposition formats".
 
@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use ingle_protocol::wire::metrics::Family;
 
-/// The type of the text, for HTTP.
+/// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The families as text.
@@ -22,7 +22,7 @@ pub fn render(families: &[Family]) -> String {
         let _ = writeln!(text, "# TYPE {name} {}", kind.as_str());
         for sample in samples {
             text.push_str(&sample.name);
-            // `le` comes last, as everybody writes it.
+            // `le` comes last, by convention.
             let (ends, others): (Vec<_>, Vec<_>) =
                 sample.labels.iter().partition(|(name, _)| *name == "le");
             let mut separator = '{';

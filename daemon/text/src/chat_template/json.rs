@@ -1,7 +1,7 @@
-//! JSON for templates.
+//! JSON in templates: values from JSON, and the filter `tojson`.
 //!
-//! Owns the reading of values, and the writing of them as Python's `json.dumps(value, ensure_ascii=False)` does; minijinja's
-//! own filter escapes for HTML.
+//! Owns both conversions. Values are written as by Python's `json.dumps(value, ensure_ascii=False)`;
+//! minijinja's own filter escapes for HTML.
 
 use std::fmt::Write;
 
@@ -9,24 +9,23 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 use serde_json::Value as Json;
 
-use super::bounds::{BoundedText, Bounds};
-use super::functions::refuse;
+use ingle_template_bounds::{BoundedText, Bounds, refuse};
 
-/// The value's JSON; with `indent` on lines of their own, moved right by that much a level.
+/// The value as JSON: on one line, or on several with `indent` spaces for each level.
 pub(super) fn to_json(
     bounds: &Bounds,
     value: &Value,
     indent: Option<usize>,
 ) -> Result<String, Error> {
-    let mut out = BoundedText { text: String::new(), bounds };
+    let mut out = BoundedText::new(bounds);
     write_json(&mut out, value, indent, 0).map_err(|error| match error {
         JsonError::Full => bounds.text_failed(),
         JsonError::Engine(error) => error,
     })?;
-    Ok(out.text)
+    Ok(out.into_text())
 }
 
-/// A value that templates can work with. Members keep their order, as Python's do.
+/// Converts JSON to a template's value. Fields keep their order, as in Python.
 pub(super) fn from_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -38,15 +37,16 @@ pub(super) fn from_json(json: &Json) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => Value::from(items.iter().map(from_json).collect::<Vec<_>>()),
-        Json::Object(members) => {
-            Value::from_pairs(members.iter().map(|(name, value)| (name.as_str(), from_json(value))))
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), from_json(value))))
         }
     }
 }
 
 enum JsonError {
-    /// The limit on text is reached.
+    /// The rendering has reached its limit on text.
     Full,
+    /// minijinja failed.
     Engine(Error),
 }
 
@@ -93,7 +93,7 @@ fn write_json(
                 empty = false;
                 line(out, depth + 1)?;
                 if is_map {
-                    let key = out.bounds.text_of(&item)?;
+                    let key = out.bounds().text_of(&item)?;
                     write_json_string(out, &key)?;
                     out.write_str(": ")?;
                     write_json(out, &value.get_item(&item)?, indent, depth + 1)?;
@@ -112,7 +112,7 @@ fn write_json(
 }
 
 fn write_json_string(out: &mut BoundedText<'_>, text: &str) -> Result<(), JsonError> {
-    // serde_json escapes as Python does: quotes, backslashes and control characters.
+    // serde_json escapes the same characters as Python: quotes, backslashes and control characters.
     let quoted = serde_json::to_string(text).map_err(|error| refuse(error.to_string()))?;
     Ok(out.write_str(&quoted)?)
 }

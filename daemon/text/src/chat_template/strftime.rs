@@ -1,35 +1,21 @@
-//! Dates for templates that ask for today's, as C's `strftime` in its own locale, in UTC.
+//! Dates in templates: C's `strftime` in the C locale, in UTC.
 //!
-//! Owns the directives. Reads no clock.
+//! Owns the supported directives; the crate `time` does the calendar. Does not read a clock.
 
-use crate::calendar::{civil_from_days, days_from_civil};
+use time::{OffsetDateTime, PrimitiveDateTime};
 
-const DAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
-
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-/// `format` with its directives replaced. Unknown directives stay as they are.
+/// Replaces the directives in `format`; unknown directives stay unchanged.
+///
+/// The directives are those that Python's `strftime` has on every platform, apart from week numbers.
 pub(super) fn strftime(format: &str, unix_time_s: i64) -> String {
-    let (days, second) = (unix_time_s.div_euclid(86_400), unix_time_s.rem_euclid(86_400));
-    let (year, month, day) = civil_from_days(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    // 1 January 1970 was a Thursday.
-    let weekday = DAYS[(days + 4).rem_euclid(7) as usize];
-    let month_name = MONTHS[(month - 1) as usize];
+    let now = OffsetDateTime::from_unix_timestamp(unix_time_s).unwrap_or_else(|_| {
+        // The time is outside the years -9999 to 9999: the nearest of them is used.
+        let nearest = if unix_time_s < 0 { PrimitiveDateTime::MIN } else { PrimitiveDateTime::MAX };
+        nearest.assume_utc()
+    });
+    let (year, month, day) = (now.year(), u8::from(now.month()), now.day());
+    let (hour, minute, second) = now.to_hms();
+    let (weekday, month_name) = (now.weekday().to_string(), now.month().to_string());
     let hour_12 = (hour + 11) % 12 + 1;
 
     let mut out = String::new();
@@ -43,12 +29,12 @@ pub(super) fn strftime(format: &str, unix_time_s: i64) -> String {
             Some('Y') => year.to_string(),
             Some('y') => format!("{:02}", year.rem_euclid(100)),
             Some('m') => format!("{month:02}"),
-            Some('B') => month_name.to_owned(),
+            Some('B') => month_name.clone(),
             Some('b' | 'h') => month_name[..3].to_owned(),
             Some('d') => format!("{day:02}"),
             Some('e') => format!("{day:2}"),
-            Some('j') => format!("{:03}", days - days_from_civil(year, 1, 1) + 1),
-            Some('A') => weekday.to_owned(),
+            Some('j') => format!("{:03}", now.ordinal()),
+            Some('A') => weekday.clone(),
             Some('a') => weekday[..3].to_owned(),
             Some('H') => format!("{hour:02}"),
             Some('I') => format!("{hour_12:02}"),
@@ -73,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_c_dates() {
+    fn directives_give_c_dates() {
         let format = "%d %b %Y %H:%M:%S %A %j %I%p %y %e %F|%%|%q|%";
         assert_eq!(
             strftime(format, 951_782_400 + 3661),
@@ -81,5 +67,12 @@ mod tests {
         );
         assert_eq!(strftime("%F %a", -86_400), "1969-12-31 Wed");
         assert_eq!(strftime("%B %d, %Y", 1_795_219_200), "November 21, 2026");
+        assert_eq!(strftime("%T %Z %z %h %m", 0), "00:00:00 UTC +0000 Jan 01");
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_become_the_nearest() {
+        assert_eq!(strftime("%F", i64::MAX), "9999-12-31");
+        assert_eq!(strftime("%F", i64::MIN), "-9999-01-01");
     }
 }

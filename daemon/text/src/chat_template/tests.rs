@@ -27,7 +27,7 @@ fn text(source: &str) -> String {
 }
 
 #[test]
-fn smollm2s_template_gives_chatml_with_its_default_system_message() {
+fn smollm2_template_adds_its_system_message() {
     let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != \
         'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
         Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + \
@@ -41,7 +41,7 @@ fn smollm2s_template_gives_chatml_with_its_default_system_message() {
 }
 
 #[test]
-fn a_llama_style_template_with_slices_namespaces_and_macros_works() {
+fn slices_namespaces_and_macros_work() {
     let source = "{{- bos_token }}
 {%- if messages[0].role == 'system' %}
     {%- set system = messages[0]['content'].strip() %}
@@ -66,12 +66,12 @@ fn a_llama_style_template_with_slices_namespaces_and_macros_works() {
 }
 
 #[test]
-fn blocks_are_trimmed_as_hugging_face_does() {
+fn blocks_are_trimmed_as_by_hugging_face() {
     assert_eq!(text("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
 }
 
 #[test]
-fn json_is_pythons() {
+fn tojson_equals_pythons_json() {
     assert_eq!(
         text("{{ messages[1] | tojson }}"),
         r#"{"role": "user", "content": "Hi <you> & \"me\""}"#
@@ -87,7 +87,7 @@ fn json_is_pythons() {
 }
 
 #[test]
-fn pythons_methods_and_the_dialects_functions_are_there() {
+fn python_methods_and_dialect_functions_work() {
     assert_eq!(text("{{ ' x '.strip() }}{{ 'a-b'.split('-')[-1] }}"), "xb");
     assert_eq!(
         text("{% for k, v in messages[3].items() %}{{ k }}={{ v }};{% endfor %}"),
@@ -110,7 +110,7 @@ fn pythons_methods_and_the_dialects_functions_are_there() {
 }
 
 #[test]
-fn loops_with_filters_conditions_and_else_survive_the_rewriting() {
+fn loops_and_conditions_survive_rewriting() {
     assert_eq!(
         text(
             "{% for m in messages if m.role == 'user' %}{{ loop.index }}/{{ loop.length }} \
@@ -133,7 +133,7 @@ fn loops_with_filters_conditions_and_else_survive_the_rewriting() {
 }
 
 #[test]
-fn mistakes_name_their_line() {
+fn errors_name_their_line() {
     let error = render("a\n{{ 'x' }}\n{% for %}", &[]).unwrap_err().to_string();
     assert!(error.contains(":3"), "{error}");
     let error = render("a\nb\n{{ missing.attribute }}", &[]).unwrap_err().to_string();
@@ -157,9 +157,11 @@ fn hostile_templates_end_with_an_error() {
     let deep_parens = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
     let deep_ifs = "{% if true %}".repeat(15_000);
     let elifs = format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(15_000)) + "{{";
-    let huge = " ".repeat(MAX_SOURCE_BYTES + 1);
-    let raw =
-        format!("{{% for i in range(100000) %}}{}{{% endfor %}}", "r".repeat(MAX_SOURCE_BYTES / 2));
+    let huge = " ".repeat(template_bounds::MAX_SOURCE_BYTES + 1);
+    let raw = format!(
+        "{{% for i in range(100000) %}}{}{{% endfor %}}",
+        "r".repeat(template_bounds::MAX_SOURCE_BYTES / 2)
+    );
     let raw_capture = format!("{{% set x %}}{raw}{{% endset %}}");
     let loop_of = |body: &str| {
         format!(
@@ -241,7 +243,7 @@ fn hostile_templates_end_with_an_error() {
 }
 
 #[test]
-fn a_long_conversation_is_well_within_the_limits() {
+fn long_conversation_is_within_the_limits() {
     let messages: Vec<Message> = (0..2000).map(|_| Message::new("user", "x".repeat(500))).collect();
     let source =
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim }}\n{% endfor %}";

@@ -1,11 +1,11 @@
-//! What a schema says to people only, taken out of it.
+//! Annotations of a schema, such as descriptions, and their removal.
 //!
-//! Owns where in a schema a schema stands, so that a member of a value that happens to be called
-//! `description` stays. What stands where this does not know a schema to be is left as it is.
+//! Owns the places of subschemas in a schema, so that a property called `description` stays. Values in
+//! unknown places are left unchanged.
 
 use serde_json::Value;
 
-/// Keywords that hold no value to anything.
+/// Keywords that constrain no value.
 const ANNOTATIONS: [&str; 9] = [
     "title",
     "description",
@@ -18,10 +18,10 @@ const ANNOTATIONS: [&str; 9] = [
     "writeOnly",
 ];
 
-/// The schema without annotations. As deep as the schema is, so are its calls of itself.
+/// The schema without annotations. Recurses as deep as the schema is.
 pub(super) fn without(schema: &Value) -> Value {
-    let Value::Object(members) = schema else { return schema.clone() };
-    let kept = members.iter().filter(|(keyword, _)| !ANNOTATIONS.contains(&keyword.as_str()));
+    let Value::Object(keywords) = schema else { return schema.clone() };
+    let kept = keywords.iter().filter(|(keyword, _)| !ANNOTATIONS.contains(&keyword.as_str()));
     let kept = kept.map(|(keyword, value)| {
         let value = match (keyword.as_str(), value) {
             (
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_describes_goes_and_what_is_called_like_it_stays() {
+    fn without_removes_annotations_but_no_properties() {
         let schema = json!({
             "title": "t", "description": "d", "type": "object",
             "properties": {

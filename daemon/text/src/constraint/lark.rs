@@ -1,22 +1,23 @@
-//! What a caller's grammar may be before it is compiled.
+//! Bounds on a client's Lark grammar before it is compiled.
 //!
-//! Owns reading a grammar as far as its parts: what is a schema in it (`%json`), what is a string, an
-//! expression or a comment, and what are its rules. Bounds are on the rules alone; schemas have their own
-//! ([`super::schema`]).
+//! Owns splitting a grammar into schemas (`%json`), strings, expressions, comments and rules. The bounds
+//! here apply to the rules only; schemas have their own ([`super::schema`]).
 
 use crate::limits;
 use serde_json::Value;
 
 use super::schema;
 
-/// The keyword that a schema follows.
+/// The keyword before a schema.
 const JSON: &str = "%json";
 
-/// The grammar with every schema in it checked, and `rewritten`. Needs a deep stack, as
-/// [`schema::check`] does.
+/// Checks the grammar and its schemas, and returns it with every schema `rewritten`.
+///
+/// Needs a deep stack, as [`schema::check`] does.
 ///
 /// # Errors
-/// What follows "`format`" in a message, where it is too large or too deep, or a schema is.
+/// The problem, as the rest of a sentence that begins with "`format`", if the grammar or a schema is too
+/// large or too deep.
 pub(super) fn checked(lark: &str, rewritten: impl Fn(Value) -> Value) -> Result<String, String> {
     if lark.len() > limits::FORMAT_BYTES {
         return Err(schema::too_long("grammar", lark.len()));
@@ -24,14 +25,14 @@ pub(super) fn checked(lark: &str, rewritten: impl Fn(Value) -> Value) -> Result<
     let (mut made, mut rules, mut schemas) = (String::new(), String::new(), Vec::new());
     let mut rest = lark;
     while !rest.is_empty() {
-        let part = Part::first(rest);
+        let part = LarkPart::first(rest);
         let (text, behind) = rest.split_at(part.bytes);
         made.push_str(text);
         rest = behind;
         match part.kind {
-            Kind::Opaque => {}
-            Kind::Rules => rules.push_str(text),
-            Kind::Json => {
+            PartKind::Opaque => {}
+            PartKind::Rules => rules.push_str(text),
+            PartKind::Json => {
                 let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
                 let Some(Ok(schema)) = values.next() else {
                     return Err(format!("has a grammar with {JSON} and no JSON after it"));
@@ -48,7 +49,7 @@ pub(super) fn checked(lark: &str, rewritten: impl Fn(Value) -> Value) -> Result<
     Ok(made)
 }
 
-/// Refuses rules that are too many or too deep.
+/// Refuses too many or too deep rules.
 fn check_rules(rules: &str) -> Result<(), String> {
     let count = rules.lines().filter(|line| line.contains(':')).count();
     if count > limits::FORMAT_REFERENCES {
@@ -59,7 +60,7 @@ fn check_rules(rules: &str) -> Result<(), String> {
         match byte {
             b'(' | b'[' | b'{' => depth += 1,
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            // A rule's brackets are closed where the next one begins.
+            // The brackets of a rule are closed where the next rule begins.
             b'\n' => depth = depth.min(limits::FORMAT_DEPTH / 2),
             _ => {}
         }
@@ -71,48 +72,48 @@ fn check_rules(rules: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A part of a grammar: how long it is, and what.
-struct Part {
+/// A part of a grammar: its length and kind.
+struct LarkPart {
     bytes: usize,
-    kind: Kind,
+    kind: PartKind,
 }
 
-enum Kind {
-    /// Brackets in it are those of rules, or are counted as if they were.
+enum PartKind {
+    /// Rules, or text whose brackets count like those of rules.
     Rules,
-    /// Brackets in it are letters.
+    /// Text whose brackets do not count.
     Opaque,
-    /// A schema follows it.
+    /// The keyword before a schema.
     Json,
 }
 
-impl Part {
-    /// The first part of a text that is not empty. What llguidance's lexer would not take for one, and so
-    /// refuses, is rules.
+impl LarkPart {
+    /// The first part of a text that is not empty.
+    ///
+    /// Text that llguidance's lexer refuses counts as rules.
     fn first(text: &str) -> Self {
-        let opaque = |bytes| Self { bytes, kind: Kind::Opaque };
-        let rules = |bytes| Self { bytes, kind: Kind::Rules };
+        let opaque = |bytes| Self { bytes, kind: PartKind::Opaque };
+        let rules = |bytes| Self { bytes, kind: PartKind::Rules };
         let line = || text.split('\n').next().unwrap_or_default();
         let first = text.chars().next().map_or(1, char::len_utf8);
         match text.as_bytes() {
             [b'"', ..] => closed(line(), '"').map_or_else(|| rules(line().len()), opaque),
             [b'#', ..] | [b'/', b'/', ..] => opaque(line().len()),
-            // Expressions go over lines. Their brackets are counted: they nest as those of rules do.
+            // Expressions may span lines. Their brackets count, because they nest like those of rules.
             [b'/', ..] => rules(closed(text, '/').unwrap_or(text.len())),
-            // A special token's name.
+            // The name of a special token.
             [b'<', ..] => {
                 let end = text[1..].find(|c: char| matches!(c, '<' | '>') || c.is_whitespace());
                 let end = end.filter(|&at| at > 0 && text[1 + at..].starts_with('>'));
                 end.map_or_else(|| rules(first), |at| opaque(at + 2))
             }
-            _ if text.starts_with(JSON) => Self { bytes: JSON.len(), kind: Kind::Json },
+            _ if text.starts_with(JSON) => Self { bytes: JSON.len(), kind: PartKind::Json },
             _ => rules(first),
         }
     }
 }
 
-/// The length of what begins with a character and ends with its next `end`, unless a backslash is
-/// before that.
+/// The length of the text up to the next `end` after its first character; a backslash escapes.
 fn closed(text: &str, end: char) -> Option<usize> {
     let mut is_escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brackets_of_rules_are_counted_and_those_of_strings_and_schemas_are_not() {
+    fn only_brackets_of_rules_are_counted() {
         let many = "(".repeat(300);
         let deep = (0..90).fold(json!({}), |inner, _| json!({ "items": inner }));
         for (lark, is_fine) in [
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_one_only_where_a_grammar_has_one() {
+    fn schemas_in_strings_and_comments_are_ignored() {
         let lark = "start: \"%json\" b # %json\nb: %json{\"a\": 1}|/%json/";
         let made = checked(lark, |_| json!({ "b": 2 })).unwrap();
         assert_eq!(made, "start: \"%json\" b # %json\nb: %json {\"b\":2}|/%json/");

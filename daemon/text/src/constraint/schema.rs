@@ -1,50 +1,52 @@
-//! What a schema may be before it is compiled.
+//! Bounds on a schema before it is compiled.
 //!
-//! Owns the bounds that llguidance does not have: on bytes, on what refers to what, and on the
-//! alternatives that combine with each other. It copies a schema once for each combination, so that
-//! three lists of thirty alternatives beside a long enumeration would take gigabytes.
+//! Owns the bounds that llguidance lacks: on bytes, on references, and on combined alternatives.
+//! llguidance copies a schema once for each combination, so that three lists of thirty alternatives
+//! next to a long enumeration would take gigabytes.
 
 use std::collections::HashMap;
 
 use crate::limits;
 use serde_json::Value;
 
-/// The largest common multiple that llguidance's arithmetic takes: ten times as much fits 32 bits.
+/// Maximum common multiple for llguidance's arithmetic: ten times as much fits 32 bits.
 const MAX_MULTIPLE: u64 = 400_000_000;
 
-/// Refuses schemas that are too large together, or could become so. Follows what refers to what, so
-/// it needs a deep stack.
+/// Refuses schemas that are too large together, or become so when compiled.
+///
+/// Follows references, so it needs a deep stack.
 ///
 /// # Errors
-/// What follows "`format`" in a message.
+/// The problem, as the rest of a sentence that begins with "`format`".
 pub(super) fn check<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> Result<(), String> {
-    let (mut sum, mut all) = (Sum::default(), 0);
+    let (mut cost, mut all) = (SchemaCost::default(), 0);
     for schema in schemas {
         let bytes = bytes(schema);
         all += bytes;
         if all > limits::FORMAT_BYTES {
             return Err(too_long("schema", all));
         }
-        sum.add(schema, bytes)?;
+        cost.add(schema, bytes)?;
     }
     Ok(())
 }
 
-/// The bytes of a schema as text.
+/// The size of a schema's JSON text, in bytes.
 pub(super) fn bytes(schema: &Value) -> usize {
     schema.to_string().len()
 }
 
-/// What several schemas can become together, but for their bytes.
+/// Total cost of several schemas, except for their bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sum {
+pub(super) struct SchemaCost {
     references: usize,
     alternatives: usize,
 }
 
-impl Sum {
-    /// Adds a schema of so many [`bytes`], unless it is too large by itself or with the others. Needs a
-    /// deep stack.
+impl SchemaCost {
+    /// Adds a schema of this many [`bytes`], unless it is too large alone or with the others.
+    ///
+    /// Needs a deep stack.
     ///
     /// # Errors
     /// As [`check`].
@@ -61,7 +63,9 @@ impl Sum {
             return Err(too_many_alternatives());
         }
         if least_common(&walk.multiples).is_none() {
-            return Err(format!("has values of `multipleOf` that together pass {MAX_MULTIPLE}"));
+            return Err(format!(
+                "has values of `multipleOf` with a common multiple above {MAX_MULTIPLE}"
+            ));
         }
         *self = Self { references: walk.references, alternatives };
         Ok(())
@@ -74,21 +78,21 @@ fn too_many_alternatives() -> String {
 }
 
 pub(super) fn too_long(what: &str, bytes: usize) -> String {
-    format!("has a {what} of {bytes} bytes, and at most {} are taken", limits::FORMAT_BYTES)
+    format!("has a {what} of {bytes} bytes, and at most {} are allowed", limits::FORMAT_BYTES)
 }
 
 struct Walk<'a> {
     root: &'a Value,
-    /// Alternatives behind each reference; those of one that is being looked at count as one, as its
-    /// own recursion does not combine with itself.
+    /// Alternatives of each reference's target. A target that is being counted counts as one, because
+    /// its recursion does not combine with itself.
     known: HashMap<&'a str, usize>,
     references: usize,
-    /// Every `multipleOf`, as a whole number and how many of its digits are behind the point.
+    /// Every `multipleOf`, as a whole number and the number of its decimal places.
     multiples: Vec<(u64, u32)>,
 }
 
 impl<'a> Walk<'a> {
-    /// Looks at all there is, schema or not.
+    /// Visits every value, whether it is a schema or not.
     fn visit(&mut self, value: &'a Value) -> Result<(), String> {
         match value {
             Value::Object(members) => {
@@ -110,8 +114,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// How many schemas this one can become: alternatives add up, and what holds together
-    /// multiplies.
+    /// The number of schemas that this one becomes: alternatives add up, conjunctions multiply.
     fn alternatives(&mut self, schema: &'a Value) -> usize {
         let Some(members) = schema.as_object() else { return 1 };
         let mut product = 1_usize;
@@ -124,7 +127,7 @@ impl<'a> Walk<'a> {
                 ("allOf", Value::Array(parts)) => {
                     parts.iter().map(|part| self.alternatives(part)).fold(1, usize::saturating_mul)
                 }
-                ("$ref", Value::String(target)) => self.behind(target),
+                ("$ref", Value::String(target)) => self.target_alternatives(target),
                 _ => 1,
             };
             product = product.saturating_mul(factor.max(1));
@@ -132,7 +135,7 @@ impl<'a> Walk<'a> {
         product
     }
 
-    fn behind(&mut self, reference: &'a str) -> usize {
+    fn target_alternatives(&mut self, reference: &'a str) -> usize {
         if let Some(&known) = self.known.get(reference) {
             return known;
         }
@@ -144,8 +147,9 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A positive number without its point, and how many digits were behind that; 0 for what has too
-/// many of them.
+/// A positive number without its decimal point, and the number of its decimal places.
+///
+/// The number is 0 if it has too many digits.
 fn decimal(number: f64) -> (u64, u32) {
     let text = number.to_string();
     let (whole, behind) = text.split_once('.').unwrap_or((&text, ""));
@@ -153,7 +157,7 @@ fn decimal(number: f64) -> (u64, u32) {
     (format!("{whole}{behind}").parse().unwrap_or(0), digits)
 }
 
-/// The least common multiple, without the point; `None` when it is too large.
+/// The least common multiple, without the decimal point; `None` if it is too large.
 fn least_common(multiples: &[(u64, u32)]) -> Option<u64> {
     let digits = multiples.iter().map(|&(_, digits)| digits).max().unwrap_or(0);
     let mut common = 1_u64;

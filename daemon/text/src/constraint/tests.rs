@@ -1,4 +1,4 @@
-//! Constraints on texts of single bytes: what is let through, and what comes of hostile formats.
+//! Tests of constraints on texts of single bytes: allowed tokens, and hostile formats.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn refusal(format: &OutputFormat) -> String {
 }
 
 #[test]
-fn a_text_may_end_where_it_has_its_form_and_nowhere_else() {
+fn text_may_end_only_when_complete() {
     let point = json!({
         "type": "object",
         "properties": { "x": { "type": "integer", "minimum": 0 }, "name": { "enum": ["a", "b"] } },
@@ -66,7 +66,7 @@ fn a_text_may_end_where_it_has_its_form_and_nowhere_else() {
 }
 
 #[test]
-fn a_whole_text_is_complete_and_one_that_could_go_on_is_not() {
+fn complete_text_allows_only_its_end() {
     let mut word = constraint(&lark("start: \"ab\""));
     assert!(!word.is_complete());
     assert_eq!(follow(&mut word, "ab"), (2, true));
@@ -77,7 +77,7 @@ fn a_whole_text_is_complete_and_one_that_could_go_on_is_not() {
 }
 
 #[test]
-fn a_fork_goes_its_own_way() {
+fn fork_is_independent() {
     let mut origin = constraint(&lark("start: \"a\" (\"b\" | \"c\") \"d\""));
     follow(&mut origin, "a");
     let mut fork = origin.fork();
@@ -86,14 +86,14 @@ fn a_fork_goes_its_own_way() {
 }
 
 #[test]
-fn spaces_between_the_parts_of_json_come_to_an_end() {
+fn white_space_in_json_is_bounded() {
     let mut object = constraint(&OutputFormat::JsonObject);
     let (taken, _) = follow(&mut object, &format!("{{{}", " ".repeat(100)));
     assert_eq!(taken, 41);
 }
 
 #[test]
-fn special_tokens_match_no_text_and_can_be_named() {
+fn special_tokens_match_by_name_only() {
     let mut any = constraint(&lark("start: /(.|\\n)+/"));
     assert!(!allows(&mut any, ByteTokenizer::BOS) && !allows(&mut any, ByteTokenizer::EOS));
     let mut named = constraint(&lark("start: <s> \"a\""));
@@ -105,7 +105,7 @@ fn special_tokens_match_no_text_and_can_be_named() {
 }
 
 #[test]
-fn what_is_not_allowed_is_refused_and_cancelling_ends_the_work() {
+fn forbidden_token_fails_and_cancel_ends_work() {
     let mut word = constraint(&lark("start: \"ab\""));
     assert!(matches!(word.accept(u32::from(b'x')), Err(ConstraintError::Exceeded(_))));
     assert!(word.allowed().is_err() && !word.is_complete());
@@ -115,7 +115,7 @@ fn what_is_not_allowed_is_refused_and_cancelling_ends_the_work() {
 }
 
 #[test]
-fn a_schema_that_cannot_be_kept_is_refused_in_plain_words() {
+fn unenforceable_schema_gives_readable_error() {
     for (format, expected) in [
         (schema(json!(17)), "must be an object"),
         (schema(json!({ "type": "objekt" })), "Invalid type: objekt"),
@@ -325,7 +325,7 @@ impl Tokenizer for PlainEnd {
 }
 
 #[test]
-fn a_token_that_ends_texts_is_no_text_even_if_the_vocabulary_has_it_for_one() {
+fn end_token_never_matches_as_text() {
     let model =
         TextModel { tokenizer: Arc::new(PlainEnd), eos: vec![256, 4_000], ..TextModel::bytes() };
     let grammars = Grammars::new(&model).unwrap();

@@ -1,24 +1,23 @@
-//! What a `tokenizer.json` puts around a text: the special tokens of its post-processor.
+//! Affixes: the special tokens that the post-processor of a `tokenizer.json` puts around a text.
 //!
-//! Owns the kinds of post-processors and their keys. Knows nothing of vocabularies.
+//! Owns the kinds of post-processors and their keys. Does not know vocabularies.
 
 use serde_json::Value;
 
-/// Sequences within sequences.
+/// Maximum nesting of sequences.
 const MAX_DEPTH: usize = 8;
 
 /// The tokens around a single text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Affixes {
-    /// Before it.
+    /// Before the text.
     pub(super) prefix: Vec<u32>,
-    /// After it.
+    /// After the text.
     pub(super) suffix: Vec<u32>,
 }
 
 impl Affixes {
-    /// Reads the `post_processor`. One that adds nothing, or is of a kind that is not known, gives
-    /// none.
+    /// Parses the `post_processor`. An unknown kind gives no affixes.
     pub(super) fn read(processor: &Value) -> Self {
         Self::at(processor, 0).unwrap_or_default()
     }
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_around_a_text_is_read_from_every_kind() {
+    fn affixes_come_from_every_kind() {
         let token = |name: &str| json!({ "SpecialToken": { "id": name, "type_id": 0 } });
         let template = |single: Value| {
             json!({ "type": "TemplateProcessing", "single": single,

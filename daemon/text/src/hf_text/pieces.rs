@@ -1,37 +1,38 @@
-//! What text each token of a `tokenizer.json` stands for, from the file's decoder.
+//! Decoder of a `tokenizer.json`: the exact bytes of each token.
 //!
-//! Owns the translation of decoders, which see whole sequences, into exact bytes per token, which
-//! can be streamed. The one thing a decoder does to a sequence as a whole is to take a leading
-//! space away; it is kept apart ([`Start`]), because a continuation keeps its space. Knows nothing
-//! of files. Source: `src/decoders` of the `tokenizers` ingled.
+//! Owns the translation of decoders, which see whole sequences, into bytes per token, which can be
+//! streamed. The only effect of a decoder on a whole sequence is to remove leading spaces. It is
+//! separate ([`Start`]), because a continuation keeps its space. Does not know files. Source:
+//! `src/decoders` of the `tokenizers` crate.
 
 use serde_json::Value;
 
 use crate::bpe::ByteAlphabet;
 
-/// The decoders that are understood, for messages.
+/// The supported decoders, for messages.
 const KNOWN: &str = "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip, WordPiece, Sequence";
 
-/// Nesting of decoder sequences.
+/// Maximum nesting of decoder sequences.
 const MAX_DEPTH: usize = 8;
-/// Steps of a decoder or normalizer; real ones have about five. Each can make a text longer, and
-/// what it made is the next one's input.
+/// Maximum number of steps of a decoder or normalizer; real ones have about five.
+///
+/// Each step can make a text longer, and its output is the input of the next.
 const MAX_STEPS: usize = 16;
-/// Bytes of what a step puts in.
+/// Maximum size of the text that a step inserts, in bytes.
 const MAX_CONTENT_BYTES: usize = 64;
-/// Bytes of one token's text.
+/// Maximum size of one token's text, in bytes.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
-/// How many times as long a normalizer may make a text.
+/// Maximum factor by which a normalizer may lengthen a text.
 const MAX_GROWTH: usize = 64;
 
-/// What happens to the beginning of a whole text.
+/// Treatment of leading spaces of a whole text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Nothing.
+    /// They stay.
     Kept,
-    /// So many leading spaces go.
+    /// At most this many are removed.
     LosesSpaces(usize),
-    /// All spaces of the first token go.
+    /// All spaces of the first token are removed.
     FirstTokenLosesSpaces,
 }
 
@@ -40,25 +41,25 @@ pub(super) enum Start {
 enum Step {
     /// Each character is a byte, in GPT-2's alphabet.
     ByteLevel,
-    /// One string for another.
+    /// Replaces one string by another.
     Replace(String, String),
     /// `<0x0A>` is the byte 10.
     ByteFallback,
-    /// Words begin with a space, and what begins with the prefix goes on a word.
+    /// Words begin with a space, and tokens with the prefix continue a word.
     WordPiece(String),
 }
 
-/// How token names become text.
+/// Conversion of token names to text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pieces {
     steps: Vec<Step>,
-    /// Whether what follows works on the whole text instead of single tokens.
+    /// Whether later steps work on the whole text instead of single tokens.
     fused: bool,
     pub(super) start: Start,
 }
 
 impl Pieces {
-    /// Reads the `decoder` of a `tokenizer.json`. An error is the end of a sentence about it.
+    /// Parses the `decoder` of a `tokenizer.json`. An error is a sentence about the file.
     pub(super) fn read(decoder: &Value) -> Result<Self, String> {
         let mut pieces = Self { steps: Vec::new(), fused: false, start: Start::Kept };
         pieces.add(decoder, 0)?;
@@ -89,7 +90,7 @@ impl Pieces {
                 let Some(from) = decoder["pattern"]["String"].as_str() else {
                     return Err("its decoder `Replace` has a pattern that is not a string".into());
                 };
-                // Across tokens only a single character is found in the tokens themselves too.
+                // Only a single character is found in single tokens as well as across tokens.
                 if self.fused && from.chars().count() != 1 {
                     return Err("its decoder replaces strings across tokens".into());
                 }
@@ -121,8 +122,7 @@ impl Pieces {
         self.steps.contains(&Step::ByteLevel)
     }
 
-    /// Appends the bytes of the token called `name`. An error is the end of a sentence about the
-    /// file.
+    /// Appends the bytes of the token with this name. An error is a sentence about the file.
     pub(super) fn bytes(
         &self,
         name: &str,
@@ -162,9 +162,10 @@ impl Pieces {
     }
 }
 
-/// Checks the `normalizer` of a `tokenizer.json` before anything is made of it: the library applies
-/// it without bounds, to the file's own tokens and to every text. An error is the end of a sentence
-/// about the file.
+/// Checks the `normalizer` of a `tokenizer.json` before the library reads it.
+///
+/// The library applies it without bounds, to the file's own tokens and to every text. An error is a
+/// sentence about the file.
 pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
     let (mut steps, mut growth, mut maps) = (0, 1_usize, 0);
     let mut left = vec![(normalizer, 0)];
@@ -184,7 +185,7 @@ pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
             let longest = longest_mapped(map);
             if maps > 1 || longest > MAX_CONTENT_BYTES {
                 return Err(format!(
-                    "its normalizer has {maps} character maps and one that puts in {longest} bytes \
+                    "its normalizer has {maps} character maps and one that inserts {longest} bytes \
                      at a time; one map is supported, with at most {MAX_CONTENT_BYTES}"
                 ));
             }
@@ -195,7 +196,7 @@ pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
             (Value::Null, _) => 1,
             (pattern, _) => match pattern["String"].as_str() {
                 Some(pattern) if !pattern.is_empty() => content.div_ceil(pattern.len()).max(1),
-                // An expression can match the nothing between two bytes.
+                // An expression can match the empty string between two bytes.
                 _ => content + 1,
             },
         });
@@ -209,8 +210,10 @@ pub(super) fn check_normalizer(normalizer: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The most bytes that a SentencePiece character map puts in the place of others. After its trie it
-/// holds what it puts in, each ended by a zero byte. What cannot be read the library refuses.
+/// The size of the longest replacement in a SentencePiece character map, in bytes.
+///
+/// The replacements follow the map's trie, each with a zero byte at its end. The library refuses a map
+/// that cannot be read.
 fn longest_mapped(map: &str) -> usize {
     let map = from_base64(map);
     let trie = map.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
@@ -218,7 +221,7 @@ fn longest_mapped(map: &str) -> usize {
     mapped.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// The bytes of base64 in its usual alphabet; anything else in it is passed over.
+/// Decodes base64 in its usual alphabet, and ignores any other character.
 fn from_base64(text: &str) -> Vec<u8> {
     let (mut bits, mut held) = (0_u32, 0);
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
@@ -245,9 +248,9 @@ fn from_base64(text: &str) -> Vec<u8> {
 fn check_content(whose: &str, content: &Value) -> Result<(), String> {
     match content.as_str().map_or(0, str::len) {
         0..=MAX_CONTENT_BYTES => Ok(()),
-        bytes => {
-            Err(format!("its {whose} puts in {bytes} bytes at a time, over {MAX_CONTENT_BYTES}"))
-        }
+        bytes => Err(format!(
+            "its {whose} inserts {bytes} bytes at a time, more than {MAX_CONTENT_BYTES}"
+        )),
     }
 }
 
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_streamed_is_refused_by_name() {
+    fn unstreamable_decoder_is_refused_by_name() {
         let replace =
             |pattern: Value| json!({ "type": "Replace", "pattern": pattern, "content": "" });
         for (decoder, named) in [
@@ -325,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_makes_texts_grow_without_bound() {
+    fn text_growth_is_bounded() {
         let replace = |pattern: &str, content: &str| json!({ "type": "Replace", "pattern": { "String": pattern }, "content": content });
         let decoder = |steps: Vec<Value>| json!({ "type": "Sequence", "decoders": steps });
         let normalizer = |steps: Vec<Value>| json!({ "type": "Sequence", "normalizers": steps });
@@ -349,7 +352,7 @@ mod tests {
         for (normalizer, problem) in [
             (short(), None),
             (normalizer(vec![short(), short()]), Some("2 character maps")),
-            (map(&("AAAAAGFi".to_owned() + &"YWFh".repeat(22))), Some("puts in 68 bytes")),
+            (map(&("AAAAAGFi".to_owned() + &"YWFh".repeat(22))), Some("inserts 68 bytes")),
             (json!(null), None),
             (replace(" ", "▁"), None),
             (

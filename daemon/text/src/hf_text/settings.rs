@@ -1,7 +1,7 @@
-//! The small files beside a `tokenizer.json`.
+//! Companion files of a `tokenizer.json`.
 //!
-//! Owns their names, sizes and keys, and which file wins where two say the same. Knows nothing of
-//! vocabularies. Unknown keys are left alone: these files are written by many programs.
+//! Owns their names, sizes and keys, and their precedence. Does not know vocabularies. Unknown keys are
+//! ignored, because many programs write these files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,20 +23,20 @@ const CONFIG: &str = "config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const TEMPLATE_JSON: &str = "chat_template.json";
 
-/// What the small files say.
+/// Settings from the companion files.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    /// Name of the token that begins a text.
+    /// Name of the token at the beginning of a text.
     pub(super) bos: Option<String>,
-    /// Name of the token that ends one.
+    /// Name of the token at the end of a text.
     pub(super) eos: Option<String>,
-    /// Ids that end a generation, of both configurations.
+    /// Ids that end a generation, from both configurations.
     pub(super) eos_ids: Vec<u32>,
-    /// Whether a raw prompt begins with `bos`; the tokenizer's own steps decide where absent.
+    /// Whether a raw prompt begins with `bos`; if absent, the tokenizer's own steps decide.
     pub(super) add_bos: Option<bool>,
     /// Source of the chat template.
     pub(super) chat_template: Option<String>,
-    /// Tokens to add to the vocabulary or to describe anew, by id.
+    /// Tokens to add to the vocabulary or to describe again, by id.
     pub(super) added: Vec<(u32, AddedToken)>,
 }
 
@@ -71,12 +71,12 @@ impl Settings {
     }
 }
 
-/// The tokenizer's bytes; `None` when there is none.
+/// The bytes of `tokenizer.json`; `None` if the file is missing.
 pub(super) fn tokenizer_bytes(folder: &Path) -> Result<Option<Vec<u8>>, TextError> {
     read(&folder.join(TOKENIZER), limits::TOKENIZER_BYTES)
 }
 
-/// A token is named by a string, or by an object that describes it.
+/// The name of a token, which is a string or an object with its content.
 fn token_name(value: &Value) -> Option<String> {
     let name = value.as_str().or_else(|| value["content"].as_str())?;
     (!name.is_empty()).then(|| name.to_owned())
@@ -91,7 +91,7 @@ fn ids(value: &Value) -> Vec<u32> {
     }
 }
 
-/// A template, or the one of several that is for plain conversations.
+/// A template, or the default one of several.
 fn template(value: &Value) -> Option<String> {
     let source = match value {
         Value::Array(named) => {
@@ -106,7 +106,8 @@ fn template(value: &Value) -> Option<String> {
 fn added(value: &Value) -> Result<Vec<(u32, AddedToken)>, String> {
     let mut tokens = Vec::new();
     for (id, token) in value.as_object().into_iter().flatten() {
-        let number = id.parse().map_err(|_| format!("`added_tokens_decoder`: {id:?} is no id"))?;
+        let number =
+            id.parse().map_err(|_| format!("`added_tokens_decoder`: {id:?} is not an id"))?;
         let token = AddedToken::deserialize(token)
             .map_err(|error| format!("`added_tokens_decoder`, token {id}: {error}"))?;
         tokens.push((number, token));
@@ -129,10 +130,10 @@ fn text(path: &Path) -> Result<Option<String>, TextError> {
     Ok(Some(text))
 }
 
-/// Reads a whole file of at most `limit` bytes; `None` when there is none.
+/// Reads a file of at most `limit` bytes; `None` if it is missing.
 fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TextError> {
     let bytes = || -> io::Result<Vec<u8>> {
-        // Opening a pipe would wait for somebody to write to it.
+        // Opening a named pipe would block until a program writes to it.
         if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::other("it is not a file"));
         }
@@ -142,13 +143,13 @@ fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TextError> {
     };
     match bytes() {
         Ok(bytes) if bytes.len() as u64 > limit => {
-            let problem = format!("is larger than the {} MiB that are read of it", limit >> 20);
+            let problem = format!("is larger than the limit of {} MiB", limit >> 20);
             Err(invalid(path.to_owned(), problem))
         }
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             match std::fs::symlink_metadata(path) {
-                Ok(_) => Err(invalid(path.to_owned(), "is a link to nothing".to_owned())),
+                Ok(_) => Err(invalid(path.to_owned(), "is a link to a missing file".to_owned())),
                 Err(_) => Ok(None),
             }
         }

@@ -1,5 +1,5 @@
-//! Tiny tokenizers of each kind against what the reference says of them
-//! (`tests/goldens/make_tokenizers.py`), and folders that are not as they should be.
+//! Tests of tiny tokenizers of each kind against the reference (`tests/goldens/make_tokenizers.py`), and
+//! of broken folders.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ fn streamed(tokenizer: &dyn Tokenizer, ids: &[u32]) -> String {
 }
 
 #[test]
-fn ids_and_texts_are_the_references() {
+fn ids_and_texts_equal_the_reference() {
     for name in ["byte_level", "llama2", "mistral", "unigram"] {
         let model = text_model(&fixture(name)).unwrap();
         let tokenizer = model.tokenizer.as_ref();
@@ -64,7 +64,7 @@ fn ids_and_texts_are_the_references() {
 }
 
 #[test]
-fn special_tokens_come_from_whichever_file_names_them() {
+fn special_tokens_come_from_any_file() {
     let model = text_model(&fixture("byte_level")).unwrap();
     let id = |name: &str| {
         let ids = model.tokenizer.encode(name, SpecialTokens::Parse).unwrap();
@@ -113,7 +113,7 @@ fn problem(name: &str, changes: &[(&str, Option<&str>)]) -> String {
 }
 
 #[test]
-fn an_explicit_setting_beats_the_tokenizers_own_steps() {
+fn explicit_setting_precedes_tokenizer_steps() {
     let config = r#"{"add_bos_token":false,"bos_token":"<s>","eos_token":"</s>"}"#;
     let folder = changed("llama2", &[("tokenizer_config.json", Some(config))]);
     let model = text_model(folder.path()).unwrap();
@@ -125,9 +125,9 @@ fn an_explicit_setting_beats_the_tokenizers_own_steps() {
 }
 
 #[test]
-fn folders_that_cannot_be_used_say_why_and_what_to_do() {
+fn unusable_folder_error_has_next_step() {
     let empty = [("tokenizer.json", None)];
-    assert!(problem("unigram", &empty).contains("no tokenizer.json; fetch the model again"));
+    assert!(problem("unigram", &empty).contains("no tokenizer.json; pull the model again"));
     let message = problem("unigram", &[("tokenizer.json", None), ("tokenizer.model", Some(""))]);
     assert!(message.contains("tokenizer.model: is a SentencePiece file"), "{message}");
     assert!(message.contains("save_pretrained"), "{message}");
@@ -150,7 +150,7 @@ fn folders_that_cannot_be_used_say_why_and_what_to_do() {
                     ),
                 )],
             ),
-            "token \"<s>\" the id 7, and here it has 1",
+            "token \"<s>\" the id 7, but here its id is 1",
         ),
         (
             with("\"ByteFallback\"", "\"BPEDecoder\",\"suffix\":\"w\""),
@@ -163,7 +163,7 @@ fn folders_that_cannot_be_used_say_why_and_what_to_do() {
 }
 
 #[test]
-fn hostile_files_are_refused_and_break_nothing() {
+fn hostile_files_are_refused() {
     let nested = |open: &str, close: &str| open.repeat(100_000) + &close.repeat(100_000);
     let tokenizer = fs::read_to_string(fixture("byte_level").join("tokenizer.json")).unwrap();
     let mut value: Value = serde_json::from_str(&tokenizer).unwrap();

@@ -1,7 +1,7 @@
-//! A `tokenizer.json` on the `tokenizers` ingled.
+//! Tokenizer from a `tokenizer.json`, on the `tokenizers` crate.
 //!
-//! Owns encoding through the file's own steps, and the exact bytes of every token. Knows nothing
-//! of the files beside it. A file may be hostile: what the ingled panics on is an error here.
+//! Owns encoding by the file's own steps, and the exact bytes of every token. Does not know the
+//! companion files. A file may be hostile: a panic of the crate becomes an error.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,25 +18,25 @@ use crate::TextError;
 use crate::bpe::ByteAlphabet;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
-/// Ids at most; the largest vocabularies in use have about 300,000.
+/// Maximum number of ids; the largest vocabularies in use have about 300,000.
 const MAX_TOKENS: u32 = 4 << 20;
 
-/// Bytes of all tokens' texts at most; the largest vocabularies in use have about 3 MB.
+/// Maximum bytes of all tokens' texts; the largest vocabularies in use have about 3 MB.
 const MAX_BYTES: usize = 256 << 20;
 
-/// What is looked at before the library sees the file.
+/// The part of the file that is checked before the library reads it.
 #[derive(Deserialize)]
 struct Head {
     #[serde(default)]
     normalizer: Value,
 }
 
-/// What a token id is.
+/// Kind of a token id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum IdKind {
     /// A hole in the vocabulary.
     Absent,
-    /// It has text.
+    /// A token with text.
     Text,
     /// A special token.
     Special,
@@ -45,25 +45,27 @@ enum Kind {
 /// A tokenizer made from a `tokenizer.json`.
 pub(super) struct HfTokenizer {
     inner: Inner,
-    /// The added tokens, with the special ones left alone in text.
+    /// The added tokens, without parsing of special tokens in text.
     plain: AddedVocabulary,
-    kinds: Vec<Kind>,
-    /// The bytes of all tokens, one after the other.
+    kinds: Vec<IdKind>,
+    /// The bytes of all tokens, concatenated.
     bytes: Vec<u8>,
-    /// Where each token's bytes end in `bytes`.
+    /// The end of each token's bytes in `bytes`.
     ends: Vec<usize>,
     start: Start,
     affixes: Affixes,
 }
 
 impl HfTokenizer {
-    /// Reads the file's bytes. `more` are tokens that the files beside it add or describe anew,
-    /// with the ids they must have there. An error is a sentence about what is wrong.
+    /// Parses the file's bytes.
+    ///
+    /// `more` are tokens that the companion files add or describe again, with their required ids. An
+    /// error is a sentence about the problem.
     pub(super) fn new(json: &[u8], more: &[(u32, AddedToken)]) -> Result<Self, String> {
         let head: Head = serde_json::from_slice(json).map_err(|error| error.to_string())?;
         check_normalizer(&head.normalizer)?;
         let mut inner = catch_unwind(|| Inner::from_bytes(json))
-            .map_err(|_| "it has parts that the tokenizers library fails on".to_owned())?
+            .map_err(|_| "the tokenizers library panicked on it".to_owned())?
             .map_err(|error| error.to_string())?;
         inner
             .add_tokens(more.iter().map(|(_, token)| token.clone()))
@@ -72,7 +74,7 @@ impl HfTokenizer {
             let found = inner.token_to_id(&token.content);
             if found != Some(*id) {
                 return Err(format!(
-                    "tokenizer_config.json gives token {:?} the id {id}, and here it has {}",
+                    "tokenizer_config.json gives token {:?} the id {id}, but here its id is {}",
                     token.content,
                     found.map_or("none".to_owned(), |found| found.to_string())
                 ));
@@ -97,7 +99,7 @@ impl HfTokenizer {
         Ok(tokenizer)
     }
 
-    /// Writes down every token's bytes.
+    /// Stores every token's bytes.
     fn fill(&mut self, pieces: &Pieces) -> Result<(), String> {
         let vocab = self.inner.get_vocab(true);
         let last = vocab.values().copied().max().ok_or("its vocabulary is empty")?;
@@ -112,21 +114,21 @@ impl HfTokenizer {
         let alphabet = ByteAlphabet::new();
         for (name, id) in names.iter().zip(0..) {
             let kind = match (added.get(&id), name) {
-                (Some(token), _) if token.special => Kind::Special,
-                // Such a token stands for its own text, which need not be in the alphabet.
+                (Some(token), _) if token.special => IdKind::Special,
+                // The text of such a token is its own content, which need not be in the alphabet.
                 (Some(token), _) if pieces.is_byte_level() => {
                     self.bytes.extend_from_slice(token.content.as_bytes());
-                    Kind::Text
+                    IdKind::Text
                 }
                 (Some(AddedToken { content: name, .. }), _) => {
                     pieces.bytes(name, &alphabet, &mut self.bytes)?;
-                    Kind::Text
+                    IdKind::Text
                 }
                 (None, Some(name)) => {
                     pieces.bytes(name, &alphabet, &mut self.bytes)?;
-                    Kind::Text
+                    IdKind::Text
                 }
-                (None, None) => Kind::Absent,
+                (None, None) => IdKind::Absent,
             };
             if self.bytes.len() > MAX_BYTES {
                 return Err(format!("its tokens have more than {} MiB of text", MAX_BYTES >> 20));
@@ -137,7 +139,7 @@ impl HfTokenizer {
         Ok(())
     }
 
-    /// The id of the token called `name`.
+    /// The id of the token with this name.
     pub(super) fn id(&self, name: &str) -> Option<u32> {
         self.inner.token_to_id(name)
     }
@@ -149,14 +151,14 @@ impl HfTokenizer {
         special.map(|(id, token)| (token.content, id)).collect()
     }
 
-    /// What the file puts around a text.
+    /// The tokens that the file puts around a text.
     pub(super) fn affixes(&self) -> &Affixes {
         &self.affixes
     }
 
     fn run(&self, added: &AddedVocabulary, text: &str) -> tokenizers::Result<Vec<u32>> {
-        // The ingled's own `encode` without its last step: that is where a file's truncation,
-        // padding and special tokens would be applied.
+        // The crate's own `encode` without its last step, which would apply the file's truncation,
+        // padding and special tokens.
         let mut words = added.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut words)?;
@@ -172,10 +174,10 @@ impl Tokenizer for HfTokenizer {
             SpecialTokens::Parse => self.inner.get_added_vocabulary(),
             SpecialTokens::AsText => &self.plain,
         };
-        // Nothing that a panic could leave half done is looked at again.
+        // No state that a panic could leave incomplete is used again.
         match catch_unwind(AssertUnwindSafe(|| self.run(added, text))) {
             Ok(ids) => ids.map_err(|error| TextError::Encode(error.to_string())),
-            Err(_) => Err(TextError::Encode("the model's tokenizer.json failed on it".to_owned())),
+            Err(_) => Err(TextError::Encode("the tokenizers library panicked on it".to_owned())),
         }
     }
 
@@ -187,7 +189,7 @@ impl Tokenizer for HfTokenizer {
 
     fn token_bytes(&self, id: u32) -> Option<Cow<'_, [u8]>> {
         let index = id as usize;
-        if *self.kinds.get(index)? != Kind::Text {
+        if *self.kinds.get(index)? != IdKind::Text {
             return None;
         }
         let start = match index.checked_sub(1) {
@@ -205,14 +207,14 @@ impl Tokenizer for HfTokenizer {
     }
 
     fn is_special(&self, id: u32) -> bool {
-        self.kinds.get(id as usize) == Some(&Kind::Special)
+        self.kinds.get(id as usize) == Some(&IdKind::Special)
     }
 
     fn vocab_size(&self) -> usize {
         self.kinds.len()
     }
 
-    /// The text as a whole: unlike a continuation it loses the space that encoding put before it.
+    /// Decodes a whole text, without the space that encoding put before it.
     fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
         let vocab_size = self.vocab_size();
         let mut bytes: Vec<u8> = Vec::new();

@@ -1,221 +1,226 @@
-//! The JSON object of one call, read character by character.
+//! Call envelope: the JSON object of one tool call, parsed character by character.
 //!
-//! Owns finding name and arguments in it. Arguments are passed on as they come and as they are: a
-//! model may write them badly, and then they are still its caller's to see.
+//! Owns finding the name and the arguments in it. Arguments are passed on unchanged and at once: even
+//! invalid arguments reach the client, which can then see the model's mistake.
 
 use crate::limits;
 
-/// Brackets of arguments inside each other.
+/// Maximum nesting of brackets in arguments.
 const MAX_NESTING: usize = 128;
 
-/// Bytes of a member's name, or of a tool's name as written.
+/// Maximum size of a field's name, or of a tool's name in its JSON spelling, in bytes.
 const MAX_KEY_BYTES: usize = 512;
 
-/// What a character of a call has made certain.
+/// A part of a call that has become certain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EnvelopePart {
-    /// Which tool is called; arguments follow.
+    /// The tool's name; arguments follow.
     Name(String),
-    /// More of the arguments.
+    /// The next piece of the arguments.
     Arguments(String),
-    /// The call is whole.
+    /// The call is complete.
     End,
 }
 
-/// It is no call. `took`: whether the character that showed it belongs to it.
+/// The object is not a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoCall;
 
-/// One call under way.
+/// One call during its parsing.
 #[derive(Debug, Clone)]
 pub(super) struct Envelope {
-    at: At,
-    /// The tool's name, until it has been said.
+    at: Position,
+    /// The tool's name, until it has been given out.
     name: Option<String>,
-    /// Arguments that came before the name, whole.
+    /// Complete arguments that came before the name.
     early: Option<String>,
-    has_said_name: bool,
+    is_name_out: bool,
     has_arguments: bool,
-    /// Whether nothing but the arguments is written: the name stood elsewhere.
+    /// Whether the object is only the arguments, because the name came before it.
     is_arguments_only: bool,
-    /// Whether there was nothing to tell the object from any other: only members of a call may be
-    /// in it.
+    /// Whether no tag came before the object. Then only the fields of a call may be in it.
     is_bare: bool,
 }
 
 #[derive(Debug, Clone)]
-enum At {
-    /// Before the first member's name, or behind a comma.
+enum Position {
+    /// Before a field's name.
     Key,
+    /// In a field's name.
     InKey(Value),
-    Colon(Member),
-    Value(Member),
-    In(Member, Value),
-    /// Behind a value.
+    /// Before the colon of a field.
+    Colon(Field),
+    /// Before the value of a field.
+    Value(Field),
+    /// In the value of a field.
+    InValue(Field, Value),
+    /// After a value.
     Next,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Member {
+enum Field {
     Name,
     Arguments,
     Other,
 }
 
 impl Envelope {
-    /// Behind the brace that opens a call.
+    /// Starts after the opening brace of a call.
     pub(super) fn new(is_bare: bool) -> Self {
         Self {
-            at: At::Key,
+            at: Position::Key,
             name: None,
             early: None,
-            has_said_name: false,
+            is_name_out: false,
             has_arguments: false,
             is_arguments_only: false,
             is_bare,
         }
     }
 
-    /// Before the arguments of a tool that has been named.
+    /// Starts before the arguments of a tool whose name is known.
     pub(super) fn arguments_of(name: String) -> Self {
         Self {
-            at: At::Value(Member::Arguments),
+            at: Position::Value(Field::Arguments),
             name: Some(name),
             is_arguments_only: true,
             ..Self::new(false)
         }
     }
 
-    /// Takes the next character.
+    /// Parses the next character.
     pub(super) fn step(
         &mut self,
         c: char,
-        said: &mut impl FnMut(EnvelopePart),
+        out: &mut impl FnMut(EnvelopePart),
     ) -> Result<(), NoCall> {
         match &mut self.at {
-            At::Key | At::Colon(_) | At::Value(_) | At::Next if c.is_ascii_whitespace() => {}
-            At::Key => match c {
-                '"' => self.at = At::InKey(Value::begin(c)?),
-                '}' => return self.close(said),
+            Position::Key | Position::Colon(_) | Position::Value(_) | Position::Next
+                if c.is_ascii_whitespace() => {}
+            Position::Key => match c {
+                '"' => self.at = Position::InKey(Value::begin(c)?),
+                '}' => return self.close(out),
                 _ => return Err(NoCall),
             },
-            At::InKey(value) => {
+            Position::InKey(value) => {
                 if value.step(c)? == Step::Last {
                     let key = value.string().ok_or(NoCall)?;
-                    self.at = At::Colon(self.member(&key)?);
+                    self.at = Position::Colon(self.field(&key)?);
                 }
             }
-            At::Colon(member) if c == ':' => self.at = At::Value(*member),
-            At::Colon(_) => return Err(NoCall),
-            At::Value(member) => {
-                let member = *member;
+            Position::Colon(field) if c == ':' => self.at = Position::Value(*field),
+            Position::Colon(_) => return Err(NoCall),
+            Position::Value(field) => {
+                let field = *field;
                 let value = Value::begin(c)?;
-                if member == Member::Arguments {
+                if field == Field::Arguments {
                     self.has_arguments = true;
-                    if value.is_container() && self.say_name(said) {
-                        said(EnvelopePart::Arguments(c.to_string()));
+                    if value.is_container() && self.emit_name(out) {
+                        out(EnvelopePart::Arguments(c.to_string()));
                     }
                 }
-                self.at = At::In(member, value);
+                self.at = Position::InValue(field, value);
             }
-            At::In(member, value) => {
-                let member = *member;
+            Position::InValue(field, value) => {
+                let field = *field;
                 let step = value.step(c)?;
-                let streams =
-                    member == Member::Arguments && value.is_container() && self.has_said_name;
+                let streams = field == Field::Arguments && value.is_container() && self.is_name_out;
                 if streams && step != Step::Before {
-                    said(EnvelopePart::Arguments(c.to_string()));
+                    out(EnvelopePart::Arguments(c.to_string()));
                     value.forget();
                 }
                 if step != Step::More {
-                    let At::In(_, value) = std::mem::replace(&mut self.at, At::Next) else {
+                    let Position::InValue(_, value) =
+                        std::mem::replace(&mut self.at, Position::Next)
+                    else {
                         return Err(NoCall);
                     };
-                    self.end_value(member, value, streams, said)?;
+                    self.end_value(field, value, streams, out)?;
                     if self.is_arguments_only {
-                        return self.close(said);
+                        return self.close(out);
                     }
                     if step == Step::Before {
-                        return self.step(c, said);
+                        return self.step(c, out);
                     }
                 }
             }
-            At::Next => match c {
-                ',' => self.at = At::Key,
-                '}' => return self.close(said),
+            Position::Next => match c {
+                ',' => self.at = Position::Key,
+                '}' => return self.close(out),
                 _ => return Err(NoCall),
             },
         }
         Ok(())
     }
 
-    /// Whether its name has been said, so that it can no longer be taken for text.
+    /// Whether the name has been given out, so that the object is certainly a call.
     pub(super) fn has_begun(&self) -> bool {
-        self.has_said_name
+        self.is_name_out
     }
 
-    fn member(&self, key: &str) -> Result<Member, NoCall> {
+    fn field(&self, key: &str) -> Result<Field, NoCall> {
         Ok(match key {
-            "name" if self.name.is_none() && !self.has_said_name => Member::Name,
-            "arguments" | "parameters" if !self.has_arguments => Member::Arguments,
-            "name" | "arguments" | "parameters" | "id" | "type" => Member::Other,
+            "name" if self.name.is_none() && !self.is_name_out => Field::Name,
+            "arguments" | "parameters" if !self.has_arguments => Field::Arguments,
+            "name" | "arguments" | "parameters" | "id" | "type" => Field::Other,
             _ if self.is_bare => return Err(NoCall),
-            _ => Member::Other,
+            _ => Field::Other,
         })
     }
 
-    /// Says the name, if it is known. Whether arguments can follow.
-    fn say_name(&mut self, said: &mut impl FnMut(EnvelopePart)) -> bool {
+    /// Gives out the name, if it is known. Returns whether arguments can follow.
+    fn emit_name(&mut self, out: &mut impl FnMut(EnvelopePart)) -> bool {
         if let Some(name) = self.name.take() {
-            self.has_said_name = true;
-            said(EnvelopePart::Name(name));
+            self.is_name_out = true;
+            out(EnvelopePart::Name(name));
         }
-        self.has_said_name
+        self.is_name_out
     }
 
     fn end_value(
         &mut self,
-        member: Member,
+        field: Field,
         value: Value,
         was_streamed: bool,
-        said: &mut impl FnMut(EnvelopePart),
+        out: &mut impl FnMut(EnvelopePart),
     ) -> Result<(), NoCall> {
-        match member {
-            Member::Name => {
+        match field {
+            Field::Name => {
                 let name = value.string().filter(|name| super::is_tool_name(name));
                 self.name = Some(name.ok_or(NoCall)?);
             }
-            Member::Arguments if !was_streamed => {
+            Field::Arguments if !was_streamed => {
                 self.early = Some(value.arguments());
             }
-            Member::Arguments | Member::Other => {}
+            Field::Arguments | Field::Other => {}
         }
-        if self.early.is_some() && self.say_name(said) {
-            said(EnvelopePart::Arguments(self.early.take().unwrap_or_default()));
+        if self.early.is_some() && self.emit_name(out) {
+            out(EnvelopePart::Arguments(self.early.take().unwrap_or_default()));
         }
         Ok(())
     }
 
-    fn close(&mut self, said: &mut impl FnMut(EnvelopePart)) -> Result<(), NoCall> {
-        if !self.say_name(said) {
+    fn close(&mut self, out: &mut impl FnMut(EnvelopePart)) -> Result<(), NoCall> {
+        if !self.emit_name(out) {
             return Err(NoCall);
         }
         if !self.has_arguments {
-            said(EnvelopePart::Arguments("{}".to_owned()));
+            out(EnvelopePart::Arguments("{}".to_owned()));
         }
-        said(EnvelopePart::End);
+        out(EnvelopePart::End);
         Ok(())
     }
 }
 
-/// What a character is to a value.
+/// Relation of a character to a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// Its last one comes later.
+    /// The character belongs to the value, which continues.
     More,
-    /// Its last.
+    /// The character is the last one of the value.
     Last,
-    /// It was whole before.
+    /// The value was complete before the character.
     Before,
 }
 
@@ -227,12 +232,12 @@ enum Kind {
     Word,
 }
 
-/// A value under way, with its text.
+/// A value during its parsing, with its text.
 #[derive(Debug, Clone)]
 struct Value {
     kind: Kind,
     text: String,
-    /// Brackets that are open.
+    /// Number of open brackets.
     depth: usize,
     in_string: bool,
     is_escaped: bool,
@@ -259,7 +264,7 @@ impl Value {
         self.kind == Kind::Container
     }
 
-    /// Its text so far is known elsewhere.
+    /// Drops the text so far, which has been given out.
     fn forget(&mut self) {
         self.text.clear();
     }
@@ -303,7 +308,7 @@ impl Value {
         if self.text.len() > most { Err(NoCall) } else { Ok(Step::More) }
     }
 
-    /// What a string says.
+    /// The content of a string.
     fn string(&self) -> Option<String> {
         if self.kind != Kind::String || self.text.len() > MAX_KEY_BYTES {
             return None;
@@ -311,7 +316,7 @@ impl Value {
         serde_json::from_str(&self.text).ok()
     }
 
-    /// As arguments: some models write the object into a string, and `null` for none.
+    /// The value as arguments: some models write the object as a string, or `null` without arguments.
     fn arguments(self) -> String {
         if self.kind == Kind::String
             && let Ok(inner) = serde_json::from_str::<String>(&self.text)

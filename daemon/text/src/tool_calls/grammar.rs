@@ -1,45 +1,46 @@
-//! Grammars of answers that must be tool calls, or may be.
+//! Grammar of tool calls: constrains responses that must call tools, or may.
 //!
-//! Owns writing a call's form as rules of llguidance's dialect of Lark. The schemas that the rules name
-//! are beside them: what those may be is the constraint's to say.
+//! Owns the rules of each format of calls, in llguidance's dialect of Lark. The schemas that the rules
+//! name are separate: `constraint` decides which schemas it accepts.
 
 use ingle_protocol::wire::chat::Tool;
 use serde_json::{Value, json};
 
 use super::ToolFormat;
 
-/// Calls of one answer. Without an end to them, a model that likes to repeat itself finds none.
+/// Maximum number of calls in one response. Without a limit, a model that repeats itself never ends.
 const MAX_CALLS: usize = 16;
 
-/// The form of an answer that calls tools.
+/// Grammar of a response with tool calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallGrammar {
-    /// Its rules, but for those that are schemas.
+    /// The rules, except those that are schemas.
     pub rules: String,
-    /// Whether space may stand between any two parts of the rules, as within JSON.
+    /// Whether white space may separate any two parts of the rules, as within JSON.
     pub is_spaced: bool,
-    /// What the arguments of each tool are.
+    /// The arguments of each tool.
     pub arguments: Vec<Arguments>,
-    /// The schema, as the rule `content`, of an answer that calls nothing; without one it must call.
+    /// The schema of a response without calls, as the rule `content`; if absent, it must call.
     pub content: Option<Value>,
 }
 
 /// The arguments of one tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
-    /// The rule that they are.
+    /// The name of their rule.
     pub rule: String,
     /// The tool.
     pub tool: String,
     /// Their schema.
     pub schema: Value,
-    /// Whether it is refused where it cannot be kept to the letter.
+    /// Whether the schema is refused if it cannot be enforced exactly.
     pub is_strict: bool,
 }
 
-/// The grammar of an answer that is one call of one of the `tools`, or several if `is_parallel`, or
-/// else, where there is such a schema, `content`. `special` gives the id of a tag that is a special
-/// token, which no text matches.
+/// The grammar of a response with one call of one of the `tools`, or several if `is_parallel`.
+///
+/// With a schema `content`, the response may be such content instead. `special` returns the id of a tag
+/// that is a special token, which no text matches.
 #[must_use]
 pub fn of_calls(
     format: ToolFormat,
@@ -57,8 +58,8 @@ pub fn of_calls(
         let most = MAX_CALLS - 1;
         if is_parallel { format!(" ({between} {item}){{0,{most}}}") } else { String::new() }
     };
-    // A bare call and the content both begin with a brace. Only what is read in the same pieces can be
-    // told apart further on: the lexer takes the longest of them, and does not go back.
+    // A bare call and the content both begin with a brace. The lexer takes the longest token and never
+    // goes back, so both must consist of the same tokens until they differ.
     let is_spaced = format == ToolFormat::Llama3 && content.is_some();
     let calls = match format {
         ToolFormat::Hermes => {
@@ -66,7 +67,7 @@ pub fn of_calls(
             let more = more("\"\\n\"", "call");
             format!("call{more}\ncall: {open} \"\\n\" object \"\\n\" {close}\n")
         }
-        // Its template says that it makes one call at a time.
+        // The template of Llama 3 allows one call at a time.
         ToolFormat::Llama3 => "object\n".to_owned(),
         ToolFormat::MistralList => {
             format!("{open} \"[\" object{} \"]\"\n", more("\", \"", "object"))
@@ -113,7 +114,7 @@ fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The schema of a tool's arguments, which are an object whatever it says.
+/// The schema of a tool's arguments, which are always an object.
 fn schema(tool: &Tool) -> Value {
     match &tool.parameters {
         Some(parameters) if !parameters.is_empty() => {

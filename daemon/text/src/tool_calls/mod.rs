@@ -1,8 +1,8 @@
-//! How models write tool calls: which format a model speaks, and reading calls out of its text.
+//! Tool calls: the formats of models, and the parser that finds calls in a model's text.
 //!
-//! Owns the formats. Knows nothing of tokens, requests or events. Which format a model speaks follows
-//! from its chat template. One whose template knows no tools, or writes calls in a way that is not
-//! known here, is shown them in words, and answers in the format of Hermes ([`plain`]).
+//! Owns the formats. Does not know tokens, requests or events. A model's format follows from its chat
+//! template. If the template has no tools, or an unknown format of calls, the prompt describes the
+//! tools in plain text and the model answers in the format of Hermes ([`tool_prompt`]).
 //!
 //! Sources: the chat templates of Qwen 2.5 and 3 and Hermes 2 Pro (`<tool_call>`), Llama 3.1 and 3.2
 //! (`<|python_tag|>`, or the bare object), Mistral v3 to v13 (`[TOOL_CALLS]`, later with `[ARGS]`).
@@ -10,9 +10,9 @@
 mod envelope;
 pub mod grammar;
 mod parser;
-pub mod plain;
 #[cfg(test)]
 mod tests;
+pub mod tool_prompt;
 
 use crate::limits;
 
@@ -20,12 +20,12 @@ use super::chat_template::ChatTemplate;
 
 pub use parser::{ToolParser, ToolPart};
 
-/// How a model writes a call.
+/// Format of tool calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolFormat {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`.
     Hermes,
-    /// `{"name": …, "parameters": …}`, behind `<|python_tag|>` or nothing.
+    /// `{"name": …, "parameters": …}`, after `<|python_tag|>` or without a tag.
     Llama3,
     /// `[TOOL_CALLS][{"name": …, "arguments": …}]`.
     MistralList,
@@ -33,17 +33,17 @@ pub enum ToolFormat {
     MistralNamed,
 }
 
-/// A model's way with tools.
+/// Tool support of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToolStyle {
-    /// How it writes calls.
+    /// The format of calls.
     pub format: ToolFormat,
-    /// Whether its template shows it the tools; otherwise [`plain`] does.
+    /// Whether the chat template describes the tools; otherwise [`tool_prompt`] does.
     pub is_native: bool,
 }
 
 impl ToolStyle {
-    /// The way of the model with this template.
+    /// The tool support of the model with this template.
     #[must_use]
     pub fn of(template: &ChatTemplate) -> Self {
         let has = |text: &str| template.source().contains(text);
@@ -59,14 +59,14 @@ impl ToolStyle {
             None
         };
         match format {
-            Some(format) if template.names("tools") => Self { format, is_native: true },
+            Some(format) if template.mentions("tools") => Self { format, is_native: true },
             _ => Self { format: ToolFormat::Hermes, is_native: false },
         }
     }
 }
 
 impl ToolFormat {
-    /// What begins a call in the midst of text.
+    /// The tag that begins a call inside of text.
     fn opener(self) -> &'static str {
         match self {
             Self::Hermes => "<tool_call>",
@@ -75,17 +75,17 @@ impl ToolFormat {
         }
     }
 
-    /// What may stand behind a call, and says nothing.
+    /// The tag that may follow a call, without meaning of its own.
     fn closer(self) -> Option<&'static str> {
         (self == Self::Hermes).then_some("</tool_call>")
     }
 
-    /// Whether an answer that begins with the object of a call is one.
+    /// Whether a response that begins with the object of a call, without a tag, is a call.
     fn may_be_bare(self) -> bool {
         matches!(self, Self::Hermes | Self::Llama3)
     }
 
-    /// The tags that may be special tokens of a vocabulary, which have no text of their own.
+    /// The tags that may be special tokens of a vocabulary, which have no text.
     #[must_use]
     pub fn markers(self) -> &'static [&'static str] {
         match self {
@@ -96,7 +96,7 @@ impl ToolFormat {
     }
 }
 
-/// Whether a tool can have this name.
+/// Whether the name is valid for a tool.
 #[must_use]
 pub fn is_tool_name(name: &str) -> bool {
     (1..=limits::TOOL_NAME_CHARS).contains(&name.len()) && name.bytes().all(is_name_byte)

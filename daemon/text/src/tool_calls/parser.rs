@@ -1,13 +1,13 @@
-//! Tool calls in a model's text, found as it comes.
+//! Tool-call parser: finds calls in a model's text while it is generated.
 //!
-//! Owns what is held back of a text because it may be a call. Works character by character, so that
-//! it makes no difference where the text is cut. What turns out to be no call is text, all of it.
-//! From the moment a call's name has been said it is a call, whatever becomes of its arguments.
+//! Owns the text that is held back because it may become a call. Works character by character, so that
+//! the result does not depend on where the text is cut. Held-back text that does not become a call is
+//! text. A call is certain once its name has been given out, even if its arguments are invalid.
 //!
-//! Beside a form of the caller's own ([`super::grammar`] with content) an answer is calls or content,
-//! never both: what does not begin as a call is content to its end, whatever is in it. Where a call is a
-//! bare object, which the content may be too, it is a call only once it is whole, has nothing but what
-//! the grammar puts into a call, and names a tool that there is.
+//! With a response format ([`super::grammar`] with content) a response is calls or content, never both:
+//! a response that does not begin with a call is content to its end. Where a call is a bare object, which
+//! the content may be too, it is a call only when it is complete, has no other fields than the grammar
+//! gives a call, and names a tool of the request.
 
 use crate::limits;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use super::envelope::{Envelope, EnvelopePart, NoCall};
 use super::{ToolFormat, is_name_byte, is_tool_name};
 
-/// A piece of an answer.
+/// A parsed part of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolPart {
     /// Text.
@@ -26,35 +26,35 @@ pub enum ToolPart {
         /// The tool.
         name: String,
     },
-    /// More of the arguments' JSON text, as the model wrote it.
+    /// The next piece of the arguments' JSON text, as the model wrote it.
     Arguments(String),
-    /// The call has ended, whole or not.
+    /// The call has ended, complete or not.
     End,
 }
 
-/// Reads one answer.
+/// Incremental parser of one response.
 #[derive(Debug, Clone)]
 pub struct ToolParser {
     format: ToolFormat,
-    /// The tools there are: what else looks like a bare call is text.
+    /// Names of the request's tools. A bare call with another name is text.
     names: Vec<String>,
-    /// Whether content has the caller's form.
+    /// Whether content follows the client's response format.
     has_response_format: bool,
     state: State,
     /// White space that is text only if text follows.
     space: String,
-    /// What may be the beginning of a tag.
+    /// Text that may be the beginning of a tag.
     tag: String,
-    /// What is text after all if no call comes of it.
+    /// Text of a possible call, which stays text if it does not become one.
     raw: String,
-    /// Calls so far.
+    /// Number of calls so far.
     calls: usize,
-    /// Whether no text has come since the beginning or the last call.
+    /// Whether there was no text since the beginning or the last call.
     is_fresh: bool,
     out: Vec<ToolPart>,
 }
 
-/// The bare object of a call, with nothing else in it.
+/// The bare object of a call, without other fields.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BareCall {
@@ -64,10 +64,10 @@ struct BareCall {
     _parameters: Map<String, Value>,
 }
 
-/// What has been read of such an object.
+/// A bare call as far as it has been parsed.
 #[derive(Debug, Clone, Default)]
-struct WrittenCall {
-    /// Empty until it is known.
+struct PartialCall {
+    /// The name; empty until it is known.
     name: String,
     arguments: String,
 }
@@ -75,20 +75,20 @@ struct WrittenCall {
 #[derive(Debug, Clone)]
 enum State {
     Text,
-    /// Behind the tag that opens calls.
+    /// After the tag that opens calls.
     Opened,
     /// In Mistral's list, before a call.
     Item,
-    /// In Mistral's list, behind a call.
+    /// In Mistral's list, after a call.
     AfterItem,
     /// A tool's name outside of JSON.
     Name(String),
-    /// Behind such a name: the tag before its arguments.
+    /// After such a name: in the tag before its arguments.
     Tag {
         name: String,
         tag: String,
     },
-    /// The call's id, which is not ours.
+    /// The call's id in the model's text, which is ignored.
     CallId {
         name: String,
     },
@@ -98,15 +98,15 @@ enum State {
         is_item: bool,
         is_bare: bool,
     },
-    /// In an object that is a call or content: nobody knows before its end.
+    /// In an object that is a call or content, which is certain only at its end.
     Either {
         envelope: Envelope,
-        call: WrittenCall,
+        call: PartialCall,
     },
 }
 
 impl ToolParser {
-    /// Before the first token of an answer, to somebody who may call the tools of these names.
+    /// Creates a parser for a response that may call tools of these names.
     #[must_use]
     pub fn new(format: ToolFormat, names: Vec<String>) -> Self {
         Self {
@@ -123,24 +123,24 @@ impl ToolParser {
         }
     }
 
-    /// The same for an answer that has a form of the caller's own if it calls nothing.
+    /// Sets that a response without calls follows the client's response format.
     #[must_use]
     pub fn with_response_format(mut self) -> Self {
         self.has_response_format = true;
         self
     }
 
-    /// What is certain after `text`.
+    /// Parses `text` and returns the parts that are certain.
     pub fn push(&mut self, text: &str) -> Vec<ToolPart> {
         text.chars().for_each(|c| self.step(c));
         std::mem::take(&mut self.out)
     }
 
-    /// What was held back, when no text follows.
+    /// Ends the response and returns the held-back parts.
     pub fn finish(&mut self) -> Vec<ToolPart> {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Text => {
-                // White space behind a call is nobody's, nor is the beginning of its end tag.
+                // White space after a call is dropped, and so is the beginning of its closing tag.
                 let is_end = self.tag.is_empty()
                     || self.format.closer().is_some_and(|closer| closer.starts_with(&self.tag));
                 if !(self.is_fresh && self.calls > 0 && is_end) {
@@ -167,14 +167,14 @@ impl ToolParser {
                 _ => self.text(c),
             },
             State::Name(name) => self.name(name, c),
-            State::Tag { name, tag } => self.tag_behind(name, tag, c),
+            State::Tag { name, tag } => self.tag_after_name(name, tag, c),
             State::CallId { name } => match c {
                 '[' => self.hold(c, State::Tag { name, tag: "[".to_owned() }),
                 c if c.is_ascii_alphanumeric() => self.hold(c, State::CallId { name }),
                 _ => self.no_call(c),
             },
             State::Call { envelope, is_item, is_bare } => self.call(envelope, is_item, is_bare, c),
-            State::Either { envelope, call } => self.either(envelope, call, c),
+            State::Either { envelope, call } => self.call_or_content(envelope, call, c),
         }
     }
 
@@ -203,7 +203,7 @@ impl ToolParser {
         if c == '{' && self.is_fresh && has_room && self.may_be_bare() {
             let envelope = Envelope::new(true);
             let state = match self.has_response_format {
-                true => State::Either { envelope, call: WrittenCall::default() },
+                true => State::Either { envelope, call: PartialCall::default() },
                 false => State::Call { envelope, is_item: false, is_bare: true },
             };
             self.hold(c, state);
@@ -215,13 +215,13 @@ impl ToolParser {
         }
     }
 
-    /// Whether an object that stands where a call may is perhaps one. A grammar writes no call bare that
-    /// has tags.
+    /// Whether an object in the place of a call may be one. A grammar writes no bare calls in a format
+    /// with tags.
     fn may_be_bare(&self) -> bool {
         self.format.may_be_bare() && !(self.has_response_format && self.format.closer().is_some())
     }
 
-    /// Whether what is held may become a tag.
+    /// Whether the held-back text may become a tag.
     fn may_be_tag(&self) -> bool {
         let has_room =
             self.calls < limits::TOOL_CALLS && (self.is_fresh || !self.has_response_format);
@@ -275,7 +275,7 @@ impl ToolParser {
         }
     }
 
-    fn tag_behind(&mut self, name: String, mut tag: String, c: char) {
+    fn tag_after_name(&mut self, name: String, mut tag: String, c: char) {
         const ARGUMENTS: &str = "[ARGS]";
         const CALL_ID: &str = "[CALL_ID]";
         if tag == ARGUMENTS {
@@ -349,7 +349,7 @@ impl ToolParser {
     }
 
     /// In an object that may be content as well as a call.
-    fn either(&mut self, mut envelope: Envelope, mut call: WrittenCall, c: char) {
+    fn call_or_content(&mut self, mut envelope: Envelope, mut call: PartialCall, c: char) {
         let mut is_whole = false;
         let outcome = envelope.step(c, &mut |piece| match piece {
             EnvelopePart::Name(name) => call.name = name,
@@ -365,7 +365,7 @@ impl ToolParser {
         }
         self.raw.push(c);
         if !is_whole {
-            // What has a tool's name is a call, in all likelihood, and may be as long as one.
+            // An object with a tool's name is very probably a call, so it may be as long as one.
             self.state = State::Either { envelope, call };
             return;
         }
@@ -375,16 +375,16 @@ impl ToolParser {
         self.raw.clear();
         self.space.clear();
         self.calls += 1;
-        let WrittenCall { name, arguments } = call;
+        let PartialCall { name, arguments } = call;
         self.out.extend([ToolPart::Begin { name }, ToolPart::Arguments(arguments), ToolPart::End]);
     }
 
-    /// Whether the call under way is known to be one.
+    /// Whether the current call is certain.
     fn holds_call(&self) -> bool {
         matches!(&self.state, State::Call { envelope, .. } if envelope.has_begun())
     }
 
-    /// Keeps a character that may belong to a call.
+    /// Holds back a character that may belong to a call.
     fn hold(&mut self, c: char, state: State) {
         self.raw.push(c);
         self.state = state;
@@ -394,7 +394,7 @@ impl ToolParser {
         }
     }
 
-    /// What is held is text, and `c` is the next character.
+    /// Gives up a possible call: the held-back text is text, and `c` follows it.
     fn no_call(&mut self, c: char) {
         self.give_up();
         self.text(c);
@@ -410,7 +410,7 @@ impl ToolParser {
         self.emit(&tag);
     }
 
-    /// Gives out text, and the white space before it.
+    /// Gives out text with the white space before it.
     fn emit(&mut self, text: &str) {
         let mut all = std::mem::take(&mut self.space);
         all.push_str(text);

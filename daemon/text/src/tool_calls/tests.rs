@@ -1,4 +1,4 @@
-//! Tests of every format: what is read out of texts cut anywhere, and what templates are told.
+//! Tests of every format: calls in texts cut anywhere, and the prompts of templates.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(super) fn read_by(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<S
 }
 
 #[test]
-fn calls_are_read_in_every_format() {
+fn parser_finds_calls_in_every_format() {
     use ToolFormat::{Hermes, Llama3, MistralList, MistralNamed};
     let cases: &[(ToolFormat, &str, &str, &[&str])] = &[
         (Hermes, "Hello there. ", "Hello there. ", &[]),
@@ -171,7 +171,7 @@ impl MapToOwned for &[&str] {
 }
 
 #[test]
-fn arguments_come_as_they_are_written() {
+fn arguments_are_passed_on_unchanged() {
     let mut parser = ToolParser::new(ToolFormat::Hermes, Vec::new());
     let begin = parser.push("<tool_call>\n{\"name\": \"write\", \"arguments\": {\"text\": \"Once");
     let arguments = ToolPart::Arguments("{\"text\": \"Once".to_owned());
@@ -180,7 +180,7 @@ fn arguments_come_as_they_are_written() {
 }
 
 #[test]
-fn what_is_held_back_is_bounded() {
+fn held_back_text_is_bounded() {
     let long = "x".repeat(limits::TOOL_CALL_HELD_BYTES + 1_000);
     for begin in ["<tool_call>{\"id\": \"", "<tool_call>{\"arguments\": {\"a\": \"", "<tool_call>"]
     {
@@ -239,7 +239,7 @@ fn with_response_format_other_text_is_content() {
 
 proptest! {
     #[test]
-    fn where_the_text_is_cut_makes_no_difference_and_nothing_is_lost(
+    fn cutting_text_anywhere_loses_nothing(
         format in proptest::sample::select(FORMATS.to_vec()),
         pieces in proptest::collection::vec(
             "(<tool_call>|</tool_call>|<\\|python_tag\\|>|\\[TOOL_CALLS\\]|\\[ARGS\\]|\\[CALL_ID\\]|\
@@ -272,7 +272,7 @@ const NO_SYSTEM: &str = "{% if messages[0].role == 'system' %}{{ raise_exception
     {% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
 
 #[test]
-fn a_models_way_with_tools_follows_from_its_template() {
+fn tool_style_follows_from_the_template() {
     for (template, format, is_native) in [
         (QWEN3, ToolFormat::Hermes, true),
         (LLAMA3, ToolFormat::Llama3, true),
@@ -323,7 +323,7 @@ fn prompt(template: &str, chat: &Chat) -> String {
 }
 
 #[test]
-fn qwen3_is_told_of_tools_calls_and_thoughts_as_hugging_face_does() {
+fn qwen3_prompt_equals_hugging_faces() {
     assert_eq!(
         prompt(QWEN3, &chat()),
         "<|im_start|>system\n# Tools\n\nYou may call one or more functions to assist with the user \
@@ -340,7 +340,7 @@ fn qwen3_is_told_of_tools_calls_and_thoughts_as_hugging_face_does() {
 }
 
 #[test]
-fn llama_and_mistral_are_told_in_their_own_ways() {
+fn llama_and_mistral_prompts_use_their_formats() {
     let llama = prompt(LLAMA3, &chat());
     for part in [
         "Environment: ipython\nToday Date: 21 Nov 2026",
@@ -364,7 +364,7 @@ fn llama_and_mistral_are_told_in_their_own_ways() {
 }
 
 #[test]
-fn a_template_without_tools_is_told_in_words() {
+fn template_without_tools_gets_plain_text() {
     let told = prompt(CHATML, &chat());
     let (system, rest) = told.split_once("<user>").unwrap();
     assert!(system.starts_with("<system># Tools") && system.contains("\"weather\""), "{told}");
@@ -383,7 +383,7 @@ fn a_template_without_tools_is_told_in_words() {
 }
 
 #[test]
-fn an_option_reaches_the_template_and_hides_nothing_of_it() {
+fn template_options_replace_no_reserved_variable() {
     let messages = vec![Message::new("user", "Hi")];
     let options = json!({ "enable_thinking": false, "messages": [], "bos_token": "no" });
     let options = options.as_object().cloned().unwrap();
@@ -393,7 +393,7 @@ fn an_option_reaches_the_template_and_hides_nothing_of_it() {
             .ends_with("user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
     );
     assert_eq!(prompt("{{ bos_token }}{{ enable_thinking }}", &chat), "<s>False");
-    // The same where the form of an answer leaves no room for thoughts, and where a template opens one.
+    // The same if the response format allows no reasoning, and if a template opens it.
     let chat = Chat { options: Default::default(), skips_reasoning: true, ..chat };
     assert!(prompt(QWEN3, &chat).ends_with("<think>\n\n</think>\n\n"));
     assert_eq!(prompt("a<think>\n", &chat), "a<think>\n\n</think>\n\n");

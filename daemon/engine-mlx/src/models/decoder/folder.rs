@@ -10,8 +10,8 @@ use crate::rope::{Heads, Llama3Scaling, Pairs, Rope};
 use ingle_formats::hf::{self, FolderError, ModelFolder};
 
 impl Config {
-    /// Reads and checks the keys of an architecture that has `parts`. Where `rope_theta` is absent it
-    /// is `default_theta`, and an error if there is none.
+    /// Reads and checks the keys of an architecture that has `parts`. Where `rope_theta` is absent
+    /// it is `default_theta`, and an error if there is none.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] and [`EngineError::Unsupported`], naming the key.

@@ -10,8 +10,8 @@ use ingle_engine::error::EngineError;
 use ingle_formats::gguf::GgufFile;
 
 impl Config {
-    /// Reads and checks the keys of `architecture`, which has at least `parts`: biases may be in any
-    /// file.
+    /// Reads and checks the keys of `architecture`, which has at least `parts`: biases may be in
+    /// any file.
     ///
     /// # Errors
     /// [`EngineError::InvalidModel`] and [`EngineError::Unsupported`], naming the key.
@@ -111,8 +111,8 @@ impl Keys<'_> {
         }
     }
 
-    /// The rotation. As llama.cpp has it, the scaling is linear where its type is not given, an older
-    /// key counts where the factor is not, and a factor of 0 is none.
+    /// The rotation. As llama.cpp has it, the scaling is linear where its type is not given, an
+    /// older key counts where the factor is not, and a factor of 0 is none.
     fn rope(&self, head_dim: usize, rotated: usize, pairs: Pairs) -> Result<Rope, MlxError> {
         let metadata = self.gguf.metadata();
         let number = |key: &str| metadata.f32_opt(&self.full(key));

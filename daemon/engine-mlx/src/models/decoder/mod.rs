@@ -13,12 +13,12 @@ use mlx_rs::ops::indexing::{TryIndexOp, take_axis};
 use mlx_rs::{Array, ops};
 
 use super::{Assembly, Batch, BatchRow, IsWanted, Model, Plan};
+use crate::device::{Device, dim};
 use crate::error::MlxError;
 use crate::kv_cache::Layout;
 use crate::layers::{Embedding, FusedLinear, LayerBuilder, Linear, RmsNorm, swiglu};
 use crate::rope::{Heads, Rope, rotate};
 use crate::weights::{Expected, Weights};
-use crate::{Device, dim};
 use names::{Module, Names};
 
 /// More layers than any model has: a bound on the list of its tensors.

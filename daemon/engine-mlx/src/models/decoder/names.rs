@@ -1,4 +1,4 @@
-//! What the decoder's modules are called in each kind of file.
+//! Names of the decoder's modules in each file format.
 //!
 //! Owns the table. A module's tensors are its name with `.weight` or `.bias` after it.
 

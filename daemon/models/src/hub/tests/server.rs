@@ -1,6 +1,6 @@
-//! An HTTP server for tests: it answers as it is told, cuts connections and stands still.
+//! HTTP server for tests: sends given responses, closes connections early and stalls.
 //!
-//! Owns sockets, threads and what was asked. Knows nothing of hubs.
+//! Owns sockets, threads and the requests so far. Does not know hubs.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};

@@ -1,5 +1,4 @@
-//! Tests of what grammars of calls let through, that it is read as what it was meant as, and of the
-//! schemas that they take.
+//! Tests of call grammars: the texts that they allow, how the parser reads these, and their schemas.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ fn is_whole(constraint: &Constraint, text: &str) -> bool {
 }
 
 #[test]
-fn rules_say_the_calls_that_the_parser_reads() {
+fn rules_match_the_parsers_calls() {
     let special = |name: &str| (name == "[TOOL_CALLS]").then_some(7);
     let rules =
         |format, is_parallel| of_calls(format, &weather(), is_parallel, None, special).rules;
@@ -64,7 +63,7 @@ fn calls(arguments: &str) -> [(ToolFormat, String); 4] {
 }
 
 #[test]
-fn what_a_grammar_demands_is_a_call_that_is_read() {
+fn grammar_output_parses_as_a_call() {
     let grammars = Grammars::new(&TextModel::bytes()).unwrap();
     let arguments = "{\"city\": \"Rome\"}";
     for (format, text) in calls(arguments) {
@@ -81,7 +80,7 @@ fn what_a_grammar_demands_is_a_call_that_is_read() {
 
 /// Content that begins as a call may, in every way it can go on.
 #[test]
-fn an_answer_is_a_call_or_content_and_is_read_as_what_it_is() {
+fn grammar_output_is_a_call_or_content() {
     let grammars = Grammars::new(&TextModel::bytes()).unwrap();
     let person = json!({
         "type": "object",
@@ -211,7 +210,7 @@ impl Tokenizer for LongTokens {
 }
 
 #[test]
-fn tokens_that_reach_from_one_part_into_the_next_are_let_through() {
+fn tokens_across_two_parts_are_allowed() {
     let model = TextModel { tokenizer: Arc::new(LongTokens), ..TextModel::bytes() };
     let grammars = Grammars::new(&model).unwrap();
     let any = json!({ "type": "object" });
@@ -249,7 +248,7 @@ fn takes(constraint: &Constraint, arguments: &str) -> bool {
 }
 
 #[test]
-fn a_schema_binds_as_far_as_it_can_be_enforced_and_a_strict_one_altogether() {
+fn strict_schemas_bind_fully_others_as_possible() {
     let of = |properties: Value| json!({ "type": "object", "properties": properties });
     let string = |more: Value| {
         let mut schema = json!({ "type": "string" });
@@ -297,7 +296,7 @@ fn a_schema_binds_as_far_as_it_can_be_enforced_and_a_strict_one_altogether() {
 }
 
 #[test]
-fn it_is_said_whether_a_tool_or_the_format_is_wrong() {
+fn error_names_the_tools_or_the_format() {
     let grammars = Grammars::new(&TextModel::bytes()).unwrap();
     let of = |tools: &[Tool], content: Value| {
         let grammar = of_calls(ToolFormat::Llama3, tools, true, Some(content), |_| None);
@@ -313,7 +312,7 @@ fn it_is_said_whether_a_tool_or_the_format_is_wrong() {
 
 /// What servers of many tools have: long descriptions, and brackets in them.
 #[test]
-fn many_tools_with_long_descriptions_can_be_demanded() {
+fn many_tools_with_long_descriptions_compile() {
     let long = "(see [1], {2} and \"3\") ".repeat(15);
     let properties: serde_json::Map<String, Value> = (0..6)
         .map(|n| (format!("member{n}"), json!({ "type": "string", "description": long })))
@@ -332,7 +331,7 @@ fn many_tools_with_long_descriptions_can_be_demanded() {
 
 /// Schemas are compiled together, so they have their bounds together; what is strict has the room first.
 #[test]
-fn what_is_past_the_bounds_asks_for_any_object_unless_it_is_strict() {
+fn oversized_schema_becomes_any_object() {
     let names: Vec<String> = (0..1_500).map(|n| format!("option {n}")).collect();
     let wide = json!({ "type": "object", "properties": { "a": { "enum": names } } });
     let one = |n| json!({ "type": "object", "properties": { "a": { "const": n } } });

@@ -1,30 +1,42 @@
-//! The daemon's own limit, on every step of a request.
+//! The daemon's limit of 1.5 W, on every step of a request.
 //!
-//! Owns what ends a step early: its time, its cancel token, an engine thread that stands still. What
-//! the step does is its caller's business.
+//! Owns what ends a step early: the deadline, the cancel token, a stalled engine thread. Does not
+//! know what the step does.
 
 use std::time::Instant;
 
+use ingle_protocol::deadline::Deadline;
 use ingle_protocol::error::ErrorBody;
 use ingle_protocol::timeouts::Layer;
 use tokio::sync::oneshot;
 
-use super::Service;
-use super::generate::daemon_timeout;
 use crate::request::RequestContext;
+use crate::service::Service;
 use ingle_scheduler::error::EngineFailure;
 
+/// The `TIMEOUT` of the daemon layer, for when no inner layer has answered at 1.5 W.
+#[must_use]
+pub(crate) fn daemon_timeout(
+    what: &'static str,
+    context: &RequestContext,
+    now: Instant,
+) -> ErrorBody {
+    let Deadline { limit_ms, .. } = context.deadline;
+    ErrorBody::timeout(what, Layer::Daemon, limit_ms, context.deadline.elapsed_ms(now))
+}
+
 impl Service {
-    /// Waits for the engine's answer to a request, as [`Service::in_time`] does; a limit that the
-    /// engine says was reached is counted.
-    pub(super) async fn within_limit<T>(
+    /// Waits for the engine's reply, within the bounds of [`Service::engine_step`].
+    ///
+    /// A limit that the engine reports as reached is counted.
+    pub(crate) async fn engine_reply<T>(
         &self,
         what: &'static str,
         context: &RequestContext,
-        outcome: oneshot::Receiver<Result<T, EngineFailure>>,
+        reply: oneshot::Receiver<Result<T, EngineFailure>>,
     ) -> Result<T, ErrorBody> {
-        let outcome = async {
-            match outcome.await {
+        let reply = async {
+            match reply.await {
                 Ok(outcome) => Ok(outcome.inspect_err(|failure| {
                     if let EngineFailure::Timeout { layer, .. } = failure {
                         self.timeout_counters.count(context.class, *layer);
@@ -33,12 +45,11 @@ impl Service {
                 Err(_) => Err(EngineFailure::ThreadEnded.into()),
             }
         };
-        self.in_time(what, context, outcome).await
+        self.engine_step(what, context, reply).await
     }
 
-    /// Bounds a step of a request by the daemon's limit and by its cancel token, and ends it when
-    /// the engine thread stands still.
-    pub(super) async fn in_time<T>(
+    /// Runs a step of a request until the deadline, its cancellation, or a stalled engine thread.
+    pub(crate) async fn engine_step<T>(
         &self,
         what: &'static str,
         context: &RequestContext,
@@ -46,15 +57,15 @@ impl Service {
     ) -> Result<T, ErrorBody> {
         tokio::select! {
             stalled = self.engine.alarm().stalled() => Err(stalled.into()),
-            outcome = self.bounded(what, context, step) => outcome,
+            outcome = self.within_deadline(what, context, step) => outcome,
         }
     }
 
-    /// Bounds a step of a request that needs no engine.
+    /// Runs a step of a request that needs no engine, until the deadline or its cancellation.
     ///
     /// # Errors
     /// The step's own, `CANCELLED`, and `TIMEOUT` at the daemon's limit, which is counted.
-    pub async fn bounded<T>(
+    pub async fn within_deadline<T>(
         &self,
         what: &'static str,
         context: &RequestContext,

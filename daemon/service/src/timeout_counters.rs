@@ -1,7 +1,7 @@
-//! How often each layer's limit was reached, by class.
+//! Counts of reached time limits, by class and layer.
 //!
-//! Owns the counts since the daemon's start. Shim and client answer without asking; the cancel that
-//! they send then says so, and is counted if the request is still in flight.
+//! Owns the counts since the daemon's start. Shim and client answer a timeout on their own; the
+//! cancel that they send then names their layer, and is counted if the request is still in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,12 +11,12 @@ use ingle_protocol::wire::status::TimeoutCount;
 /// The layers, innermost first.
 const LAYERS: [Layer; 4] = [Layer::Work, Layer::Daemon, Layer::Shim, Layer::Client];
 
-/// Timeouts since the start.
+/// Timeouts since the daemon started.
 #[derive(Debug, Default)]
 pub struct TimeoutCounters([[AtomicU64; LAYERS.len()]; Class::ALL.len()]);
 
 impl TimeoutCounters {
-    /// Counts one.
+    /// Counts one timeout.
     pub fn count(&self, class: Class, layer: Layer) {
         let class = Class::ALL.iter().position(|&known| known == class);
         let layer = LAYERS.iter().position(|&known| known == layer);
@@ -25,13 +25,13 @@ impl TimeoutCounters {
         }
     }
 
-    /// Those that are not zero, in the order of the classes.
+    /// The counts above zero, in the order of the classes.
     #[must_use]
     pub fn counts(&self) -> Vec<TimeoutCount> {
         self.all().filter(|count| count.count > 0).collect()
     }
 
-    /// All of them, in the order of the classes.
+    /// All counts, in the order of the classes.
     pub fn all(&self) -> impl Iterator<Item = TimeoutCount> {
         Class::ALL.iter().zip(&self.0).flat_map(|(&class, layers)| {
             LAYERS.iter().zip(layers).map(move |(&layer, count)| TimeoutCount {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_told_apart_by_class_and_layer() {
+    fn timeouts_are_counted_by_class_and_layer() {
         let counters = TimeoutCounters::default();
         counters.count(Class::Job, Layer::Work);
         counters.count(Class::Job, Layer::Work);

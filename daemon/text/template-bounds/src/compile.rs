@@ -1,8 +1,8 @@
-//! Compiling a template into instructions whose results are all measured.
+//! Template compiler: rewrites instructions so that every result is measured.
 //!
-//! Owns the rewriting: the engine offers no hook at the operators that can make large values, so
-//! the compiled instructions are changed to go through filters of ours (see `functions`). It rests
-//! on minijinja's `unstable_machinery`; a new version of that ingled may need changes here.
+//! Owns the rewriting. minijinja has no hook at the operators that can make large values, so the
+//! compiled instructions are replaced by calls of this crate's filters (see `functions`). Relies on
+//! minijinja's `unstable_machinery`: the crate's documentation lists what to check after an update.
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Token, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
@@ -10,14 +10,14 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::functions::{ADD, CHARGE, CONCAT, MULTIPLY, STORE};
 
-/// Tokens between `{{` and `}}`, or `{%` and `%}`. The longest in use have about 100.
+/// Maximum number of tokens between `{{` and `}}`, or `{%` and `%}`. The longest in use have about 100.
 const MAX_EXPRESSION_TOKENS: usize = 2_000;
 
-/// Tells the engine not to remember which filter was found.
+/// The cache slot that makes minijinja look a filter up by name each time.
 const UNCACHED: u8 = !0;
 
-/// Compiles `source` as Hugging Face does: with `trim_blocks` and `lstrip_blocks`.
-pub(super) fn compile(source: &str) -> Result<Instructions<'_>, Error> {
+/// Compiles `source` with `trim_blocks` and `lstrip_blocks`, as Hugging Face does.
+pub(crate) fn compile(source: &str) -> Result<Instructions<'_>, Error> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     check_tokens(source, &syntax)?;
     let tree = parse(source, "chat_template", syntax)?;
@@ -34,8 +34,10 @@ fn refuse(problem: &str) -> Error {
     Error::new(ErrorKind::SyntaxError, problem.to_owned())
 }
 
-/// Refuses what the compiler itself could be hurt by: it evaluates constant expressions, and it
-/// recurses along them.
+/// Refuses expressions that could hurt the compiler itself.
+///
+/// The compiler evaluates constant expressions, so `'a' * 1000000000` would take 1 GB before the
+/// rewriting. It also recurses along an expression.
 fn check_tokens(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     let mut in_expression = 0;
     let mut before_is_number = true;
@@ -62,10 +64,10 @@ fn check_tokens(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts measured instructions in the place of others and moves the jumps along.
+/// Replaces instructions by measured ones, and moves the targets of jumps accordingly.
 fn rewrite<'source>(old: &Instructions<'source>) -> Instructions<'source> {
     let all = || (0..).map_while(|index| old.get(index));
-    // Where each old instruction's replacement begins; one more for jumps to the end.
+    // Start of each old instruction's replacement; one more entry for jumps to the end.
     let mut starts = vec![0_u32];
     for (instruction, before) in all().zip(0_usize..) {
         starts.push(starts[before] + replacement(instruction).len() as u32);
@@ -97,18 +99,18 @@ fn replacement<'source>(instruction: &Instruction<'source>) -> Vec<Instruction<'
     let filter = |name, arguments| Instruction::ApplyFilter(name, Some(arguments), UNCACHED);
     let same = instruction.clone();
     match instruction {
-        // Emitted values pass through our formatter, raw text does not.
+        // Emitted values pass the environment's formatter, which counts them. Raw text does not.
         Instruction::EmitRaw(text) => {
             vec![Instruction::LoadConst(Value::from(*text)), Instruction::Emit]
         }
         Instruction::StringConcat => vec![filter(CONCAT, 2)],
         Instruction::Add => vec![filter(ADD, 2), filter(CHARGE, 1)],
         Instruction::Mul => vec![filter(MULTIPLY, 2)],
-        // The stack holds the value below the namespace it is stored in.
+        // The stack holds the value below the namespace that stores it.
         Instruction::SetAttr(_) => {
             vec![Instruction::Swap, filter(STORE, 1), Instruction::Swap, same]
         }
-        // Every turn of a loop looks at the stopwatch.
+        // Each turn of a loop checks the time: measuring the value `none` does that.
         Instruction::Iterate(_) => {
             let nothing = Instruction::LoadConst(Value::from(()));
             vec![nothing, filter(CHARGE, 1), Instruction::DiscardTop, same]

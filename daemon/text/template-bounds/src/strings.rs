@@ -1,15 +1,15 @@
-//! Python's methods of strings, bounded where they can make large values from small ones.
+//! Python's string methods, limited where they can make large values from small ones.
 //!
-//! Owns the string functions that filters and methods share. Knows nothing of the environment.
+//! Owns the string functions that filters and methods share. Does not know the environment.
 
 use minijinja::{Error, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::bounds::Bounds;
-use super::functions::refuse;
+use super::refuse;
 
-/// Python's methods of strings, lists and dicts; those that could make large texts are bounded.
-pub(super) fn call_method(
+/// Calls one of Python's methods of strings, lists and dicts, bounded where the result may be large.
+pub(crate) fn call_method(
     bounds: &Bounds,
     state: &mut State<'_, '_>,
     value: &Value,
@@ -37,32 +37,32 @@ pub(super) fn call_method(
             bounds.check_items(line_count(string))?;
             unknown_method_callback(state, value, method, arguments)
         }
-        // Its widths and precisions make texts of any length.
+        // Widths and precisions in a format make strings of any length.
         (Some(_), "format") => Err(refuse("the method `format` is not supported")),
         _ => unknown_method_callback(state, value, method, arguments),
     }
 }
 
-/// The items of a text as a list.
-pub(super) fn characters(text: &str, _: &[Value]) -> usize {
+/// The number of characters of a string.
+pub(crate) fn characters(text: &str, _: &[Value]) -> usize {
     text.chars().count()
 }
 
-/// The lines that splitting gives at most.
-pub(super) fn line_count(text: &str) -> usize {
+/// The maximum number of lines that splitting gives.
+pub(crate) fn line_count(text: &str) -> usize {
     text.matches(['\n', '\r']).count() + 1
 }
 
-/// The parts that splitting gives at most.
-pub(super) fn part_count(text: &str, arguments: &[Value]) -> usize {
+/// The maximum number of parts that splitting gives.
+pub(crate) fn part_count(text: &str, arguments: &[Value]) -> usize {
     match arguments.first().and_then(Value::as_str) {
         Some(separator) => text.matches(separator).count() + 1,
         None => text.split_whitespace().count(),
     }
 }
 
-/// `text` with `from` replaced by `to`, as often as `rest` says, if it does.
-pub(super) fn replace(
+/// Replaces `from` by `to` in `text`; `rest` may hold the maximum number of replacements.
+pub(crate) fn replace(
     bounds: &Bounds,
     text: &str,
     from: &str,
@@ -71,7 +71,7 @@ pub(super) fn replace(
 ) -> Result<String, Error> {
     let count = match rest {
         [] => usize::MAX,
-        // Python takes a negative count as no limit.
+        // In Python a negative count means no limit.
         [count] => {
             count.as_i64().map_or(usize::MAX, |count| count.try_into().unwrap_or(usize::MAX))
         }
@@ -82,8 +82,8 @@ pub(super) fn replace(
     Ok(text.replacen(from, to, count))
 }
 
-/// The items' texts, or those of one of their attributes, with `joiner` between them.
-pub(super) fn join(
+/// Joins the texts of the items, or of one attribute of each, with `joiner` between them.
+pub(crate) fn join(
     bounds: &Bounds,
     joiner: &str,
     list: &Value,
@@ -104,8 +104,8 @@ pub(super) fn join(
     Ok(text)
 }
 
-/// `text` with its lines moved `width` to the right, as Jinja's filter.
-pub(super) fn indent(
+/// Indents the lines of `text` by `width` spaces, as Jinja's filter does.
+pub(crate) fn indent(
     bounds: &Bounds,
     text: &str,
     width: usize,

@@ -1,31 +1,32 @@
-//! Tools for models whose chat templates know none, or none that are known here.
+//! Tool prompt: tools in plain text, for chat templates without tools.
 //!
-//! Owns saying in words what such a template has no place for: the tools, earlier calls, and what came
-//! of them. The words and tags are those of Hermes and Qwen, which many models have seen in training.
+//! Owns the text for the tools, earlier calls and their results, where a template has no place for them
+//! or writes calls in an unknown format. Words and tags are those of Hermes and Qwen, which many models
+//! have seen in training.
 
 use ingle_protocol::wire::chat::{Message, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use crate::chat_template::tool_json;
 
-/// Where the tools are told of.
+/// Message that describes the tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// In the system message.
+pub enum Placement {
+    /// The system message.
     System,
-    /// In front of the first message of the user, for templates that refuse system messages.
+    /// The user's first message, for templates that refuse system messages.
     User,
 }
 
-/// The conversation as one without tools.
+/// Rewrites a conversation with tools as one without tools.
 #[must_use]
-pub fn conversation(messages: &[Message], tools: &[Tool], place: Place) -> Vec<Message> {
+pub fn conversation(messages: &[Message], tools: &[Tool], placement: Placement) -> Vec<Message> {
     let mut plain: Vec<Message> = Vec::with_capacity(messages.len() + 1);
     let mut was_tool = false;
     for message in messages {
         let is_tool = message.role == "tool";
         match plain.last_mut() {
-            // Results of several calls are one message: templates want roles to alternate.
+            // Results of several calls become one message, because templates want roles to alternate.
             Some(before) if is_tool && was_tool => {
                 before.content.push('\n');
                 before.content.push_str(&response(&message.content));
@@ -40,21 +41,21 @@ pub fn conversation(messages: &[Message], tools: &[Tool], place: Place) -> Vec<M
         was_tool = is_tool;
     }
     if !tools.is_empty() {
-        tell(&mut plain, &instructions(tools), place);
+        insert(&mut plain, &instructions(tools), placement);
     }
     plain
 }
 
-fn tell(messages: &mut Vec<Message>, text: &str, place: Place) {
-    match place {
-        Place::System => match messages.first_mut().filter(|first| first.role == "system") {
+fn insert(messages: &mut Vec<Message>, text: &str, placement: Placement) {
+    match placement {
+        Placement::System => match messages.first_mut().filter(|first| first.role == "system") {
             Some(system) => {
                 system.content.push_str("\n\n");
                 system.content.push_str(text);
             }
             None => messages.insert(0, Message::new("system", text)),
         },
-        Place::User => match messages.iter_mut().find(|message| message.role == "user") {
+        Placement::User => match messages.iter_mut().find(|message| message.role == "user") {
             Some(user) => user.content = format!("{text}\n\n{}", user.content),
             None => messages.insert(0, Message::new("user", text)),
         },

