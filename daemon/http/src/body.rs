@@ -164,9 +164,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let problem = error.into_inner();
         match problem.classify() {
             Category::Data if path == "." => {
-                ErrorBody::invalid("body", &format!("is wrong: {problem}"))
+                ErrorBody::invalid("body", format!("is wrong: {problem}"))
             }
-            Category::Data => ErrorBody::invalid(&path, &format!("is wrong: {problem}")),
+            Category::Data => ErrorBody::invalid(&path, format!("is wrong: {problem}")),
             _ => not_json(&problem),
         }
     })?;

@@ -134,7 +134,7 @@ fn params(request: ChatRequest) -> Result<GenerateParams, ErrorBody> {
     if tools.len() > limits::TOOLS {
         return Err(ErrorBody::invalid(
             "tools",
-            &format!("has more than {} entries", limits::TOOLS),
+            format!("has more than {} entries", limits::TOOLS),
         ));
     }
     let mut template_options = request.chat_template_kwargs.unwrap_or_default();

@@ -99,12 +99,12 @@ fn check(request: &CompletionRequest) -> Result<(), ErrorBody> {
     let n = request.n.unwrap_or(1);
     // This comes first: memory is allocated for each completion.
     if !usize::try_from(n).is_ok_and(|n| (1..=limits::CHOICES).contains(&n)) {
-        return Err(ErrorBody::invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+        return Err(ErrorBody::invalid("n", format!("must be from 1 to {}", limits::CHOICES)));
     }
     if request.logprobs.is_some_and(|logprobs| logprobs > limits::TOP_LOGPROBS) {
         return Err(ErrorBody::invalid(
             "logprobs",
-            &format!("must be at most {}", limits::TOP_LOGPROBS),
+            format!("must be at most {}", limits::TOP_LOGPROBS),
         ));
     }
     if request.best_of.is_some_and(|best_of| best_of != n) {

@@ -117,7 +117,7 @@ impl Problem {
     }
 
     /// The whole response as bytes, for a connection whose request is not read.
-    pub(super) fn to_bytes(mut self, id: &str) -> Vec<u8> {
+    pub(super) fn into_bytes(mut self, id: &str) -> Vec<u8> {
         self.body.request_id = Some(id.to_owned());
         let body = self.to_json().to_string();
         let mut response = Response::new(Body::empty());
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn response_bytes_are_complete() {
-        let answer = Problem::from(ErrorBody::overloaded("too many")).to_bytes("7-1");
+        let answer = Problem::from(ErrorBody::overloaded("too many")).into_bytes("7-1");
         let answer = String::from_utf8(answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");

@@ -235,7 +235,7 @@ where
 /// The response to a connection over the limit. Its request is not read.
 fn too_many_connections(id: &str) -> Vec<u8> {
     let message = format!("the limit of {} HTTP connections is reached", limits::HTTP_CONNECTIONS);
-    Problem::from(ErrorBody::overloaded(message)).to_bytes(id)
+    Problem::from(ErrorBody::overloaded(message)).into_bytes(id)
 }
 
 /// A stream on which a write fails when the client reads nothing for

@@ -191,10 +191,7 @@ mod tests {
             assert_eq!((found.as_deref(), error.code), (Some(id), ErrorCode::InvalidParams));
             assert!(error.message.starts_with("`tools/call` cannot be read: "), "{error}");
             assert!(error.message.contains(named), "{error}");
-            assert!(
-                error.message.contains(&error.remediation()),
-                "hosts show the message: {error}"
-            );
+            assert!(error.message.contains(error.remediation()), "hosts show the message: {error}");
         }
         // A notification expects no response.
         assert_eq!(of(r#"{"jsonrpc":"2.0","method":"x","params":{"a":1e999}}"#), None);

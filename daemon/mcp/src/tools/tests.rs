@@ -294,7 +294,7 @@ fn other_results_and_errors_fit_their_schemas() {
         let failure = render::failure(&error);
         assert_eq!(failure.is_error, Some(true));
         let text = &failure.content[0].as_text().unwrap().text;
-        assert!(text.contains(error.code.as_str()) && text.contains(&error.remediation()));
+        assert!(text.contains(error.code.as_str()) && text.contains(error.remediation()));
         tool_list().iter().for_each(|tool| assert_fits(&tool.name, &failure));
     }
 }
