@@ -14,7 +14,7 @@ use ingle_engine::backend::Generator;
 use ingle_engine::conformance::{self, Subject, conforms, pass, row, tokens};
 use ingle_engine::plain;
 use ingle_engine::sampling::SampleSpec;
-use ingle_engine::tensor::{Floats, HostData, HostTensor};
+use ingle_engine::tensor::{Floats, HostData, HostTensor, WeightPrecision};
 use ingle_formats::gguf::testing::GgufWriter;
 
 /// MLX in 32 bits against 64-bit loops.
