@@ -25,6 +25,12 @@ pub struct Pass<L> {
     specs: Vec<SampleSpec>,
 }
 
+impl<L> Default for Passes<L> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<L> Passes<L> {
     /// Creates an empty set.
     pub fn new() -> Self {

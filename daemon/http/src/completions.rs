@@ -135,7 +135,7 @@ fn prompts(input: Input, n: u32) -> Result<Vec<Prompt>, ErrorBody> {
             "has {count} entries with {n} completions each; the total must be from 1 to {}",
             limits::HTTP_COMPLETIONS
         );
-        return Err(ErrorBody::invalid("prompt", &problem));
+        return Err(ErrorBody::invalid("prompt", problem));
     }
     Ok(match input {
         Input::Text(text) => vec![Prompt::Text(text)],

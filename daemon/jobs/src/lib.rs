@@ -144,7 +144,7 @@ impl Jobs {
         if !(1..=limits::JOB_LIST).contains(&limit) {
             return Err(ErrorBody::invalid(
                 "limit",
-                &format!("must be from 1 to {}", limits::JOB_LIST),
+                format!("must be from 1 to {}", limits::JOB_LIST),
             ));
         }
         let read = async {

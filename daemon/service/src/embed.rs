@@ -103,7 +103,7 @@ fn check_dimensions(
         Some(requested) if requested != own => {
             let name = &open.engine.name;
             let problem = format!("is {requested}, and the vectors of `{name}` have {own} numbers");
-            Err(ErrorBody::invalid("dimensions", &problem)
+            Err(ErrorBody::invalid("dimensions", problem)
                 .with_remediation("Leave `dimensions` out, or name a model with as many."))
         }
         _ => Ok(()),
@@ -115,7 +115,7 @@ pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
     if input.is_empty() || input.len() > limits::EMBED_INPUTS {
         return Err(ErrorBody::invalid(
             "input",
-            &format!("must have 1 to {} texts", limits::EMBED_INPUTS),
+            format!("must have 1 to {} texts", limits::EMBED_INPUTS),
         ));
     }
     for (index, input) in input.iter().enumerate() {
@@ -125,7 +125,7 @@ pub fn validate(input: &[EmbedInput]) -> Result<(), ErrorBody> {
         };
         if found > most {
             let problem = format!("has {found} {unit} in text {index}, expected {most} at most");
-            return Err(ErrorBody::invalid("input", &problem));
+            return Err(ErrorBody::invalid("input", problem));
         }
     }
     Ok(())
@@ -156,12 +156,12 @@ fn tokenize(open: &OpenModel, input: Vec<EmbedInput>, truncate: bool) -> Result<
         };
         let count = tokens.len();
         if tokens.is_empty() {
-            return Err(ErrorBody::invalid("input", &format!("has no tokens in text {index}")));
+            return Err(ErrorBody::invalid("input", format!("has no tokens in text {index}")));
         }
         if let Some(token) = tokens.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
             let ids = tokenizer.vocab_size();
             let problem = format!("has token {token} in text {index}; the model has {ids} tokens");
-            return Err(ErrorBody::invalid("input", &problem));
+            return Err(ErrorBody::invalid("input", problem));
         }
         if count > most {
             if !truncate {

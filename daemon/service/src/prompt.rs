@@ -126,7 +126,7 @@ impl PromptInput {
                     "names token {id}, and the model's ids end at {}",
                     ids.saturating_sub(1)
                 );
-                return Err(ErrorBody::invalid("prompt_tokens", &problem));
+                return Err(ErrorBody::invalid("prompt_tokens", problem));
             }
             return Ok(raw(tokens, text.eos.clone(), self.format, self.stops));
         }

@@ -51,7 +51,7 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
         if messages.len() > limits::MESSAGES {
             return Err(ErrorBody::invalid(
                 "messages",
-                &format!("has more than {} entries", limits::MESSAGES),
+                format!("has more than {} entries", limits::MESSAGES),
             ));
         }
     }
@@ -69,17 +69,17 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
     if params.stop.len() > limits::STOP_STRINGS {
         return Err(ErrorBody::invalid(
             "stop",
-            &format!("has more than {} entries", limits::STOP_STRINGS),
+            format!("has more than {} entries", limits::STOP_STRINGS),
         ));
     }
     if params.stop.iter().any(|stop| stop.is_empty() || stop.len() > limits::STOP_STRING_BYTES) {
         let problem = format!("entries must have 1 to {} bytes", limits::STOP_STRING_BYTES);
-        return Err(ErrorBody::invalid("stop", &problem));
+        return Err(ErrorBody::invalid("stop", problem));
     }
     if params.top_logprobs > limits::TOP_LOGPROBS {
         return Err(ErrorBody::invalid(
             "top_logprobs",
-            &format!("must be at most {}", limits::TOP_LOGPROBS),
+            format!("must be at most {}", limits::TOP_LOGPROBS),
         ));
     }
     let settings = SamplerSettings {
@@ -104,7 +104,7 @@ pub fn validate(params: &GenerateParams) -> Result<(SamplerSettings, PenaltySett
         return Err(ErrorBody::invalid("repetition_window", problem));
     }
     if !(1..=limits::CHOICES).contains(&params.choices()) {
-        return Err(ErrorBody::invalid("n", &format!("must be from 1 to {}", limits::CHOICES)));
+        return Err(ErrorBody::invalid("n", format!("must be from 1 to {}", limits::CHOICES)));
     }
     Ok((settings, penalties))
 }
@@ -116,18 +116,18 @@ pub(super) fn logit_bias(
 ) -> Result<Arc<[(u32, f32)]>, ErrorBody> {
     if biases.len() > limits::LOGIT_BIASES {
         let problem = format!("has more than {} entries", limits::LOGIT_BIASES);
-        return Err(ErrorBody::invalid("logit_bias", &problem));
+        return Err(ErrorBody::invalid("logit_bias", problem));
     }
     for (&id, &bias) in biases {
         if id as usize >= vocab_size {
             let problem =
                 format!("names token {id}, and the model's ids end at {}", vocab_size - 1);
-            return Err(ErrorBody::invalid("logit_bias", &problem));
+            return Err(ErrorBody::invalid("logit_bias", problem));
         }
         if !(-MAX_BIAS..=MAX_BIAS).contains(&bias) {
             let range = format!("from -{MAX_BIAS} to {MAX_BIAS}");
             let problem = format!("of token {id} must be a number {range}, not {bias}");
-            return Err(ErrorBody::invalid("logit_bias", &problem));
+            return Err(ErrorBody::invalid("logit_bias", problem));
         }
     }
     Ok(biases.iter().map(|(&id, &bias)| (id, bias)).collect())
@@ -151,14 +151,14 @@ fn check_input(params: &GenerateParams) -> Result<(), ErrorBody> {
     }
     if options.len() > limits::TEMPLATE_OPTIONS {
         let problem = format!("has more than {} entries", limits::TEMPLATE_OPTIONS);
-        return Err(ErrorBody::invalid("template_options", &problem));
+        return Err(ErrorBody::invalid("template_options", problem));
     }
     if let Some(name) = RESERVED.iter().find(|name| options.contains_key(**name)) {
-        return Err(ErrorBody::invalid("template_options", &format!("cannot set `{name}`")));
+        return Err(ErrorBody::invalid("template_options", format!("cannot set `{name}`")));
     }
     if json!(options).to_string().len() > limits::TEMPLATE_OPTION_BYTES {
         let problem = format!("has more than {} bytes", limits::TEMPLATE_OPTION_BYTES);
-        return Err(ErrorBody::invalid("template_options", &problem));
+        return Err(ErrorBody::invalid("template_options", problem));
     }
     Ok(())
 }
@@ -168,7 +168,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
     if tools.len() > limits::TOOLS {
         return Err(ErrorBody::invalid(
             "tools",
-            &format!("has more than {} entries", limits::TOOLS),
+            format!("has more than {} entries", limits::TOOLS),
         ));
     }
     let mut names = HashSet::new();
@@ -179,12 +179,12 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
             let problem = format!(
                 "entry {index} must have a `name` of 1 to {most} letters, digits, `_` and `-`"
             );
-            return Err(ErrorBody::invalid("tools", &problem));
+            return Err(ErrorBody::invalid("tools", problem));
         }
         if !names.insert(name.as_str()) {
             return Err(ErrorBody::invalid(
                 "tools",
-                &format!("has two entries with the name `{name}`"),
+                format!("has two entries with the name `{name}`"),
             ));
         }
     }
@@ -192,7 +192,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
     if json!(tools).to_string().len() > limits::TOOL_BYTES {
         return Err(ErrorBody::invalid(
             "tools",
-            &format!("has more than {} bytes", limits::TOOL_BYTES),
+            format!("has more than {} bytes", limits::TOOL_BYTES),
         ));
     }
     let problem = match &params.tool_choice {
@@ -208,7 +208,7 @@ fn check_tools(params: &GenerateParams) -> Result<(), ErrorBody> {
         Some(ToolChoice::Required) if tools.is_empty() => "requires a call, and `tools` is empty",
         Some(ToolChoice::Tool(name)) if !names.contains(name.as_str()) => {
             let problem = format!("names the tool {name:?}, which is not among `tools`");
-            return Err(ErrorBody::invalid("tool_choice", &problem));
+            return Err(ErrorBody::invalid("tool_choice", problem));
         }
         Some(ToolChoice::Required | ToolChoice::Tool(_)) => return Ok(()),
     };

@@ -28,6 +28,12 @@ pub fn string_bytes(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
+impl Default for GgufWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl GgufWriter {
     pub fn new() -> Self {
         Self {
