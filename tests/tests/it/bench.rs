@@ -6,7 +6,7 @@ use ingle_tests::raw::Raw;
 use serde_json::json;
 
 #[test]
-fn every_request_is_as_long_as_asked_for_and_new_to_the_model() {
+fn bench_requests_have_set_length_and_new_prompts() {
     // The text would end after a few words by itself.
     let home = Home::with_sim(json!({ "words": 1 }));
     let words = ["bench", "--json", "--prompt-tokens", "50", "--gen-tokens", "90", "--rounds", "2"];
@@ -32,7 +32,7 @@ fn every_request_is_as_long_as_asked_for_and_new_to_the_model() {
 }
 
 #[test]
-fn a_cold_start_is_measured_and_the_table_names_its_columns() {
+fn cold_start_is_measured_and_columns_named() {
     let home = Home::with_sim(json!({ "load_delay_ms": 50 }));
     home.ingle(["load"]).ok();
     let words = ["bench", "sim", "--cold", "--rounds", "1", "--concurrency", "6"];
@@ -48,7 +48,7 @@ fn a_cold_start_is_measured_and_the_table_names_its_columns() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said_before_anything_runs() {
+fn impossible_measurement_is_refused_at_start() {
     let home = Home::with_sim(json!({
         "context_tokens": 300, "reply": "x".repeat(10_000), "token_delay_ms": 50,
     }));

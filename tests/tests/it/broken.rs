@@ -88,7 +88,7 @@ async fn warm(home: &Home) -> (ingle_tests::Daemon, u32) {
 type Break = fn(&Gguf);
 
 #[tokio::test]
-async fn broken_gguf_files_are_named_and_harm_nothing() {
+async fn broken_gguf_files_are_named_without_harm() {
     let home = Home::with_sim(json!({}));
     let (_daemon, pid) = warm(&home).await;
     let gguf = Gguf::copy(&home);
@@ -194,7 +194,7 @@ const SHARD: &str = "model-00002-of-00002.safetensors";
 type BreakFolder = fn(&Path);
 
 #[tokio::test]
-async fn broken_model_folders_are_named_and_harm_nothing() {
+async fn broken_model_folders_are_named_without_harm() {
     let home = Home::with_sim(json!({}));
     let (_daemon, pid) = warm(&home).await;
     let cases: [(&str, BreakFolder, &str, &str); 8] = [

@@ -112,7 +112,7 @@ fn is_reading(status: &StatusReply) -> bool {
 }
 
 #[tokio::test]
-async fn every_way_to_cancel_works_in_every_phase() {
+async fn every_cancel_path_works_in_every_phase() {
     let home = home();
     let _daemon = home.daemon();
     let (client, others) = (home.client().await, home.client().await);

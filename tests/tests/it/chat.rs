@@ -67,7 +67,7 @@ const REPLY: &str = "<think>\nRome, then.\n</think>\n\nI look.\n<tool_call>\n{\"
     \"arguments\": {\"city\": \"Ostia\"}}\n</tool_call>";
 
 #[tokio::test]
-async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
+async fn streamed_and_whole_chat_replies_agree() {
     let home = Home::with_sim(json!({ "reply": REPLY, "token_delay_ms": 1 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -105,7 +105,7 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_demanded_is_made() {
+async fn required_tool_call_is_made() {
     let home =
         Home::with_sim(json!({ "reply": "I would rather talk.", "chat_template": "a<think>\n" }));
     let _daemon = home.daemon();
@@ -134,7 +134,7 @@ async fn a_call_that_is_demanded_is_made() {
 
 /// Stop strings belong to the answer, and not to what leads up to it.
 #[tokio::test]
-async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
+async fn stop_string_ends_content_only() {
     let home = Home::with_sim(json!({ "reply": REPLY }));
     let told = "<think>\nWell.\n\nRome.\n</think>\n\nIt is.\n\nVery.";
     home.add_sim("talks", json!({ "reply": told }));
@@ -189,7 +189,7 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
 }
 
 #[tokio::test]
-async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
+async fn response_format_binds_content_and_keeps_tools() {
     let hermes =
         "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>";
     let bare = "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}";
@@ -273,7 +273,7 @@ async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
 }
 
 #[tokio::test]
-async fn a_conversation_goes_on_from_what_a_tool_gave() {
+async fn conversation_continues_from_tool_result() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.reasoning_content }}\
         {% for call in m.tool_calls %}{{ call.function.arguments.city }}{% endfor %}{% endfor %}\
         {{ tools[0].function.name }}{{ enable_thinking }}<tool_call><think>";
@@ -300,7 +300,7 @@ async fn a_conversation_goes_on_from_what_a_tool_gave() {
 }
 
 #[tokio::test]
-async fn a_gap_is_filled_by_models_that_can() {
+async fn gap_is_filled_by_capable_models_only() {
     let home = Home::with_sim(json!({ "reply": "a + b\u{2}never" }));
     home.add_sim("plain", json!({ "fills_gaps": false }));
     let _daemon = home.daemon();
@@ -320,7 +320,7 @@ async fn a_gap_is_filled_by_models_that_can() {
 }
 
 #[tokio::test]
-async fn probabilities_come_with_bytes_and_miss_no_token() {
+async fn logprobs_have_bytes_and_miss_no_token() {
     let home = Home::with_sim(json!({ "reply": REPLY }));
     let _daemon = home.daemon();
     let client = home.client().await;

@@ -21,7 +21,7 @@ fn dot(one: &[f32], other: &[f32]) -> f32 {
 }
 
 #[tokio::test]
-async fn texts_become_vectors_alone_or_in_a_batch() {
+async fn inputs_alone_and_batched_give_same_vectors() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -59,7 +59,7 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
 }
 
 #[test]
-fn the_command_line_embeds_and_says_which_model_cannot() {
+fn cli_embeds_and_refuses_other_models() {
     let home = home();
     let _daemon = home.daemon();
     let printed = home.ingle(["embed", "-m", "bert", "the sea", "a ship"]).ok();

@@ -56,7 +56,7 @@ fn check_person(text: &str) {
 }
 
 #[tokio::test]
-async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
+async fn finished_completion_always_matches_format() {
     let home = Home::with_sim(json!({ "reply": "Sure! Here is some JSON for you." }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -100,7 +100,7 @@ async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
 }
 
 #[tokio::test]
-async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
+async fn completion_ends_where_format_ends_or_is_cut() {
     let home = Home::with_sim(json!({ "reply": "no" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -127,7 +127,7 @@ async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
 }
 
 #[tokio::test]
-async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
+async fn impossible_format_is_named_without_side_effects() {
     let home = Home::with_sim(json!({ "reply": "fine" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -161,7 +161,7 @@ async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
 
 /// A real vocabulary, on both engines: several texts with a form in one batch with one without.
 #[tokio::test]
-async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alone() {
+async fn smollm2_keeps_schema_next_to_free_request() {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
@@ -196,7 +196,7 @@ async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alon
 }
 
 #[test]
-fn the_command_line_takes_a_form_and_a_schema() {
+fn cli_accepts_format_and_schema() {
     let home = Home::with_sim(json!({ "reply": "fine" }));
     let file = home.folder().join("person.json");
     std::fs::write(&file, person().to_string()).unwrap();

@@ -42,7 +42,7 @@ fn hosts(home: &Home) -> Vec<(String, bool, bool)> {
 }
 
 #[test]
-fn every_host_is_told_and_what_it_is_told_works() {
+fn every_host_gets_a_working_entry() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     assert!(hosts(&home).iter().all(|(_, found, installed)| !found && !installed));
     for host in HOSTS {
@@ -90,7 +90,7 @@ fn run_with_input(command: &mut Command, frame: &Value) -> String {
 }
 
 #[test]
-fn a_file_of_others_comes_back_to_the_byte() {
+fn host_file_is_restored_to_the_byte() {
     let home = Home::new();
     let path = file(&home, HOSTS[3]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -110,7 +110,7 @@ fn a_file_of_others_comes_back_to_the_byte() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_untouched_and_says_where() {
+fn unreadable_file_is_untouched_and_error_has_line() {
     let home = Home::new();
     let path = file(&home, HOSTS[2]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -150,7 +150,7 @@ fn what_cannot_be_read_is_left_untouched_and_says_where() {
 }
 
 #[test]
-fn a_project_file_and_another_home_are_named_in_the_entry() {
+fn entry_names_project_file_and_other_home() {
     let home = Home::new();
     let project = home.folder().join("project");
     fs::create_dir(&project).unwrap();

@@ -26,7 +26,7 @@ fn address(home: &Home) -> (String, Value) {
 }
 
 #[test]
-fn tcp_wants_the_token_and_one_of_our_own_names() {
+fn tcp_requires_token_and_known_host_name() {
     let home = home("allowed_hosts = [\"box.local\"]\n");
     let daemon = home.daemon();
     let (address, shown) = address(&home);
@@ -79,7 +79,7 @@ fn tcp_wants_the_token_and_one_of_our_own_names() {
 }
 
 #[test]
-fn pages_may_ask_where_they_are_allowed_to() {
+fn web_pages_need_an_allowed_origin() {
     let home = home("auth = \"none\"\ncors_origins = [\"http://localhost:3000\"]\n");
     let _daemon = home.daemon();
     let (address, _) = address(&home);
@@ -96,7 +96,7 @@ fn pages_may_ask_where_they_are_allowed_to() {
 }
 
 #[test]
-fn an_open_address_without_a_token_is_refused_at_the_start() {
+fn open_address_without_token_is_refused_at_start() {
     let home = Home::new();
     home.write("config.toml", "[http]\nlisten = \"0.0.0.0:0\"\nauth = \"none\"\n");
     let (mut daemon, report) = home.try_daemon();
@@ -106,7 +106,7 @@ fn an_open_address_without_a_token_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_taken_address_ends_only_a_daemon_that_was_started_for_it() {
+fn taken_address_ends_only_daemon_started_for_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap().to_string();
     let home = Home::new();

@@ -145,7 +145,7 @@ impl Drop for Host {
 }
 
 #[test]
-fn a_session_lists_and_calls_tools() {
+fn session_lists_and_calls_tools() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let reply = host.initialize();
@@ -166,7 +166,7 @@ fn a_session_lists_and_calls_tools() {
 }
 
 #[test]
-fn errors_tell_the_model_what_to_do() {
+fn errors_name_the_next_step() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -181,7 +181,7 @@ fn errors_tell_the_model_what_to_do() {
 }
 
 #[test]
-fn progress_comes_only_when_it_was_asked_for() {
+fn progress_is_sent_only_on_request() {
     let home = Home::with_sim(json!({ "load_delay_ms": 100 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -208,7 +208,7 @@ fn progress_comes_only_when_it_was_asked_for() {
 }
 
 #[test]
-fn a_cancelled_call_gets_no_reply_and_frees_the_engine() {
+fn cancelled_call_gets_no_reply_and_frees_engine() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -221,7 +221,7 @@ fn a_cancelled_call_gets_no_reply_and_frees_the_engine() {
 }
 
 #[test]
-fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
+fn killed_daemon_fails_only_calls_in_flight() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -243,7 +243,7 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
 }
 
 #[test]
-fn every_message_of_a_batch_is_answered() {
+fn every_message_of_batch_is_answered() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -256,7 +256,7 @@ fn every_message_of_a_batch_is_answered() {
 }
 
 #[test]
-fn broken_lines_are_answered_and_the_session_goes_on() {
+fn broken_lines_are_answered_and_session_works() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -268,7 +268,7 @@ fn broken_lines_are_answered_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
+fn unreadable_call_is_answered_under_its_id() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::open(&home);
     let call = |id: i64, prompt: &str| {
@@ -294,7 +294,7 @@ fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
 }
 
 #[test]
-fn a_job_that_its_daemon_took_along_is_told_in_words_of_tools() {
+fn job_lost_with_daemon_error_names_tools() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
@@ -310,7 +310,7 @@ fn a_job_that_its_daemon_took_along_is_told_in_words_of_tools() {
 }
 
 #[test]
-fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
+fn call_outlasting_host_limit_becomes_job() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(400), "token_delay_ms": 5 }));
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
     host.initialize();
@@ -349,7 +349,7 @@ fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_job_of_a_host_can_be_cancelled_and_a_short_call_leaves_none() {
+fn host_job_is_cancelled_and_short_call_leaves_none() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("quick", json!({ "reply": "crackle" }));
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.3"]);

@@ -20,7 +20,7 @@ fn with_meta(mut params: Value) -> Value {
 }
 
 #[test]
-fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
+fn handshake_accepts_known_revisions_only() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     for (asked, settled) in [
         ("2024-11-05", "2024-11-05"),
@@ -51,7 +51,7 @@ fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
 }
 
 #[test]
-fn vectors_are_text_only_where_a_revision_has_nothing_else() {
+fn vectors_are_text_only_in_old_revisions() {
     let home = Home::with_sim(json!({ "embeds": true }));
     for (revision, is_text) in [("2024-11-05", true), ("2025-03-26", true), ("2025-06-18", false)] {
         let mut host = Host::spawn(&home);
@@ -73,7 +73,7 @@ fn vectors_are_text_only_where_a_revision_has_nothing_else() {
 }
 
 #[test]
-fn a_host_without_a_session_says_in_each_request_who_it_is() {
+fn sessionless_host_identifies_in_each_request() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let found = host.request("server/discover", &with_meta(json!({})));
@@ -94,7 +94,7 @@ fn a_host_without_a_session_says_in_each_request_who_it_is() {
 }
 
 #[test]
-fn a_stream_of_changes_is_open_until_it_is_cancelled() {
+fn change_stream_stays_open_until_cancelled() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     let notifications = json!({
@@ -122,7 +122,7 @@ fn a_stream_of_changes_is_open_until_it_is_cancelled() {
 }
 
 #[test]
-fn what_comes_before_a_session_does_not_end_it() {
+fn early_messages_do_not_end_session() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let cancel = json!({ "requestId": 7 });

@@ -24,7 +24,7 @@ fn failure(reply: &Value) -> &str {
 }
 
 #[test]
-fn models_are_looked_at_loaded_and_unloaded() {
+fn models_are_listed_loaded_and_unloaded() {
     let home = Home::with_sim(json!({ "reply": "crackle", "load_delay_ms": 20 }));
     let mut host = Host::open(&home);
     let reply = host.call("list_models", &json!({}));
@@ -49,7 +49,7 @@ fn models_are_looked_at_loaded_and_unloaded() {
 }
 
 #[test]
-fn a_conversation_is_answered_and_code_is_continued() {
+fn conversation_is_answered_and_code_completed() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::open(&home);
     let messages = json!([
@@ -69,7 +69,7 @@ fn a_conversation_is_answered_and_code_is_continued() {
 }
 
 #[test]
-fn wrong_calls_are_results_that_say_how_to_mend_them() {
+fn wrong_calls_give_results_naming_the_fix() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::open(&home);
     for (tool, arguments, named) in [
@@ -101,7 +101,7 @@ fn wrong_calls_are_results_that_say_how_to_mend_them() {
 }
 
 #[test]
-fn a_call_has_as_much_text_as_the_settings_allow() {
+fn call_text_is_limited_by_settings() {
     let home = Home::with_sim(json!({ "reply": "crackle", "context_tokens": 100_000 }));
     let mut host = Host::open(&home);
     for (tool, arguments) in [
@@ -131,7 +131,7 @@ fn a_call_has_as_much_text_as_the_settings_allow() {
 }
 
 #[test]
-fn a_load_that_outlasts_its_host_goes_on() {
+fn load_outlasting_host_limit_continues() {
     let home = Home::with_sim(json!({ "load_delay_ms": 1_200 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("load_model", &json!({}));
@@ -151,7 +151,7 @@ fn a_load_that_outlasts_its_host_goes_on() {
 }
 
 #[test]
-fn jobs_are_listed_looked_at_and_ended() {
+fn jobs_are_listed_read_and_cancelled() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
@@ -177,7 +177,7 @@ fn jobs_are_listed_looked_at_and_ended() {
 }
 
 #[test]
-fn a_tool_says_when_it_has_too_much_to_do() {
+fn tool_under_full_load_reports_busy() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 20 }));
     let mut host = Host::open(&home);
     let params = json!({ "name": "chat", "arguments": { "prompt": "hi", "max_tokens": 100_000 } });

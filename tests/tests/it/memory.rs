@@ -71,7 +71,7 @@ fn talkative(mib: u64) -> Value {
 }
 
 #[tokio::test]
-async fn the_least_recently_used_idle_model_makes_room_and_what_cannot_fit_is_refused() {
+async fn lru_idle_model_is_evicted_and_oversize_refused() {
     let models = [("a", weights(4)), ("b", weights(4)), ("c", weights(4)), ("big", weights(20))];
     let home = home(10, &models);
     let _daemon = home.daemon();
@@ -93,7 +93,7 @@ async fn the_least_recently_used_idle_model_makes_room_and_what_cannot_fit_is_re
 }
 
 #[tokio::test]
-async fn an_estimate_names_what_would_go_and_loads_nothing() {
+async fn estimate_names_evictions_and_loads_nothing() {
     let home = home(10, &[("a", weights(4)), ("b", weights(4)), ("c", weights(4))]);
     let _daemon = home.daemon();
     home.ingle(["load", "a"]).ok();
@@ -109,7 +109,7 @@ async fn an_estimate_names_what_would_go_and_loads_nothing() {
 }
 
 #[tokio::test]
-async fn a_model_in_use_is_never_evicted_and_who_needs_its_memory_waits_for_it() {
+async fn busy_model_is_kept_and_load_waits_for_memory() {
     let home = home(10, &[("a", talkative(6)), ("b", weights(6))]);
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -129,7 +129,7 @@ async fn a_model_in_use_is_never_evicted_and_who_needs_its_memory_waits_for_it()
 /// Requests for the model in memory keep coming, each while another runs: the one for the other
 /// model must have its turn all the same.
 #[tokio::test]
-async fn who_waits_long_for_memory_goes_before_later_requests() {
+async fn long_wait_for_memory_precedes_later_requests() {
     let busy = json!({
         "weight_bytes": 6 * MIB, "reply": "x".repeat(400), "token_delay_ms": 2,
     });
@@ -158,7 +158,7 @@ async fn who_waits_long_for_memory_goes_before_later_requests() {
 }
 
 #[tokio::test]
-async fn a_pinned_model_stays_until_it_is_unloaded_by_name() {
+async fn pinned_model_stays_until_unloaded_by_name() {
     let home = home(10, &[("a", weights(6)), ("b", weights(6))]);
     let _daemon = home.daemon();
     home.ingle(["load", "a", "--pin"]).ok();
@@ -176,7 +176,7 @@ async fn a_pinned_model_stays_until_it_is_unloaded_by_name() {
 }
 
 #[tokio::test]
-async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
+async fn idle_model_is_unloaded_after_keep_alive() {
     let home = Home::new();
     home.add_sim("brief", json!({}));
     home.add_sim("gone", json!({}));
@@ -194,7 +194,7 @@ async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
 }
 
 #[tokio::test]
-async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() {
+async fn caches_go_before_models_and_requests_reserve() {
     let kib =
         json!({ "weight_bytes": MIB, "kv_bytes_per_token": 16 * 1024, "context_tokens": 400 });
     let home = home(4, &[("a", kib), ("b", weights(2))]);
@@ -218,7 +218,7 @@ async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() 
 }
 
 #[tokio::test]
-async fn sixteen_first_requests_are_one_load() {
+async fn sixteen_first_requests_reserve_one_load() {
     let home = home(100, &[("a", json!({ "weight_bytes": MIB, "load_delay_ms": 300 }))]);
     let _daemon = home.daemon();
     let calls: Vec<_> = (0..16)
@@ -240,7 +240,7 @@ async fn sixteen_first_requests_are_one_load() {
 }
 
 #[tokio::test]
-async fn a_load_that_nobody_waits_for_any_more_is_cancelled() {
+async fn load_without_waiting_requests_is_cancelled() {
     let home = home(100, &[("slow", json!({ "load_delay_ms": 60_000 }))]);
     let _daemon = home.daemon();
     let watcher = home.client().await;

@@ -54,7 +54,7 @@ fn home() -> Home {
 }
 
 #[tokio::test]
-async fn the_counts_are_those_of_the_work_that_was_done() {
+async fn counts_match_the_work_done() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -127,7 +127,7 @@ async fn the_counts_are_those_of_the_work_that_was_done() {
 }
 
 #[tokio::test]
-async fn memory_is_what_status_says_and_each_departure_has_its_reason() {
+async fn memory_matches_status_and_unloads_have_reasons() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -164,7 +164,7 @@ async fn memory_is_what_status_says_and_each_departure_has_its_reason() {
 }
 
 #[tokio::test]
-async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
+async fn each_edge_and_job_end_is_counted() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -212,7 +212,7 @@ async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
 }
 
 #[tokio::test]
-async fn the_command_prints_the_text_or_its_parts_and_starts_no_daemon() {
+async fn command_prints_metrics_and_starts_no_daemon() {
     let home = home();
     assert_eq!(home.ingle(["metrics"]).code(), i32::from(exit::UNAVAILABLE));
     assert!(home.daemon_pid().is_none());

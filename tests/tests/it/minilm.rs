@@ -140,7 +140,7 @@ async fn minilm_on_llama_cpp_agrees_with_the_reference() {
 }
 
 #[tokio::test]
-async fn minilm_is_estimated_loaded_and_unloaded_like_any_other() {
+async fn minilm_is_estimated_loaded_and_unloaded() {
     let home = Home::new();
     home.add_minilm();
     let _daemon = home.daemon();

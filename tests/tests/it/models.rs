@@ -18,7 +18,7 @@ use serde_json::json;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 #[test]
-fn models_of_other_programs_are_listed_and_used_where_they_are() {
+fn external_models_are_used_in_place() {
     let home = Home::with_sim(json!({ "reply": "own" }));
     let hub = home.folder().join(".cache/huggingface/hub/models--org--Tiny");
     let snapshot = hub.join("snapshots").join(COMMIT);
@@ -63,7 +63,7 @@ fn models_of_other_programs_are_listed_and_used_where_they_are() {
 }
 
 #[test]
-fn libraries_can_be_moved_and_left_out() {
+fn libraries_can_be_moved_and_excluded() {
     let home = Home::with_sim(json!({ "reply": "own" }));
     for folder in [".cache/huggingface/hub/models--a--b/snapshots/c", "more/d"] {
         let folder = home.folder().join(folder);
@@ -167,7 +167,7 @@ fn has_part(home: &Home) -> bool {
 }
 
 #[tokio::test]
-async fn a_pull_from_a_hub_outlives_the_daemon() {
+async fn pull_from_hub_survives_daemon_kill() {
     let (address, ranges) = hub();
     let home = Home::new();
     home.write("config.toml", &format!("[library]\nhuggingface_endpoint = \"{address}\"\n"));

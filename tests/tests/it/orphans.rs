@@ -41,7 +41,7 @@ impl Drop for Host {
 /// The host is killed, and something else keeps both ends of the shim's input open: the test holds
 /// one, and another child of the host has inherited the other.
 #[test]
-fn a_shim_ends_with_its_host_though_its_input_stays_open() {
+fn host_killed_with_input_open_ends_shim() {
     let home = slow_home();
     let script = r#"exec 3<&0; "$0" mcp <&3 & sleep 600 <&3 >/dev/null & echo $!; wait"#;
     let mut command = Command::new("sh");
@@ -72,7 +72,7 @@ fn a_shim_ends_with_its_host_though_its_input_stays_open() {
 }
 
 #[test]
-fn signals_end_a_shim_and_what_it_asked_for() {
+fn signal_to_shim_ends_shim_and_its_requests() {
     let home = slow_home();
     let signals = [Signal::TERM, Signal::INT, Signal::HUP];
     for signal in signals.into_iter().filter(|signal| !is_ignored(*signal)) {

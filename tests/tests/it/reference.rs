@@ -158,7 +158,7 @@ async fn smollm2_on_llama_cpp_agrees_with_mlx_lm() {
 
 /// A model runs on its format's engine unless another is asked for, and stays where it is.
 #[tokio::test]
-async fn the_engine_is_the_callers_choice() {
+async fn engine_is_chosen_by_caller() {
     let home = Home::new();
     home.add_smollm2();
     home.add_sim("sim", json!({}));
@@ -197,7 +197,7 @@ async fn the_engine_is_the_callers_choice() {
 
 /// What one sequence gives does not depend on which others share its passes.
 #[tokio::test]
-async fn a_batch_gives_what_each_gives_alone() {
+async fn batched_sequences_match_each_alone() {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
@@ -287,7 +287,7 @@ async fn penalised_smollm2_agrees_with_mlx_lm() {
 
 /// The further texts go on from a fork of the first one's KV cache, in one batch with it.
 #[tokio::test]
-async fn each_of_several_texts_is_what_its_seed_gives_alone() {
+async fn several_completions_match_each_seed_alone() {
     for engine in [EngineKind::Mlx, EngineKind::Gguf] {
         check_several_texts(engine).await;
     }
