@@ -127,7 +127,7 @@ async fn completion_ends_where_format_ends_or_is_cut() {
 }
 
 #[tokio::test]
-async fn impossible_format_is_named_without_side_effects() {
+async fn impossible_format_is_named_without_harm() {
     let home = Home::with_sim(json!({ "reply": "fine" }));
     let _daemon = home.daemon();
     let client = home.client().await;

@@ -18,7 +18,7 @@ fn assert_alive(raw: &mut Raw) {
 }
 
 #[test]
-fn broken_frames_are_answered_and_connection_works() {
+fn broken_frames_do_not_end_connection() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);

@@ -110,7 +110,7 @@ fn host_file_is_restored_to_the_byte() {
 }
 
 #[test]
-fn unreadable_file_is_untouched_and_error_has_line() {
+fn unreadable_file_is_kept_and_error_has_line() {
     let home = Home::new();
     let path = file(&home, HOSTS[2]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();

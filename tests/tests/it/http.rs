@@ -284,7 +284,7 @@ async fn blocked_client_holds_up_no_other() {
 }
 
 #[test]
-fn timeout_is_status_before_first_token_then_event() {
+fn timeout_is_status_first_and_event_later() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("reading", json!({ "prompt_token_delay_ms": 50 }));
     home.write("config.toml", "default_model = \"sim\"\n[timeouts]\nchat = 0.5\nhttp = 300\n");

@@ -143,7 +143,7 @@ async fn failed_or_invalid_job_reports_its_error() {
 }
 
 #[tokio::test]
-async fn job_timeout_keeps_text_and_retry_gets_more_time() {
+async fn job_timeout_keeps_text_and_retry_runs_longer() {
     let home = Home::with_sim(slow());
     let _daemon = home.daemon();
     let client = home.client().await;

@@ -349,7 +349,7 @@ fn call_outlasting_host_limit_becomes_job() {
 }
 
 #[test]
-fn host_job_is_cancelled_and_short_call_leaves_none() {
+fn host_job_is_cancelled_and_short_call_has_none() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("quick", json!({ "reply": "crackle" }));
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.3"]);

@@ -55,7 +55,7 @@ fn ladder_is_shown_without_starting_daemon() {
 }
 
 #[test]
-fn shell_values_are_shown_apart_from_daemon_values() {
+fn shell_and_daemon_values_are_shown_apart() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.write(
         "config.toml",
@@ -103,7 +103,7 @@ fn shell_values_are_shown_apart_from_daemon_values() {
 }
 
 #[test]
-fn restart_applies_valid_and_refuses_wrong_settings() {
+fn restart_applies_or_refuses_new_settings() {
     let home = Home::with_sim(json!({}));
     let first = home.ingle(["restart", "--json"]).ok().json();
     assert_eq!(first["stopped_pid"], Value::Null);
