@@ -1,4 +1,4 @@
-//! `ingle bench` on the sim engine: that it measures what it says, not how quick that is.
+//! `ingle bench` on the sim engine: checks what it measures, not how fast the result is.
 
 use ingle_client::exit;
 use ingle_tests::Home;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 #[test]
 fn bench_requests_have_set_length_and_new_prompts() {
-    // The text would end after a few words by itself.
+    // Without the benchmark's settings the completion would end after a few words.
     let home = Home::with_sim(json!({ "words": 1 }));
     let words = ["bench", "--json", "--prompt-tokens", "50", "--gen-tokens", "90", "--rounds", "2"];
     let report = home.ingle(words).ok().json();
@@ -57,7 +57,7 @@ fn impossible_measurement_is_refused_at_start() {
     assert!(finished.stderr.contains("512 prompt and 128 generated tokens"), "{finished:?}");
     assert_eq!(home.ingle(["bench", "--concurrency", "0"]).code(), i32::from(exit::USAGE));
     assert_eq!(home.ingle(["bench", "nothing"]).code(), i32::from(exit::FAILED));
-    // A model that somebody uses is not dropped.
+    // A model in use is not unloaded.
     let raw = Raw::connect(&home);
     raw.request(1, "generate", &json!({ "prompt": "hi", "max_tokens": 290 }));
     home.wait_active(1);

@@ -1,4 +1,4 @@
-//! The command line, as a person and as a script use it.
+//! The command line, used by a person and by a script.
 
 use std::process::Stdio;
 

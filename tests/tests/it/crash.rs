@@ -1,4 +1,4 @@
-//! Deaths in native code: who is blamed, who is refused, and what lifts it.
+//! Crashes in native code: which model is blamed and refused, and what lifts the refusal.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -64,7 +64,7 @@ async fn model_crashing_daemon_twice_is_refused() {
     assert!(home.ingle(["status"]).ok().stdout.contains("bad: ended the daemon 2 times in a row"));
     let load = home.ingle(["load", "bad", "--json"]);
     assert_eq!(load.json()["error"]["code"], "MODEL_CRASHED");
-    // Other files are another model.
+    // A model with other files is another model.
     home.add_sim("bad", json!({ "reply": "mended" }));
     assert_eq!(generate(&client, "bad").await.unwrap().first().text, "mended");
     status_when(&client, |status| status.quarantined.is_empty()).await;
@@ -103,7 +103,7 @@ async fn kill_does_not_blame_model_and_fault_does() {
         let client = home.client().await;
         let short = GenerateParams { max_tokens: Some(1), ..ask("sim") };
         let call = client.start::<Generate>(&short, Class::Completions).unwrap();
-        // A generation that comes to its end breaks the row.
+        // A finished generation resets the count of crashes.
         call.reply().await.unwrap();
     }
     be_sent(&home, Signal::SEGV).await;
@@ -120,7 +120,7 @@ async fn kill_does_not_blame_model_and_fault_does() {
 async fn broken_crash_files_do_not_stop_daemon() {
     let home = Home::with_sim(json!({}));
     home.write("quarantine.json", "{ not json");
-    // A folder stands where the journal should be: nothing can be written there.
+    // A folder has the journal's name, so that the journal cannot be written.
     std::fs::create_dir(home.paths().crash_journal()).unwrap();
     let _daemon = home.daemon();
     generate(&home.client().await, "sim").await.unwrap();

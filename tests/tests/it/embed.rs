@@ -44,7 +44,7 @@ async fn inputs_alone_and_batched_give_same_vectors() {
     }
     assert!(dot(&batch.embeddings[0], &batch.embeddings[1]) < 0.999);
     assert!(dot(&batch.embeddings[0], &batch.embeddings[3]) > 0.999_9);
-    // The other engine and the other tokenizer give the same; llama.cpp computes in 16 bits.
+    // The other engine and tokenizer give the same vectors; llama.cpp computes in 16 bits.
     let on_mlx = embed_with("bert-mean", &texts).await.unwrap();
     assert_eq!(on_mlx.usage, batch.usage);
     for (one, other) in batch.embeddings.iter().zip(&on_mlx.embeddings) {

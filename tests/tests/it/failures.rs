@@ -1,4 +1,4 @@
-//! The engine fails, panics, aborts; the daemon is told to end. Everybody hears of it.
+//! The engine fails, panics or aborts, or the daemon is shut down. Every client gets an error.
 
 use std::collections::HashSet;
 
@@ -64,7 +64,7 @@ async fn panic_fails_requests_and_ends_daemon() {
     assert_eq!(error_code(&culprit, &params).await, ErrorCode::EngineFailed);
     assert_eq!(in_flight.reply().await.unwrap_err().code, ErrorCode::EngineFailed);
     assert_eq!(daemon.wait().code(), Some(i32::from(exit::INTERNAL)));
-    // The next daemon starts without a trace of the last.
+    // The next daemon starts with no state of the last.
     let _daemon = home.daemon();
     home.client().await.call::<Health>(&NoParams {}).await.unwrap();
 }
@@ -117,7 +117,7 @@ async fn paused_daemon_is_not_reported_as_stalled() {
     let client = home.client().await;
     let call = long_call(&client).await;
     daemon.signal(Signal::STOP);
-    // That it stands still for longer than a stall is what is tested.
+    // The test needs a pause longer than the stall limit.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     daemon.signal(Signal::CONT);
     assert_eq!(call.reply().await.unwrap().first().text.len(), 600);
@@ -153,7 +153,7 @@ async fn client_during_drain_gets_next_daemon() {
     let client = home.client().await;
     let call = long_call(&client).await;
     client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
-    // The drain takes its whole 5 seconds, and then some.
+    // The drain takes its full 5 seconds and a little more.
     home.ingle(["load"]).ok();
     assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::ShuttingDown);
     assert_ne!(home.daemon_pid(), Some(daemon.pid()));
@@ -217,7 +217,7 @@ async fn second_signal_ends_daemon_with_hung_engine() {
     let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
     wait_active(&client, 1).await;
     daemon.signal(Signal::TERM);
-    // A draining daemon still answers, and says so.
+    // A draining daemon still answers, and its status says that it drains.
     while client.call::<Health>(&NoParams {}).await.unwrap().state != HealthState::Draining {}
     daemon.signal(Signal::TERM);
     assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::DaemonLost);

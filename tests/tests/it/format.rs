@@ -1,4 +1,4 @@
-//! Texts that must have a form, on the sim engine, which would say something else.
+//! Constrained completions on the sim engine, whose free output would not match the format.
 
 use ingle_client::client::Client;
 use ingle_client::exit;
@@ -84,7 +84,7 @@ async fn finished_completion_always_matches_format() {
         }
         assert!(result.timings.mask_ms > 0.0);
     }
-    // The model's own text, where it has the form.
+    // The model's own completion, where it already matches the format.
     let lark = OutputFormat::Grammar { lark: "start: /Sure!.*/".to_owned() };
     let result = generate(&client, &asking(lark)).await.unwrap();
     assert_eq!(result.first().text, "Sure! Here is some JSON for you.");
@@ -105,7 +105,7 @@ async fn completion_ends_where_format_ends_or_is_cut() {
     let _daemon = home.daemon();
     let client = home.client().await;
     let lark = |lark: &str| asking(OutputFormat::Grammar { lark: lark.to_owned() });
-    // Without the token that ends a text: there is nothing left to choose.
+    // No end token is generated: no choice is left for the model.
     let result = generate(&client, &lark("start: \"yes, sir\"")).await.unwrap();
     assert_eq!(
         (result.first().text.as_str(), result.first().finish_reason),
@@ -159,7 +159,7 @@ async fn impossible_format_is_named_without_harm() {
     status_when(&client, |status| status.active == 0 && status.queued == 0).await;
 }
 
-/// A real vocabulary, on both engines: several texts with a form in one batch with one without.
+/// A real vocabulary on both engines: constrained completions in one batch with a free one.
 #[tokio::test]
 async fn smollm2_keeps_schema_next_to_free_request() {
     let home = Home::new();

@@ -24,7 +24,7 @@ async fn generate(client: &Client, params: &GenerateParams) -> Result<GenerateRe
     client.start::<Generate>(params, params.class())?.reply().await
 }
 
-/// Streams a generation: its text as it came, and its result.
+/// Streams a generation and returns its streamed text and its result.
 async fn stream(client: &Client, params: GenerateParams) -> (String, GenerateResult) {
     let params = GenerateParams { stream: true, ..params };
     let mut call = client.start::<Generate>(&params, params.class()).unwrap();
@@ -51,7 +51,7 @@ async fn stream_has_whole_text_and_ends_once() {
     assert!(result.timings.ttft_ms > 0.0 && result.timings.total_ms >= result.timings.ttft_ms);
 }
 
-/// The sim model's text depends on every token of its prompt, so a wrong beginning would show.
+/// The sim model's text depends on every prompt token, so a wrong cached prefix would change it.
 #[tokio::test]
 async fn shared_prompt_prefix_is_not_read_again() {
     let home = Home::with_sim(json!({}));
@@ -68,7 +68,7 @@ async fn shared_prompt_prefix_is_not_read_again() {
     assert_eq!(next.usage.cached_tokens, turn.len());
     let shorter = generate(&client, &prompt(short)).await.unwrap();
     assert!(shorter.usage.cached_tokens > 0);
-    // Another daemon, with nothing kept, says the same.
+    // Another daemon with an empty cache gives the same text.
     let fresh = Home::with_sim(json!({}));
     let _fresh_daemon = fresh.daemon();
     let fresh = fresh.client().await;
@@ -196,7 +196,7 @@ async fn slow_reader_gets_whole_text() {
     let watcher = home.client().await;
     let mut slow = Raw::connect(&home);
     slow.request(1, "generate", &json!({ "prompt": "a", "max_tokens": 200_000, "stream": true }));
-    // Nothing is read until the engine has finished with it.
+    // Nothing is read until the engine has finished the request.
     status_when(&watcher, |status| status.generations == 1 && status.active == 0).await;
     let mut text = String::new();
     loop {

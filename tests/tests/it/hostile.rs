@@ -1,4 +1,4 @@
-//! Garbage on the socket: clear errors, and nobody else is harmed.
+//! Garbage on the socket: clear errors, and no effect on other clients.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -11,7 +11,7 @@ use ingle_tests::Home;
 use ingle_tests::raw::Raw;
 use serde_json::{Value, json};
 
-/// The connection still works.
+/// Asserts that the connection still works.
 fn assert_alive(raw: &mut Raw) {
     let reply = raw.call(999, "health", &json!({}));
     assert_eq!(reply["result"]["state"], "ok", "{reply}");
@@ -47,7 +47,7 @@ fn broken_frames_do_not_end_connection() {
     }
     let deep = format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000));
     raw.send(deep.as_bytes());
-    // It reads as a batch of one broken entry.
+    // It parses as a batch with one broken entry.
     assert_eq!(raw.reply()[0]["error"]["data"]["code"], "INVALID_REQUEST");
     assert_alive(&mut raw);
 }
@@ -67,7 +67,7 @@ async fn huge_line_is_refused_without_side_effects() {
     assert_eq!(raw.error_code(), "FRAME_TOO_LARGE");
     assert_alive(&mut raw);
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero()));
-    // Where the system tells, the line has not stayed in memory.
+    // Where the system reports memory use, the line has not stayed in memory.
     if let Ok(status) = status {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -87,7 +87,7 @@ fn half_frame_then_silence_closes_connection() {
     assert_alive(&mut raw);
 }
 
-/// The daemon stops reading a peer that does not read; what that peer sent meanwhile is not late.
+/// The daemon stops reading from a peer that does not read; requests sent meanwhile are not late.
 #[test]
 fn late_reader_gets_every_answer() {
     let home = Home::with_sim(json!({}));
@@ -101,7 +101,7 @@ fn late_reader_gets_every_answer() {
             (&writer).write_all(format!("{frame}\n").as_bytes()).unwrap();
         }
     });
-    // Longer than half a frame may lie: this is the fault that is injected.
+    // Longer than the limit for half a frame: this pause is the injected fault.
     std::thread::sleep(Duration::from_millis(limits::FRAME_STALL_MS + 1_000));
     for _ in 0..REQUESTS {
         assert!(raw.reply()["result"].is_object());

@@ -1,4 +1,4 @@
-//! `ingle mcp install`: hosts' own files, before and after.
+//! `ingle mcp install`: the configuration files of hosts, before and after.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use ingle_client::exit;
 use ingle_tests::Home;
 use serde_json::{Value, json};
 
-/// Where each host keeps its servers, and what it calls them.
+/// The file in which each host keeps its servers, and the key.
 const HOSTS: [(&str, &str, &str, &str); 5] = [
     (
         "claude-desktop",
@@ -54,7 +54,7 @@ fn every_host_gets_a_working_entry() {
         let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(printed.json(), written);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        // What stands there starts the pump, and the host is told what the pump is told.
+        // The entry starts the pump, and the host's timeout matches the pump's.
         let entry = &written[servers]["ingle"];
         let args: Vec<&str> =
             entry["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
@@ -134,7 +134,7 @@ fn unreadable_file_is_kept_and_error_has_line() {
         assert!(listed["hosts"][2]["problem"].as_str().unwrap().contains(place), "{listed}");
     }
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no backup is made");
-    // An entry of that name that is somebody else's.
+    // An entry with that name that Ingle did not write.
     fs::write(&path, r#"{"mcpServers": {"ingle": {"command": "fireplace"}}}"#).unwrap();
     let refused = home.ingle(["mcp", "install", "--host", "cursor"]);
     assert!(

@@ -1,4 +1,4 @@
-//! The OpenAI-shaped edge over its socket: what is asked, answered, streamed and refused.
+//! The OpenAI-compatible edge over its socket: requests, responses, streams and refusals.
 
 use ingle_protocol::limits;
 use ingle_tests::exposition::Exposition;
@@ -16,7 +16,7 @@ fn chat(more: Value) -> Value {
     request
 }
 
-/// The parsed events of a stream, without the last, which says that it is whole.
+/// The parsed events of a stream without the last, which marks it as complete.
 fn whole_stream(answer: &Answer) -> Vec<Value> {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
@@ -165,7 +165,7 @@ fn embeddings_are_numbers_or_base64() {
     assert!((length - 1.0).abs() < 1e-5, "{list}");
     let request = json!({ "input": "b", "encoding_format": "base64" });
     let list = http.post("/v1/embeddings", &request).expect(200).json();
-    // Four bytes a number, in groups of three, each of which takes four letters.
+    // Four bytes per number; each group of three bytes takes four letters.
     let letters = (numbers.len() * 4).div_ceil(3) * 4;
     assert_eq!(list["data"][0]["embedding"].as_str().map(str::len), Some(letters), "{list}");
     assert!(list["usage"]["total_tokens"].as_u64() > Some(0));
@@ -174,7 +174,7 @@ fn embeddings_are_numbers_or_base64() {
     assert_eq!(problem["error"]["param"], "dimensions");
 }
 
-/// Every way to be refused: status, and the words that name what is wrong.
+/// Every refusal: the status, and the words that name the fault.
 #[test]
 fn wrong_request_error_names_the_fault() {
     let home = Home::with_sim(json!({ "context_tokens": 300 }));
@@ -272,7 +272,7 @@ async fn blocked_client_holds_up_no_other() {
     let mut http = Http::socket(&home);
     let quick = http.post("/v1/chat/completions", &chat(json!({ "model": "quick" }))).expect(200);
     assert_eq!(quick.json()["choices"][0]["message"]["content"], "ok");
-    // Its text is made to the end while nobody reads it, and then read whole.
+    // The text is generated to its end while it is not read, and is then read whole.
     status_when(&watcher, |status| status.active == 0 && status.generations == 2).await;
     let mut answer = sleeper.head();
     while let Some(chunk) = sleeper.chunk() {
@@ -307,7 +307,7 @@ fn timeout_is_status_first_and_event_later() {
     assert_eq!(last["error"]["type"], "timeout");
     assert_eq!(last["error"]["code"], "timeout");
     assert_eq!(last["error"]["timeout_seconds"], 0.5);
-    // The connection is fine.
+    // The connection still works.
     let _ = http.get("/health").expect(200);
 
     request["model"] = json!("missing");

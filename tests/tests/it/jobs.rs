@@ -17,7 +17,7 @@ use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// A model that would talk for minutes.
+/// A model that would generate for minutes.
 fn slow() -> Value {
     json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 })
 }
@@ -44,7 +44,7 @@ fn id(id: &str) -> JobId {
     JobId { id: id.to_owned() }
 }
 
-/// Waits as long as it takes.
+/// Waits for the job's end without a limit.
 async fn wait(client: &Client, id: &str) -> JobReply {
     loop {
         let params = WaitParams { id: id.to_owned(), ..WaitParams::default() };
@@ -55,7 +55,7 @@ async fn wait(client: &Client, id: &str) -> JobReply {
     }
 }
 
-/// Waits until a job is seen as wanted; each look is an event, and no time is guessed.
+/// Waits until a job is as wanted. Each check follows an event, so no sleep time is guessed.
 async fn wait_until(client: &Client, id: &str, wanted: impl Fn(&JobReply) -> bool) -> JobReply {
     let params = WaitParams { id: id.to_owned(), stream: true, budget: None };
     let mut call = client.start::<WaitJob>(&params, Class::Simple).unwrap();
@@ -239,7 +239,7 @@ async fn killed_daemon_loses_no_job() {
     let ended = wait(&client, &ended).await;
     let running = create(&client, &job("sim")).await;
     let waiting = create(&client, &job("quick")).await;
-    // Written every half second: the second time around it is on disk for sure.
+    // Progress is written every half second, so by the second write it is certainly on disk.
     wait_until(&client, &running, |reply| reply.job.duration_ms > 1_200).await;
     daemon.signal(Signal::KILL);
     let _ = daemon.wait();
@@ -250,7 +250,7 @@ async fn killed_daemon_loses_no_job() {
     assert_eq!(interrupted.job.status, JobStatus::Interrupted);
     let (error, text) = failure(interrupted);
     assert!(error.code == ErrorCode::Interrupted && text > 0, "{error:?}");
-    // What waited had done nothing yet, and is run now.
+    // The waiting job had not begun, and runs now.
     assert_eq!(wait(&client, &waiting).await.job.status, JobStatus::Done);
 }
 
@@ -286,7 +286,7 @@ async fn broken_store_fails_only_jobs() {
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
     assert_eq!(call.reply().await.unwrap().first().text, "alive");
-    // Moved away, it is begun anew without a restart.
+    // Once the store is moved away, a new one is created without a restart.
     fs::remove_file(home.paths().job_store()).unwrap();
     let made = create(&client, &job("sim")).await;
     assert_eq!(wait(&client, &made).await.job.status, JobStatus::Done);
@@ -304,7 +304,7 @@ async fn full_disk_loses_no_result() {
     let bytes = |most| Rlimit { current: most, maximum: None };
     let slow = create(&client, &job("slow")).await;
     wait_until(&client, &slow, has_text).await;
-    // From here on no file grows: as if the disk were full.
+    // From here on no file can grow, as on a full disk.
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(Some(1_000))).unwrap();
     let error = client.call::<CreateJob>(&job("sim")).await.unwrap_err();
     assert_eq!((error.code, error.retryable), (ErrorCode::JobStoreUnavailable, true), "{error:?}");
@@ -326,7 +326,7 @@ async fn full_disk_loses_no_result() {
     assert_eq!(wait(&client, &made).await.job.status, JobStatus::Done);
 }
 
-/// Half of them have no limit and must come to their end, half can never make theirs.
+/// Half of them have no limit and must finish; the other half cannot finish within their limit.
 #[tokio::test]
 async fn two_hundred_jobs_all_end_as_expected() {
     let home = Home::with_sim(slow());

@@ -1,4 +1,4 @@
-//! Starting: races, stale sockets, folders that are not ours, bare environments.
+//! Starting: races, stale sockets, folders of other users, bare environments.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -21,7 +21,7 @@ fn shim(home: &Home) -> Child {
     child
 }
 
-/// The daemon's process id as the shim's answer says it.
+/// The daemon's process id in the shim's answer.
 fn answered_pid(child: Child) -> i32 {
     let output = child.wait_with_output().unwrap();
     let reply: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -30,7 +30,7 @@ fn answered_pid(child: Child) -> i32 {
     i32::try_from(reply["result"]["pid"].as_i64().expect("a status")).unwrap()
 }
 
-/// Each round also starts over the stale socket that the last round's killed daemon left behind.
+/// Each round also starts over the stale socket of the daemon killed in the round before.
 #[test]
 fn two_shims_at_once_start_one_daemon() {
     const ROUNDS: usize = 100;
@@ -42,7 +42,7 @@ fn two_shims_at_once_start_one_daemon() {
         let pid = home.daemon_pid().expect("the daemon holds its lock");
         assert_eq!(pid.as_raw_nonzero().get(), first);
         kill_process(pid, Signal::KILL).unwrap();
-        // The lock comes free when the process is gone.
+        // The lock is released when the process has ended.
         let lock = ingle_client::launch::open_lock(&home.paths().daemon_lock()).unwrap();
         lock.lock().unwrap();
         assert!(home.paths().socket().exists(), "a killed daemon leaves its socket");
@@ -51,7 +51,7 @@ fn two_shims_at_once_start_one_daemon() {
     let logs: String = logs
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default())
         .collect();
-    // Lines are written by a thread of their own; a kill may lose the last, never add one.
+    // A separate thread writes the lines; a kill may lose the last line but never add one.
     assert!(logs.matches("the daemon is ready").count() <= ROUNDS);
 }
 
@@ -132,7 +132,7 @@ fn daemon_inherits_no_descriptor() {
     assert!(shell.output().unwrap().status.success());
     let pid = home.daemon_pid().expect("the daemon runs");
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())) else {
-        return; // This system does not show them.
+        return; // This system does not list descriptors.
     };
     for descriptor in descriptors {
         let target = std::fs::read_link(descriptor.unwrap().path()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `ingle mcp` as a tool host spawns it.
+//! `ingle mcp`, spawned as a tool host would.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Stdio};
@@ -53,7 +53,7 @@ impl Host {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// The next notification of that method; everything else is passed over.
+    /// The next notification of that method; other messages are skipped.
     pub(crate) fn wait_for(&mut self, method: &str) -> Value {
         loop {
             let message = self.receive();
@@ -63,7 +63,7 @@ impl Host {
         }
     }
 
-    /// Sends a request; its id.
+    /// Sends a request and returns its id.
     pub(crate) fn start(&mut self, method: &str, params: &Value) -> i64 {
         self.last_id += 1;
         let id = self.last_id;
@@ -71,7 +71,7 @@ impl Host {
         id
     }
 
-    /// Sends a request; its answer. What is told meanwhile, but for progress, is passed over.
+    /// Sends a request and returns its answer, skipping notifications other than progress.
     pub(crate) fn request(&mut self, method: &str, params: &Value) -> Value {
         let id = self.start(method, params);
         loop {
@@ -110,7 +110,7 @@ impl Host {
         id
     }
 
-    /// The next message that tells of no changed list.
+    /// The next message other than a list change.
     pub(crate) fn next_but_changes(&mut self) -> Value {
         loop {
             let message = self.receive();
@@ -120,7 +120,7 @@ impl Host {
         }
     }
 
-    /// The answer to a request, whatever is told before it.
+    /// The answer to a request, skipping notifications before it.
     fn answer_to(&mut self, id: i64) -> Value {
         loop {
             let message = self.receive();
@@ -202,7 +202,7 @@ fn progress_is_sent_only_on_request() {
         message = host.next_but_changes();
     }
     assert!(message["result"].is_object(), "{message}");
-    // Without a token the next message but for list changes is the answer.
+    // Without a progress token the next message other than a list change is the answer.
     assert!(host.call("chat", &json!({ "prompt": "hi" }))["result"].is_object());
     host.end();
 }
@@ -230,11 +230,11 @@ fn killed_daemon_fails_only_calls_in_flight() {
     kill_process(first, Signal::KILL).unwrap();
     let reply = host.answer_to(id);
     assert_eq!(reply["error"]["data"]["code"], "DAEMON_LOST", "{reply}");
-    // Many hosts show a model no more than this.
+    // Many hosts show the model only this.
     let message = reply["error"]["message"].as_str().unwrap();
     assert!(message.contains("Call the tool again"), "{message}");
     let id = host.start("tools/list", &json!({}));
-    // What came and went meanwhile was told to nobody.
+    // Changes made meanwhile were not announced.
     host.wait_for("notifications/resources/list_changed");
     let reply = host.answer_to(id);
     assert!(reply["result"]["tools"].is_array(), "{reply}");
@@ -284,7 +284,7 @@ fn unreadable_call_is_answered_under_its_id() {
         assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(id), &json!(-32602)));
         assert!(reply["error"]["message"].as_str().unwrap().contains(named), "{reply}");
     }
-    // A batch has one answer for each.
+    // A batch gets one answer per request.
     host.send_line(&format!("[{},{}]", call(104, "1e999"), call(105, r#""hi""#)));
     let mut replies = [host.next_but_changes(), host.next_but_changes()];
     replies.sort_by_key(|reply| reply["id"].as_i64());
@@ -300,7 +300,7 @@ fn job_lost_with_daemon_error_names_tools() {
     let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
     let job = reply["result"]["structuredContent"]["job_id"].clone();
     kill_process(home.daemon_pid().unwrap(), Signal::KILL).unwrap();
-    // The one that meets the dead daemon may be lost with it.
+    // The request that reaches the dead daemon may be lost with it.
     let told = (0..2).map(|_| host.call("job_get", &json!({ "job_id": job })));
     let told = told.filter(|reply| reply["result"].is_object()).last().expect("a daemon");
     assert_eq!(told["result"]["isError"], true, "{told}");
@@ -316,7 +316,7 @@ fn call_outlasting_host_limit_becomes_job() {
     host.initialize();
     let begin = std::time::Instant::now();
     let reply = host.call("chat", &json!({ "prompt": "hi" }));
-    // The text takes two seconds; the reply comes before the host gives up, if it can.
+    // The text takes two seconds; the reply should arrive before the host's limit.
     assert!(begin.elapsed().as_millis() >= 490, "{:?}", begin.elapsed());
     let content = &reply["result"]["structuredContent"];
     assert_eq!(
@@ -327,7 +327,7 @@ fn call_outlasting_host_limit_becomes_job() {
     assert!(reply["result"]["content"][0]["text"].as_str().unwrap().contains(&job), "{reply}");
     let looked = host.call("job_get", &json!({ "job_id": job }));
     assert_eq!(looked["result"]["structuredContent"]["job_id"], json!(job));
-    // The session's end does not end the job: it is nobody's now.
+    // The end of the session does not end the job, which then has no owner.
     host.end();
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
     host.initialize();

@@ -1,11 +1,11 @@
-//! Resources, prompts and completions through `ingle mcp`, and what a host is told of changes.
+//! Resources, prompts and completions through `ingle mcp`, and the notifications of changes.
 
 use ingle_tests::Home;
 use serde_json::{Value, json};
 
 use crate::mcp::Host;
 
-/// The JSON that is at an address.
+/// The JSON at a URI.
 fn read(host: &mut Host, uri: &str) -> Value {
     let reply = host.request("resources/read", &json!({ "uri": uri }));
     let content = &reply["result"]["contents"][0];
@@ -125,7 +125,7 @@ fn host_is_notified_of_model_and_job_changes() {
     let reply = host.request("resources/subscribe", &json!({ "uri": uri }));
     assert!(reply["result"].is_object(), "{reply}");
     home.ingle(["jobs", "cancel", &job]).ok();
-    // It may run a little on first; the last word is its end.
+    // Progress may come first; the last notification is the job's end.
     loop {
         let note = host.wait_for("notifications/resources/updated");
         assert_eq!(note["params"]["uri"], json!(uri));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::mcp::Host;
 
-/// What every request of revision 2026-07-28 carries.
+/// The metadata in every request of revision 2026-07-28.
 fn meta() -> Value {
     json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -39,7 +39,7 @@ fn handshake_accepts_known_revisions_only() {
         let capabilities = &result["capabilities"];
         let resources = json!({ "subscribe": true, "listChanged": true });
         assert_eq!(capabilities["resources"], resources, "{capabilities}");
-        // What is not there is not promised: tools never change, and nothing is logged to hosts.
+        // Missing features are not announced: tools never change, and hosts get no log messages.
         assert_eq!(capabilities["tools"], json!({}), "{capabilities}");
         assert!(capabilities["logging"].is_null(), "{capabilities}");
         let set = host.request("logging/setLevel", &json!({ "level": "info" }));
@@ -87,7 +87,7 @@ fn sessionless_host_identifies_in_each_request() {
     assert_eq!(answer["result"]["structuredContent"]["text"], "crackle", "{answer}");
     let missing = host.request("resources/read", &with_meta(json!({ "uri": "ingle://x" })));
     assert_eq!(missing["error"]["code"], -32602, "{missing}");
-    // Who says nothing of itself is told what is missing.
+    // A host that does not identify itself gets an error that names the missing field.
     let bare = host.request("tools/list", &json!({}));
     assert!(bare["error"]["message"].as_str().unwrap().contains("protocolVersion"), "{bare}");
     host.end();
@@ -113,7 +113,7 @@ fn change_stream_stays_open_until_cancelled() {
     assert_eq!(note["params"]["uri"], "ingle://models", "{note}");
     let cancel = json!({ "requestId": id });
     host.send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancel }));
-    // A stream that is still open does not keep the session from ending either.
+    // An open stream does not prevent the end of the session either.
     host.start("subscriptions/listen", &params);
     host.wait_for("notifications/subscriptions/acknowledged");
     let begin = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! Each MCP tool through `ingle mcp`: what it gives, its limits, and what it says to wrong calls.
+//! Each MCP tool through `ingle mcp`: its results, its limits, and its errors for wrong calls.
 
 use ingle_tests::Home;
 use serde_json::{Value, json};
@@ -10,13 +10,13 @@ fn text(reply: &Value) -> &str {
     reply["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{reply}"))
 }
 
-/// The structured half of a result that is no error.
+/// The structured content of a successful result.
 fn content(reply: &Value) -> &Value {
     assert_eq!(reply["result"]["isError"], false, "{reply}");
     &reply["result"]["structuredContent"]
 }
 
-/// Asserts that a call failed with a result that a model can act on, and gives its text.
+/// Asserts that a call failed with a result that a model can act on, and returns its text.
 fn failure(reply: &Value) -> &str {
     assert_eq!(reply["result"]["isError"], true, "{reply}");
     assert!(reply["result"]["structuredContent"]["error"]["remediation"].is_string(), "{reply}");
@@ -62,7 +62,7 @@ fn conversation_is_answered_and_code_completed() {
     assert!(content(&reply)["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "{reply}");
     let reply = host.call("complete_code", &json!({ "prefix": "fn main() {", "max_tokens": 3 }));
     assert_eq!((text(&reply), &content(&reply)["finish_reason"]), ("cra", &json!("length")));
-    // A host may show nothing but text.
+    // A host may show only text.
     let note = reply["result"]["content"][1]["text"].as_str().unwrap();
     assert!(note.contains("Cut off after 3 tokens") && note.contains("max_tokens"), "{note}");
     host.end();
@@ -137,7 +137,7 @@ fn load_outlasting_host_limit_continues() {
     let reply = host.call("load_model", &json!({}));
     assert_eq!(content(&reply)["status"], "loading", "{reply}");
     assert!(text(&reply).contains("load_model"), "{reply}");
-    // The host that asked goes, and the load does not.
+    // The host that made the request ends, and the load continues.
     host.end();
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let mut calls = 0;
@@ -182,7 +182,7 @@ fn tool_under_full_load_reports_busy() {
     let mut host = Host::open(&home);
     let params = json!({ "name": "chat", "arguments": { "prompt": "hi", "max_tokens": 100_000 } });
     (0..70).for_each(|_| _ = host.start("tools/call", &params));
-    // 64 calls are in flight; six others hear so at once.
+    // 64 calls are in flight; six more are refused at once.
     for _ in 0..6 {
         let reply = host.next_but_changes();
         assert!(failure(&reply).contains("OVERLOADED"), "{reply}");

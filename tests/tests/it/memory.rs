@@ -1,4 +1,4 @@
-//! The memory budget: who is evicted, who waits, who is refused, and who stays.
+//! The memory budget: which models are evicted or kept, and which requests wait or are refused.
 
 use ingle_client::client::{Call, Client};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -55,7 +55,7 @@ fn names(status: &StatusReply) -> Vec<&str> {
     status.models.iter().map(|model| model.name.as_str()).collect()
 }
 
-/// A generation that goes on until it is cancelled.
+/// A generation that runs until it is cancelled.
 async fn endless(client: &Client, model: &str) -> Call<Generate> {
     let params = GenerateParams { max_tokens: Some(100_000), ..ask(model) };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
@@ -88,7 +88,7 @@ async fn lru_idle_model_is_evicted_and_oversize_refused() {
     assert!(refused.retryable && refused.message.contains("`big` needs 21 MB"), "{refused:?}");
     assert_eq!(refused.details["budget_bytes"], 10 * MIB);
     assert_eq!(refused.details["holders"][0]["model"], "a");
-    // A refusal evicts nobody.
+    // A refusal evicts no model.
     assert_eq!(names(&client.call::<Status>(&NoParams {}).await.unwrap()), ["a", "c"]);
 }
 
@@ -126,8 +126,8 @@ async fn busy_model_is_kept_and_load_waits_for_memory() {
     assert_eq!(names(&client.call::<Status>(&NoParams {}).await.unwrap()), ["b"]);
 }
 
-/// Requests for the model in memory keep coming, each while another runs: the one for the other
-/// model must have its turn all the same.
+/// Requests for the loaded model keep arriving, each while another runs. The request for the
+/// other model must still get its turn.
 #[tokio::test]
 async fn long_wait_for_memory_precedes_later_requests() {
     let busy = json!({
@@ -204,13 +204,13 @@ async fn caches_go_before_models_and_requests_reserve() {
     generate(&client, &ask("a")).await.unwrap();
     let status = client.call::<Status>(&NoParams {}).await.unwrap();
     assert!(status.models[0].prompt_cache_bytes >= 11 * 16 * 1024, "{status:?}");
-    // 3 MiB are there for it when it ends, and no more.
+    // The budget allows it 3 MiB at its end, and no more.
     let long = GenerateParams { max_tokens: Some(180), ..ask("a") };
     generate(&client, &long).await.unwrap();
     let longer = GenerateParams { max_tokens: Some(300), ..ask("a") };
     let refused = generate(&client, &longer).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::InsufficientMemory, "{refused:?}");
-    // What `a` keeps makes room for `b`; `a` itself need not.
+    // The caches of `a` are evicted for `b`; `a` itself stays.
     load(&client, named("b")).await.unwrap();
     load(&client, named("a")).await.unwrap();
     let status = client.call::<Status>(&NoParams {}).await.unwrap();

@@ -1,4 +1,4 @@
-//! Hosts that go without a word: nothing of theirs stays behind.
+//! Hosts that end abruptly: no process or request of theirs is left.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -22,7 +22,7 @@ fn long_call() -> Value {
     json!({ "name": "chat", "arguments": { "prompt": "hi", "max_tokens": 100_000 } })
 }
 
-/// A host that is a shell script, and its other child.
+/// A shell script as the host, and its other child.
 struct Host {
     shell: Child,
     sleeper: Option<Pid>,
@@ -63,11 +63,11 @@ fn host_killed_with_input_open_ends_shim() {
     home.wait_active(1);
     host.shell.kill().unwrap();
     assert_eq!(host.shell.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
-    // Nobody but the shim still held its output: that ends when the shim has.
+    // Only the shim still held its output, so the output ends with the shim.
     assert_eq!(lines.next(), None);
     test_kill_process(sleeper).expect("it is still there, with the shim's input open");
     drop(input);
-    // What the host had asked for is given up, and the daemon is there for the others.
+    // The host's request is cancelled, and the daemon still serves other clients.
     home.wait_active(0);
 }
 
@@ -88,8 +88,9 @@ fn signal_to_shim_ends_shim_and_its_requests() {
     }
 }
 
-/// Whether this process was started to ignore a signal, as in the background or under `nohup`: what it
-/// starts does the same then.
+/// Whether this process was started with a signal ignored.
+///
+/// So it is in the background or under `nohup`, and child processes then ignore the signal too.
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,5 +1,5 @@
-//! Sampling parameters and several texts of one prompt, on the sim engine with a fixed table of
-//! logits.
+//! Sampling parameters and several completions of one prompt, on the sim engine with a fixed
+//! table of logits.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,7 @@ async fn penalties_and_bias_decide_text() {
     ] {
         let result = generate(&client, &params).await.unwrap();
         assert_eq!(result.first().text, expected, "{params:?}");
-        // Of the model's own distribution, whatever was done to it.
+        // Taken from the model's own distribution, before penalties and bias.
         let whole: f32 = [3.0_f32, 2.5, 2.0].into_iter().map(f32::exp).sum();
         for entry in &result.first().logprobs {
             let logit = [3.0, 2.5, 2.0][entry.token as usize - 'a' as usize];
@@ -69,8 +69,8 @@ async fn penalties_and_bias_decide_text() {
     }
 }
 
-/// The sim engine refuses to read more prompt tokens than the prompt has, and one again for each
-/// further text, whose first logits are wanted.
+/// The sim engine refuses to prefill more tokens than the prompt has, plus one for each further
+/// completion, which needs its first logits.
 #[tokio::test]
 async fn several_completions_share_one_prefill() {
     let logits = json!({ "a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5 });
@@ -85,7 +85,7 @@ async fn several_completions_share_one_prefill() {
         top_logprobs: 2,
         ..prompt(text)
     };
-    // More than there are slots.
+    // More completions than slots.
     let many = GenerateParams { n: Some(8), stream: true, ..one.clone() };
     let mut call = client.start::<Generate>(&many, many.class()).unwrap();
     let (mut streamed, mut tokens) = (vec![String::new(); 8], [0; 8]);
@@ -106,7 +106,7 @@ async fn several_completions_share_one_prefill() {
     let different: std::collections::BTreeSet<_> = all.iter().map(|(text, _)| text).collect();
     assert_eq!(different.len(), 8);
     nothing_is_left(&client).await;
-    // In company or alone, a seed gives its text.
+    // A seed gives the same text alone and with others.
     let again = Home::with_sim(json!({ "logits": logits }));
     let _again_daemon = again.daemon();
     let client = again.client().await;

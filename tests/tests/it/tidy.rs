@@ -1,11 +1,11 @@
-//! Rules of the house that the compiler does not check.
+//! The project's rules that the compiler does not check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ingle_tests::fixture;
 
-/// Every Rust file of the workspace with its path from the root.
+/// Every Rust file of the workspace, with its path from the root.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = fixture("..");
     let mut folders =
@@ -27,7 +27,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// Lines of code: without comments, so that prose may name what code may not.
+/// Lines of code without comments, so that comments may name what code may not use.
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
 }

@@ -1,4 +1,4 @@
-//! The timeout ladder: where it is set, who holds to it, and how it is shown.
+//! The timeout ladder: where it is set, which layer applies it, and how it is shown.
 
 use std::process::Output;
 
@@ -62,7 +62,7 @@ fn shell_and_daemon_values_are_shown_apart() {
         "default_model = \"sim\"\n[timeouts]\ncompletions = 9\nsimple = 50\n",
     );
     home.write(".env", "# ours\nexport MLX_SERVER_TIMEOUT_COMPLETIONS_SECONDS='0.5'\n");
-    // The working directory's file is somebody else's.
+    // The file in the working directory belongs to another program and is not read.
     std::fs::write(home.folder().join(".env"), "WORKFLOW_TOOL_TIMEOUT_SECS=1\n").unwrap();
     let _daemon = home.daemon();
 
@@ -145,7 +145,7 @@ fn broken_ladder_or_derived_value_stops_start() {
     }
 }
 
-/// A shim hands its own environment on to the daemon that it starts.
+/// A shim passes its own environment to the daemon that it starts.
 #[test]
 fn derived_value_in_environment_is_refused() {
     let home = Home::new();
