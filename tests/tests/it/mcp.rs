@@ -234,7 +234,7 @@ fn killed_daemon_fails_only_calls_in_flight() {
     let message = reply["error"]["message"].as_str().unwrap();
     assert!(message.contains("Call the tool again"), "{message}");
     let id = host.start("tools/list", &json!({}));
-    // Changes made meanwhile were not announced.
+    // Changes made meanwhile were not announced, so the host gets a list change.
     host.wait_for("notifications/resources/list_changed");
     let reply = host.answer_to(id);
     assert!(reply["result"]["tools"].is_array(), "{reply}");
