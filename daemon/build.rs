@@ -1,4 +1,4 @@
-//! Tells the linker where the daemon finds MLX at run time, so that nobody sets a library path.
+//! Tells the linker where the daemon finds MLX at run time, without a library path setting.
 
 use std::env;
 

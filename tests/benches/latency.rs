@@ -1,7 +1,8 @@
-//! How much Ingle adds: RPC against a raw echo on the same kind of socket, and `ingle mcp` from its
-//! spawn to its first reply. Ratios and medians of one run; nothing here is asserted.
+//! Measures what Ingle adds: RPC against a raw echo on the same kind of socket, and the time of
+//! `ingle mcp` from spawn to first reply. Prints ratios and medians of one run; asserts nothing.
 //!
-//! Usage: `cargo bench -p ingle-tests --bench latency` (after `cargo build --release --bins`).
+//! Usage: `cargo bench -p ingle-tests --bench latency`, after
+//! `cargo build --release --bins --features ingled/sim`.
 
 #![allow(
     clippy::expect_used,
@@ -20,14 +21,14 @@ use ingle_tests::{Home, binary};
 use serde_json::json;
 
 const PING: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"health\"}\n";
-/// Each block is a new connection, because which core a peer wakes up on decides more than
-/// anything else, and the scheduler decides that anew.
+/// Each block is a new connection: the core that a peer wakes up on has the largest effect, and
+/// the scheduler chooses it again for each connection.
 const BLOCKS: usize = 400;
 const ROUNDS_A_BLOCK: usize = 100;
 const WARM_UP_ROUNDS: usize = 20;
 const SPAWNS: usize = 50;
 
-/// A line to the peer and a line back.
+/// Sends a line to the peer and reads a line back.
 struct Line {
     reader: BufReader<UnixStream>,
     reply: String,
@@ -108,7 +109,7 @@ fn main() {
     let listener = UnixListener::bind(&echo_path).unwrap();
     std::thread::spawn(move || echo(&listener));
     let (mut raw_times, mut rpc_times) = (Vec::new(), Vec::new());
-    // The two take turns, so that both meet the same noise.
+    // The two alternate, so that both see the same noise.
     for _ in 0..BLOCKS {
         for (path, times) in
             [(echo_path.as_path(), &mut raw_times), (home.paths().socket(), &mut rpc_times)]

@@ -1,7 +1,8 @@
-//! How late each layer answers when its limit has run out: W, 1.5 W, 2 W and 2.5 W, on sim models.
+//! Measures how late each layer answers after its limit: W, 1.5 W, 2 W and 2.5 W, on sim models.
 //!
-//! Usage: `cargo bench -p ingle-tests --bench overshoot` (after `cargo build --release --bins`), on
-//! an idle machine. At W one decode step of the model is added, because the work ends between two.
+//! Usage: `cargo bench -p ingle-tests --bench overshoot` on an idle machine, after
+//! `cargo build --release --bins --features ingled/sim`. At W one decode step of the model is
+//! added, because the work ends between two steps.
 
 #![allow(
     clippy::expect_used,
@@ -23,9 +24,9 @@ use serde_json::json;
 const WORK_MS: u64 = 200;
 /// Milliseconds of one decode step.
 const STEP_MS: u64 = 5;
-/// Requests at each layer.
+/// The number of requests at each layer.
 const REQUESTS: usize = 60;
-/// Requests at once, as many as run at once.
+/// The number of concurrent requests, as many as the daemon runs at once.
 const AT_ONCE: usize = 5;
 
 fn home() -> Home {
@@ -37,7 +38,7 @@ fn home() -> Home {
     home
 }
 
-/// Milliseconds by which `REQUESTS` answers came after `limit_ms`, through a shim.
+/// Milliseconds by which `REQUESTS` answers arrived after `limit_ms`, through a shim.
 fn through_shim(home: &Home, model: &str, layer: &str, limit_ms: u64) -> Vec<f64> {
     let mut shim = Shim::spawn(home);
     let ready = shim.request("health", &json!({}));
@@ -60,7 +61,7 @@ fn through_shim(home: &Home, model: &str, layer: &str, limit_ms: u64) -> Vec<f64
     late
 }
 
-/// The same in a client library behind a shim that has been stopped.
+/// The same measurement in a client library behind a stopped shim.
 async fn in_client(home: &Home, limit_ms: u64) -> Vec<f64> {
     let (shim, client) = Carrier::spawn(home).await;
     shim.signal(Signal::STOP);

@@ -1,15 +1,15 @@
 //! A strict reader of Prometheus' text exposition format.
 //!
-//! Owns the rules that a scraper goes by, and some more: every family has its help and type before
-//! its samples and stands in one place, no series comes twice, a histogram's buckets ascend and end
-//! with all. Written from the format's documentation; it shares nothing with the daemon that writes.
+//! Owns the rules of a scraper and stricter ones: every family has its help and type before
+//! its samples and is in one place, no series repeats, a histogram's buckets ascend and end
+//! with all. Written from the format's documentation; it shares no code with the daemon's writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Labels, by name.
 pub type Labels = BTreeMap<String, String>;
 
-/// A text that kept all rules.
+/// An exposition that satisfies every rule.
 #[derive(Debug, Default)]
 pub struct Exposition {
     /// Each family's type.
@@ -18,10 +18,10 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Reads a text.
+    /// Reads an exposition.
     ///
     /// # Panics
-    /// When a rule is broken, with the line that breaks it.
+    /// When a line breaks a rule; the message has the line.
     #[must_use]
     pub fn read(text: &str) -> Self {
         let mut read = Self::default();
@@ -91,16 +91,16 @@ impl Exposition {
         }
     }
 
-    /// The samples of this name.
+    /// The samples with this name.
     pub fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a Labels, f64)> {
         let mine = self.samples.iter().filter(move |((known, _), _)| known == name);
         mine.map(|((_, labels), value)| (labels, *value))
     }
 
-    /// The sum of the samples that have these labels, whatever others they have.
+    /// The sum of the samples that have at least these labels.
     ///
     /// # Panics
-    /// When there is none.
+    /// When no sample has them.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |known: &Labels, (name, value): &(&str, &str)| {

@@ -1,4 +1,4 @@
-//! A small HTTP client over a Unix socket or TCP: what is sent can be as wrong as a test wants.
+//! A small HTTP client over a Unix socket or TCP that can also send malformed requests.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::Home;
 
-/// Seconds after which an answer that has not come is a failure.
+/// Seconds to wait for an answer before the test fails.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Http {
     reader: BufReader<Stream>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -59,7 +59,7 @@ impl Http {
     /// A connection to a TCP address.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// When no server listens.
     #[must_use]
     pub fn tcp(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the daemon listens");
@@ -67,7 +67,7 @@ impl Http {
         Self { reader: BufReader::new(Stream::Tcp(stream)) }
     }
 
-    /// Sends bytes as they are; a peer that does not want them all is no failure.
+    /// Sends bytes as they are; a peer that closes before it has read all is no failure.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = match self.reader.get_mut() {
             Stream::Unix(stream) => stream.write_all(bytes),
@@ -75,7 +75,7 @@ impl Http {
         };
     }
 
-    /// Says that no more is sent.
+    /// Closes the sending half of the connection.
     pub fn finish_sending(&mut self) {
         let _ = match self.reader.get_mut() {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -83,7 +83,7 @@ impl Http {
         };
     }
 
-    /// Sends a request with these headers; a body is announced as JSON.
+    /// Sends a request with these headers; a body has the content type JSON.
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
         let mut text = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| *name == "host") {
@@ -103,7 +103,7 @@ impl Http {
         self.send(text.as_bytes());
     }
 
-    /// Asks and reads the whole answer. The connection can be used again.
+    /// Sends a request and reads the whole response. The connection can be used again.
     pub fn ask(
         &mut self,
         method: &str,
@@ -117,20 +117,20 @@ impl Http {
         answer
     }
 
-    /// Gets a path.
+    /// Sends a GET request.
     pub fn get(&mut self, path: &str) -> Answer {
         self.ask("GET", path, &[], "")
     }
 
-    /// Posts JSON.
+    /// Sends a POST request with a JSON body.
     pub fn post(&mut self, path: &str, body: &Value) -> Answer {
         self.ask("POST", path, &[], &body.to_string())
     }
 
-    /// Status and headers of the next answer.
+    /// The status and headers of the next response.
     ///
     /// # Panics
-    /// When none comes.
+    /// When no response arrives.
     pub fn head(&mut self) -> Answer {
         let line = self.line();
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -147,7 +147,7 @@ impl Http {
     /// The next line, without its end.
     ///
     /// # Panics
-    /// When none comes in time.
+    /// When none arrives in time.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
@@ -158,10 +158,10 @@ impl Http {
         }
     }
 
-    /// The next chunk of a chunked body; nothing at its end.
+    /// The next chunk of a chunked body, `None` at its end.
     ///
     /// # Panics
-    /// When none comes in time.
+    /// When none arrives in time.
     pub fn chunk(&mut self) -> Option<String> {
         let size = usize::from_str_radix(&self.line(), 16).unwrap_or(0);
         let mut bytes = vec![0; size + 2];
@@ -182,7 +182,7 @@ impl Http {
         }
     }
 
-    /// Whether the daemon has closed the connection, once all before that is read.
+    /// Reads what is left and returns whether the daemon has closed the connection.
     #[must_use]
     pub fn is_closed(&mut self) -> bool {
         matches!(self.reader.read(&mut [0]), Ok(0) | Err(_))
@@ -199,17 +199,17 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is not JSON.
+    /// When the body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// The answer, if its status is this.
+    /// Returns the response if it has this status.
     ///
     /// # Panics
-    /// When it is another.
+    /// When the status is another.
     #[must_use]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");

@@ -1,8 +1,8 @@
 //! Runs the real binaries in private homes.
 //!
 //! Owns finding the binaries, temporary Ingle folders, starting and ending daemons, and leaving no
-//! process behind. Readiness is always a message; nothing here sleeps to wait for it. Knows nothing
-//! of the daemon's inside: it links the protocol crate only.
+//! process behind. Readiness is always a message; nothing here sleeps to wait for it. Does not know
+//! the daemon's internals: it links the protocol crate only.
 
 #![allow(
     clippy::expect_used,
@@ -31,10 +31,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Path of one of the two binaries, built in the same profile as this test.
+/// The path of one of the two binaries, built in the same profile as this test.
 ///
 /// # Panics
-/// When it has not been built.
+/// When the binary has not been built.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
@@ -52,7 +52,7 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A private home. Dropping it ends whatever daemon runs in it.
+/// A private home. Dropping it ends the daemon that runs in it.
 #[derive(Debug)]
 pub struct Home {
     folder: TempDir,
@@ -69,7 +69,7 @@ impl Home {
     /// An empty home, with a path short enough for a socket.
     ///
     /// # Panics
-    /// When the system gives no temporary folder.
+    /// When no temporary folder can be made.
     #[must_use]
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("ingle-").tempdir().expect("a folder");
@@ -87,13 +87,13 @@ impl Home {
         home
     }
 
-    /// Where everything of this home lives.
+    /// The paths of this home.
     #[must_use]
     pub fn paths(&self) -> &Paths {
         &self.paths
     }
 
-    /// The home folder itself: what HOME is set to.
+    /// The home folder itself, the value of HOME.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -106,18 +106,18 @@ impl Home {
         self.write(&format!("models/{name}/config.json"), &config.to_string());
     }
 
-    /// Adds SmolLM2 by a link to the folder the test script has fetched.
+    /// Adds SmolLM2 as a link to the folder that the test script has fetched.
     ///
     /// # Panics
-    /// When it has not been fetched.
+    /// When the model has not been fetched.
     pub fn add_smollm2(&self) {
         self.add_fetched("smollm2");
     }
 
-    /// Adds MiniLM, which embeds, in the same way.
+    /// Adds the embedding model MiniLM in the same way.
     ///
     /// # Panics
-    /// When it has not been fetched.
+    /// When the model has not been fetched.
     pub fn add_minilm(&self) {
         self.add_fetched("minilm");
     }
@@ -132,18 +132,17 @@ impl Home {
         std::os::unix::fs::symlink(source, target).expect("a link to the model");
     }
 
-    /// Writes a file of the Ingle folder.
+    /// Writes a file in the Ingle folder.
     ///
     /// # Panics
-    /// When it cannot.
+    /// When the file cannot be written.
     pub fn write(&self, name: &str, text: &str) {
         let path = self.paths.home().join(name);
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder");
         fs::write(path, text).expect("a file");
     }
 
-    /// A command with nothing of this process's environment but HOME and PATH, as an MCP host
-    /// would spawn it.
+    /// A command whose environment has HOME and PATH only, as an MCP host would spawn it.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(binary(program));
@@ -154,10 +153,10 @@ impl Home {
         command
     }
 
-    /// Runs `ingle` to its end with an empty standard input.
+    /// Runs `ingle` to its end with empty standard input.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// When `ingle` cannot be run.
     #[must_use]
     pub fn ingle<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
         let mut command = self.command("ingle");
@@ -173,7 +172,7 @@ impl Home {
     /// Starts a daemon and waits for its report.
     ///
     /// # Panics
-    /// When it does not get ready.
+    /// When the daemon does not become ready.
     #[must_use]
     pub fn daemon(&self) -> Daemon {
         let (mut child, report) = self.try_daemon();
@@ -186,7 +185,7 @@ impl Home {
         }
     }
 
-    /// Starts a daemon and reads its report, whatever it is.
+    /// Starts a daemon and reads its report, be it ready or an error.
     ///
     /// # Panics
     /// When the binary cannot be run.
@@ -202,10 +201,10 @@ impl Home {
         (child, serde_json::from_str(&line).ok())
     }
 
-    /// Runs `ingle status` until so many generations are running.
+    /// Runs `ingle status` until this many generations are running.
     ///
     /// # Panics
-    /// When that has not come about within a minute.
+    /// When that does not happen within a minute.
     pub fn wait_active(&self, active: u64) {
         let give_up_at = Instant::now() + STATE_LIMIT;
         while self.ingle(["status", "--json"]).ok().json()["active"] != active {
@@ -216,12 +215,12 @@ impl Home {
     /// A client of the running daemon.
     ///
     /// # Panics
-    /// When none runs.
+    /// When no daemon runs.
     pub async fn client(&self) -> Client {
         Client::connect(self.paths.socket()).await.expect("the daemon answers")
     }
 
-    /// Process id of the daemon that holds this home, if one does.
+    /// The process id of the daemon that holds this home, if one does.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<Pid> {
         let lock = open_lock(&self.paths.daemon_lock()).ok()?;
@@ -235,11 +234,11 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // A daemon that a shim started is nobody's child here.
+        // A daemon that a shim started is not a child of this process.
         if let Some(pid) = self.daemon_pid() {
             let _ = kill_process(pid, Signal::CONT);
             let _ = kill_process(pid, Signal::KILL);
-            // The lock comes free when the process is gone.
+            // The lock is released when the process has ended.
             if let Ok(lock) = open_lock(&self.paths.daemon_lock()) {
                 let _ = lock.lock();
             }
@@ -247,14 +246,15 @@ impl Drop for Home {
     }
 }
 
-/// Seconds after which a state that has not come about is a failure.
+/// Seconds to wait for a state before the test fails.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Asks for the daemon's status until it is as wanted. Each question is a round trip, and the
-/// answer decides: no time is guessed.
+/// Asks for the daemon's status until it is as wanted.
+///
+/// Each request is a round trip and its answer decides, so no sleep time is guessed.
 ///
 /// # Panics
-/// When it has not come about within a minute.
+/// When that does not happen within a minute.
 pub async fn status_when(client: &Client, wanted: impl Fn(&StatusReply) -> bool) -> StatusReply {
     let give_up_at = Instant::now() + STATE_LIMIT;
     loop {
@@ -269,11 +269,11 @@ pub async fn status_when(client: &Client, wanted: impl Fn(&StatusReply) -> bool)
 /// A program that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// How.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it wrote.
+    /// Its standard output.
     pub stdout: String,
-    /// What it complained of.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -287,17 +287,17 @@ impl Finished {
     /// Its output as JSON.
     ///
     /// # Panics
-    /// When it is not JSON.
+    /// When the output is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// Itself, if it went well.
+    /// Returns the program's output if it succeeded.
     ///
     /// # Panics
-    /// When it did not.
+    /// When it failed.
     pub fn ok(self) -> Self {
         assert!(self.status.success(), "{self:?}");
         self
@@ -311,10 +311,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Sends it a signal.
+    /// Sends the daemon a signal.
     ///
     /// # Panics
-    /// When the process is gone already.
+    /// When the process has already ended.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the daemon is there");
     }
@@ -322,16 +322,16 @@ impl Daemon {
     /// Its process id.
     ///
     /// # Panics
-    /// Never: a child has one.
+    /// Never: a child has a process id.
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Waits for its end.
+    /// Waits for the daemon to end.
     ///
     /// # Panics
-    /// When the system cannot tell.
+    /// When the system cannot report the exit status.
     #[must_use]
     pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("a child can be waited for")

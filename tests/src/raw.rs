@@ -1,4 +1,4 @@
-//! Raw bytes on the socket: what a broken or hostile peer sends, and what it gets back.
+//! Raw bytes on the socket, as a broken or hostile peer sends them, and the replies.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Home;
 
-/// Seconds after which a reply that has not come is a failure.
+/// Seconds to wait for a reply before the test fails.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// One raw connection.
@@ -53,7 +53,7 @@ impl Raw {
     /// The next frame.
     ///
     /// # Panics
-    /// When none comes, or it is not JSON.
+    /// When no frame arrives, or it is not JSON.
     #[must_use]
     pub fn reply(&mut self) -> Value {
         let mut line = String::new();
@@ -61,7 +61,7 @@ impl Raw {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("not JSON ({error}): {line:?}"))
     }
 
-    /// The next frame's error code, by name.
+    /// The name of the next frame's error code.
     #[must_use]
     pub fn error_code(&mut self) -> String {
         let reply = self.reply();

@@ -1,7 +1,7 @@
-//! A host's end of `ingle rpc` and `ingle mcp`: frames in, frames out, each with the time it came.
+//! The host's side of `ingle rpc` and `ingle mcp`, with the arrival time of each frame.
 //!
-//! Owns the child and the count of answers to each request, so that a second answer to anything is
-//! seen. Knows nothing of what the frames mean.
+//! Owns the child and the count of answers to each request, so that a second answer to a request
+//! is seen. Does not know what the frames mean.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,26 +15,26 @@ use serde_json::{Value, json};
 
 use crate::Home;
 
-/// Seconds after which an answer that has not come is a failure.
+/// Seconds to wait for an answer before the test fails.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// One answer, and when it came.
+/// One answer and its arrival time.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The frame.
     pub frame: Value,
-    /// When.
+    /// When it arrived.
     pub at: Instant,
 }
 
 impl Answer {
-    /// The error's code; empty where there is none.
+    /// The error's code, empty without an error.
     #[must_use]
     pub fn code(&self) -> &str {
         self.frame["error"]["data"]["code"].as_str().unwrap_or_default()
     }
 
-    /// The layer that gave the request up; empty where none did.
+    /// The layer that ended the request at its limit, empty if none did.
     #[must_use]
     pub fn layer(&self) -> &str {
         self.frame["error"]["data"]["details"]["layer"].as_str().unwrap_or_default()
@@ -58,16 +58,16 @@ impl Shim {
     /// Spawns `ingle rpc`.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// When `ingle` cannot be run.
     #[must_use]
     pub fn spawn(home: &Home) -> Self {
         Self::spawn_as(home, &["rpc"])
     }
 
-    /// Spawns `ingle` with these arguments, which make it a pump.
+    /// Spawns `ingle` as a pump with these arguments.
     ///
     /// # Panics
-    /// When it cannot be run.
+    /// When `ingle` cannot be run.
     #[must_use]
     pub fn spawn_as(home: &Home, arguments: &[&str]) -> Self {
         let mut child = piped(home, arguments);
@@ -93,15 +93,15 @@ impl Shim {
         Pid::from_child(&self.child)
     }
 
-    /// Sends it a signal.
+    /// Sends the shim a signal.
     ///
     /// # Panics
-    /// When the process is gone already.
+    /// When the process has already ended.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the shim is there");
     }
 
-    /// Sends a request; its id. A shim that has been killed takes nothing, and answers nothing.
+    /// Sends a request and returns its id. A killed shim reads and answers nothing.
     pub fn request(&mut self, method: &str, params: &Value) -> i64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -123,7 +123,7 @@ impl Shim {
     /// The answer to a request.
     ///
     /// # Panics
-    /// When none comes in a minute, or the shim ends first.
+    /// When none arrives within a minute, or the shim ends first.
     pub fn answer(&mut self, id: i64) -> Answer {
         let give_up_at = Instant::now() + ANSWER_LIMIT;
         loop {
@@ -142,7 +142,7 @@ impl Shim {
     /// Waits for the first event of any request.
     ///
     /// # Panics
-    /// When none comes in a minute.
+    /// When none arrives within a minute.
     pub fn event(&mut self) {
         let before = self.events;
         while self.events == before {
@@ -151,16 +151,16 @@ impl Shim {
         }
     }
 
-    /// How many notifications of this method have been read so far.
+    /// The number of notifications of this method read so far.
     #[must_use]
     pub fn heard(&self, method: &str) -> usize {
         self.heard.get(method).copied().unwrap_or_default()
     }
 
-    /// Reads until so many notifications of this method have come.
+    /// Reads until this many notifications of this method have arrived.
     ///
     /// # Panics
-    /// When they do not come in a minute each.
+    /// When one of them takes more than a minute.
     pub fn hear(&mut self, method: &str, count: usize) {
         while self.heard(method) < count {
             let frame = self.frames.recv_timeout(ANSWER_LIMIT).expect("a notification");
@@ -168,7 +168,7 @@ impl Shim {
         }
     }
 
-    /// Ends its input, reads everything that still comes, and gives every answer there was.
+    /// Ends its input, reads the rest of its output, and returns every answer.
     ///
     /// # Panics
     /// When the shim does not end.
@@ -179,7 +179,7 @@ impl Shim {
         (status, std::mem::take(&mut self.answers))
     }
 
-    /// Waits until it ends by itself: its input stays open.
+    /// Waits until the shim ends by itself, with its input open.
     ///
     /// # Panics
     /// When the shim does not end.
@@ -225,10 +225,10 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Spawns it, and a client that talks through it.
+    /// Spawns the shim and a client that uses it.
     ///
     /// # Panics
-    /// When it cannot be run, or the daemon does not answer.
+    /// When `ingle` cannot be run, or the daemon does not answer.
     pub async fn spawn(home: &Home) -> (Self, Client) {
         use tokio::net::unix::pipe::{Receiver, Sender};
         let mut child = piped(home, &["rpc"]);
@@ -238,10 +238,10 @@ impl Carrier {
         (Self { child }, client.expect("the daemon answers"))
     }
 
-    /// Sends it a signal.
+    /// Sends the shim a signal.
     ///
     /// # Panics
-    /// When the process is gone already.
+    /// When the process has already ended.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the shim is there");
     }

@@ -1,9 +1,9 @@
-//! The table of faults: what is broken, who answered, after how long, what the caller got.
+//! The table of faults: the fault, the layer that answered, the time taken, the caller's result.
 //!
 //! Usage: `cargo test -p ingle-tests --test faults`. Every row breaks the real binaries in one way,
-//! through a shim as a host would have it, while another client goes on. Ends with 1 when a request
-//! was not answered exactly once, by whom it should be, or somebody else was harmed. That an answer
-//! came late is shown and not judged.
+//! through a shim as a host would, while another client works. Exits with 1 when a request was not
+//! answered exactly once by the expected layer, or another client was affected. A late answer is
+//! shown in the table and is not a failure.
 
 #![allow(
     clippy::expect_used,
@@ -33,11 +33,11 @@ const WORK_MS: u64 = 400;
 /// One row.
 struct Row {
     fault: &'static str,
-    /// Who should answer, and with what code.
+    /// The layer that should answer, and the code.
     expected: (&'static str, &'static str),
     answered: (String, String),
     after_ms: u64,
-    /// The layer's limit; `None` where the answer should come at once.
+    /// The layer's limit; `None` where the answer should be immediate.
     limit_ms: Option<u64>,
     answers: usize,
     others: &'static str,
@@ -46,13 +46,13 @@ struct Row {
 impl Row {
     fn holds(&self) -> bool {
         let (layer, code) = self.expected;
-        // A limit may be reached late on a busy machine, and never early.
+        // On a busy machine a limit may take effect late, but never early.
         let early = self.limit_ms.is_some_and(|limit_ms| self.after_ms < limit_ms);
         self.answered.0 == layer && self.answered.1 == code && self.answers == 1 && !early
     }
 }
 
-/// A home whose models each do one wrong thing, and one that works slowly.
+/// A home with models that each have one fault, and one slow model without a fault.
 fn home(stall_s: f64) -> Home {
     let home = Home::with_sim(json!({ "reply": "ok" }));
     let slow = "x".repeat(100_000);
@@ -75,7 +75,7 @@ fn ask(model: &str) -> Value {
     json!({ "model": model, "prompt": "hi", "max_tokens": 100_000, "stream": true })
 }
 
-/// What an answer says of who gave it. Only limits name a layer; the rest is told by its code.
+/// The layer that an answer comes from. Only limits name one; other errors show it by their code.
 fn who(answer: &Answer) -> (String, String) {
     let code = if answer.code().is_empty() { "result" } else { answer.code() };
     let layer = match (answer.layer(), code) {
@@ -86,8 +86,9 @@ fn who(answer: &Answer) -> (String, String) {
     (layer.to_owned(), code.to_owned())
 }
 
-/// Whether another client is served now: with a generation, or where the engine is gone for good
-/// only with what needs none.
+/// Whether another client is served now.
+///
+/// Checked with a generation, or with a request that needs no engine where the engine has ended.
 fn others_go_on(home: &Home, engine_works: bool) -> &'static str {
     if engine_works {
         // A class that has time to wait for a slot.
@@ -101,7 +102,7 @@ fn others_go_on(home: &Home, engine_works: bool) -> &'static str {
     }
 }
 
-/// A fault that a model brings about by itself.
+/// A fault that a model causes by itself.
 fn by_model(
     fault: &'static str,
     model: &str,
@@ -119,7 +120,7 @@ fn by_model(
     let answer = shim.answer(id);
     let daemon_lives = answer.code() == "TIMEOUT";
     let engine_works = !(daemon_lives && model == "hanging");
-    // A daemon that is on its way out still closes connections; the next one serves.
+    // A daemon that is shutting down still closes connections; the next daemon serves.
     let _living = if daemon_lives {
         Some(daemon)
     } else {
@@ -142,7 +143,7 @@ fn row(
     answer: &Answer,
     others: &'static str,
 ) -> Row {
-    // The session goes on after every fault.
+    // The session works after every fault.
     let next = shim.request("health", &json!({}));
     assert!(shim.answer(next).code().is_empty());
     let (_, answers) = shim.finish();
@@ -161,7 +162,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A generation that runs when a signal reaches the daemon.
+/// A generation in progress when the daemon gets a signal.
 fn by_signal(
     fault: &'static str,
     signal: Signal,
@@ -187,7 +188,7 @@ fn by_signal(
     row(fault, expected, limit_ms, begin, shim, id, &answer, others)
 }
 
-/// A client library behind a shim that a signal reaches.
+/// A client library behind a shim that gets a signal.
 async fn behind_shim(
     fault: &'static str,
     signal: Signal,
@@ -212,7 +213,7 @@ async fn behind_shim(
     let error = call.reply().await.unwrap_err();
     let begin = if limit_ms.is_some() { begin } else { struck };
     let after_ms = millis(begin.elapsed());
-    // What it asked for is given up.
+    // Its request is cancelled.
     let other = home.client().await;
     status_when(&other, |status| status.active == 0).await;
     let others = others_go_on(&home, true);
@@ -221,7 +222,7 @@ async fn behind_shim(
     Row { fault, expected, answered, after_ms, limit_ms, answers: 1, others }
 }
 
-/// A client that asks for more than fits its connection and reads none of it.
+/// A client that requests more than its connection can buffer and reads none of it.
 async fn unread() -> Row {
     let home = home(60.0);
     home.add_sim("flood", json!({ "reply": "x".repeat(30_000), "kv_bytes_per_token": 0 }));
@@ -230,13 +231,13 @@ async fn unread() -> Row {
     let other = home.client().await;
     let begin = Instant::now();
     raw.request(1, "generate", &ask("slow"));
-    // It has its slot before the others come.
+    // It has its slot before the other requests arrive.
     status_when(&other, |status| status.active > 0).await;
     for id in 2..40 {
         raw.request(id, "generate", &ask("flood"));
     }
     let others = others_go_on(&home, true);
-    // Nothing was read, and still the work has ended in its time.
+    // Nothing was read, and the work has still ended within its limit.
     status_when(&other, |status| status.active == 0 && status.queued == 0).await;
     let answer = loop {
         let frame = raw.reply();
@@ -256,11 +257,11 @@ async fn unread() -> Row {
     }
 }
 
-/// A job asked for while its store is broken in one way; everything else is served.
+/// A job requested while its store is broken in one way; other requests are served.
 fn broken_store(fault: &'static str, damage: impl FnOnce(&Path)) -> Row {
     let home = home(60.0);
     {
-        // A daemon that makes a sound store, and ends.
+        // A daemon that creates an intact store, then ends.
         let _daemon = home.daemon();
         home.ingle(["jobs", "create", "hi"]).ok();
         home.ingle(["stop"]).ok();
@@ -276,7 +277,7 @@ fn broken_store(fault: &'static str, damage: impl FnOnce(&Path)) -> Row {
     row(fault, ("daemon", "JOB_STORE_UNAVAILABLE"), None, begin, shim, id, &answer, others)
 }
 
-/// A job asked for when no file can grow any more.
+/// A job requested when no file can grow any more.
 #[cfg(target_os = "linux")]
 fn full_store() -> Row {
     use rustix::process::{Resource, Rlimit, prlimit};
@@ -294,12 +295,12 @@ fn full_store() -> Row {
     let expected = ("daemon", "JOB_STORE_UNAVAILABLE");
     let row = row("job store full", expected, None, begin, shim, id, &answer, others);
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(None)).unwrap();
-    // With room again, jobs are taken again.
+    // Once there is room again, jobs are accepted again.
     home.ingle(["jobs", "create", "hi"]).ok();
     row
 }
 
-/// A generation and a job during which the wall clock jumps: limits know nothing of it.
+/// A generation and a job during which the wall clock jumps, which does not affect limits.
 #[cfg(target_os = "linux")]
 fn clock_jump(fault: &'static str, seconds: i64) -> Row {
     let home = home(60.0);
@@ -388,7 +389,7 @@ fn main() -> ExitCode {
             file.write_all_at(&[0x5a; 8_192], 0).unwrap();
         }),
         broken_store("job store newer", |path| {
-            // Where SQLite keeps `user_version`.
+            // The offset of SQLite's `user_version`.
             let file = std::fs::File::options().write(true).open(path).unwrap();
             file.write_all_at(&99_u32.to_be_bytes(), 60).unwrap();
         }),

@@ -1,7 +1,7 @@
-//! The daemon is killed at random moments under load from eight shims.
+//! Kills the daemon at random moments under load from eight shims.
 //!
-//! Usage: `cargo test -p ingle-tests --test storm [-- --kills N] [--seed N]`. Ends with 1 when a
-//! request was not answered exactly once, a stored job is lost, or a process or a socket is left.
+//! Usage: `cargo test -p ingle-tests --test storm [-- --kills N] [--seed N]`. Exits with 1 when
+//! a request was not answered exactly once, a stored job is lost, or a process or socket is left.
 
 #![allow(
     clippy::expect_used,
@@ -24,12 +24,12 @@ use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 const SHIMS: u64 = 8;
-/// Kills when no number is given: enough to see that it works.
+/// The number of kills without `--kills`, enough for a smoke test.
 const KILLS: u64 = 12;
 /// The longest a daemon lives after it is ready, in milliseconds.
 const LIFE_MS: u64 = 120;
 
-/// A linear congruential generator: the same moments for the same seed.
+/// A linear congruential generator, so that a seed gives the same moments again.
 struct Random(u64);
 
 impl Random {
@@ -39,7 +39,7 @@ impl Random {
     }
 }
 
-/// What one shim saw.
+/// The results that one shim observed.
 #[derive(Default)]
 struct Seen {
     /// Answers by their code; `result` for those without an error.
@@ -51,7 +51,7 @@ struct Seen {
     jobs: Vec<String>,
 }
 
-/// Asks one thing after the other until told to stop.
+/// Sends one request after the other until the stop flag is set.
 fn ask_on(home: &Home, seed: u64, stop: &AtomicBool) -> Seen {
     let (mut random, mut shim) = (Random(seed), Shim::spawn(home));
     let mut seen = Seen::default();
@@ -93,7 +93,7 @@ fn ask_on(home: &Home, seed: u64, stop: &AtomicBool) -> Seen {
     seen
 }
 
-/// Processes that run in this home, by their environment.
+/// The processes that run in this home, found by their environment.
 fn processes(home: &Home) -> usize {
     let wanted = format!("HOME={}", home.folder().display());
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -105,8 +105,9 @@ fn processes(home: &Home) -> usize {
         .count()
 }
 
-/// How many of the jobs are not known any more, and how many ended otherwise than with their text or
-/// as interrupted. Waits for those that run.
+/// The number of lost jobs, and of jobs that ended neither with their text nor interrupted.
+///
+/// Waits for the jobs that still run.
 fn check_jobs(home: &Home, jobs: &[&String]) -> (usize, usize) {
     let (mut lost, mut wrong) = (0, 0);
     let mut shim = Shim::spawn(home);
@@ -150,7 +151,7 @@ fn main() -> ExitCode {
             })
             .collect();
         while killed < kills && !shims.iter().any(thread::ScopedJoinHandle::is_finished) {
-            // A moment of its life is what is drawn; nothing is waited for but that.
+            // The drawn value is the daemon's lifetime; the sleep waits for nothing else.
             thread::sleep(Duration::from_millis(random.below(LIFE_MS)));
             if let Some(pid) = home.daemon_pid()
                 && kill_process(pid, Signal::KILL).is_ok()
@@ -169,7 +170,7 @@ fn main() -> ExitCode {
     let not_once: usize = seen.iter().map(|seen| seen.not_answered_once).sum();
     let unclean = seen.iter().filter(|seen| !seen.clean_end).count();
     let left = processes(&home);
-    // Whatever the last one left behind does not keep the next one from starting.
+    // Files left by the last daemon do not prevent the start of the next.
     home.ingle(["complete", "--max-tokens", "1", "hi"]).ok();
     let made: Vec<&String> = seen.iter().flat_map(|seen| &seen.jobs).collect();
     let (lost, wrong) = check_jobs(&home, &made);

@@ -1,4 +1,4 @@
-//! `ingle bench` on the sim engine: that it measures what it says, not how quick that is.
+//! `ingle bench` on the sim engine: checks what it measures, not how fast the result is.
 
 use ingle_client::exit;
 use ingle_tests::Home;
@@ -6,8 +6,8 @@ use ingle_tests::raw::Raw;
 use serde_json::json;
 
 #[test]
-fn every_request_is_as_long_as_asked_for_and_new_to_the_model() {
-    // The text would end after a few words by itself.
+fn bench_requests_have_set_length_and_new_prompts() {
+    // Without the benchmark's settings the completion would end after a few words.
     let home = Home::with_sim(json!({ "words": 1 }));
     let words = ["bench", "--json", "--prompt-tokens", "50", "--gen-tokens", "90", "--rounds", "2"];
     let report = home.ingle(words).ok().json();
@@ -32,7 +32,7 @@ fn every_request_is_as_long_as_asked_for_and_new_to_the_model() {
 }
 
 #[test]
-fn a_cold_start_is_measured_and_the_table_names_its_columns() {
+fn cold_start_is_measured_and_columns_named() {
     let home = Home::with_sim(json!({ "load_delay_ms": 50 }));
     home.ingle(["load"]).ok();
     let words = ["bench", "sim", "--cold", "--rounds", "1", "--concurrency", "6"];
@@ -48,7 +48,7 @@ fn a_cold_start_is_measured_and_the_table_names_its_columns() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said_before_anything_runs() {
+fn impossible_measurement_is_refused_at_start() {
     let home = Home::with_sim(json!({
         "context_tokens": 300, "reply": "x".repeat(10_000), "token_delay_ms": 50,
     }));
@@ -57,7 +57,7 @@ fn what_cannot_be_measured_is_said_before_anything_runs() {
     assert!(finished.stderr.contains("512 prompt and 128 generated tokens"), "{finished:?}");
     assert_eq!(home.ingle(["bench", "--concurrency", "0"]).code(), i32::from(exit::USAGE));
     assert_eq!(home.ingle(["bench", "nothing"]).code(), i32::from(exit::FAILED));
-    // A model that somebody uses is not dropped.
+    // A model in use is not unloaded.
     let raw = Raw::connect(&home);
     raw.request(1, "generate", &json!({ "prompt": "hi", "max_tokens": 290 }));
     home.wait_active(1);

@@ -1,5 +1,5 @@
-//! Broken models, end to end: each gets a clear error, and the daemon, with everything that is
-//! loaded in it, stays as it was.
+//! Broken models, end to end: each gets a clear error, and the daemon and its loaded models stay
+//! as they were.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use ingle_protocol::wire::status::Status;
 use ingle_tests::{Home, fixture};
 use serde_json::{Value, json};
 
-/// A half-precision float that is no number, many times over.
+/// Many half-precision floats that are NaN.
 fn not_numbers(bytes: usize) -> Vec<u8> {
     [0x00, 0x7e].into_iter().cycle().take(bytes).collect()
 }
@@ -20,9 +20,9 @@ fn find(bytes: &[u8], wanted: &[u8]) -> usize {
     places.position(|window| window == wanted).expect("the fixture holds it")
 }
 
-/// SmolLM2's file, and what a test breaks in it.
+/// SmolLM2's file, for a test to break.
 struct Gguf {
-    /// The whole one.
+    /// The intact file.
     source: PathBuf,
     path: PathBuf,
     header: Vec<u8>,
@@ -58,7 +58,7 @@ impl Gguf {
     }
 }
 
-/// What asking for a broken model gives: the error's code and message, as the command line has it.
+/// The error code and message that the command line shows for a broken model.
 fn refusal(home: &Home, engine: Option<&str>) -> (String, String) {
     let engine = engine.into_iter().flat_map(|engine| ["--engine", engine]);
     let arguments = ["chat", "-m", "broken", "--json", "hi"].into_iter().chain(engine);
@@ -70,14 +70,14 @@ fn refusal(home: &Home, engine: Option<&str>) -> (String, String) {
     (text("code"), text("message"))
 }
 
-/// The daemon is the one it was, and the model that was loaded still is.
+/// Asserts that the same daemon runs and that its model is still loaded.
 async fn assert_unharmed(home: &Home, pid: u32, case: &str) {
     home.ingle(["complete", "-m", "sim", "hi"]).ok();
     let status = home.client().await.call::<Status>(&NoParams {}).await.unwrap();
     assert_eq!((status.pid, status.loads), (pid, 1), "after {case}");
 }
 
-/// A daemon with a loaded sim model; its process.
+/// Starts a daemon with a loaded sim model and returns its process id.
 async fn warm(home: &Home) -> (ingle_tests::Daemon, u32) {
     let daemon = home.daemon();
     home.ingle(["complete", "-m", "sim", "hi"]).ok();
@@ -88,7 +88,7 @@ async fn warm(home: &Home) -> (ingle_tests::Daemon, u32) {
 type Break = fn(&Gguf);
 
 #[tokio::test]
-async fn broken_gguf_files_are_named_and_harm_nothing() {
+async fn broken_gguf_files_are_named_without_harm() {
     let home = Home::with_sim(json!({}));
     let (_daemon, pid) = warm(&home).await;
     let gguf = Gguf::copy(&home);
@@ -96,7 +96,7 @@ async fn broken_gguf_files_are_named_and_harm_nothing() {
     let middle = usize::try_from(whole / 2).unwrap() / 64 * 64;
     let mut weights = vec![0; 1 << 20];
     fs::File::open(&gguf.path).unwrap().read_exact_at(&mut weights, middle as u64).unwrap();
-    // What is wrong, how it is made so, the code, and what the message names.
+    // The fault, how it is made, the code, and what the message names.
     let cases: [(&str, Break, &str, &[&str]); 9] = [
         ("cut in the weights", |gguf| gguf.cut(40 << 20), "MODEL_INVALID", &["model.gguf"]),
         ("cut in the header", |gguf| gguf.cut(100_000), "MODEL_INVALID", &["model.gguf"]),
@@ -162,7 +162,7 @@ async fn broken_gguf_files_are_named_and_harm_nothing() {
         gguf.write(0, &header);
         gguf.write(middle, &weights);
     }
-    // And mended, it works.
+    // Once repaired, the model works.
     home.ingle(["chat", "-m", "broken", "--max-tokens", "1", "hi"]).ok();
 }
 
@@ -194,7 +194,7 @@ const SHARD: &str = "model-00002-of-00002.safetensors";
 type BreakFolder = fn(&Path);
 
 #[tokio::test]
-async fn broken_model_folders_are_named_and_harm_nothing() {
+async fn broken_model_folders_are_named_without_harm() {
     let home = Home::with_sim(json!({}));
     let (_daemon, pid) = warm(&home).await;
     let cases: [(&str, BreakFolder, &str, &str); 8] = [

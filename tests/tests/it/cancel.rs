@@ -1,5 +1,5 @@
-//! Cancelling: every way to say it, in every phase of a request. Whatever the request held is free
-//! soon after, and the next one is served.
+//! Cancelling: every way to cancel, in every phase of a request. What the request held is freed
+//! soon after, and the next request is served.
 
 use ingle_client::client::{Call, Client};
 use ingle_protocol::timeouts::Class;
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use crate::mcp::Host;
 
-/// How a request is given up.
+/// How a request is cancelled.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     /// `$/cancel`.
     Rpc,
-    /// The call is dropped by a client library.
+    /// A client library drops the call.
     Dropped,
     /// The connection is closed.
     Closed,
@@ -26,7 +26,7 @@ enum Way {
     KilledShim,
 }
 
-/// Where the request is when it is given up.
+/// The phase of the request when it is cancelled.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Queued,
@@ -35,7 +35,7 @@ enum Phase {
     Decode,
 }
 
-/// A request under way.
+/// A request in progress.
 enum Asked {
     Raw(Raw),
     Call(Call<Generate>),
@@ -69,7 +69,7 @@ fn ask(way: Way, home: &Home, client: &Client, model: &str, prompt: &str) -> Ask
     }
 }
 
-/// Gives the request up. What comes back must outlive the check, or its end would be the cancel.
+/// Cancels the request. The result must outlive the check, or dropping it would be the cancel.
 fn give_up(way: Way, asked: Asked) -> Option<Asked> {
     match (way, asked) {
         (Way::Rpc, Asked::Raw(mut raw)) => {
@@ -112,7 +112,7 @@ fn is_reading(status: &StatusReply) -> bool {
 }
 
 #[tokio::test]
-async fn every_way_to_cancel_works_in_every_phase() {
+async fn every_cancel_path_works_in_every_phase() {
     let home = home();
     let _daemon = home.daemon();
     let (client, others) = (home.client().await, home.client().await);

@@ -1,4 +1,4 @@
-//! Thoughts, tool calls and gaps, from a model's text to what a client is told, on the sim engine.
+//! Reasoning, tool calls and gaps, from a model's output to the client's events, on the sim engine.
 
 use ingle_client::client::Client;
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -17,7 +17,7 @@ async fn generate(client: &Client, asked: &Value) -> Result<GenerateResult, Erro
     client.start::<Generate>(&params, params.class())?.reply().await
 }
 
-/// What the events of one text said.
+/// The contents of the events of one completion.
 #[derive(Debug, Default)]
 struct Heard {
     text: String,
@@ -67,7 +67,7 @@ const REPLY: &str = "<think>\nRome, then.\n</think>\n\nI look.\n<tool_call>\n{\"
     \"arguments\": {\"city\": \"Ostia\"}}\n</tool_call>";
 
 #[tokio::test]
-async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
+async fn streamed_and_whole_chat_replies_agree() {
     let home = Home::with_sim(json!({ "reply": REPLY, "token_delay_ms": 1 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -90,7 +90,7 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
         assert!(heard.argument_events > 2, "{heard:?}");
     }
 
-    // One call only, and none where no tools are shown.
+    // Only one call, and no call without tools in the request.
     let one = generate(&client, &weather(json!({ "parallel_tool_calls": false }))).await.unwrap();
     assert_eq!((one.first().text.as_str(), one.first().tool_calls.len()), ("I look.", 1));
     let none = generate(&client, &weather(json!({ "tool_choice": "none" }))).await.unwrap();
@@ -99,13 +99,13 @@ async fn thoughts_text_and_calls_are_the_same_streamed_or_not() {
     );
     assert_eq!(none.first().finish_reason, FinishReason::Stop);
     assert!(none.usage.prompt_tokens < one.usage.prompt_tokens);
-    // A raw prompt's text is left as it is.
+    // The completion of a raw prompt is not parsed.
     let raw = generate(&client, &json!({ "prompt": "x" })).await.unwrap();
     assert_eq!((raw.first().text.as_str(), &raw.first().reasoning), (REPLY, &None));
 }
 
 #[tokio::test]
-async fn a_call_that_is_demanded_is_made() {
+async fn required_tool_call_is_made() {
     let home =
         Home::with_sim(json!({ "reply": "I would rather talk.", "chat_template": "a<think>\n" }));
     let _daemon = home.daemon();
@@ -132,9 +132,9 @@ async fn a_call_that_is_demanded_is_made() {
     }
 }
 
-/// Stop strings belong to the answer, and not to what leads up to it.
+/// Stop strings apply to the content, not to the reasoning before it.
 #[tokio::test]
-async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
+async fn stop_string_ends_content_only() {
     let home = Home::with_sim(json!({ "reply": REPLY }));
     let told = "<think>\nWell.\n\nRome.\n</think>\n\nIt is.\n\nVery.";
     home.add_sim("talks", json!({ "reply": told }));
@@ -147,7 +147,7 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
     assert_eq!((said, thought), ("It is.", Some("Well.\n\nRome.")));
     assert_eq!(whole.first().finish_reason, FinishReason::Stop);
     assert_eq!(whole.first().stop_string.as_deref(), Some("\n\n"));
-    // It ended there, and was not only cut there.
+    // Generation ended there; the text was not just cut there.
     assert_eq!(whole.usage.completion_tokens, told.len() - "Very.".len());
     let (heard, result) = stream(&client, &asked).await;
     assert_eq!((heard[0].text.as_str(), result.first().text.as_str()), ("It is.", "It is."));
@@ -171,14 +171,14 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
         assert_eq!((heard[1].text.as_str(), heard[1].tool_calls.len()), (text, calls));
         assert_eq!(result.first().stop_string.as_deref(), found);
     }
-    // A call that is demanded is made to its end.
+    // A required call is generated to its end.
     let demanded =
         weather(json!({ "tool_choice": { "tool": "weather" }, "stop": ["\n", "{", "e"] }));
     let result = generate(&client, &demanded).await.unwrap();
     let only = result.first();
     let ended = (only.finish_reason, only.stop_string.as_deref(), only.text.as_str());
     assert_eq!(ended, (FinishReason::ToolCalls, None, ""));
-    // A form that was cut is told by the stop string.
+    // The stop string shows that a formatted completion was cut.
     let held = json!({ "messages": [{ "role": "user", "content": "Is it?" }], "stop": [","],
         "format": { "type": "grammar", "lark": "start: \"yes, sir\"" } });
     let result = generate(&client, &held).await.unwrap();
@@ -189,7 +189,7 @@ async fn a_stop_string_ends_the_content_and_neither_a_thought_nor_a_call() {
 }
 
 #[tokio::test]
-async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
+async fn response_format_binds_content_and_keeps_tools() {
     let hermes =
         "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}\n</tool_call>";
     let bare = "{\"name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}}";
@@ -241,12 +241,12 @@ async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
                 assert!(value.is_object(), "{model}: {value}");
             }
         }
-        // A call that is demanded has no content to be bound.
+        // A required call has no content to constrain.
         let asked =
             weather(json!({ "tool_choice": "required", "format": format, "model": "llama-talks" }));
         let demanded = generate(&client, &asked).await.unwrap();
         assert_eq!(demanded.first().tool_calls[0].name, "weather");
-        // A model that is shown no tools writes content.
+        // Without tools a model writes content.
         let asked = weather(json!({ "tool_choice": "none", "format": format, "max_tokens": 600 }));
         let none = generate(&client, &asked).await.unwrap();
         assert!(
@@ -273,7 +273,7 @@ async fn a_form_binds_the_content_and_leaves_the_model_its_tools() {
 }
 
 #[tokio::test]
-async fn a_conversation_goes_on_from_what_a_tool_gave() {
+async fn conversation_continues_from_tool_result() {
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.reasoning_content }}\
         {% for call in m.tool_calls %}{{ call.function.arguments.city }}{% endfor %}{% endfor %}\
         {{ tools[0].function.name }}{{ enable_thinking }}<tool_call><think>";
@@ -290,7 +290,7 @@ async fn a_conversation_goes_on_from_what_a_tool_gave() {
         "template_options": { "enable_thinking": true },
     }));
     let result = generate(&client, &asked).await.unwrap();
-    // The template has opened the thought.
+    // The template has opened the reasoning.
     assert_eq!(
         (result.first().text.as_str(), result.first().reasoning.as_deref()),
         ("Yes.", Some("hm"))
@@ -300,14 +300,14 @@ async fn a_conversation_goes_on_from_what_a_tool_gave() {
 }
 
 #[tokio::test]
-async fn a_gap_is_filled_by_models_that_can() {
+async fn gap_is_filled_by_capable_models_only() {
     let home = Home::with_sim(json!({ "reply": "a + b\u{2}never" }));
     home.add_sim("plain", json!({ "fills_gaps": false }));
     let _daemon = home.daemon();
     let client = home.client().await;
     let asked = json!({ "prompt": "return ", "suffix": "\n}" });
     let result = generate(&client, &asked).await.unwrap();
-    // The text ends where the model begins another gap.
+    // The completion ends where the model begins another gap.
     assert_eq!(
         (result.first().text.as_str(), result.first().finish_reason),
         ("a + b", FinishReason::Stop)
@@ -320,7 +320,7 @@ async fn a_gap_is_filled_by_models_that_can() {
 }
 
 #[tokio::test]
-async fn probabilities_come_with_bytes_and_miss_no_token() {
+async fn logprobs_have_bytes_and_miss_no_token() {
     let home = Home::with_sim(json!({ "reply": REPLY }));
     let _daemon = home.daemon();
     let client = home.client().await;

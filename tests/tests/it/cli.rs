@@ -1,4 +1,4 @@
-//! The command line, as a person and as a script use it.
+//! The command line, used by a person and by a script.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use ingle_tests::Home;
 use serde_json::json;
 
 #[test]
-fn one_shot_answers_and_their_json() {
+fn one_shot_answers_as_text_and_json() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     assert_eq!(home.ingle(["chat", "hello"]).ok().stdout.trim(), "crackle");
     let result = home.ingle(["complete", "hello", "--json", "--seed", "7"]).ok().json();
@@ -25,7 +25,7 @@ fn one_shot_answers_and_their_json() {
 }
 
 #[test]
-fn without_a_daemon_status_says_so_and_stop_is_content() {
+fn status_and_stop_work_without_daemon() {
     let home = Home::new();
     assert_eq!(home.ingle(["status"]).code(), i32::from(exit::UNAVAILABLE));
     home.ingle(["stop"]).ok();
@@ -34,7 +34,7 @@ fn without_a_daemon_status_says_so_and_stop_is_content() {
 }
 
 #[test]
-fn a_missing_model_is_explained() {
+fn missing_model_is_explained() {
     let home = Home::new();
     let finished = home.ingle(["chat", "hello"]);
     assert_eq!(finished.code(), i32::from(exit::FAILED));
@@ -45,7 +45,7 @@ fn a_missing_model_is_explained() {
 }
 
 #[test]
-fn a_prompt_that_is_no_frame_is_refused_at_once() {
+fn oversize_prompt_is_refused_at_once() {
     let home = Home::with_sim(json!({}));
     let prompt = home.folder().join("prompt");
     // Each newline takes two bytes in a frame.
@@ -59,7 +59,7 @@ fn a_prompt_that_is_no_frame_is_refused_at_once() {
 }
 
 #[test]
-fn a_model_is_taken_over_from_a_folder() {
+fn model_is_imported_from_folder() {
     let home = Home::new();
     let folder = home.folder().join("my-sim");
     std::fs::create_dir(&folder).unwrap();
@@ -71,7 +71,7 @@ fn a_model_is_taken_over_from_a_folder() {
 }
 
 #[test]
-fn broken_models_are_refused_and_the_daemon_lives() {
+fn broken_models_are_refused_and_daemon_lives() {
     let home = Home::with_sim(json!({ "reply": "alive" }));
     for (name, bytes) in [
         ("empty", &b""[..]),
@@ -89,7 +89,7 @@ fn broken_models_are_refused_and_the_daemon_lives() {
 }
 
 #[test]
-fn a_wrong_command_line_exits_with_two() {
+fn wrong_command_line_exits_with_two() {
     let home = Home::new();
     for arguments in [&["nonsense"][..], &["chat", "--top-p", "7", "x"], &["pull"]] {
         assert_eq!(home.ingle(arguments).code(), i32::from(exit::USAGE), "{arguments:?}");
@@ -97,7 +97,7 @@ fn a_wrong_command_line_exits_with_two() {
 }
 
 #[test]
-fn output_into_a_closed_pipe_is_no_error() {
+fn output_into_closed_pipe_is_no_error() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut command = home.command("ingle");

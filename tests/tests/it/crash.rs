@@ -1,4 +1,4 @@
-//! Deaths in native code: who is blamed, who is refused, and what lifts it.
+//! Crashes in native code: which model is blamed and refused, and what lifts the refusal.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -44,7 +44,7 @@ async fn be_sent(home: &Home, signal: Signal) {
 }
 
 #[tokio::test]
-async fn a_model_that_ends_the_daemon_twice_in_a_row_is_refused_and_no_other() {
+async fn model_crashing_daemon_twice_is_refused() {
     let home = Home::with_sim(json!({}));
     home.add_sim("bad", json!({ "abort_at": 2 }));
     die(&home, "bad").await;
@@ -64,14 +64,14 @@ async fn a_model_that_ends_the_daemon_twice_in_a_row_is_refused_and_no_other() {
     assert!(home.ingle(["status"]).ok().stdout.contains("bad: ended the daemon 2 times in a row"));
     let load = home.ingle(["load", "bad", "--json"]);
     assert_eq!(load.json()["error"]["code"], "MODEL_CRASHED");
-    // Other files are another model.
+    // A model with other files is another model.
     home.add_sim("bad", json!({ "reply": "mended" }));
     assert_eq!(generate(&client, "bad").await.unwrap().first().text, "mended");
     status_when(&client, |status| status.quarantined.is_empty()).await;
 }
 
 #[tokio::test]
-async fn force_gives_one_more_chance_and_a_panic_is_a_death_too() {
+async fn force_allows_one_more_load_and_panic_counts() {
     let home = Home::with_sim(json!({}));
     home.add_sim("bad", json!({ "panic_at": 2 }));
     die(&home, "bad").await;
@@ -92,7 +92,7 @@ async fn force_gives_one_more_chance_and_a_panic_is_a_death_too() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_killed_is_no_models_fault_and_one_that_faults_is() {
+async fn kill_does_not_blame_model_and_fault_does() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     for _ in 0..3 {
         be_sent(&home, Signal::KILL).await;
@@ -103,7 +103,7 @@ async fn a_daemon_that_is_killed_is_no_models_fault_and_one_that_faults_is() {
         let client = home.client().await;
         let short = GenerateParams { max_tokens: Some(1), ..ask("sim") };
         let call = client.start::<Generate>(&short, Class::Completions).unwrap();
-        // A generation that comes to its end breaks the row.
+        // A finished generation resets the count of crashes.
         call.reply().await.unwrap();
     }
     be_sent(&home, Signal::SEGV).await;
@@ -117,10 +117,10 @@ async fn a_daemon_that_is_killed_is_no_models_fault_and_one_that_faults_is() {
 }
 
 #[tokio::test]
-async fn broken_crash_files_do_not_stop_the_daemon() {
+async fn broken_crash_files_do_not_stop_daemon() {
     let home = Home::with_sim(json!({}));
     home.write("quarantine.json", "{ not json");
-    // A folder stands where the journal should be: nothing can be written there.
+    // A folder has the journal's name, so that the journal cannot be written.
     std::fs::create_dir(home.paths().crash_journal()).unwrap();
     let _daemon = home.daemon();
     generate(&home.client().await, "sim").await.unwrap();

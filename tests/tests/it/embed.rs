@@ -21,7 +21,7 @@ fn dot(one: &[f32], other: &[f32]) -> f32 {
 }
 
 #[tokio::test]
-async fn texts_become_vectors_alone_or_in_a_batch() {
+async fn inputs_alone_and_batched_give_same_vectors() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -44,7 +44,7 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
     }
     assert!(dot(&batch.embeddings[0], &batch.embeddings[1]) < 0.999);
     assert!(dot(&batch.embeddings[0], &batch.embeddings[3]) > 0.999_9);
-    // The other engine and the other tokenizer give the same; llama.cpp computes in 16 bits.
+    // The other engine and tokenizer give the same vectors; llama.cpp computes in 16 bits.
     let on_mlx = embed_with("bert-mean", &texts).await.unwrap();
     assert_eq!(on_mlx.usage, batch.usage);
     for (one, other) in batch.embeddings.iter().zip(&on_mlx.embeddings) {
@@ -59,7 +59,7 @@ async fn texts_become_vectors_alone_or_in_a_batch() {
 }
 
 #[test]
-fn the_command_line_embeds_and_says_which_model_cannot() {
+fn cli_embeds_and_refuses_other_models() {
     let home = home();
     let _daemon = home.daemon();
     let printed = home.ingle(["embed", "-m", "bert", "the sea", "a ship"]).ok();

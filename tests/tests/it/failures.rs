@@ -1,4 +1,4 @@
-//! The engine fails, panics, aborts; the daemon is told to end. Everybody hears of it.
+//! The engine fails, panics or aborts, or the daemon is shut down. Every client gets an error.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ async fn long_call(client: &Client) -> Call<Generate> {
 }
 
 #[tokio::test]
-async fn an_engine_error_fails_one_request_and_nothing_else() {
+async fn engine_error_fails_one_request_only() {
     let home = Home::with_sim(json!({}));
     home.add_sim("failing", json!({ "fail_at": 3 }));
     home.add_sim("unloadable", json!({ "fail_load": true }));
@@ -54,7 +54,7 @@ async fn an_engine_error_fails_one_request_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_panic_fails_what_is_in_flight_and_ends_the_daemon() {
+async fn panic_fails_requests_and_ends_daemon() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("panicking", json!({ "panic_at": 2 }));
     let daemon = home.daemon();
@@ -64,13 +64,13 @@ async fn a_panic_fails_what_is_in_flight_and_ends_the_daemon() {
     assert_eq!(error_code(&culprit, &params).await, ErrorCode::EngineFailed);
     assert_eq!(in_flight.reply().await.unwrap_err().code, ErrorCode::EngineFailed);
     assert_eq!(daemon.wait().code(), Some(i32::from(exit::INTERNAL)));
-    // The next daemon starts without a trace of the last.
+    // The next daemon starts with no state of the last.
     let _daemon = home.daemon();
     home.client().await.call::<Health>(&NoParams {}).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_engine_that_stands_still_is_told_of_and_the_daemon_ends_for_it() {
+async fn stalled_engine_is_reported_and_ends_daemon() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("hanging", json!({ "hang_at": 3 }));
     home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 1\n");
@@ -94,7 +94,7 @@ async fn an_engine_that_stands_still_is_told_of_and_the_daemon_ends_for_it() {
 }
 
 #[tokio::test]
-async fn a_load_that_stands_still_is_given_up_and_harms_nobody() {
+async fn stalled_load_is_abandoned_without_harm() {
     let home = Home::with_sim(json!({ "reply": "ok" }));
     home.add_sim("stuck", json!({ "load_delay_ms": 3_600_000 }));
     home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 0.5\n");
@@ -110,21 +110,21 @@ async fn a_load_that_stands_still_is_given_up_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_was_stopped_for_a_while_has_not_stalled() {
+async fn paused_daemon_is_not_reported_as_stalled() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(600), "token_delay_ms": 5 }));
     home.write("config.toml", "default_model = \"sim\"\n[engine]\nstall_s = 0.4\n");
     let daemon = home.daemon();
     let client = home.client().await;
     let call = long_call(&client).await;
     daemon.signal(Signal::STOP);
-    // That it stands still for longer than a stall is what is tested.
+    // The test needs a pause longer than the stall limit.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     daemon.signal(Signal::CONT);
     assert_eq!(call.reply().await.unwrap().first().text.len(), 600);
 }
 
 #[tokio::test]
-async fn an_abort_in_native_code_reaches_the_client_as_a_lost_daemon() {
+async fn native_abort_reaches_client_as_lost_daemon() {
     let home = Home::with_sim(json!({ "abort_at": 2 }));
     let daemon = home.daemon();
     let client = home.client().await;
@@ -133,7 +133,7 @@ async fn an_abort_in_native_code_reaches_the_client_as_a_lost_daemon() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_is_in_flight_and_refuses_the_rest() {
+async fn drain_finishes_requests_and_refuses_new() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 2 }));
     let daemon = home.daemon();
     let client = home.client().await;
@@ -147,13 +147,13 @@ async fn a_drain_finishes_what_is_in_flight_and_refuses_the_rest() {
 }
 
 #[tokio::test]
-async fn who_comes_during_a_drain_gets_the_next_daemon() {
+async fn client_during_drain_gets_next_daemon() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let daemon = home.daemon();
     let client = home.client().await;
     let call = long_call(&client).await;
     client.call::<Shutdown>(&ShutdownParams { now: false }).await.unwrap();
-    // The drain takes its whole 5 seconds, and then some.
+    // The drain takes its full 5 seconds and a little more.
     home.ingle(["load"]).ok();
     assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::ShuttingDown);
     assert_ne!(home.daemon_pid(), Some(daemon.pid()));
@@ -161,7 +161,7 @@ async fn who_comes_during_a_drain_gets_the_next_daemon() {
 }
 
 #[tokio::test]
-async fn a_model_whose_files_change_is_loaded_anew() {
+async fn changed_model_files_are_loaded_again() {
     let home = Home::with_sim(json!({ "reply": "before" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -199,7 +199,7 @@ async fn every_error_names_its_request() {
 }
 
 #[tokio::test]
-async fn shutting_down_now_cancels_what_is_in_flight() {
+async fn shutdown_now_cancels_requests_in_flight() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let daemon = home.daemon();
     let client = home.client().await;
@@ -210,14 +210,14 @@ async fn shutting_down_now_cancels_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_daemon_whose_engine_hangs() {
+async fn second_signal_ends_daemon_with_hung_engine() {
     let home = Home::with_sim(json!({ "hang_at": 1 }));
     let daemon = home.daemon();
     let client = home.client().await;
     let call = client.start::<Generate>(&prompt("hi"), Class::Completions).unwrap();
     wait_active(&client, 1).await;
     daemon.signal(Signal::TERM);
-    // A draining daemon still answers, and says so.
+    // A draining daemon still answers, and its status says that it drains.
     while client.call::<Health>(&NoParams {}).await.unwrap().state != HealthState::Draining {}
     daemon.signal(Signal::TERM);
     assert_eq!(call.reply().await.unwrap_err().code, ErrorCode::DaemonLost);

@@ -1,4 +1,4 @@
-//! Texts that must have a form, on the sim engine, which would say something else.
+//! Constrained completions on the sim engine, whose free output would not match the format.
 
 use ingle_client::client::Client;
 use ingle_client::exit;
@@ -56,7 +56,7 @@ fn check_person(text: &str) {
 }
 
 #[tokio::test]
-async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
+async fn finished_completion_always_matches_format() {
     let home = Home::with_sim(json!({ "reply": "Sure! Here is some JSON for you." }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -84,7 +84,7 @@ async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
         }
         assert!(result.timings.mask_ms > 0.0);
     }
-    // The model's own text, where it has the form.
+    // The model's own completion, where it already matches the format.
     let lark = OutputFormat::Grammar { lark: "start: /Sure!.*/".to_owned() };
     let result = generate(&client, &asking(lark)).await.unwrap();
     assert_eq!(result.first().text, "Sure! Here is some JSON for you.");
@@ -100,12 +100,12 @@ async fn whatever_the_draws_a_finished_text_has_the_form_asked_for() {
 }
 
 #[tokio::test]
-async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
+async fn completion_ends_where_format_ends_or_is_cut() {
     let home = Home::with_sim(json!({ "reply": "no" }));
     let _daemon = home.daemon();
     let client = home.client().await;
     let lark = |lark: &str| asking(OutputFormat::Grammar { lark: lark.to_owned() });
-    // Without the token that ends a text: there is nothing left to choose.
+    // No end token is generated: no choice is left for the model.
     let result = generate(&client, &lark("start: \"yes, sir\"")).await.unwrap();
     assert_eq!(
         (result.first().text.as_str(), result.first().finish_reason),
@@ -127,7 +127,7 @@ async fn a_text_ends_where_nothing_may_follow_and_can_be_cut_before() {
 }
 
 #[tokio::test]
-async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
+async fn impossible_format_is_named_without_harm() {
     let home = Home::with_sim(json!({ "reply": "fine" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -159,9 +159,9 @@ async fn a_format_that_cannot_be_kept_is_named_and_harms_nobody() {
     status_when(&client, |status| status.active == 0 && status.queued == 0).await;
 }
 
-/// A real vocabulary, on both engines: several texts with a form in one batch with one without.
+/// A real vocabulary on both engines: constrained completions in one batch with a free one.
 #[tokio::test]
-async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alone() {
+async fn smollm2_keeps_schema_next_to_free_request() {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
@@ -196,7 +196,7 @@ async fn smollm2_keeps_to_a_schema_on_both_engines_and_leaves_its_neighbour_alon
 }
 
 #[test]
-fn the_command_line_takes_a_form_and_a_schema() {
+fn cli_accepts_format_and_schema() {
     let home = Home::with_sim(json!({ "reply": "fine" }));
     let file = home.folder().join("person.json");
     std::fs::write(&file, person().to_string()).unwrap();

@@ -24,7 +24,7 @@ async fn generate(client: &Client, params: &GenerateParams) -> Result<GenerateRe
     client.start::<Generate>(params, params.class())?.reply().await
 }
 
-/// Streams a generation: its text as it came, and its result.
+/// Streams a generation and returns its streamed text and its result.
 async fn stream(client: &Client, params: GenerateParams) -> (String, GenerateResult) {
     let params = GenerateParams { stream: true, ..params };
     let mut call = client.start::<Generate>(&params, params.class()).unwrap();
@@ -38,7 +38,7 @@ async fn stream(client: &Client, params: GenerateParams) -> (String, GenerateRes
 }
 
 #[tokio::test]
-async fn a_stream_is_the_whole_text_and_ends_once() {
+async fn stream_has_whole_text_and_ends_once() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -51,9 +51,9 @@ async fn a_stream_is_the_whole_text_and_ends_once() {
     assert!(result.timings.ttft_ms > 0.0 && result.timings.total_ms >= result.timings.ttft_ms);
 }
 
-/// The sim model's text depends on every token of its prompt, so a wrong beginning would show.
+/// The sim model's text depends on every prompt token, so a wrong cached prefix would change it.
 #[tokio::test]
-async fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
+async fn shared_prompt_prefix_is_not_read_again() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -68,7 +68,7 @@ async fn a_prompt_that_begins_like_an_earlier_one_is_not_read_again() {
     assert_eq!(next.usage.cached_tokens, turn.len());
     let shorter = generate(&client, &prompt(short)).await.unwrap();
     assert!(shorter.usage.cached_tokens > 0);
-    // Another daemon, with nothing kept, says the same.
+    // Another daemon with an empty cache gives the same text.
     let fresh = Home::with_sim(json!({}));
     let _fresh_daemon = fresh.daemon();
     let fresh = fresh.client().await;
@@ -102,7 +102,7 @@ async fn twenty_clients_get_whole_unmixed_answers() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_frees_the_engine_within_one_token() {
+async fn dropped_connection_frees_engine_in_one_token() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let watcher = home.client().await;
@@ -133,7 +133,7 @@ async fn cancel_ends_one_request_and_no_other() {
 }
 
 #[tokio::test]
-async fn dropping_a_call_cancels_it() {
+async fn dropped_call_is_cancelled() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -145,7 +145,7 @@ async fn dropping_a_call_cancels_it() {
 }
 
 #[tokio::test]
-async fn work_stops_at_its_timeout_and_names_the_layer() {
+async fn timeout_stops_work_and_names_layer() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -161,7 +161,7 @@ async fn work_stops_at_its_timeout_and_names_the_layer() {
 }
 
 #[tokio::test]
-async fn a_hanging_engine_is_answered_for_by_the_daemon() {
+async fn hanging_engine_is_answered_by_daemon() {
     let home = Home::with_sim(json!({ "hang_at": 3 }));
     let daemon = home.daemon();
     let client = home.client().await;
@@ -175,7 +175,7 @@ async fn a_hanging_engine_is_answered_for_by_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_slows_nobody() {
+async fn blocked_reader_slows_no_other_client() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(200_000), "context_tokens": 300_000 }));
     let _daemon = home.daemon();
     let slow = Raw::connect(&home);
@@ -189,14 +189,14 @@ async fn a_reader_that_does_not_read_slows_nobody() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_still_gets_the_whole_text() {
+async fn slow_reader_gets_whole_text() {
     let home =
         Home::with_sim(json!({ "reply": "abcdefghij".repeat(20_000), "context_tokens": 300_000 }));
     let _daemon = home.daemon();
     let watcher = home.client().await;
     let mut slow = Raw::connect(&home);
     slow.request(1, "generate", &json!({ "prompt": "a", "max_tokens": 200_000, "stream": true }));
-    // Nothing is read until the engine has finished with it.
+    // Nothing is read until the engine has finished the request.
     status_when(&watcher, |status| status.generations == 1 && status.active == 0).await;
     let mut text = String::new();
     loop {
@@ -213,7 +213,7 @@ async fn a_slow_reader_still_gets_the_whole_text() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once() {
+async fn full_queue_refuses_at_once() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 20 }));
     let _daemon = home.daemon();
     let wanted = limits::CONCURRENT_GENERATIONS + limits::QUEUED_GENERATIONS;
@@ -257,7 +257,7 @@ async fn sixteen_first_requests_make_one_load() {
 }
 
 #[tokio::test]
-async fn loading_one_model_does_not_stop_another() {
+async fn load_does_not_stop_other_model() {
     let home = Home::with_sim(json!({ "token_delay_ms": 1 }));
     home.add_sim("slow", json!({ "load_delay_ms": 60_000 }));
     let _daemon = home.daemon();
@@ -272,7 +272,7 @@ async fn loading_one_model_does_not_stop_another() {
 }
 
 #[tokio::test]
-async fn models_are_loaded_and_unloaded_but_not_while_busy() {
+async fn busy_model_is_not_unloaded() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -290,7 +290,7 @@ async fn models_are_loaded_and_unloaded_but_not_while_busy() {
 }
 
 #[tokio::test]
-async fn stop_strings_and_limits_end_the_text() {
+async fn stop_strings_and_limits_end_text() {
     let home = Home::with_sim(json!({ "reply": "one two three" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -357,7 +357,7 @@ async fn wrong_parameters_are_named() {
 }
 
 #[tokio::test]
-async fn tokens_go_there_and_back() {
+async fn tokens_round_trip() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let client = home.client().await;

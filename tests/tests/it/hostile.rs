@@ -1,4 +1,4 @@
-//! Garbage on the socket: clear errors, and nobody else is harmed.
+//! Garbage on the socket: clear errors, and no effect on other clients.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -11,14 +11,14 @@ use ingle_tests::Home;
 use ingle_tests::raw::Raw;
 use serde_json::{Value, json};
 
-/// The connection still works.
+/// Asserts that the connection still works.
 fn assert_alive(raw: &mut Raw) {
     let reply = raw.call(999, "health", &json!({}));
     assert_eq!(reply["result"]["state"], "ok", "{reply}");
 }
 
 #[test]
-fn broken_frames_are_answered_and_the_connection_goes_on() {
+fn broken_frames_do_not_end_connection() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -47,13 +47,13 @@ fn broken_frames_are_answered_and_the_connection_goes_on() {
     }
     let deep = format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000));
     raw.send(deep.as_bytes());
-    // It reads as a batch of one broken entry.
+    // It parses as a batch with one broken entry.
     assert_eq!(raw.reply()[0]["error"]["data"]["code"], "INVALID_REQUEST");
     assert_alive(&mut raw);
 }
 
 #[tokio::test]
-async fn a_hundred_megabyte_line_is_refused_and_harms_nobody() {
+async fn huge_line_is_refused_without_side_effects() {
     let home = Home::with_sim(json!({}));
     let daemon = home.daemon();
     let other = home.client().await;
@@ -67,7 +67,7 @@ async fn a_hundred_megabyte_line_is_refused_and_harms_nobody() {
     assert_eq!(raw.error_code(), "FRAME_TOO_LARGE");
     assert_alive(&mut raw);
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid().as_raw_nonzero()));
-    // Where the system tells, the line has not stayed in memory.
+    // Where the system reports memory use, the line has not stayed in memory.
     if let Ok(status) = status {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -76,7 +76,7 @@ async fn a_hundred_megabyte_line_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn half_a_frame_and_silence_is_given_up() {
+fn half_frame_then_silence_closes_connection() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -87,9 +87,9 @@ fn half_a_frame_and_silence_is_given_up() {
     assert_alive(&mut raw);
 }
 
-/// The daemon stops reading a peer that does not read; what that peer sent meanwhile is not late.
+/// The daemon stops reading from a peer that does not read; requests sent meanwhile are not late.
 #[test]
-fn requests_of_a_peer_that_reads_late_are_all_answered() {
+fn late_reader_gets_every_answer() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -101,7 +101,7 @@ fn requests_of_a_peer_that_reads_late_are_all_answered() {
             (&writer).write_all(format!("{frame}\n").as_bytes()).unwrap();
         }
     });
-    // Longer than half a frame may lie: this is the fault that is injected.
+    // Longer than the limit for half a frame: this pause is the injected fault.
     std::thread::sleep(Duration::from_millis(limits::FRAME_STALL_MS + 1_000));
     for _ in 0..REQUESTS {
         assert!(raw.reply()["result"].is_object());
@@ -110,7 +110,7 @@ fn requests_of_a_peer_that_reads_late_are_all_answered() {
 }
 
 #[test]
-fn a_model_folder_that_never_answers_holds_nobody_up() {
+fn hanging_model_folder_does_not_block_others() {
     let home = Home::with_sim(json!({}));
     let pipe = home.paths().models_dir().join("pipe");
     std::fs::create_dir(&pipe).unwrap();
@@ -127,7 +127,7 @@ fn a_model_folder_that_never_answers_holds_nobody_up() {
 }
 
 #[test]
-fn a_stream_that_ends_inside_a_frame_is_told_so() {
+fn stream_ending_inside_frame_gets_error() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -137,7 +137,7 @@ fn a_stream_that_ends_inside_a_frame_is_told_so() {
 }
 
 #[test]
-fn a_half_close_still_gets_its_answers() {
+fn half_closed_connection_gets_its_answers() {
     let home = Home::with_sim(json!({ "token_delay_ms": 1 }));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -147,7 +147,7 @@ fn a_half_close_still_gets_its_answers() {
 }
 
 #[test]
-fn a_batch_is_answered_together() {
+fn batch_is_answered_together() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -173,7 +173,7 @@ fn a_batch_is_answered_together() {
 }
 
 #[test]
-fn what_cannot_be_read_whole_is_answered_under_its_id() {
+fn unreadable_request_is_answered_under_its_id() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -196,7 +196,7 @@ fn what_cannot_be_read_whole_is_answered_under_its_id() {
 }
 
 #[test]
-fn ids_in_use_and_too_many_requests_are_refused() {
+fn reused_ids_and_excess_requests_are_refused() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 20 }));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -212,7 +212,7 @@ fn ids_in_use_and_too_many_requests_are_refused() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_told_why() {
+fn connections_over_limit_get_the_reason() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut open: Vec<Raw> = (0..limits::CONNECTIONS).map(|_| Raw::connect(&home)).collect();
@@ -223,7 +223,7 @@ fn connections_beyond_the_limit_are_told_why() {
 }
 
 #[test]
-fn another_protocol_version_is_refused() {
+fn other_protocol_version_is_refused() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut raw = Raw::connect(&home);
@@ -233,7 +233,7 @@ fn another_protocol_version_is_refused() {
 }
 
 #[test]
-fn a_peer_that_goes_mid_frame_leaves_the_daemon_well() {
+fn peer_closing_mid_frame_leaves_daemon_healthy() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     for _ in 0..50 {

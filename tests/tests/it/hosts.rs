@@ -1,4 +1,4 @@
-//! `ingle mcp install`: hosts' own files, before and after.
+//! `ingle mcp install`: the configuration files of hosts, before and after.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use ingle_client::exit;
 use ingle_tests::Home;
 use serde_json::{Value, json};
 
-/// Where each host keeps its servers, and what it calls them.
+/// The file in which each host keeps its servers, and the key.
 const HOSTS: [(&str, &str, &str, &str); 5] = [
     (
         "claude-desktop",
@@ -42,7 +42,7 @@ fn hosts(home: &Home) -> Vec<(String, bool, bool)> {
 }
 
 #[test]
-fn every_host_is_told_and_what_it_is_told_works() {
+fn every_host_gets_a_working_entry() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     assert!(hosts(&home).iter().all(|(_, found, installed)| !found && !installed));
     for host in HOSTS {
@@ -54,7 +54,7 @@ fn every_host_is_told_and_what_it_is_told_works() {
         let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(printed.json(), written);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        // What stands there starts the pump, and the host is told what the pump is told.
+        // The entry starts the pump, and the host's timeout matches the pump's.
         let entry = &written[servers]["ingle"];
         let args: Vec<&str> =
             entry["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
@@ -90,7 +90,7 @@ fn run_with_input(command: &mut Command, frame: &Value) -> String {
 }
 
 #[test]
-fn a_file_of_others_comes_back_to_the_byte() {
+fn host_file_is_restored_to_the_byte() {
     let home = Home::new();
     let path = file(&home, HOSTS[3]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -110,7 +110,7 @@ fn a_file_of_others_comes_back_to_the_byte() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_untouched_and_says_where() {
+fn unreadable_file_is_kept_and_error_has_line() {
     let home = Home::new();
     let path = file(&home, HOSTS[2]);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -134,7 +134,7 @@ fn what_cannot_be_read_is_left_untouched_and_says_where() {
         assert!(listed["hosts"][2]["problem"].as_str().unwrap().contains(place), "{listed}");
     }
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no backup is made");
-    // An entry of that name that is somebody else's.
+    // An entry with that name that Ingle did not write.
     fs::write(&path, r#"{"mcpServers": {"ingle": {"command": "fireplace"}}}"#).unwrap();
     let refused = home.ingle(["mcp", "install", "--host", "cursor"]);
     assert!(
@@ -150,7 +150,7 @@ fn what_cannot_be_read_is_left_untouched_and_says_where() {
 }
 
 #[test]
-fn a_project_file_and_another_home_are_named_in_the_entry() {
+fn entry_names_project_file_and_other_home() {
     let home = Home::new();
     let project = home.folder().join("project");
     fs::create_dir(&project).unwrap();

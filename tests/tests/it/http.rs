@@ -1,4 +1,4 @@
-//! The OpenAI-shaped edge over its socket: what is asked, answered, streamed and refused.
+//! The OpenAI-compatible edge over its socket: requests, responses, streams and refusals.
 
 use ingle_protocol::limits;
 use ingle_tests::exposition::Exposition;
@@ -16,7 +16,7 @@ fn chat(more: Value) -> Value {
     request
 }
 
-/// The parsed events of a stream, without the last, which says that it is whole.
+/// The parsed events of a stream without the last, which marks it as complete.
 fn whole_stream(answer: &Answer) -> Vec<Value> {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("text/event-stream"));
@@ -26,7 +26,7 @@ fn whole_stream(answer: &Answer) -> Vec<Value> {
 }
 
 #[test]
-fn chat_answers_whole_and_streamed_alike() {
+fn chat_whole_and_streamed_agree() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let mut http = Http::socket(&home);
@@ -62,7 +62,7 @@ fn chat_answers_whole_and_streamed_alike() {
 }
 
 #[test]
-fn completions_take_several_prompts_tokens_and_logprobs() {
+fn completions_accept_prompts_tokens_and_logprobs() {
     let home = Home::with_sim(json!({ "reply": "a b", "logits": {} }));
     let _daemon = home.daemon();
     let mut http = Http::socket(&home);
@@ -86,7 +86,7 @@ fn completions_take_several_prompts_tokens_and_logprobs() {
 }
 
 #[test]
-fn a_response_format_leaves_room_for_calls_and_a_stop_string_for_thoughts() {
+fn format_allows_calls_and_stop_keeps_reasoning() {
     let call = "{\"name\": \"f\", \"arguments\": {\"secret\": \"x\"}}";
     let home = Home::with_sim(json!({ "reply": format!("<tool_call>\n{call}\n</tool_call>") }));
     home.add_sim("thinks", json!({ "reply": "<think>a b</think>c d" }));
@@ -152,7 +152,7 @@ fn models_are_listed_and_found_by_name() {
 }
 
 #[test]
-fn embeddings_are_given_as_numbers_and_as_base64() {
+fn embeddings_are_numbers_or_base64() {
     let home = Home::with_sim(json!({ "embeds": true }));
     let _daemon = home.daemon();
     let mut http = Http::socket(&home);
@@ -165,7 +165,7 @@ fn embeddings_are_given_as_numbers_and_as_base64() {
     assert!((length - 1.0).abs() < 1e-5, "{list}");
     let request = json!({ "input": "b", "encoding_format": "base64" });
     let list = http.post("/v1/embeddings", &request).expect(200).json();
-    // Four bytes a number, in groups of three, each of which takes four letters.
+    // Four bytes per number; each group of three bytes takes four letters.
     let letters = (numbers.len() * 4).div_ceil(3) * 4;
     assert_eq!(list["data"][0]["embedding"].as_str().map(str::len), Some(letters), "{list}");
     assert!(list["usage"]["total_tokens"].as_u64() > Some(0));
@@ -174,9 +174,9 @@ fn embeddings_are_given_as_numbers_and_as_base64() {
     assert_eq!(problem["error"]["param"], "dimensions");
 }
 
-/// Every way to be refused: status, and the words that name what is wrong.
+/// Every refusal: the status, and the words that name the fault.
 #[test]
-fn what_is_wrong_with_a_request_is_named() {
+fn wrong_request_error_names_the_fault() {
     let home = Home::with_sim(json!({ "context_tokens": 300 }));
     home.add_sim("picky", json!({ "chat_template": "{{ raise_exception('no more') }}" }));
     let _daemon = home.daemon();
@@ -225,7 +225,7 @@ fn what_is_wrong_with_a_request_is_named() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_refused_to_who_sends_it_all_and_to_who_asks_first() {
+fn oversize_body_is_refused_sent_or_announced() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let body = format!("{{\"messages\": \"{}\"}}", "x".repeat(limits::HTTP_BODY_BYTES));
@@ -243,7 +243,7 @@ fn a_body_that_is_too_large_is_refused_to_who_sends_it_all_and_to_who_asks_first
 }
 
 #[tokio::test]
-async fn a_client_that_goes_ends_its_work_streamed_or_not() {
+async fn client_disconnect_ends_its_work() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let watcher = home.client().await;
@@ -261,7 +261,7 @@ async fn a_client_that_goes_ends_its_work_streamed_or_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_nobody_else_up() {
+async fn blocked_client_holds_up_no_other() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(20_000) }));
     home.add_sim("quick", json!({ "reply": "ok" }));
     let _daemon = home.daemon();
@@ -272,7 +272,7 @@ async fn a_client_that_does_not_read_holds_nobody_else_up() {
     let mut http = Http::socket(&home);
     let quick = http.post("/v1/chat/completions", &chat(json!({ "model": "quick" }))).expect(200);
     assert_eq!(quick.json()["choices"][0]["message"]["content"], "ok");
-    // Its text is made to the end while nobody reads it, and then read whole.
+    // The text is generated to its end while it is not read, and is then read whole.
     status_when(&watcher, |status| status.active == 0 && status.generations == 2).await;
     let mut answer = sleeper.head();
     while let Some(chunk) = sleeper.chunk() {
@@ -284,7 +284,7 @@ async fn a_client_that_does_not_read_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
+fn timeout_is_status_first_and_event_later() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("reading", json!({ "prompt_token_delay_ms": 50 }));
     home.write("config.toml", "default_model = \"sim\"\n[timeouts]\nchat = 0.5\nhttp = 300\n");
@@ -307,7 +307,7 @@ fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
     assert_eq!(last["error"]["type"], "timeout");
     assert_eq!(last["error"]["code"], "timeout");
     assert_eq!(last["error"]["timeout_seconds"], 0.5);
-    // The connection is fine.
+    // The connection still works.
     let _ = http.get("/health").expect(200);
 
     request["model"] = json!("missing");
@@ -315,7 +315,7 @@ fn a_timeout_is_a_status_before_the_first_token_and_an_event_after_it() {
 }
 
 #[test]
-fn a_stream_that_waits_is_kept_alive_by_comments() {
+fn waiting_stream_is_kept_alive_by_comments() {
     let home = Home::with_sim(json!({ "reply": "ok", "load_delay_ms": 1_500 }));
     let _daemon = home.daemon();
     let mut http = Http::socket(&home);
@@ -325,7 +325,7 @@ fn a_stream_that_waits_is_kept_alive_by_comments() {
 }
 
 #[tokio::test]
-async fn a_drain_finishes_what_is_in_flight_and_refuses_what_is_new() {
+async fn drain_finishes_requests_and_refuses_new_http() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 5 }));
     let daemon = home.daemon();
     let watcher = home.client().await;

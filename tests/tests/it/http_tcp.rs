@@ -1,4 +1,4 @@
-//! HTTP over TCP: who may ask.
+//! HTTP over TCP: which clients are allowed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use ingle_tests::Home;
 use ingle_tests::http::Http;
 use serde_json::{Value, json};
 
-/// A home whose daemon listens at a free port, with more of `[http]`.
+/// A home whose daemon listens at a free port, with further `[http]` settings.
 fn home(more: &str) -> Home {
     let home = Home::with_sim(json!({}));
     let text = format!("default_model = \"sim\"\n[http]\nlisten = \"127.0.0.1:0\"\n{more}");
@@ -17,7 +17,7 @@ fn home(more: &str) -> Home {
     home
 }
 
-/// Where the daemon listens, as `ingle http` says.
+/// The address that `ingle http` gives for the daemon.
 fn address(home: &Home) -> (String, Value) {
     let shown = home.ingle(["http", "--json"]).ok().json();
     let url = shown["url"].as_str().unwrap();
@@ -26,7 +26,7 @@ fn address(home: &Home) -> (String, Value) {
 }
 
 #[test]
-fn tcp_wants_the_token_and_one_of_our_own_names() {
+fn tcp_requires_token_and_known_host_name() {
     let home = home("allowed_hosts = [\"box.local\"]\n");
     let daemon = home.daemon();
     let (address, shown) = address(&home);
@@ -60,7 +60,7 @@ fn tcp_wants_the_token_and_one_of_our_own_names() {
         assert_eq!(answer.header("www-authenticate").is_some(), status == 401, "{answer:?}");
         assert!(answer.header("access-control-allow-origin").is_none());
     }
-    // Without a `Host` nobody can have meant us; and an address in the request line counts.
+    // A request without `Host` is not meant for this server; an address in the request line counts.
     let mut http = Http::tcp(&address);
     http.send(b"GET /health HTTP/1.1\r\n\r\n");
     assert!(matches!(http.head().status, 400 | 403));
@@ -69,7 +69,7 @@ fn tcp_wants_the_token_and_one_of_our_own_names() {
     let _ = http.ask("GET", &uri, &[("host", &address)], "").expect(403);
     drop(daemon);
 
-    // The next daemon has the same token, and shows it to who asks for it.
+    // The next daemon has the same token and shows it on request.
     let _daemon = home.daemon();
     let shown = home.ingle(["http", "--show-token"]).ok().stdout;
     assert!(shown.contains(&format!("OPENAI_API_KEY='{}'", token.trim())), "{shown}");
@@ -79,7 +79,7 @@ fn tcp_wants_the_token_and_one_of_our_own_names() {
 }
 
 #[test]
-fn pages_may_ask_where_they_are_allowed_to() {
+fn web_pages_need_an_allowed_origin() {
     let home = home("auth = \"none\"\ncors_origins = [\"http://localhost:3000\"]\n");
     let _daemon = home.daemon();
     let (address, _) = address(&home);
@@ -96,7 +96,7 @@ fn pages_may_ask_where_they_are_allowed_to() {
 }
 
 #[test]
-fn an_open_address_without_a_token_is_refused_at_the_start() {
+fn open_address_without_token_is_refused_at_start() {
     let home = Home::new();
     home.write("config.toml", "[http]\nlisten = \"0.0.0.0:0\"\nauth = \"none\"\n");
     let (mut daemon, report) = home.try_daemon();
@@ -106,7 +106,7 @@ fn an_open_address_without_a_token_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_taken_address_ends_only_a_daemon_that_was_started_for_it() {
+fn taken_address_ends_only_daemon_started_for_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap().to_string();
     let home = Home::new();
@@ -119,7 +119,7 @@ fn a_taken_address_ends_only_a_daemon_that_was_started_for_it() {
     let http = home.ingle(["http", "--json"]).ok().json();
     assert!(http["problem"].as_str().unwrap().contains(&at), "{http}");
     assert!(http["url"].is_null() && http["socket"].is_string(), "{http}");
-    // A shell runs what comes on standard output.
+    // A shell evaluates the standard output.
     let shown = home.ingle(["http", "--show-token"]);
     assert_ne!(shown.code(), i32::from(exit::OK));
     assert_eq!(shown.stdout, "");

@@ -17,7 +17,7 @@ use ingle_tests::{Home, status_when};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// A model that would talk for minutes.
+/// A model that would generate for minutes.
 fn slow() -> Value {
     json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 })
 }
@@ -44,7 +44,7 @@ fn id(id: &str) -> JobId {
     JobId { id: id.to_owned() }
 }
 
-/// Waits as long as it takes.
+/// Waits for the job's end without a limit.
 async fn wait(client: &Client, id: &str) -> JobReply {
     loop {
         let params = WaitParams { id: id.to_owned(), ..WaitParams::default() };
@@ -55,7 +55,7 @@ async fn wait(client: &Client, id: &str) -> JobReply {
     }
 }
 
-/// Waits until a job is seen as wanted; each look is an event, and no time is guessed.
+/// Waits until a job is as wanted. Each check follows an event, so no sleep time is guessed.
 async fn wait_until(client: &Client, id: &str, wanted: impl Fn(&JobReply) -> bool) -> JobReply {
     let params = WaitParams { id: id.to_owned(), stream: true, budget: None };
     let mut call = client.start::<WaitJob>(&params, Class::Simple).unwrap();
@@ -87,7 +87,7 @@ fn failure(reply: JobReply) -> (ErrorBody, usize) {
 }
 
 #[tokio::test]
-async fn a_job_goes_on_without_the_connection_that_made_it() {
+async fn job_outlives_its_connection() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(200), "token_delay_ms": 2 }));
     let _daemon = home.daemon();
     let maker = home.client().await;
@@ -110,7 +110,7 @@ async fn a_job_goes_on_without_the_connection_that_made_it() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_or_makes_no_sense_says_so() {
+async fn failed_or_invalid_job_reports_its_error() {
     let home = Home::with_sim(json!({ "fail_at": 3, "reply": "abcdef" }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -143,7 +143,7 @@ async fn a_job_that_fails_or_makes_no_sense_says_so() {
 }
 
 #[tokio::test]
-async fn a_timeout_keeps_the_text_so_far_and_a_retry_has_more_time() {
+async fn job_timeout_keeps_text_and_retry_runs_longer() {
     let home = Home::with_sim(slow());
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -163,7 +163,7 @@ async fn a_timeout_keeps_the_text_so_far_and_a_retry_has_more_time() {
 }
 
 #[tokio::test]
-async fn a_soft_timeout_ends_the_text_with_a_sentence() {
+async fn soft_timeout_ends_text_at_sentence() {
     let reply = "Once upon a time 3.5 sparks flew. ".repeat(1_000);
     let home = Home::with_sim(json!({ "reply": reply, "token_delay_ms": 2 }));
     let _daemon = home.daemon();
@@ -181,7 +181,7 @@ async fn a_soft_timeout_ends_the_text_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn cancel_ends_what_runs_and_what_waits_and_nothing_that_has_ended() {
+async fn cancel_ends_only_running_and_waiting_jobs() {
     let home = Home::with_sim(slow());
     home.add_sim("quick", json!({ "reply": "quick" }));
     home.write("config.toml", "[jobs]\nworkers = 1\n");
@@ -209,7 +209,7 @@ async fn cancel_ends_what_runs_and_what_waits_and_nothing_that_has_ended() {
 }
 
 #[tokio::test]
-async fn a_wait_has_an_end_and_tells_how_the_job_comes_on() {
+async fn job_wait_ends_and_reports_progress() {
     let home = Home::with_sim(slow());
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -229,7 +229,7 @@ async fn a_wait_has_an_end_and_tells_how_the_job_comes_on() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_killed_loses_no_job() {
+async fn killed_daemon_loses_no_job() {
     let home = Home::with_sim(slow());
     home.add_sim("quick", json!({ "reply": "quick" }));
     home.write("config.toml", "[jobs]\nworkers = 1\n");
@@ -239,7 +239,7 @@ async fn a_daemon_that_is_killed_loses_no_job() {
     let ended = wait(&client, &ended).await;
     let running = create(&client, &job("sim")).await;
     let waiting = create(&client, &job("quick")).await;
-    // Written every half second: the second time around it is on disk for sure.
+    // Progress is written every half second, so by the second write it is certainly on disk.
     wait_until(&client, &running, |reply| reply.job.duration_ms > 1_200).await;
     daemon.signal(Signal::KILL);
     let _ = daemon.wait();
@@ -250,12 +250,12 @@ async fn a_daemon_that_is_killed_loses_no_job() {
     assert_eq!(interrupted.job.status, JobStatus::Interrupted);
     let (error, text) = failure(interrupted);
     assert!(error.code == ErrorCode::Interrupted && text > 0, "{error:?}");
-    // What waited had done nothing yet, and is run now.
+    // The waiting job had not begun, and runs now.
     assert_eq!(wait(&client, &waiting).await.job.status, JobStatus::Done);
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_stopped_interrupts_what_runs_and_keeps_what_waits() {
+async fn stop_interrupts_running_and_keeps_waiting_jobs() {
     let home = Home::with_sim(slow());
     home.write("config.toml", "[jobs]\nworkers = 1\n");
     let daemon = home.daemon();
@@ -274,7 +274,7 @@ async fn a_daemon_that_is_stopped_interrupts_what_runs_and_keeps_what_waits() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
+async fn broken_store_fails_only_jobs() {
     let home = Home::with_sim(json!({ "reply": "alive" }));
     home.write("jobs/jobs.sqlite3", &"no database at all ".repeat(100));
     let _daemon = home.daemon();
@@ -286,7 +286,7 @@ async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
     let JobWork::Generate(params) = job("sim").work else { panic!("no generation") };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
     assert_eq!(call.reply().await.unwrap().first().text, "alive");
-    // Moved away, it is begun anew without a restart.
+    // Once the store is moved away, a new one is created without a restart.
     fs::remove_file(home.paths().job_store()).unwrap();
     let made = create(&client, &job("sim")).await;
     assert_eq!(wait(&client, &made).await.job.status, JobStatus::Done);
@@ -294,7 +294,7 @@ async fn a_store_that_cannot_be_opened_keeps_nobody_from_anything_else() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_full_disk_loses_no_result() {
+async fn full_disk_loses_no_result() {
     use rustix::process::{Resource, Rlimit, prlimit};
 
     let home = Home::with_sim(json!({ "reply": "x".repeat(20_000) }));
@@ -304,7 +304,7 @@ async fn a_full_disk_loses_no_result() {
     let bytes = |most| Rlimit { current: most, maximum: None };
     let slow = create(&client, &job("slow")).await;
     wait_until(&client, &slow, has_text).await;
-    // From here on no file grows: as if the disk were full.
+    // From here on no file can grow, as on a full disk.
     prlimit(Some(daemon.pid()), Resource::Fsize, bytes(Some(1_000))).unwrap();
     let error = client.call::<CreateJob>(&job("sim")).await.unwrap_err();
     assert_eq!((error.code, error.retryable), (ErrorCode::JobStoreUnavailable, true), "{error:?}");
@@ -326,9 +326,9 @@ async fn a_full_disk_loses_no_result() {
     assert_eq!(wait(&client, &made).await.job.status, JobStatus::Done);
 }
 
-/// Half of them have no limit and must come to their end, half can never make theirs.
+/// Half of them have no limit and must finish; the other half cannot finish within their limit.
 #[tokio::test]
-async fn two_hundred_jobs_all_end_as_they_must() {
+async fn two_hundred_jobs_all_end_as_expected() {
     let home = Home::with_sim(slow());
     home.add_sim("quick", json!({ "reply": "quick", "token_delay_ms": 1 }));
     let _daemon = home.daemon();

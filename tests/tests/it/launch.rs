@@ -1,4 +1,4 @@
-//! Starting: races, stale sockets, folders that are not ours, bare environments.
+//! Starting: races, stale sockets, folders of other users, bare environments.
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -21,7 +21,7 @@ fn shim(home: &Home) -> Child {
     child
 }
 
-/// The daemon's process id as the shim's answer says it.
+/// The daemon's process id in the shim's answer.
 fn answered_pid(child: Child) -> i32 {
     let output = child.wait_with_output().unwrap();
     let reply: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
@@ -30,9 +30,9 @@ fn answered_pid(child: Child) -> i32 {
     i32::try_from(reply["result"]["pid"].as_i64().expect("a status")).unwrap()
 }
 
-/// Each round also starts over the stale socket that the last round's killed daemon left behind.
+/// Each round also starts over the stale socket of the daemon killed in the round before.
 #[test]
-fn two_shims_at_once_start_one_daemon_a_hundred_times() {
+fn two_shims_at_once_start_one_daemon() {
     const ROUNDS: usize = 100;
     let home = Home::new();
     for round in 0..ROUNDS {
@@ -42,7 +42,7 @@ fn two_shims_at_once_start_one_daemon_a_hundred_times() {
         let pid = home.daemon_pid().expect("the daemon holds its lock");
         assert_eq!(pid.as_raw_nonzero().get(), first);
         kill_process(pid, Signal::KILL).unwrap();
-        // The lock comes free when the process is gone.
+        // The lock is released when the process has ended.
         let lock = ingle_client::launch::open_lock(&home.paths().daemon_lock()).unwrap();
         lock.lock().unwrap();
         assert!(home.paths().socket().exists(), "a killed daemon leaves its socket");
@@ -51,12 +51,12 @@ fn two_shims_at_once_start_one_daemon_a_hundred_times() {
     let logs: String = logs
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default())
         .collect();
-    // Lines are written by a thread of their own; a kill may lose the last, never add one.
+    // A separate thread writes the lines; a kill may lose the last line but never add one.
     assert!(logs.matches("the daemon is ready").count() <= ROUNDS);
 }
 
 #[test]
-fn a_second_daemon_reports_the_first_and_leaves_it_alone() {
+fn second_daemon_reports_first_and_exits() {
     let home = Home::with_sim(json!({}));
     let daemon = home.daemon();
     let (mut second, report) = home.try_daemon();
@@ -67,7 +67,7 @@ fn a_second_daemon_reports_the_first_and_leaves_it_alone() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_refused() {
+fn folder_of_another_user_is_refused() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can give a folder away");
         return;
@@ -86,7 +86,7 @@ fn a_folder_of_somebody_else_is_refused() {
 }
 
 #[test]
-fn a_socket_path_that_is_too_long_is_refused_with_a_way_out() {
+fn long_socket_path_is_refused_with_advice() {
     let home = Home::new();
     let long = home.folder().join("x".repeat(SOCKET_PATH_BYTES));
     for (program, argument) in [("ingle", "status"), ("ingle", "load"), ("ingled", "serve")] {
@@ -99,7 +99,7 @@ fn a_socket_path_that_is_too_long_is_refused_with_a_way_out() {
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_and_is_named() {
+fn wrong_setting_stops_start_and_is_named() {
     let home = Home::new();
     home.write("config.toml", "[timeouts]\ndaemon = 3\n");
     let finished = home.ingle(["load"]);
@@ -109,7 +109,7 @@ fn a_wrong_setting_stops_the_start_and_is_named() {
 
 /// `Home::command` gives HOME and PATH and nothing else.
 #[test]
-fn a_bare_environment_is_enough() {
+fn bare_environment_is_enough() {
     let home = Home::with_sim(json!({ "reply": "warm" }));
     let finished = home.ingle(["complete", "hi"]).ok();
     assert_eq!(finished.stdout.trim(), "warm");
@@ -123,7 +123,7 @@ fn a_bare_environment_is_enough() {
 
 /// A host that leaks descriptors into the shim must not find them open in the daemon.
 #[test]
-fn the_daemon_inherits_no_descriptor() {
+fn daemon_inherits_no_descriptor() {
     let home = Home::with_sim(json!({}));
     let leaked = home.folder().join("leaked");
     let script = format!("exec 7>'{}'; exec \"$0\" load", leaked.display());
@@ -132,7 +132,7 @@ fn the_daemon_inherits_no_descriptor() {
     assert!(shell.output().unwrap().status.success());
     let pid = home.daemon_pid().expect("the daemon runs");
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())) else {
-        return; // This system does not show them.
+        return; // This system does not list descriptors.
     };
     for descriptor in descriptors {
         let target = std::fs::read_link(descriptor.unwrap().path()).unwrap_or_default();

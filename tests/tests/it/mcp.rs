@@ -1,4 +1,4 @@
-//! `ingle mcp` as a tool host spawns it.
+//! `ingle mcp`, spawned as a tool host would.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Stdio};
@@ -53,7 +53,7 @@ impl Host {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// The next notification of that method; everything else is passed over.
+    /// The next notification of that method; other messages are skipped.
     pub(crate) fn wait_for(&mut self, method: &str) -> Value {
         loop {
             let message = self.receive();
@@ -63,7 +63,7 @@ impl Host {
         }
     }
 
-    /// Sends a request; its id.
+    /// Sends a request and returns its id.
     pub(crate) fn start(&mut self, method: &str, params: &Value) -> i64 {
         self.last_id += 1;
         let id = self.last_id;
@@ -71,7 +71,7 @@ impl Host {
         id
     }
 
-    /// Sends a request; its answer. What is told meanwhile, but for progress, is passed over.
+    /// Sends a request and returns its answer, skipping notifications other than progress.
     pub(crate) fn request(&mut self, method: &str, params: &Value) -> Value {
         let id = self.start(method, params);
         loop {
@@ -110,7 +110,7 @@ impl Host {
         id
     }
 
-    /// The next message that tells of no changed list.
+    /// The next message other than a list change.
     pub(crate) fn next_but_changes(&mut self) -> Value {
         loop {
             let message = self.receive();
@@ -120,7 +120,7 @@ impl Host {
         }
     }
 
-    /// The answer to a request, whatever is told before it.
+    /// The answer to a request, skipping notifications before it.
     fn answer_to(&mut self, id: i64) -> Value {
         loop {
             let message = self.receive();
@@ -145,7 +145,7 @@ impl Drop for Host {
 }
 
 #[test]
-fn a_session_lists_and_calls_tools() {
+fn session_lists_and_calls_tools() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let reply = host.initialize();
@@ -166,7 +166,7 @@ fn a_session_lists_and_calls_tools() {
 }
 
 #[test]
-fn errors_tell_the_model_what_to_do() {
+fn errors_name_the_next_step() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -181,7 +181,7 @@ fn errors_tell_the_model_what_to_do() {
 }
 
 #[test]
-fn progress_comes_only_when_it_was_asked_for() {
+fn progress_is_sent_only_on_request() {
     let home = Home::with_sim(json!({ "load_delay_ms": 100 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -202,13 +202,13 @@ fn progress_comes_only_when_it_was_asked_for() {
         message = host.next_but_changes();
     }
     assert!(message["result"].is_object(), "{message}");
-    // Without a token the next message but for list changes is the answer.
+    // Without a progress token the next message other than a list change is the answer.
     assert!(host.call("chat", &json!({ "prompt": "hi" }))["result"].is_object());
     host.end();
 }
 
 #[test]
-fn a_cancelled_call_gets_no_reply_and_frees_the_engine() {
+fn cancelled_call_gets_no_reply_and_frees_engine() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -221,7 +221,7 @@ fn a_cancelled_call_gets_no_reply_and_frees_the_engine() {
 }
 
 #[test]
-fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
+fn killed_daemon_fails_only_calls_in_flight() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -230,11 +230,11 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
     kill_process(first, Signal::KILL).unwrap();
     let reply = host.answer_to(id);
     assert_eq!(reply["error"]["data"]["code"], "DAEMON_LOST", "{reply}");
-    // Many hosts show a model no more than this.
+    // Many hosts show the model only this.
     let message = reply["error"]["message"].as_str().unwrap();
     assert!(message.contains("Call the tool again"), "{message}");
     let id = host.start("tools/list", &json!({}));
-    // What came and went meanwhile was told to nobody.
+    // Changes made meanwhile were not announced, so the host gets a list change.
     host.wait_for("notifications/resources/list_changed");
     let reply = host.answer_to(id);
     assert!(reply["result"]["tools"].is_array(), "{reply}");
@@ -243,7 +243,7 @@ fn a_killed_daemon_costs_the_calls_in_flight_and_nothing_more() {
 }
 
 #[test]
-fn every_message_of_a_batch_is_answered() {
+fn every_message_of_batch_is_answered() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -256,7 +256,7 @@ fn every_message_of_a_batch_is_answered() {
 }
 
 #[test]
-fn broken_lines_are_answered_and_the_session_goes_on() {
+fn broken_lines_are_answered_and_session_works() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     host.initialize();
@@ -268,7 +268,7 @@ fn broken_lines_are_answered_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
+fn unreadable_call_is_answered_under_its_id() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::open(&home);
     let call = |id: i64, prompt: &str| {
@@ -284,7 +284,7 @@ fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
         assert_eq!((&reply["id"], &reply["error"]["code"]), (&json!(id), &json!(-32602)));
         assert!(reply["error"]["message"].as_str().unwrap().contains(named), "{reply}");
     }
-    // A batch has one answer for each.
+    // A batch gets one answer per request.
     host.send_line(&format!("[{},{}]", call(104, "1e999"), call(105, r#""hi""#)));
     let mut replies = [host.next_but_changes(), host.next_but_changes()];
     replies.sort_by_key(|reply| reply["id"].as_i64());
@@ -294,13 +294,13 @@ fn a_call_that_cannot_be_read_is_answered_under_its_own_id() {
 }
 
 #[test]
-fn a_job_that_its_daemon_took_along_is_told_in_words_of_tools() {
+fn job_lost_with_daemon_error_names_tools() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
     let job = reply["result"]["structuredContent"]["job_id"].clone();
     kill_process(home.daemon_pid().unwrap(), Signal::KILL).unwrap();
-    // The one that meets the dead daemon may be lost with it.
+    // The request that reaches the dead daemon may be lost with it.
     let told = (0..2).map(|_| host.call("job_get", &json!({ "job_id": job })));
     let told = told.filter(|reply| reply["result"].is_object()).last().expect("a daemon");
     assert_eq!(told["result"]["isError"], true, "{told}");
@@ -310,13 +310,13 @@ fn a_job_that_its_daemon_took_along_is_told_in_words_of_tools() {
 }
 
 #[test]
-fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
+fn call_outlasting_host_limit_becomes_job() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(400), "token_delay_ms": 5 }));
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
     host.initialize();
     let begin = std::time::Instant::now();
     let reply = host.call("chat", &json!({ "prompt": "hi" }));
-    // The text takes two seconds; the reply comes before the host gives up, if it can.
+    // The text takes two seconds; the reply should arrive before the host's limit.
     assert!(begin.elapsed().as_millis() >= 490, "{:?}", begin.elapsed());
     let content = &reply["result"]["structuredContent"];
     assert_eq!(
@@ -327,7 +327,7 @@ fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
     assert!(reply["result"]["content"][0]["text"].as_str().unwrap().contains(&job), "{reply}");
     let looked = host.call("job_get", &json!({ "job_id": job }));
     assert_eq!(looked["result"]["structuredContent"]["job_id"], json!(job));
-    // The session's end does not end the job: it is nobody's now.
+    // The end of the session does not end the job, which then has no owner.
     host.end();
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.5"]);
     host.initialize();
@@ -349,7 +349,7 @@ fn a_call_that_outlasts_its_host_becomes_a_job_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_job_of_a_host_can_be_cancelled_and_a_short_call_leaves_none() {
+fn host_job_is_cancelled_and_short_call_has_none() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.add_sim("quick", json!({ "reply": "crackle" }));
     let mut host = Host::spawn_with(&home, &["--host-timeout", "0.3"]);

@@ -1,11 +1,11 @@
-//! Resources, prompts and completions through `ingle mcp`, and what a host is told of changes.
+//! Resources, prompts and completions through `ingle mcp`, and the notifications of changes.
 
 use ingle_tests::Home;
 use serde_json::{Value, json};
 
 use crate::mcp::Host;
 
-/// The JSON that is at an address.
+/// The JSON at a URI.
 fn read(host: &mut Host, uri: &str) -> Value {
     let reply = host.request("resources/read", &json!({ "uri": uri }));
     let content = &reply["result"]["contents"][0];
@@ -19,7 +19,7 @@ fn uris(reply: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn models_and_jobs_can_be_read() {
+fn models_and_jobs_are_readable() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let call = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
@@ -53,7 +53,7 @@ fn models_and_jobs_can_be_read() {
 }
 
 #[test]
-fn many_models_come_in_pages() {
+fn many_models_are_paged() {
     let home = Home::with_sim(json!({}));
     (0..150).for_each(|number| home.add_sim(&format!("m{number:03}"), json!({})));
     let mut host = Host::open(&home);
@@ -113,7 +113,7 @@ fn prompts_are_listed_and_filled_in() {
 }
 
 #[test]
-fn a_host_hears_when_models_and_jobs_change() {
+fn host_is_notified_of_model_and_job_changes() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     home.ingle(["load", "sim"]).ok();
@@ -125,7 +125,7 @@ fn a_host_hears_when_models_and_jobs_change() {
     let reply = host.request("resources/subscribe", &json!({ "uri": uri }));
     assert!(reply["result"].is_object(), "{reply}");
     home.ingle(["jobs", "cancel", &job]).ok();
-    // It may run a little on first; the last word is its end.
+    // Progress may come first; the last notification is the job's end.
     loop {
         let note = host.wait_for("notifications/resources/updated");
         assert_eq!(note["params"]["uri"], json!(uri));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::mcp::Host;
 
-/// What every request of revision 2026-07-28 carries.
+/// The metadata in every request of revision 2026-07-28.
 fn meta() -> Value {
     json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -20,7 +20,7 @@ fn with_meta(mut params: Value) -> Value {
 }
 
 #[test]
-fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
+fn handshake_accepts_known_revisions_only() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     for (asked, settled) in [
         ("2024-11-05", "2024-11-05"),
@@ -39,7 +39,7 @@ fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
         let capabilities = &result["capabilities"];
         let resources = json!({ "subscribe": true, "listChanged": true });
         assert_eq!(capabilities["resources"], resources, "{capabilities}");
-        // What is not there is not promised: tools never change, and nothing is logged to hosts.
+        // Missing features are not announced: tools never change, and hosts get no log messages.
         assert_eq!(capabilities["tools"], json!({}), "{capabilities}");
         assert!(capabilities["logging"].is_null(), "{capabilities}");
         let set = host.request("logging/setLevel", &json!({ "level": "info" }));
@@ -51,7 +51,7 @@ fn each_revision_with_a_handshake_is_settled_on_and_an_unknown_one_is_not() {
 }
 
 #[test]
-fn vectors_are_text_only_where_a_revision_has_nothing_else() {
+fn vectors_are_text_only_in_old_revisions() {
     let home = Home::with_sim(json!({ "embeds": true }));
     for (revision, is_text) in [("2024-11-05", true), ("2025-03-26", true), ("2025-06-18", false)] {
         let mut host = Host::spawn(&home);
@@ -73,7 +73,7 @@ fn vectors_are_text_only_where_a_revision_has_nothing_else() {
 }
 
 #[test]
-fn a_host_without_a_session_says_in_each_request_who_it_is() {
+fn sessionless_host_identifies_in_each_request() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let found = host.request("server/discover", &with_meta(json!({})));
@@ -87,14 +87,14 @@ fn a_host_without_a_session_says_in_each_request_who_it_is() {
     assert_eq!(answer["result"]["structuredContent"]["text"], "crackle", "{answer}");
     let missing = host.request("resources/read", &with_meta(json!({ "uri": "ingle://x" })));
     assert_eq!(missing["error"]["code"], -32602, "{missing}");
-    // Who says nothing of itself is told what is missing.
+    // A host that does not identify itself gets an error that names the missing field.
     let bare = host.request("tools/list", &json!({}));
     assert!(bare["error"]["message"].as_str().unwrap().contains("protocolVersion"), "{bare}");
     host.end();
 }
 
 #[test]
-fn a_stream_of_changes_is_open_until_it_is_cancelled() {
+fn change_stream_stays_open_until_cancelled() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::spawn(&home);
     let notifications = json!({
@@ -113,7 +113,7 @@ fn a_stream_of_changes_is_open_until_it_is_cancelled() {
     assert_eq!(note["params"]["uri"], "ingle://models", "{note}");
     let cancel = json!({ "requestId": id });
     host.send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancel }));
-    // A stream that is still open does not keep the session from ending either.
+    // An open stream does not prevent the end of the session either.
     host.start("subscriptions/listen", &params);
     host.wait_for("notifications/subscriptions/acknowledged");
     let begin = std::time::Instant::now();
@@ -122,7 +122,7 @@ fn a_stream_of_changes_is_open_until_it_is_cancelled() {
 }
 
 #[test]
-fn what_comes_before_a_session_does_not_end_it() {
+fn early_messages_do_not_end_session() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::spawn(&home);
     let cancel = json!({ "requestId": 7 });

@@ -1,4 +1,4 @@
-//! MCP sessions whose daemon is killed again and again.
+//! MCP sessions whose daemon is killed repeatedly.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 
 /// Kills in a row.
 const KILLS: usize = 50;
-/// Calls of each host in flight at each kill; all together are as many as run at once, or fewer.
+/// Calls of each host in flight at each kill; their total is at most the daemon's slots.
 const CALLS: usize = 2;
 
-/// What both hosts follow, and how they hear that it has changed.
+/// The resource that both hosts subscribe to, and its change notification.
 const MODELS: &str = "ingle://models";
 const UPDATED: &str = "notifications/resources/updated";
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
-/// A host: what every request of its revision carries.
+/// A host, with the metadata in every request of its revision.
 struct Host {
     shim: Shim,
     meta: Option<Value>,
@@ -26,7 +26,7 @@ struct Host {
 }
 
 impl Host {
-    /// A host of a revision that begins with a handshake.
+    /// A host with a revision that begins with a handshake.
     fn with_handshake(home: &Home) -> Self {
         let mut host = Self { shim: Shim::spawn_as(home, &["mcp"]), meta: None, asked: 0 };
         let info = json!({ "name": "test host", "version": "1" });
@@ -40,7 +40,7 @@ impl Host {
         host
     }
 
-    /// A host of the revision without one.
+    /// A host with the revision without a handshake.
     fn stateless(home: &Home) -> Self {
         let meta = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -66,7 +66,7 @@ impl Host {
         self.ask("tools/call", json!({ "name": tool, "arguments": arguments }))
     }
 
-    /// The code of an answer; `result` where it is one.
+    /// The error code of an answer, or `result`.
     fn code(&mut self, id: i64) -> String {
         let answer = self.shim.answer(id);
         if answer.frame["result"].is_object() {
@@ -91,7 +91,7 @@ fn sessions_survive_fifty_kills_in_a_row() {
         let pid = home.daemon_pid().expect("a daemon runs");
         kill_process(pid, Signal::KILL).unwrap();
         let killed_at = Instant::now();
-        // Nobody can say whether these meet the old daemon or the next; one answer each is due.
+        // These may reach the old daemon or the next; each must get one answer.
         let sent_blindly = hosts.each_mut().map(|host| host.ask("tools/list", json!({})));
         for (host, (calls, blind)) in hosts.iter_mut().zip(in_flight.iter().zip(sent_blindly)) {
             for &id in calls {
@@ -107,7 +107,7 @@ fn sessions_survive_fifty_kills_in_a_row() {
         assert_ne!(home.daemon_pid(), Some(pid));
     }
     let took = begin.elapsed();
-    // The last daemon has loaded nothing yet, and knows what both follow.
+    // The last daemon has loaded nothing yet, and has both subscriptions.
     let before = hosts.each_ref().map(|host| host.shim.heard(UPDATED));
     home.ingle(["load"]).ok();
     for (host, before) in hosts.iter_mut().zip(before) {
@@ -115,11 +115,11 @@ fn sessions_survive_fifty_kills_in_a_row() {
         assert!(host.shim.heard(ACKNOWLEDGED) <= 1, "a host hears once that it is heard");
     }
     for host in hosts {
-        // What goes on has no answer, and ends with the session.
+        // An open stream has no answer and ends with the session.
         let asked = host.asked - usize::from(host.meta.is_some());
         let (status, answers) = host.shim.finish();
         assert!(status.success(), "{status}");
-        // The handshake's reply is among them: a host sees no second one.
+        // The handshake's reply is included, so a host sees no second one.
         assert_eq!(answers.len(), asked);
         for (id, answers) in answers {
             assert_eq!(answers.len(), 1, "request {id}: {answers:?}");

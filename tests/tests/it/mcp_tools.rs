@@ -1,4 +1,4 @@
-//! Each MCP tool through `ingle mcp`: what it gives, its limits, and what it says to wrong calls.
+//! Each MCP tool through `ingle mcp`: its results, its limits, and its errors for wrong calls.
 
 use ingle_tests::Home;
 use serde_json::{Value, json};
@@ -10,13 +10,13 @@ fn text(reply: &Value) -> &str {
     reply["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{reply}"))
 }
 
-/// The structured half of a result that is no error.
+/// The structured content of a successful result.
 fn content(reply: &Value) -> &Value {
     assert_eq!(reply["result"]["isError"], false, "{reply}");
     &reply["result"]["structuredContent"]
 }
 
-/// Asserts that a call failed with a result that a model can act on, and gives its text.
+/// Asserts that a call failed with a result that a model can act on, and returns its text.
 fn failure(reply: &Value) -> &str {
     assert_eq!(reply["result"]["isError"], true, "{reply}");
     assert!(reply["result"]["structuredContent"]["error"]["remediation"].is_string(), "{reply}");
@@ -24,7 +24,7 @@ fn failure(reply: &Value) -> &str {
 }
 
 #[test]
-fn models_are_looked_at_loaded_and_unloaded() {
+fn models_are_listed_loaded_and_unloaded() {
     let home = Home::with_sim(json!({ "reply": "crackle", "load_delay_ms": 20 }));
     let mut host = Host::open(&home);
     let reply = host.call("list_models", &json!({}));
@@ -49,7 +49,7 @@ fn models_are_looked_at_loaded_and_unloaded() {
 }
 
 #[test]
-fn a_conversation_is_answered_and_code_is_continued() {
+fn conversation_is_answered_and_code_completed() {
     let home = Home::with_sim(json!({ "reply": "crackle" }));
     let mut host = Host::open(&home);
     let messages = json!([
@@ -62,14 +62,14 @@ fn a_conversation_is_answered_and_code_is_continued() {
     assert!(content(&reply)["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "{reply}");
     let reply = host.call("complete_code", &json!({ "prefix": "fn main() {", "max_tokens": 3 }));
     assert_eq!((text(&reply), &content(&reply)["finish_reason"]), ("cra", &json!("length")));
-    // A host may show nothing but text.
+    // A host may show only text.
     let note = reply["result"]["content"][1]["text"].as_str().unwrap();
     assert!(note.contains("Cut off after 3 tokens") && note.contains("max_tokens"), "{note}");
     host.end();
 }
 
 #[test]
-fn wrong_calls_are_results_that_say_how_to_mend_them() {
+fn wrong_calls_give_results_naming_the_fix() {
     let home = Home::with_sim(json!({}));
     let mut host = Host::open(&home);
     for (tool, arguments, named) in [
@@ -101,7 +101,7 @@ fn wrong_calls_are_results_that_say_how_to_mend_them() {
 }
 
 #[test]
-fn a_call_has_as_much_text_as_the_settings_allow() {
+fn call_text_is_limited_by_settings() {
     let home = Home::with_sim(json!({ "reply": "crackle", "context_tokens": 100_000 }));
     let mut host = Host::open(&home);
     for (tool, arguments) in [
@@ -131,13 +131,13 @@ fn a_call_has_as_much_text_as_the_settings_allow() {
 }
 
 #[test]
-fn a_load_that_outlasts_its_host_goes_on() {
+fn load_outlasting_host_limit_continues() {
     let home = Home::with_sim(json!({ "load_delay_ms": 1_200 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("load_model", &json!({}));
     assert_eq!(content(&reply)["status"], "loading", "{reply}");
     assert!(text(&reply).contains("load_model"), "{reply}");
-    // The host that asked goes, and the load does not.
+    // The host that made the request ends, and the load continues.
     host.end();
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let mut calls = 0;
@@ -151,7 +151,7 @@ fn a_load_that_outlasts_its_host_goes_on() {
 }
 
 #[test]
-fn jobs_are_listed_looked_at_and_ended() {
+fn jobs_are_listed_read_and_cancelled() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let mut host = Host::open_with(&home, &["--host-timeout", "0.3"]);
     let reply = host.call("chat", &json!({ "prompt": "hi", "max_tokens": 100_000 }));
@@ -177,12 +177,12 @@ fn jobs_are_listed_looked_at_and_ended() {
 }
 
 #[test]
-fn a_tool_says_when_it_has_too_much_to_do() {
+fn tool_under_full_load_reports_busy() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 20 }));
     let mut host = Host::open(&home);
     let params = json!({ "name": "chat", "arguments": { "prompt": "hi", "max_tokens": 100_000 } });
     (0..70).for_each(|_| _ = host.start("tools/call", &params));
-    // 64 calls are in flight; six others hear so at once.
+    // 64 calls are in flight; six more are refused at once.
     for _ in 0..6 {
         let reply = host.next_but_changes();
         assert!(failure(&reply).contains("OVERLOADED"), "{reply}");

@@ -1,4 +1,4 @@
-//! The memory budget: who is evicted, who waits, who is refused, and who stays.
+//! The memory budget: which models are evicted or kept, and which requests wait or are refused.
 
 use ingle_client::client::{Call, Client};
 use ingle_protocol::error::{ErrorBody, ErrorCode};
@@ -55,7 +55,7 @@ fn names(status: &StatusReply) -> Vec<&str> {
     status.models.iter().map(|model| model.name.as_str()).collect()
 }
 
-/// A generation that goes on until it is cancelled.
+/// A generation that runs until it is cancelled.
 async fn endless(client: &Client, model: &str) -> Call<Generate> {
     let params = GenerateParams { max_tokens: Some(100_000), ..ask(model) };
     let call = client.start::<Generate>(&params, Class::Completions).unwrap();
@@ -71,7 +71,7 @@ fn talkative(mib: u64) -> Value {
 }
 
 #[tokio::test]
-async fn the_least_recently_used_idle_model_makes_room_and_what_cannot_fit_is_refused() {
+async fn lru_idle_model_is_evicted_and_oversize_refused() {
     let models = [("a", weights(4)), ("b", weights(4)), ("c", weights(4)), ("big", weights(20))];
     let home = home(10, &models);
     let _daemon = home.daemon();
@@ -88,12 +88,12 @@ async fn the_least_recently_used_idle_model_makes_room_and_what_cannot_fit_is_re
     assert!(refused.retryable && refused.message.contains("`big` needs 21 MB"), "{refused:?}");
     assert_eq!(refused.details["budget_bytes"], 10 * MIB);
     assert_eq!(refused.details["holders"][0]["model"], "a");
-    // A refusal evicts nobody.
+    // A refusal evicts no model.
     assert_eq!(names(&client.call::<Status>(&NoParams {}).await.unwrap()), ["a", "c"]);
 }
 
 #[tokio::test]
-async fn an_estimate_names_what_would_go_and_loads_nothing() {
+async fn estimate_names_evictions_and_loads_nothing() {
     let home = home(10, &[("a", weights(4)), ("b", weights(4)), ("c", weights(4))]);
     let _daemon = home.daemon();
     home.ingle(["load", "a"]).ok();
@@ -109,7 +109,7 @@ async fn an_estimate_names_what_would_go_and_loads_nothing() {
 }
 
 #[tokio::test]
-async fn a_model_in_use_is_never_evicted_and_who_needs_its_memory_waits_for_it() {
+async fn busy_model_is_kept_and_load_waits_for_memory() {
     let home = home(10, &[("a", talkative(6)), ("b", weights(6))]);
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -126,10 +126,10 @@ async fn a_model_in_use_is_never_evicted_and_who_needs_its_memory_waits_for_it()
     assert_eq!(names(&client.call::<Status>(&NoParams {}).await.unwrap()), ["b"]);
 }
 
-/// Requests for the model in memory keep coming, each while another runs: the one for the other
-/// model must have its turn all the same.
+/// Requests for the loaded model keep arriving, each while another runs. The request for the
+/// other model must still get its turn.
 #[tokio::test]
-async fn who_waits_long_for_memory_goes_before_later_requests() {
+async fn long_wait_for_memory_precedes_later_requests() {
     let busy = json!({
         "weight_bytes": 6 * MIB, "reply": "x".repeat(400), "token_delay_ms": 2,
     });
@@ -158,7 +158,7 @@ async fn who_waits_long_for_memory_goes_before_later_requests() {
 }
 
 #[tokio::test]
-async fn a_pinned_model_stays_until_it_is_unloaded_by_name() {
+async fn pinned_model_stays_until_unloaded_by_name() {
     let home = home(10, &[("a", weights(6)), ("b", weights(6))]);
     let _daemon = home.daemon();
     home.ingle(["load", "a", "--pin"]).ok();
@@ -176,7 +176,7 @@ async fn a_pinned_model_stays_until_it_is_unloaded_by_name() {
 }
 
 #[tokio::test]
-async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
+async fn idle_model_is_unloaded_after_keep_alive() {
     let home = Home::new();
     home.add_sim("brief", json!({}));
     home.add_sim("gone", json!({}));
@@ -194,7 +194,7 @@ async fn an_idle_model_goes_when_its_keep_alive_has_run_out() {
 }
 
 #[tokio::test]
-async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() {
+async fn caches_go_before_models_and_requests_reserve() {
     let kib =
         json!({ "weight_bytes": MIB, "kv_bytes_per_token": 16 * 1024, "context_tokens": 400 });
     let home = home(4, &[("a", kib), ("b", weights(2))]);
@@ -204,13 +204,13 @@ async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() 
     generate(&client, &ask("a")).await.unwrap();
     let status = client.call::<Status>(&NoParams {}).await.unwrap();
     assert!(status.models[0].prompt_cache_bytes >= 11 * 16 * 1024, "{status:?}");
-    // 3 MiB are there for it when it ends, and no more.
+    // The budget allows it 3 MiB at its end, and no more.
     let long = GenerateParams { max_tokens: Some(180), ..ask("a") };
     generate(&client, &long).await.unwrap();
     let longer = GenerateParams { max_tokens: Some(300), ..ask("a") };
     let refused = generate(&client, &longer).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::InsufficientMemory, "{refused:?}");
-    // What `a` keeps makes room for `b`; `a` itself need not.
+    // The caches of `a` are evicted for `b`; `a` itself stays.
     load(&client, named("b")).await.unwrap();
     load(&client, named("a")).await.unwrap();
     let status = client.call::<Status>(&NoParams {}).await.unwrap();
@@ -218,7 +218,7 @@ async fn prompt_caches_go_before_models_and_a_long_answer_reserves_its_memory() 
 }
 
 #[tokio::test]
-async fn sixteen_first_requests_are_one_load() {
+async fn sixteen_first_requests_reserve_one_load() {
     let home = home(100, &[("a", json!({ "weight_bytes": MIB, "load_delay_ms": 300 }))]);
     let _daemon = home.daemon();
     let calls: Vec<_> = (0..16)
@@ -240,7 +240,7 @@ async fn sixteen_first_requests_are_one_load() {
 }
 
 #[tokio::test]
-async fn a_load_that_nobody_waits_for_any_more_is_cancelled() {
+async fn load_without_waiting_requests_is_cancelled() {
     let home = home(100, &[("slow", json!({ "load_delay_ms": 60_000 }))]);
     let _daemon = home.daemon();
     let watcher = home.client().await;

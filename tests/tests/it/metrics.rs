@@ -1,4 +1,4 @@
-//! Metrics, after work whose figures are known.
+//! Metrics after work with known counts.
 
 use ingle_client::client::Client;
 use ingle_client::exit;
@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::mcp::Host;
 
 const MIB: u64 = 1 << 20;
-/// What callers write where it must not come back as a label.
+/// A caller's text that must not appear as a label.
 const MARK: &str = "nobody-knows-this";
 
 async fn read(client: &Client) -> Exposition {
@@ -54,11 +54,11 @@ fn home() -> Home {
 }
 
 #[tokio::test]
-async fn the_counts_are_those_of_the_work_that_was_done() {
+async fn counts_match_the_work_done() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
-    // The same prompt three times, so that it is found in the cache, and two texts for one prompt.
+    // The same prompt three times, for cache hits, and two completions for one prompt.
     let mut results = Vec::new();
     for choices in [None, None, None, Some(2)] {
         let params = GenerateParams { n: choices, ..ask("a") };
@@ -107,7 +107,7 @@ async fn the_counts_are_those_of_the_work_that_was_done() {
     assert_eq!(seen.sum("ingle_generated_tokens_total", &of_a), generated as f64);
     assert_eq!(sources[1], tokens(|result| result.usage.cached_tokens) as f64);
     assert_eq!(sources[0] + sources[1], tokens(|result| result.usage.prompt_tokens) as f64);
-    // A first token a request, and time between the tokens of each of its five texts.
+    // One first token per request, and the time between tokens for each of the five completions.
     assert_eq!(seen.sum("ingle_time_to_first_token_seconds_count", &of_a), 4.0);
     assert_eq!(seen.sum("ingle_inter_token_seconds_count", &of_a), generated as f64 - 5.0);
     let between = seen.sum("ingle_inter_token_seconds_sum", &of_a);
@@ -116,7 +116,7 @@ async fn the_counts_are_those_of_the_work_that_was_done() {
     assert_eq!(seen.sum("ingle_model_loads_total", &[("outcome", "ok")]), 2.0);
     assert_eq!(seen.sum("ingle_model_loads_total", &[("outcome", "error")]), 1.0);
     assert_eq!(seen.sum("ingle_model_load_duration_seconds_count", &[]), 2.0);
-    // This very request.
+    // The request for the metrics itself.
     assert_eq!(seen.sum("ingle_requests_in_flight", &[("edge", "rpc")]), 1.0);
     assert_eq!(seen.sum("ingle_connections", &[("edge", "rpc")]), 2.0);
 
@@ -127,7 +127,7 @@ async fn the_counts_are_those_of_the_work_that_was_done() {
 }
 
 #[tokio::test]
-async fn memory_is_what_status_says_and_each_departure_has_its_reason() {
+async fn memory_matches_status_and_unloads_have_reasons() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -164,7 +164,7 @@ async fn memory_is_what_status_says_and_each_departure_has_its_reason() {
 }
 
 #[tokio::test]
-async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
+async fn each_edge_and_job_end_is_counted() {
     let home = home();
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -212,7 +212,7 @@ async fn every_edge_counts_for_itself_and_jobs_by_their_end() {
 }
 
 #[tokio::test]
-async fn the_command_prints_the_text_or_its_parts_and_starts_no_daemon() {
+async fn command_prints_metrics_and_starts_no_daemon() {
     let home = home();
     assert_eq!(home.ingle(["metrics"]).code(), i32::from(exit::UNAVAILABLE));
     assert!(home.daemon_pid().is_none());

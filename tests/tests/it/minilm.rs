@@ -11,11 +11,11 @@ use ingle_protocol::wire::tokens::{Tokenize, TokenizeParams};
 use ingle_tests::{Home, fixture};
 use serde_json::Value;
 
-/// How like the reference's a vector must be, as their cosine.
+/// The least cosine between a vector and the reference's.
 const LEAST_COSINE: f32 = 0.999_9;
-/// How like itself alone a text's vector in a batch must be.
+/// The least cosine between an input's vectors in a batch and alone.
 const BATCH_COSINE: f32 = 0.999_999;
-/// Tokens of a text that the model reads.
+/// The number of tokens of an input that the model reads.
 const CONTEXT: usize = 256;
 
 struct Case {
@@ -54,7 +54,7 @@ async fn embed(
     client.start::<Embed>(&params, Embed::CLASS).unwrap().reply().await
 }
 
-/// Token ids are the reference's, vectors as like it as `least`, and no others in a batch.
+/// Asserts the reference's token ids, vectors within `least` of it, and the same in a batch.
 async fn check_against_the_reference(client: &Client, model: &str, least: f32) {
     let cases = cases();
     for case in &cases {
@@ -91,7 +91,7 @@ async fn minilm_on_mlx_agrees_with_the_reference() {
     let client = home.client().await;
     check_against_the_reference(&client, "minilm", LEAST_COSINE).await;
 
-    // As much as the request may hold, in any order: the longest and the shortest share no pass.
+    // The largest request, in mixed order: the longest and the shortest input share no pass.
     let words = |count: usize| "sea ".repeat(count).into();
     let lengths = [0, 254, 3, 100, 1, 254, 40, 7, 0, 253];
     let texts: Vec<EmbedInput> = lengths.iter().map(|&count| words(count)).collect();
@@ -101,7 +101,7 @@ async fn minilm_on_mlx_agrees_with_the_reference() {
         assert!(cosine(vector, &alone.embeddings[0]) >= BATCH_COSINE);
     }
 
-    // A text that is too long is refused, or cut where its caller says so.
+    // An input that is too long is refused, or truncated if the caller asks for that.
     let error = embed(&client, "minilm", vec![words(255)], |_| {}).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::ContextTooLong, "{error:?}");
     let cut = vec![words(3), words(600)];
@@ -109,7 +109,7 @@ async fn minilm_on_mlx_agrees_with_the_reference() {
     assert_eq!((cut.truncated, cut.usage.prompt_tokens), (vec![1], 5 + CONTEXT));
     assert!(cosine(&cut.embeddings[1], &together.embeddings[1]) >= BATCH_COSINE);
 
-    // Only the model's own number of dimensions, and only its own tokens.
+    // Only the model's own number of dimensions and its own tokens are accepted.
     let own = |params: &mut EmbedParams| params.dimensions = Some(384);
     assert_eq!(embed(&client, "minilm", vec![words(1)], own).await.unwrap().dimensions, 384);
     let fewer = |params: &mut EmbedParams| params.dimensions = Some(256);
@@ -121,7 +121,7 @@ async fn minilm_on_mlx_agrees_with_the_reference() {
     assert!(error.message.contains("token 30522 in text 0"), "{}", error.message);
 }
 
-/// The same weights in a GGUF file, on llama.cpp: its own tokenizer, its own arithmetic.
+/// The same weights in a GGUF file on llama.cpp, with its own tokenizer and arithmetic.
 #[tokio::test]
 async fn minilm_on_llama_cpp_agrees_with_the_reference() {
     let home = Home::new();
@@ -140,7 +140,7 @@ async fn minilm_on_llama_cpp_agrees_with_the_reference() {
 }
 
 #[tokio::test]
-async fn minilm_is_estimated_loaded_and_unloaded_like_any_other() {
+async fn minilm_is_estimated_loaded_and_unloaded() {
     let home = Home::new();
     home.add_minilm();
     let _daemon = home.daemon();
@@ -150,7 +150,7 @@ async fn minilm_is_estimated_loaded_and_unloaded_like_any_other() {
     let before = estimate().await;
     let loaded = client.call::<LoadModel>(&params).await.unwrap();
     assert_eq!((loaded.engine.as_str(), loaded.context_tokens), ("mlx", CONTEXT));
-    // The numbers of the file without what no vector needs.
+    // The file's weights without those that no vector needs.
     assert_eq!((before.weight_bytes, before.used_bytes), (90_261_504, 0));
     assert_eq!(loaded.weight_bytes, before.weight_bytes);
     let used_bytes = estimate().await.used_bytes;

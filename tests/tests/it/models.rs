@@ -1,4 +1,4 @@
-//! Models that other programs have put on this machine, and pulls from a hub.
+//! Models that other programs downloaded to this machine, and pulls from a hub.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,7 @@ use serde_json::json;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 #[test]
-fn models_of_other_programs_are_listed_and_used_where_they_are() {
+fn external_models_are_used_in_place() {
     let home = Home::with_sim(json!({ "reply": "own" }));
     let hub = home.folder().join(".cache/huggingface/hub/models--org--Tiny");
     let snapshot = hub.join("snapshots").join(COMMIT);
@@ -63,7 +63,7 @@ fn models_of_other_programs_are_listed_and_used_where_they_are() {
 }
 
 #[test]
-fn libraries_can_be_moved_and_left_out() {
+fn libraries_can_be_moved_and_excluded() {
     let home = Home::with_sim(json!({ "reply": "own" }));
     for folder in [".cache/huggingface/hub/models--a--b/snapshots/c", "more/d"] {
         let folder = home.folder().join(folder);
@@ -82,23 +82,24 @@ fn libraries_can_be_moved_and_left_out() {
     assert_eq!(names, ["d", "minilm", "sim", "smollm2"]);
 }
 
-/// A GGUF file as far as anyone looks before loading it.
+/// The part of a GGUF file that is read before a load.
 fn weights() -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.resize(400_000, 7);
     bytes
 }
 
-/// SHA-256 of [`weights`]: a hub tells that of every large file, and none is gone on with without.
+/// SHA-256 of [`weights`]: a hub gives it for large files, and a pull resumes only with it.
 const WEIGHTS_SHA256: &str = "f5c46a1a84ba8ce049ed583fc900acabeb1f4e7040ec9735f1a0ed5e741ad8c2";
 
-/// A hub with one repository, whose file stops coming in the middle the first time it is asked
-/// for. It reports the range of every request for it.
+/// A hub with one repository, whose file stops in the middle on the first request.
+///
+/// It reports the range of every request for the file.
 fn hub() -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (sender, ranges) = sync_channel(16);
-    // It ends with this process: no test waits for it.
+    // The thread ends with this process; no test waits for it.
     std::thread::spawn(move || {
         let mut is_first = true;
         for stream in listener.incoming().flatten() {
@@ -149,7 +150,7 @@ fn serve(stream: TcpStream, is_first: &mut bool, ranges: &SyncSender<String>) {
         let _ = ranges.try_send(range);
         if std::mem::take(is_first) {
             send(&head, &whole[..whole.len() / 2]);
-            // Until the daemon is gone.
+            // Until the daemon has ended.
             let _ = stream.read(&mut [0]);
         } else {
             send(&head, &whole[from..]);
@@ -159,7 +160,7 @@ fn serve(stream: TcpStream, is_first: &mut bool, ranges: &SyncSender<String>) {
     }
 }
 
-/// Whether some of the file is on the disk.
+/// Whether a part of the file is on disk.
 fn has_part(home: &Home) -> bool {
     let folders = fs::read_dir(home.paths().models_dir()).unwrap().flatten();
     let parts = folders.map(|folder| folder.path().join("model/tiny-Q8_0.gguf.part"));
@@ -167,7 +168,7 @@ fn has_part(home: &Home) -> bool {
 }
 
 #[tokio::test]
-async fn a_pull_from_a_hub_outlives_the_daemon() {
+async fn pull_from_hub_survives_daemon_kill() {
     let (address, ranges) = hub();
     let home = Home::new();
     home.write("config.toml", &format!("[library]\nhuggingface_endpoint = \"{address}\"\n"));
@@ -184,7 +185,7 @@ async fn a_pull_from_a_hub_outlives_the_daemon() {
             break;
         }
     }
-    // What has come may be on its way to the disk; each look decides, and no time is guessed.
+    // Received bytes may not be on disk yet; each check decides, so no sleep time is guessed.
     let give_up_at = Instant::now() + Duration::from_secs(60);
     while !has_part(&home) {
         assert!(Instant::now() < give_up_at, "nothing reaches the disk");

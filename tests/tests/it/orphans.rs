@@ -1,4 +1,4 @@
-//! Hosts that go without a word: nothing of theirs stays behind.
+//! Hosts that end abruptly: no process or request of theirs is left.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -22,7 +22,7 @@ fn long_call() -> Value {
     json!({ "name": "chat", "arguments": { "prompt": "hi", "max_tokens": 100_000 } })
 }
 
-/// A host that is a shell script, and its other child.
+/// A shell script as the host, and its other child.
 struct Host {
     shell: Child,
     sleeper: Option<Pid>,
@@ -41,7 +41,7 @@ impl Drop for Host {
 /// The host is killed, and something else keeps both ends of the shim's input open: the test holds
 /// one, and another child of the host has inherited the other.
 #[test]
-fn a_shim_ends_with_its_host_though_its_input_stays_open() {
+fn host_killed_with_input_open_ends_shim() {
     let home = slow_home();
     let script = r#"exec 3<&0; "$0" mcp <&3 & sleep 600 <&3 >/dev/null & echo $!; wait"#;
     let mut command = Command::new("sh");
@@ -63,16 +63,16 @@ fn a_shim_ends_with_its_host_though_its_input_stays_open() {
     home.wait_active(1);
     host.shell.kill().unwrap();
     assert_eq!(host.shell.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
-    // Nobody but the shim still held its output: that ends when the shim has.
+    // Only the shim still held its output, so the output ends with the shim.
     assert_eq!(lines.next(), None);
     test_kill_process(sleeper).expect("it is still there, with the shim's input open");
     drop(input);
-    // What the host had asked for is given up, and the daemon is there for the others.
+    // The host's request is cancelled, and the daemon still serves other clients.
     home.wait_active(0);
 }
 
 #[test]
-fn signals_end_a_shim_and_what_it_asked_for() {
+fn signal_to_shim_ends_shim_and_its_requests() {
     let home = slow_home();
     let signals = [Signal::TERM, Signal::INT, Signal::HUP];
     for signal in signals.into_iter().filter(|signal| !is_ignored(*signal)) {
@@ -88,8 +88,9 @@ fn signals_end_a_shim_and_what_it_asked_for() {
     }
 }
 
-/// Whether this process was started to ignore a signal, as in the background or under `nohup`: what it
-/// starts does the same then.
+/// Whether this process was started with a signal ignored.
+///
+/// So it is in the background or under `nohup`, and child processes then ignore the signal too.
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -10,12 +10,13 @@ use ingle_protocol::wire::tokens::{Tokenize, TokenizeParams};
 use ingle_tests::{Home, fixture};
 use serde_json::{Value, json};
 
-/// Tokens of greedy text that are compared.
+/// The number of greedy tokens to compare.
 const COMPARED_TOKENS: usize = 16;
-/// How far a log-probability of MLX, which computes with the same floats, may be from the reference.
+/// The largest error of an MLX log-probability; MLX computes with the reference's floats.
 const LOGPROB_TOLERANCE: f64 = 0.05;
-/// How far llama.cpp's distributions, which come from weights it never takes out of their four
-/// bits, may be from the reference: the mean divergence, in nats.
+/// The largest mean divergence, in nats, of llama.cpp's distributions from the reference.
+///
+/// llama.cpp computes with four-bit weights that it never expands.
 const MEAN_DIVERGENCE: f64 = 0.02;
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -70,7 +71,7 @@ impl Case {
             messages: self.messages(),
             prompt: self.prompt(),
             max_tokens: Some(u32::try_from(COMPARED_TOKENS).unwrap()),
-            // Enough to hold the reference's five, where the engines disagree about their order.
+            // Enough to include the reference's five where the engines order them differently.
             top_logprobs: 20,
             ..GenerateParams::default()
         };
@@ -78,7 +79,7 @@ impl Case {
         call.reply().await.unwrap()
     }
 
-    /// Whether the greedy text is the reference's.
+    /// Whether the greedy text equals the reference's.
     fn is_same_text(&self, result: &GenerateResult) -> bool {
         let tokens: Vec<u32> =
             result.first().logprobs.iter().map(|logprob| logprob.token).collect();
@@ -87,8 +88,9 @@ impl Case {
         tokens.get(..compared) == Some(&reference[..compared])
     }
 
-    /// The Kullback-Leibler divergence of the first token's distribution from the reference's, in
-    /// nats, with everything but the reference's likeliest tokens as one.
+    /// The Kullback-Leibler divergence of the first token's distribution, in nats.
+    ///
+    /// It is taken from the reference's; all but the reference's likeliest tokens count as one.
     fn divergence(&self, result: &GenerateResult) -> f64 {
         let found = &result.first().logprobs[0].top;
         let (mut divergence, mut rest_of_reference, mut rest_of_found) = (0.0, 1.0, 1.0);
@@ -117,7 +119,7 @@ async fn smollm2_on_mlx_agrees_with_mlx_lm() {
     home.add_smollm2();
     let _daemon = home.daemon();
     let client = home.client().await;
-    // The second time every prompt goes on from the KV cache of the first.
+    // The second time every prompt continues from the KV cache of the first.
     for round in 0..2 {
         let mut same = 0;
         for case in cases() {
@@ -156,9 +158,9 @@ async fn smollm2_on_llama_cpp_agrees_with_mlx_lm() {
     }
 }
 
-/// A model runs on its format's engine unless another is asked for, and stays where it is.
+/// A model runs on its format's engine unless the caller names another, and then stays there.
 #[tokio::test]
-async fn the_engine_is_the_callers_choice() {
+async fn engine_is_chosen_by_caller() {
     let home = Home::new();
     home.add_smollm2();
     home.add_sim("sim", json!({}));
@@ -171,11 +173,11 @@ async fn the_engine_is_the_callers_choice() {
     };
     assert_eq!(engine(load(None)).await, "gguf");
     assert_eq!(engine(load(Some(EngineKind::Mlx))).await, "mlx");
-    // Who does not care gets the copy that is there.
+    // A request without an engine gets the loaded copy.
     assert_eq!(engine(load(None)).await, "mlx");
     assert_eq!(engine(load(Some(EngineKind::Gguf))).await, "gguf");
 
-    // While it works nobody moves it to another engine.
+    // A busy model is not moved to another engine.
     let long = GenerateParams {
         prompt: Some("Once upon a time".to_owned()),
         max_tokens: Some(4_000),
@@ -195,9 +197,9 @@ async fn the_engine_is_the_callers_choice() {
     assert!(error.message.contains("cannot run the format sim"), "{}", error.message);
 }
 
-/// What one sequence gives does not depend on which others share its passes.
+/// A sequence's output does not depend on the sequences that share its passes.
 #[tokio::test]
-async fn a_batch_gives_what_each_gives_alone() {
+async fn batched_sequences_match_each_alone() {
     let home = Home::new();
     home.add_smollm2();
     let _daemon = home.daemon();
@@ -285,9 +287,9 @@ async fn penalised_smollm2_agrees_with_mlx_lm() {
     }
 }
 
-/// The further texts go on from a fork of the first one's KV cache, in one batch with it.
+/// Further completions continue from a fork of the first one's KV cache, in one batch with it.
 #[tokio::test]
-async fn each_of_several_texts_is_what_its_seed_gives_alone() {
+async fn several_completions_match_each_seed_alone() {
     for engine in [EngineKind::Mlx, EngineKind::Gguf] {
         check_several_texts(engine).await;
     }

@@ -1,5 +1,5 @@
-//! Sampling parameters and several texts of one prompt, on the sim engine with a fixed table of
-//! logits.
+//! Sampling parameters and several completions of one prompt, on the sim engine with a fixed
+//! table of logits.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ async fn nothing_is_left(client: &Client) {
 }
 
 #[tokio::test]
-async fn penalties_and_bias_decide_the_text() {
+async fn penalties_and_bias_decide_text() {
     let home = Home::with_sim(json!({ "logits": { "a": 3.0, "b": 2.5, "c": 2.0 } }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -58,7 +58,7 @@ async fn penalties_and_bias_decide_the_text() {
     ] {
         let result = generate(&client, &params).await.unwrap();
         assert_eq!(result.first().text, expected, "{params:?}");
-        // Of the model's own distribution, whatever was done to it.
+        // Taken from the model's own distribution, before penalties and bias.
         let whole: f32 = [3.0_f32, 2.5, 2.0].into_iter().map(f32::exp).sum();
         for entry in &result.first().logprobs {
             let logit = [3.0, 2.5, 2.0][entry.token as usize - 'a' as usize];
@@ -69,10 +69,10 @@ async fn penalties_and_bias_decide_the_text() {
     }
 }
 
-/// The sim engine refuses to read more prompt tokens than the prompt has, and one again for each
-/// further text, whose first logits are wanted.
+/// The sim engine refuses to prefill more tokens than the prompt has, plus one for each further
+/// completion, which needs its first logits.
 #[tokio::test]
-async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
+async fn several_completions_share_one_prefill() {
     let logits = json!({ "a": 1.0, "b": 0.5, "c": 0.0, "d": 0.5 });
     let text = "Once upon a time there was a hearth";
     let home = Home::with_sim(json!({ "logits": logits, "prompt_tokens": text.len() + 7 }));
@@ -85,7 +85,7 @@ async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
         top_logprobs: 2,
         ..prompt(text)
     };
-    // More than there are slots.
+    // More completions than slots.
     let many = GenerateParams { n: Some(8), stream: true, ..one.clone() };
     let mut call = client.start::<Generate>(&many, many.class()).unwrap();
     let (mut streamed, mut tokens) = (vec![String::new(); 8], [0; 8]);
@@ -106,7 +106,7 @@ async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
     let different: std::collections::BTreeSet<_> = all.iter().map(|(text, _)| text).collect();
     assert_eq!(different.len(), 8);
     nothing_is_left(&client).await;
-    // In company or alone, a seed gives its text.
+    // A seed gives the same text alone and with others.
     let again = Home::with_sim(json!({ "logits": logits }));
     let _again_daemon = again.daemon();
     let client = again.client().await;
@@ -117,7 +117,7 @@ async fn several_texts_come_of_one_reading_and_the_first_is_the_answer_alone() {
 }
 
 #[tokio::test]
-async fn one_text_that_fails_ends_all_of_its_request_and_nobody_elses() {
+async fn failed_completion_ends_only_its_request() {
     let home = Home::with_sim(json!({ "fail_at": 20 }));
     home.add_sim("sound", json!({ "reply": "x".repeat(100), "token_delay_ms": 1 }));
     let _daemon = home.daemon();
@@ -133,7 +133,7 @@ async fn one_text_that_fails_ends_all_of_its_request_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn cancel_and_timeout_end_every_text_of_a_request() {
+async fn cancel_and_timeout_end_every_completion() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -149,7 +149,7 @@ async fn cancel_and_timeout_end_every_text_of_a_request() {
 }
 
 #[tokio::test]
-async fn a_request_for_many_texts_keeps_nobody_waiting_for_ever() {
+async fn many_completions_do_not_starve_others() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(60), "token_delay_ms": 2 }));
     let _daemon = home.daemon();
     let client = home.client().await;
@@ -166,7 +166,7 @@ async fn a_request_for_many_texts_keeps_nobody_waiting_for_ever() {
 }
 
 #[tokio::test]
-async fn wrong_sampling_parameters_are_named_with_their_range() {
+async fn wrong_sampling_parameters_are_named_with_range() {
     let home = Home::with_sim(json!({}));
     let _daemon = home.daemon();
     let client = home.client().await;

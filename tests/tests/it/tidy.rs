@@ -1,11 +1,11 @@
-//! Rules of the house that the compiler does not check.
+//! The project's rules that the compiler does not check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ingle_tests::fixture;
 
-/// Every Rust file of the workspace with its path from the root.
+/// Every Rust file of the workspace, with its path from the root.
 fn sources() -> Vec<(PathBuf, String)> {
     let root = fixture("..");
     let mut folders =
@@ -27,7 +27,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// Lines of code: without comments, so that prose may name what code may not.
+/// Lines of code without comments, so that comments may name what code may not use.
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
 }
@@ -46,7 +46,7 @@ fn offenders(is_allowed: impl Fn(&Path) -> bool, is_bad: impl Fn(&str) -> bool) 
 const HERE: &str = "tests/tests/it/tidy.rs";
 
 #[test]
-fn unsafe_code_is_at_the_named_edges_only() {
+fn unsafe_code_is_in_named_crates_only() {
     let allowed = |path: &Path| {
         path.starts_with("daemon/engine-mlx/src")
             || path == Path::new("daemon/scheduler/src/crash_journal/signals.rs")
@@ -75,7 +75,7 @@ fn no_channel_is_unbounded() {
 }
 
 #[test]
-fn every_module_says_what_it_owns() {
+fn every_module_has_a_header() {
     let bad: Vec<_> = sources()
         .into_iter()
         .filter(|(_, text)| !text.starts_with("//!"))
@@ -85,7 +85,7 @@ fn every_module_says_what_it_owns() {
 }
 
 #[test]
-fn the_shim_links_no_model_code_and_no_server() {
+fn shim_links_no_model_code_and_no_server() {
     let manifest = fs::read_to_string(fixture("../shim/Cargo.toml")).unwrap();
     for crate_name in ["ingled", "jsonrpsee", "rmcp", "axum", "hyper", "tokenizers", "mlx"] {
         let named = manifest.lines().any(|line| line.trim_start().starts_with(crate_name));

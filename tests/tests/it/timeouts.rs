@@ -1,4 +1,4 @@
-//! The timeout ladder: where it is set, who holds to it, and how it is shown.
+//! The timeout ladder: where it is set, which layer applies it, and how it is shown.
 
 use std::process::Output;
 
@@ -23,7 +23,7 @@ fn ladder(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> (Value
 }
 
 #[test]
-fn the_ladder_is_shown_and_starts_no_daemon() {
+fn ladder_is_shown_without_starting_daemon() {
     let home = Home::new();
     let (shown, stderr) = ladder(&home, &[], &[]);
     assert_eq!(stderr, "");
@@ -55,14 +55,14 @@ fn the_ladder_is_shown_and_starts_no_daemon() {
 }
 
 #[test]
-fn what_this_shell_sets_is_told_from_what_the_daemon_holds_to() {
+fn shell_and_daemon_values_are_shown_apart() {
     let home = Home::with_sim(json!({ "reply": "x".repeat(100_000), "token_delay_ms": 5 }));
     home.write(
         "config.toml",
         "default_model = \"sim\"\n[timeouts]\ncompletions = 9\nsimple = 50\n",
     );
     home.write(".env", "# ours\nexport MLX_SERVER_TIMEOUT_COMPLETIONS_SECONDS='0.5'\n");
-    // The working directory's file is somebody else's.
+    // The file in the working directory belongs to another program and is not read.
     std::fs::write(home.folder().join(".env"), "WORKFLOW_TOOL_TIMEOUT_SECS=1\n").unwrap();
     let _daemon = home.daemon();
 
@@ -103,7 +103,7 @@ fn what_this_shell_sets_is_told_from_what_the_daemon_holds_to() {
 }
 
 #[test]
-fn restart_applies_settings_and_refuses_wrong_ones_before_it_ends_anything() {
+fn restart_applies_or_refuses_new_settings() {
     let home = Home::with_sim(json!({}));
     let first = home.ingle(["restart", "--json"]).ok().json();
     assert_eq!(first["stopped_pid"], Value::Null);
@@ -121,7 +121,7 @@ fn restart_applies_settings_and_refuses_wrong_ones_before_it_ends_anything() {
 }
 
 #[test]
-fn a_broken_ladder_or_a_derived_value_stops_the_daemon_and_is_explained() {
+fn broken_ladder_or_derived_value_stops_start() {
     for (name, text, said, next) in [
         ("config.toml", "[timeouts]\nsimple = 301\n", "timeouts.simple (301 s", "at most 300"),
         (".env", "WORKFLOW_TOOL_TIMEOUT_SECS=90\n", "timeouts.expert_analysis", "at most 90"),
@@ -145,9 +145,9 @@ fn a_broken_ladder_or_a_derived_value_stops_the_daemon_and_is_explained() {
     }
 }
 
-/// A shim hands its own environment on to the daemon that it starts.
+/// A shim passes its own environment to the daemon that it starts.
 #[test]
-fn a_derived_value_in_the_environment_is_refused() {
+fn derived_value_in_environment_is_refused() {
     let home = Home::new();
     for variable in ["INGLE_DAEMON_TIMEOUT", "EXAI_WS_CLIENT_TIMEOUT_SECS"] {
         for command in ["load", "timeouts"] {
