@@ -248,7 +248,7 @@ fn refused_rows_leave_sequences_as_they_were(subject: &Subject<'_>) {
         ("at least one row", vec![]),
         ("not open", vec![row(seq, &one), row(SeqId(999), &one)]),
         ("twice", vec![row(seq, &one), row(seq, &one)]),
-        ("no tokens", vec![row(seq, &[])]),
+        ("no new tokens", vec![row(seq, &[])]),
         ("outside the vocabulary", vec![row(seq, &[plain::VOCAB as u32])]),
         ("limit of 700", vec![row(seq, &too_many)]),
     ];

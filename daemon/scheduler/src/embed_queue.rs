@@ -68,10 +68,10 @@ impl EmbedJob {
 
     fn log_end(&self, failure: Option<&EngineFailure>, now: Instant) {
         let elapsed = now.saturating_duration_since(self.request.deadline.accepted_at);
-        let prompt_tokens: usize = self.request.inputs.iter().map(Vec::len).sum();
+        let input_tokens: usize = self.request.inputs.iter().map(Vec::len).sum();
         self.request.span.in_scope(|| match failure {
             Some(failure) => failure.log("failed"),
-            None => tracing::debug!(prompt_tokens, total_ms = millis(elapsed), "ended"),
+            None => tracing::debug!(input_tokens, total_ms = millis(elapsed), "ended"),
         });
     }
 

@@ -92,8 +92,10 @@ impl Document {
                 let mark = if is_required { "yes" } else { "" };
                 let kind = self.kind(field).replace('|', "or");
                 let text = field["description"].as_str().unwrap_or_default();
-                let text = text.lines().next().unwrap_or_default().replace('|', "or");
-                let text = text.replace("[`", "`").replace("`]", "`");
+                // The first paragraph, without the links of the Rust documentation.
+                let text = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+                let text = text.replace('|', "or").replace("[`", "`").replace("`]", "`");
+                let text = text.replace("`crate::", "`");
                 let _ = writeln!(rows, "| `{name}` | {kind} | {mark} | {text} |");
             }
         }
@@ -124,7 +126,7 @@ impl Reference {
                 tag.map_or_else(|| events.kind(event), |tag| format!("`{tag}`"))
             });
             let tags: Vec<String> = tags.collect();
-            let _ = write!(out, " Streams {}.", tags.join(", "));
+            let _ = write!(out, "\nStreams {}.", tags.join(", "));
         }
         out.push('\n');
         Document::of::<M::Params>().fields(out, "parameter");

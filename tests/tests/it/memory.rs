@@ -103,7 +103,7 @@ async fn estimate_names_evictions_and_loads_nothing() {
     assert_eq!(estimate["weight_bytes"], 4 * MIB);
     assert_eq!(estimate["evictions"], json!([{ "model": "a", "unloads": true, "bytes": 4 * MIB }]));
     let text = home.ingle(["load", "--estimate", "b"]).ok().stdout;
-    assert!(text.contains("it is in memory already"), "{text}");
+    assert!(text.contains("it is already loaded"), "{text}");
     let client = home.client().await;
     assert_eq!(names(&client.call::<Status>(&NoParams {}).await.unwrap()), ["a", "b"]);
 }
