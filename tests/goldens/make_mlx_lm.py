@@ -12,7 +12,7 @@ and computes, on the CPU and with all floating-point numbers widened to 32 bits:
 Last comes how far mlx-lm itself is from these numbers when it computes in the types the weights are
 stored in: nobody can ask more of an engine that does the same.
 
-The Rust tests (`daemon/src/engine/mlx/tests/goldens.rs`) hold the engine to these numbers.
+The Rust tests (`daemon/engine-mlx/src/tests/goldens.rs`) hold the engine to these numbers.
 
 Usage, in an environment with mlx-lm 0.32.2 and mlx 0.32.2:
     make_mlx_lm.py [CASE]...
